@@ -1,0 +1,137 @@
+# The CUDA library: finds the toolkit, chooses architectures, and links without any CUDA build of torch.
+# Sets svgdx_cuda_built, svgdx_cuda_reason (why not) and svgdx_cuda_architectures (as CMake writes them: 90-real, ...).
+
+# ---- Toolkit ---------------------------------------------------------------------------------------------------------
+set(nvcc_places "$ENV{CUDACXX}" "$ENV{CUDA_HOME}/bin/nvcc" "$ENV{CUDA_PATH}/bin/nvcc")
+set(svgdx_nvcc "")
+foreach(place IN LISTS nvcc_places)
+  if(NOT svgdx_nvcc AND place AND EXISTS "${place}")
+    set(svgdx_nvcc "${place}")
+  endif()
+endforeach()
+if(NOT svgdx_nvcc)
+  unset(found_nvcc CACHE)
+  find_program(found_nvcc nvcc PATHS /usr/local/cuda/bin)
+  if(found_nvcc)
+    set(svgdx_nvcc ${found_nvcc})
+  endif()
+endif()
+if(NOT svgdx_nvcc)
+  set(svgdx_cuda_reason "nvcc was not found in CUDACXX, CUDA_HOME/bin, CUDA_PATH/bin, PATH or /usr/local/cuda/bin")
+  if(SVGDX_CUDA STREQUAL "on")
+    message(FATAL_ERROR "SVGDX_CUDA=on, but ${svgdx_cuda_reason}. Install the CUDA toolkit or set CUDA_HOME to its "
+                        "folder; SVGDX_CUDA=off builds without the CUDA library.")
+  endif()
+  return()
+endif()
+
+# nvcc may be a wrapper somewhere in PATH; the toolkit is where the compiler itself says it is.
+execute_process(COMMAND ${svgdx_nvcc} --dryrun ${CMAKE_CURRENT_BINARY_DIR}/none.cu
+                OUTPUT_VARIABLE dryrun ERROR_VARIABLE dryrun)
+string(REGEX MATCH "_HERE_=([^\r\n]+)" here "${dryrun}")
+set(here "${CMAKE_MATCH_1}")
+string(REGEX MATCH "TOP=([^\r\n]+)" top "${dryrun}")
+get_filename_component(cuda_root "${CMAKE_MATCH_1}" ABSOLUTE)
+if(NOT here OR NOT EXISTS ${cuda_root}/include/cuda_runtime.h)
+  message(FATAL_ERROR "${svgdx_nvcc} does not lie in a complete CUDA toolkit: looked for include/cuda_runtime.h in "
+                      "'${cuda_root}'. Install the toolkit's runtime headers (cuda_runtime), set CUDA_HOME to a complete "
+                      "toolkit, or build without the CUDA library: SVGDX_CUDA=off.\n${dryrun}")
+endif()
+set(cudart_places ${cuda_root}/lib64 ${cuda_root}/targets/${CMAKE_SYSTEM_PROCESSOR}-linux/lib ${cuda_root}/lib
+                  ${cuda_root}/targets/sbsa-linux/lib)
+unset(cudart_static CACHE)
+find_library(cudart_static cudart_static PATHS ${cudart_places} NO_DEFAULT_PATH)
+if(NOT cudart_static)
+  list(JOIN cudart_places "\n  " places)
+  message(FATAL_ERROR "The CUDA library is linked with the static CUDA runtime, but libcudart_static.a was not found in\n"
+                      "  ${places}\nInstall the toolkit's development libraries (cuda-cudart-dev), set CUDA_HOME to a "
+                      "complete toolkit, or build without the CUDA library: SVGDX_CUDA=off.")
+endif()
+
+# ---- Architectures ---------------------------------------------------------------------------------------------------
+execute_process(COMMAND ${here}/nvcc --list-gpu-code OUTPUT_VARIABLE known_codes)
+string(REGEX MATCHALL "[0-9]+[a-z]?" known_codes "${known_codes}")
+set(svgdx_cuda_architectures "")
+if(DEFINED ENV{TORCH_CUDA_ARCH_LIST} AND NOT "$ENV{TORCH_CUDA_ARCH_LIST}" STREQUAL "")
+  # As torch.utils.cpp_extension reads it: names or numbers, "+PTX" for forward compatibility.
+  set(requested "$ENV{TORCH_CUDA_ARCH_LIST}")
+  foreach(pair IN ITEMS "Blackwell\\+Tegra=11.0" "Blackwell=10.0 10.3 12.0 12.1+PTX" "Hopper=9.0+PTX" "Ada=8.9+PTX"
+                        "Ampere\\+Tegra=8.7" "Ampere=8.0 8.6+PTX" "Turing=7.5+PTX" "Volta\\+Tegra=7.2" "Volta=7.0+PTX")
+    string(REPLACE "=" ";" pair "${pair}")
+    list(GET pair 0 name)
+    list(GET pair 1 numbers)
+    string(REGEX REPLACE "${name}" "${numbers}" requested "${requested}")
+  endforeach()
+  string(REGEX REPLACE "[ ,;]+" ";" requested "${requested}")
+  foreach(arch IN LISTS requested)
+    if(NOT arch MATCHES "^([0-9]+)\\.([0-9])([af]?)(\\+PTX)?$")
+      message(FATAL_ERROR "TORCH_CUDA_ARCH_LIST='$ENV{TORCH_CUDA_ARCH_LIST}': '${arch}' is neither a number such as 9.0 "
+                          "or 9.0+PTX nor a name (Turing, Ampere, Ada, Hopper, Blackwell).")
+    endif()
+    set(code "${CMAKE_MATCH_1}${CMAKE_MATCH_2}")
+    set(suffixed "${code}${CMAKE_MATCH_3}")
+    set(ptx "${CMAKE_MATCH_4}")
+    if(NOT code IN_LIST known_codes)
+      message(FATAL_ERROR "TORCH_CUDA_ARCH_LIST='$ENV{TORCH_CUDA_ARCH_LIST}': ${here}/nvcc cannot compile for ${arch}. "
+                          "It knows: ${known_codes}.")
+    endif()
+    list(APPEND svgdx_cuda_architectures ${suffixed}-real)
+    if(ptx)
+      list(APPEND svgdx_cuda_architectures ${suffixed}-virtual)
+    endif()
+  endforeach()
+  list(REMOVE_DUPLICATES svgdx_cuda_architectures)
+else()
+  foreach(code IN ITEMS 80 86 89 90 100 120)
+    if(code IN_LIST known_codes)
+      list(APPEND svgdx_cuda_architectures ${code}-real)
+      set(newest ${code})
+    endif()
+  endforeach()
+  list(APPEND svgdx_cuda_architectures ${newest}-virtual)
+endif()
+
+# ---- Compiler --------------------------------------------------------------------------------------------------------
+set(CMAKE_CUDA_COMPILER ${here}/nvcc)
+set(CMAKE_CUDA_ARCHITECTURES ${svgdx_cuda_architectures})
+set(CMAKE_CUDA_HOST_COMPILER ${CMAKE_CXX_COMPILER})
+set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+set(CMAKE_CUDA_STANDARD 17)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
+enable_language(CUDA)
+# Two threads a file, since each file is compiled once for every architecture, and as many files at once as cores allow.
+cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
+math(EXPR nvcc_jobs "(${cores} + 1) / 2")
+set_property(GLOBAL APPEND PROPERTY JOB_POOLS nvcc=${nvcc_jobs})
+
+# ---- Library ---------------------------------------------------------------------------------------------------------
+file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/*/cuda/*.cu csrc/*/cuda/*.cpp)
+list(FILTER cuda_sources EXCLUDE REGEX "/csrc/simt/")
+
+# torch's own libtorch_cuda.so exists only in CUDA builds of torch. This stand-in has its soname and the functions of the
+# stable ABI that live in it, so the linker is content with any torch; at load time torch's own library answers.
+set(stable_cuda_symbols
+    aoti_torch_get_current_cuda_stream aoti_torch_create_cuda_guard aoti_torch_delete_cuda_guard
+    aoti_torch_cuda_guard_set_index torch_c10_cuda_check_msg torch_c10_cuda_free_error_msg)
+list(TRANSFORM stable_cuda_symbols REPLACE "(.+)" "extern \"C\" __attribute__((visibility(\"default\"))) void \\1() {}")
+list(JOIN stable_cuda_symbols "\n" stand_in)
+file(CONFIGURE OUTPUT stand_in/torch_cuda.cpp CONTENT "${stand_in}\n" @ONLY)
+add_library(svgdx_torch_cuda_stand_in SHARED ${CMAKE_CURRENT_BINARY_DIR}/stand_in/torch_cuda.cpp)
+set_target_properties(svgdx_torch_cuda_stand_in PROPERTIES OUTPUT_NAME torch_cuda
+                      LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/stand_in)
+
+add_library(svgdx_cuda SHARED ${cuda_sources})
+svgdx_ops_library(svgdx_cuda)
+target_compile_definitions(svgdx_cuda PRIVATE USE_CUDA)
+target_include_directories(svgdx_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+target_compile_options(svgdx_cuda PRIVATE
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xfatbin=-compress-all;--threads=2;--ptxas-options=-v;--expt-relaxed-constexpr>)
+target_link_libraries(svgdx_cuda PRIVATE svgdx_torch_cpu svgdx_torch_cuda_stand_in)
+set_target_properties(svgdx_cuda PROPERTIES
+  JOB_POOL_COMPILE nvcc
+  # The compiler's report of registers and spills goes to <object>.log instead of the screen.
+  CUDA_COMPILER_LAUNCHER "${Python_EXECUTABLE};${PROJECT_SOURCE_DIR}/cmake/nvcc_log.py")
+install(TARGETS svgdx_cuda LIBRARY DESTINATION lib)
+set(svgdx_cuda_built true)
+set(svgdx_cuda_reason "")

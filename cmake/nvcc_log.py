@@ -1,0 +1,15 @@
+"""Run nvcc, keep ptxas's report of registers and spills in <object>.log, and show everything else it says."""
+
+import re
+import subprocess
+import sys
+
+REPORT = re.compile(r"ptxas info|^\s+\d+ bytes stack frame|^\s*Function properties for|Compile time = ")
+
+command = sys.argv[1:]
+result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+if "-o" in command:
+    with open(command[command.index("-o") + 1] + ".log", "w") as log:
+        log.write(result.stdout)
+sys.stdout.writelines(line for line in result.stdout.splitlines(keepends=True) if not REPORT.search(line))
+sys.exit(result.returncode)

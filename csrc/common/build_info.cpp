@@ -1,0 +1,13 @@
+// What `svgdx doctor` asks of the library at run time. Plain C, so that Python's ctypes can call it without torch.
+#include <exception>
+
+#include "common/isa.h"
+
+// The SIMD level in use, or null where SVGDX_ISA names no level.
+extern "C" __attribute__((visibility("default"))) const char* svgdx_simd_level() noexcept {
+  try {
+    return svgdx::isa_name(svgdx::active_isa());
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}

@@ -1,0 +1,21 @@
+"""svgdx: fused Stein variational gradient descent for PyTorch, on CPU and CUDA."""
+
+from typing import NoReturn
+
+from svgdx import _library
+
+__version__ = "0.1.0"
+
+_library.load()
+
+if _library.usable():
+    from svgdx import ops, reference
+
+    __all__ = ["ops", "reference"]
+else:
+
+    def __getattr__(name: str) -> NoReturn:
+        # `svgdx doctor` must run where the library does not load; everything else stops with the reason.
+        if name in ("ops", "reference"):
+            raise ImportError(_library.libraries["cpu"].explain())
+        raise AttributeError(f"module 'svgdx' has no attribute {name!r}")
