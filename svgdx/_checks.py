@@ -1,0 +1,128 @@
+"""Checks of arguments in Python: for the fake kernels, the reference and the wrappers.
+
+The compiled ops make the same checks; these serve where no compiled code runs (tracing, the meta device,
+``SVGDX_DISABLE=1``) and read the same: the op, the argument, what was expected, what came.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+Scalar: TypeAlias = "float | Tensor"
+
+MAX_LOGDET_DIM = 16
+_HALVES = (torch.bfloat16, torch.float16)
+_FLOATS = (torch.float32, torch.float64, *_HALVES)
+
+
+def fail(op: str, message: str) -> NoReturn:
+    raise RuntimeError(f"svgdx::{op}: {message}")
+
+
+def tensor(op: str, name: str, value: object) -> None:
+    """Refuse what is not a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"svgdx::{op}: {name} must be a tensor, but is {type(value).__name__}")
+
+
+def number(op: str, name: str, value: object, positive: bool) -> float:
+    """The number ``value`` as a float; it must be finite, and greater than zero if ``positive``."""
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+        raise TypeError(f"svgdx::{op}: {name} must be a number or a tensor, but is {type(value).__name__}")
+    if not isinstance(value, (int, float)):
+        value = float(value)
+    if positive and not 0.0 < value < math.inf:
+        raise ValueError(f"svgdx::{op}: {name} must be positive and finite, but is {value}")
+    if not -math.inf < value < math.inf:
+        raise ValueError(f"svgdx::{op}: {name} must be finite, but is {value}")
+    return value
+
+
+def floating(op: str, name: str, value: Tensor) -> None:
+    if value.dtype not in _FLOATS:
+        fail(op, f"{name} must be float32, float64, bfloat16 or float16, but is {_dtype(value)}")
+
+
+def particles(op: str, x: Tensor, score: Tensor | None = None) -> None:
+    """x must be (..., M, D) and floating; score must match it."""
+    floating(op, "x", x)
+    if x.dim() < 2:
+        fail(op, f"x must have at least 2 dimensions, (..., M, D), but has shape {tuple(x.shape)}")
+    if score is not None:
+        like(op, "score", score, x)
+        shape(op, "score", score, x.shape, "the shape of x, ")
+
+
+def like(op: str, name: str, value: Tensor, x: Tensor) -> None:
+    """Same dtype and device as x."""
+    if value.dtype != x.dtype:
+        fail(op, f"{name} must have the dtype of x, {_dtype(x)}, but has {_dtype(value)}")
+    _device(op, name, value, x)
+
+
+def shape(op: str, name: str, value: Tensor, expected: Sequence[int], meaning: str = "shape ") -> None:
+    if tuple(value.shape) != tuple(expected):
+        fail(op, f"{name} must have {meaning}{tuple(expected)}, but has {tuple(value.shape)}")
+
+
+def per_batch(op: str, name: str, value: Tensor, x: Tensor) -> None:
+    """A 0-d tensor, or one number for each batch row of x."""
+    floating(op, name, value)
+    if value.dim() == 0:
+        if value.device.type != "cpu":
+            _device(op, name, value, x)
+        return
+    _device(op, name, value, x)
+    shape(op, name, value, x.shape[:-2], "0 dimensions or the leading shape of x, ")
+
+
+def per_particle(op: str, name: str, value: Tensor, x: Tensor) -> None:
+    """(..., M), in the dtype of x, or in full precision beside particles in half precision."""
+    if value.dtype != x.dtype and not (x.dtype in _HALVES and value.dtype in (torch.float32, torch.float64)):
+        fail(op, f"{name} must have the dtype of x, {_dtype(x)}, but has {_dtype(value)}")
+    _device(op, name, value, x)
+    shape(op, name, value, x.shape[:-1])
+
+
+def query_points(op: str, query: Tensor, x: Tensor) -> None:
+    """(..., N, D) with the leading dimensions and D of x."""
+    like(op, "query", query, x)
+    if query.dim() != x.dim() or query.shape[:-2] != x.shape[:-2] or query.shape[-1] != x.shape[-1]:
+        fail(op, f"query must have shape (..., N, D) to match x, {tuple(x.shape)}, but has {tuple(query.shape)}")
+
+
+def probe_pair(op: str, probe: Tensor | None, hvp: Tensor | None, x: Tensor) -> None:
+    """probe and hvp go together; each looks like x."""
+    if (probe is None) != (hvp is None):
+        given, missing = ("hvp", "probe") if probe is None else ("probe", "hvp")
+        fail(op, f"{missing} must be given together with {given}")
+    for name, value in (("probe", probe), ("hvp", hvp)):
+        if value is not None:
+            like(op, name, value, x)
+            shape(op, name, value, x.shape, "the shape of x, ")
+
+
+def logdet_sizes(op: str, hessian: Tensor | None, x: Tensor) -> None:
+    if x.shape[-1] > MAX_LOGDET_DIM:
+        fail(op, f"x must have at most {MAX_LOGDET_DIM} features (D), but has {x.shape[-1]}")
+    if hessian is not None:
+        like(op, "hessian", hessian, x)
+        shape(op, "hessian", hessian, (*x.shape, x.shape[-1]))
+
+
+def _device(op: str, name: str, value: Tensor, x: Tensor) -> None:
+    if value.device != x.device:
+        fail(op, f"{name} must be on the device of x, {x.device}, but is on {value.device}")
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")

@@ -1,0 +1,173 @@
+"""What every op needs from Python: fake kernel, gradient, vmap and autocast rules, and a cheap way to be called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svgdx import _checks
+from svgdx._checks import Scalar
+
+# Cores of arguments that are not tensors, or one number for each batch row, as opposed to 1 (..., M), 2 (..., M, D).
+PLAIN = -1
+NUMBER = 0
+
+Formula = Callable[..., tuple[Tensor | None, ...]]
+
+
+class Op:
+    """The default overload of ``torch.ops.svgdx.<name>``, called as a function of positional arguments.
+
+    Args:
+        name: of the op, whose schema and kernels the compiled library defines.
+        fake: makes empty outputs from the inputs and refuses those that do not fit.
+        ranks: for each argument its dimensions after the leading ones, or ``PLAIN``.
+        formula: ``formula(inputs, needs, *grads)`` gives one gradient per input; ``needs`` says which are asked for and
+            a gradient that does not reach an output is None. Without one the result does not require grad.
+        gradient_of: for a backward op, the input each output is the gradient of.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fake: Callable[..., Any],
+        ranks: Sequence[int],
+        formula: Formula | None = None,
+        gradient_of: Sequence[int] | None = None,
+    ) -> None:
+        self.name = name
+        self._ranks = ranks
+        self._gradient_of = gradient_of
+        self._op = getattr(torch.ops.svgdx, name).default
+        qualname = f"svgdx::{name}"
+        torch.library.register_fake(qualname, fake)
+        torch.library.register_vmap(qualname, self._vmap)
+        if gradient_of is None:
+            for device in ("cpu", "cuda"):
+                torch.library.register_autocast(qualname, device, torch.float32)
+            setup_context, backward = _rules_of(formula)
+        else:
+            setup_context, backward = _refuse_twice(name)
+        torch.library.register_autograd(qualname, backward, setup_context=setup_context)
+        self._function = _function_of(self, setup_context, backward)
+
+    def __call__(self, *args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self._op(*args)
+        # torch.library's own autograd kernel does not know torch.func's transforms; a Function with a vmap rule does.
+        if torch._C._are_functorch_transforms_active():
+            return self._function.apply(*args)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return self._op(*args)
+        # Nothing to record: step over the autograd kernel, which is written in Python and costs as much as a small op.
+        with torch._C._AutoDispatchBelowAutograd():
+            return self._op(*args)
+
+    def _vmap(self, info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
+        """Fold the mapped dimension into the leading ones, which every op takes."""
+        size = info.batch_size
+        lead, device = _lead(self._ranks, in_dims, args)
+        moved = list(args)
+        for i, (arg, dim, rank) in enumerate(zip(args, in_dims, self._ranks, strict=False)):
+            if not isinstance(arg, Tensor):
+                continue
+            if rank == NUMBER:
+                # One bandwidth for all rows stays one, unless its gradient is wanted for each mapped row.
+                if dim is not None or arg.dim() > 0 or self._gradient_of is not None:
+                    moved[i] = _per_row(arg, dim, (size, *lead)).to(device)
+            else:
+                moved[i] = arg.expand(size, *arg.shape) if dim is None else arg.movedim(dim, 0)
+        out = self(*moved)
+        if self._gradient_of is None:
+            return out, 0 if isinstance(out, Tensor) else (0,) * len(out)
+        return self._gather(out, in_dims, args)
+
+    def _gather(self, grads: Sequence[Tensor], in_dims: Sequence[int | None], args: Sequence[Any]) -> tuple[Any, Any]:
+        """Gradients of the mapped rows, in the shapes of their inputs."""
+        result, dims = [], []
+        for grad, i in zip(grads, self._gradient_of or (), strict=True):
+            absent = args[i] is None
+            is_0d = not absent and args[i].dim() - (in_dims[i] is not None) == 0
+            result.append(grad.flatten(1).sum(1) if is_0d and grad.dim() > 1 else grad)
+            dims.append(None if absent else 0)
+        return tuple(result), tuple(dims)
+
+
+def number(op: str, name: str, value: Scalar, x: Tensor, positive: bool = True) -> Tensor:
+    """A bandwidth or step size as the tensor that the op takes."""
+    if isinstance(value, Tensor):
+        return value
+    value = _checks.number(op, name, value, positive)
+    if torch.compiler.is_compiling():
+        # On the device, so that a compiled graph can become a CUDA graph.
+        return torch.full((), value, dtype=torch.float64, device=x.device)
+    return torch.scalar_tensor(value, dtype=torch.float64)
+
+
+def _rules_of(formula: Formula | None) -> tuple[Callable[..., None], Callable[..., Any]]:
+    """setup_context and backward, as torch.library and autograd.Function take them."""
+
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+        if formula is None:
+            ctx.mark_non_differentiable(output)
+            return
+        ctx.set_materialize_grads(False)
+        ctx.is_tensor = [isinstance(value, Tensor) for value in inputs]
+        ctx.plain = [None if isinstance(value, Tensor) else value for value in inputs]
+        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if formula is None or all(grad is None for grad in grads):
+            return (None,) * len(ctx.needs_input_grad)
+        saved = iter(ctx.saved_tensors)
+        inputs = [
+            next(saved) if is_tensor else plain for is_tensor, plain in zip(ctx.is_tensor, ctx.plain, strict=True)
+        ]
+        # Trailing arguments left at their default are inputs of setup_context, yet not of autograd.
+        given = ctx.needs_input_grad
+        needs = (*given, *(False,) * (len(inputs) - len(given)))
+        return tuple(grad if need else None for grad, need in zip(formula(inputs, needs, *grads), given, strict=False))
+
+    return setup_context, backward
+
+
+def _refuse_twice(name: str) -> tuple[Callable[..., None], Callable[..., Any]]:
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+        pass
+
+    def backward(ctx: Any, *grads: Tensor | None) -> None:
+        raise RuntimeError(
+            f"svgdx::{name} cannot be differentiated: the ops have first derivatives only; "
+            "use svgdx.reference for second derivatives"
+        )
+
+    return setup_context, backward
+
+
+def _function_of(op: Op, setup_context: Callable[..., None], backward: Callable[..., Any]) -> Any:
+    """The op as an autograd.Function, for torch.func."""
+    members = {
+        "forward": staticmethod(lambda *args: op(*args)),
+        "setup_context": staticmethod(setup_context),
+        "backward": staticmethod(backward),
+        "vmap": staticmethod(op._vmap),
+    }
+    return type(op.name, (torch.autograd.Function,), members)
+
+
+def _lead(ranks: Sequence[int], in_dims: Sequence[int | None], args: Sequence[Any]) -> tuple[torch.Size, torch.device]:
+    """Leading shape of one mapped row, and the device, from the first argument that is (..., M, D)."""
+    i = next(i for i, rank in enumerate(ranks) if rank == 2 and args[i] is not None)
+    one = args[i] if in_dims[i] is None else args[i].select(in_dims[i], 0)
+    return one.shape[:-2], one.device
+
+
+def _per_row(value: Tensor, dim: int | None, shape: Sequence[int]) -> Tensor:
+    """Numbers, one for each mapped row or for all, expanded to one for each batch row."""
+    if dim is None:
+        return value.expand(shape)
+    value = value.movedim(dim, 0)
+    return value if value.dim() > 1 else value.reshape(-1, *(1,) * (len(shape) - 1)).expand(shape)
