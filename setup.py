@@ -9,10 +9,18 @@ import subprocess
 import sys
 import sysconfig
 
+import setuptools
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:
+    raise SystemExit(
+        f"svgdx is built with setuptools 77 or newer, but {sys.executable} has {setuptools.__version__}.\n"
+        f"Run '{sys.executable} -m pip install -U setuptools', or leave out --no-build-isolation."
+    ) from None
 
 ROOT = pathlib.Path(__file__).resolve().parent
 
