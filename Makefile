@@ -1,0 +1,54 @@
+# `make demo` and `make test` set up all they need in VENV and touch nothing outside it and this folder.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+# What is installed and tested: this folder, or a wheel built before.
+PACKAGE ?= .
+DIST ?= dist
+RUN ?= runs/demo
+PYTEST_ARGS ?=
+
+bin := $(VENV)/bin
+pip := $(bin)/python -m pip
+build_tools := "setuptools>=77" "cmake>=3.22" ninja pybind11
+cpp_files = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+
+.PHONY: demo test wheel lint format setup clean
+
+demo: setup
+# The demo needs the CUDA library, which takes minutes to compile, only where there is a GPU.
+	SVGDX_CUDA=$${SVGDX_CUDA:-$$(nvidia-smi -L >/dev/null 2>&1 && echo auto || echo off)} \
+	  $(pip) install --no-build-isolation "$(PACKAGE)[train]"
+	$(bin)/svgdx train ebm --data digits --out $(RUN)
+
+test: setup
+	$(pip) install --no-build-isolation "$(PACKAGE)[test]"
+	$(bin)/pytest $(PYTEST_ARGS)
+
+wheel: setup
+	$(pip) wheel --no-build-isolation --no-deps --wheel-dir $(DIST) .
+
+lint: setup
+	$(pip) install --quiet --group dev
+	$(bin)/ruff format --check
+	$(bin)/ruff check
+	$(bin)/mypy
+	$(bin)/clang-format --dry-run -Werror $(cpp_files)
+
+format: setup
+	$(pip) install --quiet --group dev
+	$(bin)/ruff format
+	$(bin)/ruff check --fix
+	$(bin)/clang-format -i $(cpp_files)
+
+# Built without isolation, so that torch is installed once and not a second time for the build alone.
+setup: $(bin)/python
+	@$(bin)/python -c "import torch" 2>/dev/null || $(pip) install "$(TORCH)" numpy
+	@$(pip) install --quiet $(build_tools)
+
+$(bin)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(pip) install --quiet --upgrade pip
+
+clean:
+	rm -rf build dist svgdx/lib *.egg-info
