@@ -1,0 +1,117 @@
+// From tensors to the plain arrays that backends take: compute types, contiguity, per-batch numbers, aten calls.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <array>
+#include <cmath>
+#include <optional>
+
+#include "common/check.h"
+#include "common/per_batch.h"
+
+namespace svgdx {
+
+using OptionalTensor = std::optional<Tensor>;
+
+// bfloat16 and float16 are computed in float32.
+inline ScalarType compute_type(ScalarType type) {
+  return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Tensor as_type(const Tensor& t, ScalarType type) {
+  return t.scalar_type() == type ? t : torch::stable::to(t, type);
+}
+
+inline Tensor as_dense(const Tensor& t, ScalarType type) {
+  const Tensor typed = as_type(t, type);
+  return typed.is_contiguous() ? typed : torch::stable::contiguous(typed);
+}
+
+inline OptionalTensor as_dense(const OptionalTensor& t, ScalarType type) {
+  return t ? OptionalTensor(as_dense(*t, type)) : std::nullopt;
+}
+
+inline Tensor new_empty(const Tensor& like, const Sizes& sizes, ScalarType type) {
+  return torch::stable::new_empty(like, sizes, type);
+}
+
+inline Tensor new_zeros(const Tensor& like, const Sizes& sizes, ScalarType type) {
+  return torch::stable::new_zeros(like, sizes, type);
+}
+
+template <class T>
+const T* data(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+template <class T>
+const T* data(const OptionalTensor& t) {
+  return t ? data<T>(*t) : nullptr;
+}
+template <class T>
+T* out(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+template <class... Args>
+Tensor aten(const char* name, const char* overload, const Args&... args) {
+  std::array<StableIValue, sizeof...(Args)> stack{torch::stable::detail::from(args)...};
+  const std::string full = std::string("aten::") + name;
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(full.c_str(), overload, stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+inline Tensor mul(const Tensor& a, const Tensor& b) { return aten("mul", "Tensor", a, b); }
+
+inline double read_cpu(const Tensor& t, int64_t index) {
+  const void* p = t.const_data_ptr();
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return static_cast<const float*>(p)[index];
+    case ScalarType::Double: return static_cast<const double*>(p)[index];
+    case ScalarType::Half: return static_cast<const torch::headeronly::Half*>(p)[index];
+    default: return static_cast<const torch::headeronly::BFloat16*>(p)[index];
+  }
+}
+
+// A bandwidth or step size: one number, or one per batch row, on the device and in the compute type of x.
+template <class T>
+class Numbers {
+ public:
+  Numbers(const char* op, const char* name, const Tensor& t, const Tensor& x, const Sizes& lead, bool positive) {
+    check_floating(op, name, t);
+    const bool scalar = t.dim() == 0;
+    const Sizes sizes = sizes_of(t);
+    SVGDX_CHECK(scalar || sizes == lead, op, name, " must be a number, 0-d or have the leading shape of x, ",
+                text(lead), ", but has ", text(sizes));
+    if (scalar && t.is_cpu()) {
+      value_ = T(read_cpu(t, 0));
+      if (x.is_cpu()) {
+        view_ = {&value_, 0};
+      } else {
+        keep_ = torch::stable::full({}, double(value_), kType, std::nullopt, x.device());
+      }
+    } else {
+      check_device(op, name, t, x);
+      keep_ = as_dense(t, kType);
+    }
+    if (keep_) view_ = {data<T>(*keep_), scalar ? 0 : 1};
+    if (!positive || (x.is_cuda() && !(scalar && t.is_cpu()))) return;  // reading a CUDA tensor would synchronise
+    const int64_t count = !keep_ || x.is_cuda() ? 1 : keep_->numel();
+    for (int64_t i = 0; i < count; ++i) {
+      const T value = keep_ && x.is_cpu() ? view_.data[i] : value_;
+      SVGDX_CHECK(!(value <= T(0)), op, name, " must be positive, but is ", value, " at index ", i);
+    }
+  }
+  Numbers(const Numbers&) = delete;
+  PerBatch<T> view() const { return view_; }
+
+ private:
+  static constexpr ScalarType kType = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
+  T value_ = T(0);
+  std::optional<Tensor> keep_;
+  PerBatch<T> view_;
+};
+
+}  // namespace svgdx

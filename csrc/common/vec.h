@@ -1,0 +1,115 @@
+// SIMD vectors of the widest kind the translation unit is compiled for. The CPU kernels are compiled once per
+// instruction set (SVGDX_ISA names the namespace) and chosen at run time; nothing here is called across sets.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifndef SVGDX_ISA
+#define SVGDX_ISA baseline
+#endif
+
+#if defined(__AVX512F__)
+#define SVGDX_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define SVGDX_VECTOR_BYTES 32
+#else
+#define SVGDX_VECTOR_BYTES 16
+#endif
+
+namespace svgdx::SVGDX_ISA {
+
+template <class T>
+struct VecTraits;
+template <>
+struct VecTraits<float> {
+  using Int = int32_t;
+};
+template <>
+struct VecTraits<double> {
+  using Int = int64_t;
+};
+
+template <class T>
+struct VecType {
+  typedef T V __attribute__((vector_size(SVGDX_VECTOR_BYTES), may_alias));
+  typedef T Unaligned __attribute__((vector_size(SVGDX_VECTOR_BYTES), may_alias, aligned(alignof(T))));
+  typedef typename VecTraits<T>::Int I __attribute__((vector_size(SVGDX_VECTOR_BYTES), may_alias));
+};
+template <class T>
+using Vec = typename VecType<T>::V;
+
+template <class T>
+constexpr int kLanes = SVGDX_VECTOR_BYTES / int(sizeof(T));
+
+#define SVGDX_INLINE inline __attribute__((always_inline))
+
+template <class T>
+SVGDX_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename VecType<T>::Unaligned*>(p);
+}
+template <class T>
+SVGDX_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename VecType<T>::Unaligned*>(p) = v;
+}
+template <class T>
+SVGDX_INLINE Vec<T> splat(T a) {
+  return Vec<T>{} + a;
+}
+template <class T>
+SVGDX_INLINE T horizontal_sum(Vec<T> v) {
+  T s = 0;
+  for (int i = 0; i < kLanes<T>; ++i) s += v[i];
+  return s;
+}
+
+// 2^x for x <= 0 (a little above 0 is fine too). Below the smallest normal number the result is 0; NaN stays NaN.
+// Relative error < 2.1 eps: Taylor polynomials of 2^f on [-1/2, 1/2], degree 6 in float and 12 in double.
+template <class T>
+SVGDX_INLINE Vec<T> exp2_nonpositive(Vec<T> x);
+
+template <>
+SVGDX_INLINE Vec<float> exp2_nonpositive<float>(Vec<float> x) {
+  using I = VecType<float>::I;
+  const Vec<float> magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const Vec<float> lowest = splat(-126.0f);
+  const Vec<float> y = lowest > x ? lowest : x;
+  const Vec<float> shifted = y + magic;
+  const Vec<float> f = y - (shifted - magic);
+  Vec<float> p = splat(1.5403530393381608e-4f);
+  p = p * f + 1.3333558146428443e-3f;
+  p = p * f + 9.6181291076284772e-3f;
+  p = p * f + 5.5504108664821580e-2f;
+  p = p * f + 2.4022650695910072e-1f;
+  p = p * f + 6.9314718055994531e-1f;
+  p = p * f + 1.0f;
+  const I bits = (I)p + ((I)shifted << 23);
+  return (Vec<float>)(bits & ~(I)(x < lowest));
+}
+
+template <>
+SVGDX_INLINE Vec<double> exp2_nonpositive<double>(Vec<double> x) {
+  using I = VecType<double>::I;
+  const Vec<double> magic = splat(6755399441055744.0);  // 1.5 * 2^52
+  const Vec<double> lowest = splat(-1022.0);
+  const Vec<double> y = lowest > x ? lowest : x;
+  const Vec<double> shifted = y + magic;
+  const Vec<double> f = y - (shifted - magic);
+  Vec<double> p = splat(2.5678435993488205e-11);  // (ln 2)^k / k!
+  p = p * f + 4.4455382718708114e-10;
+  p = p * f + 7.0549116208011233e-9;
+  p = p * f + 1.0178086009239699e-7;
+  p = p * f + 1.3215486790144309e-6;
+  p = p * f + 1.5252733804059840e-5;
+  p = p * f + 1.5403530393381609e-4;
+  p = p * f + 1.3333558146428443e-3;
+  p = p * f + 9.6181291076284772e-3;
+  p = p * f + 5.5504108664821580e-2;
+  p = p * f + 2.4022650695910071e-1;
+  p = p * f + 6.9314718055994531e-1;
+  p = p * f + 1.0;
+  const I bits = (I)p + ((I)shifted << 52);
+  return (Vec<double>)(bits & ~(I)(x < lowest));
+}
+
+}  // namespace svgdx::SVGDX_ISA

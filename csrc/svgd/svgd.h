@@ -1,0 +1,129 @@
+// The SVGD family: what the host layer hands to a backend, and the functions each backend provides.
+//
+// Notation (Liu & Wang 2016; Messaoud et al. 2024, 2026): particles x_j with scores s_j = grad log p(x_j), bandwidth
+// sigma, beta = 1 / sigma^2, r_ij = x_i - x_j, kappa_ij = exp(-beta |r_ij|^2 / 2), z_ij = s_j + beta r_ij. Then
+//   phi_i = (1/M) sum_j kappa_ij z_ij,   t_i = (beta/M) sum_{j != i} kappa_ij (D - r_ij . z_ij).
+// Every array is contiguous, row-major and of the compute type T (float or double); sizes are 64-bit.
+#pragma once
+
+#include <cstdint>
+
+#include "common/per_batch.h"
+
+namespace svgdx {
+
+// Rows are evaluated against columns; columns are the M particles.
+struct FieldShape {
+  int64_t batch, rows, cols, dim;
+};
+
+// Forward of svgd_phi, svgd_phi_trace, svgd_step, svgd_field and ksd.
+template <class T>
+struct FieldArgs {
+  FieldShape shape;
+  const T* query;        // (batch, rows, dim); equals x when `self`
+  const T* x;            // (batch, cols, dim)
+  const T* score;        // (batch, cols, dim)
+  PerBatch<T> bandwidth;
+  bool self;             // rows are the particles: the trace leaves out j = i
+  T* phi;                // (batch, rows, dim), or with `step`: x + step * phi; null: not wanted
+  T* trace;              // (batch, rows), or with `step`: log_q - step * (t + hessian_trace / M); null: not wanted
+  T* stein;              // (batch, rows): score_i . phi_i + t_i, the Stein identity summand; needs self; null: not wanted
+  bool stein_diagonal;   // stein counts j = i (V-statistic)
+  PerBatch<T> step;      // null data: no update
+  const T* log_q;        // (batch, rows), with step
+  const T* hessian_trace;  // (batch, rows) or null, with step
+};
+
+// Backward of the same. A row gathers from all columns, both as a query (its own upstream gradient against the
+// columns' scores) and as a particle (its own score against the columns' upstream gradients), so nothing is scattered.
+// A null array stands for zeros. Upstream gradients enter as g = step * grad_phi and h = -step * grad_trace when step
+// is given (svgd_step), and grad_x then also receives grad_phi itself (x' = x + ...).
+template <class T>
+struct FieldGradArgs {
+  FieldShape shape;
+  int64_t particles;  // M, the divisor
+  bool self;          // rows and columns are the same particles
+  const T* row_x;
+  const T* row_score;
+  const T* row_grad_phi;    // (batch, rows, dim)
+  const T* row_grad_trace;  // (batch, rows)
+  const T* col_x;
+  const T* col_score;
+  const T* col_grad_phi;
+  const T* col_grad_trace;
+  PerBatch<T> bandwidth;
+  PerBatch<T> step;
+  const T* hessian_trace;  // (batch, rows) or null; enters `dot` only
+  PerBatch<T> origin;      // dim numbers per batch row: a point near the particles, from which `euler` measures x
+  T* grad_x;               // (batch, rows, dim)
+  T* grad_score;           // (batch, rows, dim); null: not wanted
+  T* euler;  // (batch, rows): -g.phi - 2 h t - (x - origin).grad_x + score.grad_score without the step's identity path; its
+             // sum over all rows is sigma * dL/dsigma, because phi and t are homogeneous of degree -1 and -2 under
+             // (x, score, sigma) -> (l x, score / l, l sigma); null: not wanted
+  T* dot;    // (batch, rows): grad_phi.phi - grad_trace (t + hessian_trace / M), row's part of dL/dstep; null: not wanted
+};
+
+// J_i = A_i + H_i / M with A_i = (beta/M) [ (sum_{j != i} kappa_ij) I - sum_j kappa_ij z_ij r_ij^T ].
+template <class T>
+struct JacobianArgs {
+  int64_t batch, particles, dim;
+  const T* x;
+  const T* score;
+  PerBatch<T> bandwidth;
+  // sqnorm: |A|_F^2 + (2/M) (A probe) . hvp + |hvp|^2 / M^2 when step.data is null.
+  const T* probe;  // (batch, particles, dim) or null
+  const T* hvp;    // (batch, particles, dim) or null
+  // logdet: log |det(I + step J)| when step.data is set; dim <= 16.
+  PerBatch<T> step;
+  const T* hessian;  // (batch, particles, dim, dim) or null
+  T* out;            // (batch, particles)
+};
+
+template <class T>
+struct JacobianGradArgs {
+  JacobianArgs<T> forward;  // out unused
+  const T* grad_out;        // (batch, particles)
+  T* adjoint;               // scratch (batch, particles, dim, dim): dL/dA_i
+  T* grad_x;
+  T* grad_score;
+  T* euler;         // (batch, particles): -2 <dL/dA_i, A_i> - x.grad_x + score.grad_score; its sum is sigma dL/dsigma
+  T* grad_probe;    // or null
+  T* grad_hvp;      // or null
+  T* grad_step;     // (batch, particles), row's part; or null
+  T* grad_hessian;  // (batch, particles, dim, dim) or null
+};
+
+// Each backend defines these for float and double. `scratch` points to as many bytes of device memory as the matching
+// *_scratch function asks for (it may ask for none); `stream` is a cudaStream_t, or null on the CPU.
+#define SVGDX_DECLARE_SVGD_BACKEND                                                                                  \
+  template <class T>                                                                                                \
+  int64_t field_forward_scratch(const FieldArgs<T>& args);                                                          \
+  template <class T>                                                                                                \
+  void field_forward(const FieldArgs<T>& args, void* scratch, void* stream);                                        \
+  template <class T>                                                                                                \
+  int64_t field_backward_scratch(const FieldGradArgs<T>& args);                                                     \
+  template <class T>                                                                                                \
+  void field_backward(const FieldGradArgs<T>& args, void* scratch, void* stream);                                   \
+  /* dim <= 16 */                                                                                                   \
+  template <class T>                                                                                                \
+  void jacobian_forward(const JacobianArgs<T>& args, void* stream);                                                 \
+  template <class T>                                                                                                \
+  void jacobian_backward(const JacobianGradArgs<T>& args, void* stream);                                            \
+  /* lower median of all M^2 distances of x (batch, particles, dim), the M zeros included; NaN if any is NaN */     \
+  int64_t median_distance_scratch(int64_t batch, int64_t particles, int64_t dim);                                   \
+  template <class T>                                                                                                \
+  void median_distance(int64_t batch, int64_t particles, int64_t dim, const T* x, T* out, void* scratch,            \
+                       void* stream);                                                                               \
+  /* out[b] = scale * sum_n in[b, n], summed in a fixed order, divided by divisor[b] when given */                  \
+  template <class T>                                                                                                \
+  void row_sum(int64_t batch, int64_t n, const T* in, T scale, PerBatch<T> divisor, T* out, void* stream);
+
+namespace cpu {
+SVGDX_DECLARE_SVGD_BACKEND
+}
+namespace cuda {
+SVGDX_DECLARE_SVGD_BACKEND
+}
+
+}  // namespace svgdx
