@@ -1,0 +1,119 @@
+// The few constructs a kernel must spell through a macro so that nvcc and the host's compiler (the SIMT harness,
+// SVGDX_SIMT) both accept it. Everything else in a kernel is plain CUDA; see simt/simt.h for what the harness offers.
+//
+//   SVGDX_SHARED(float, tile, 32, 33);               __shared__ float tile[32][33];
+//   SVGDX_DYNAMIC_SHARED(float, name);               the whole dynamic shared memory of the launch, as float*
+//   svgdx::SharedCarver carver;                      ... or sub-arrays of it, each on a 16-byte boundary:
+//   SVGDX_CARVE(carver, float, name, count);           float* name of `count` elements
+//   svgdx::carve_bytes<float>(count)                 what SVGDX_CARVE takes, for the host's sum of bytes
+//   SVGDX_LAUNCH((kernel<T, 4>), grid, block, shared_bytes, stream, args...);   parenthesise a name with commas
+//   SVGDX_LAUNCH_CHECK("svgd_phi");                  throws std::runtime_error when the launch failed
+//   SVGDX_UNROLL, SVGDX_UNROLL_BY(n)                 before a loop
+//   SVGDX_CONSTANT                                   a namespace-scope constant table in constant memory
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#ifdef SVGDX_SIMT
+#include "simt/simt.h"
+#define SVGDX_UNROLL
+#define SVGDX_UNROLL_BY(n)
+#else
+#include <cuda_runtime.h>
+#define SVGDX_UNROLL _Pragma("unroll")
+#define SVGDX_PRAGMA(text) _Pragma(#text)
+#define SVGDX_UNROLL_BY(n) SVGDX_PRAGMA(unroll n)
+#endif
+
+namespace svgdx {
+
+constexpr size_t kCarveAlign = 16;
+
+template <class T>
+__host__ __device__ constexpr size_t carve_bytes(size_t count) {
+  return (count * sizeof(T) + kCarveAlign - 1) / kCarveAlign * kCarveAlign;
+}
+
+namespace detail {
+template <class T, size_t... N>
+struct ArrayOf;
+template <class T>
+struct ArrayOf<T> {
+  using type = T;
+};
+template <class T, size_t N, size_t... Rest>
+struct ArrayOf<T, N, Rest...> {
+  using type = typename ArrayOf<T, Rest...>::type[N];
+};
+}  // namespace detail
+
+#ifdef SVGDX_SIMT
+
+struct SharedCarver {
+  size_t offset = 0;
+};
+
+#define SVGDX_SHARED(T, name, ...)                                                                     \
+  using name##_array = typename ::svgdx::detail::ArrayOf<T, __VA_ARGS__>::type;                        \
+  static const char name##_key = 0;                                                                    \
+  name##_array& name = *static_cast<name##_array*>(                                                    \
+      ::simt::static_shared(&name##_key, sizeof(name##_array), alignof(T), #name, __FILE__, __LINE__))
+#define SVGDX_DYNAMIC_SHARED(T, name) \
+  T* name = static_cast<T*>(::simt::dynamic_shared(#name, __FILE__, __LINE__))
+#define SVGDX_CARVE(carver, T, name, count)                                                              \
+  T* name = static_cast<T*>(                                                                             \
+      ::simt::carve_shared((carver).offset, size_t(count) * sizeof(T), #name, __FILE__, __LINE__)); \
+  (carver).offset += ::svgdx::carve_bytes<T>(count)
+#define SVGDX_LAUNCH(kernel, grid, block, shared, stream, ...) \
+  ::simt::launch(#kernel, dim3(grid), dim3(block), (shared), (stream), (kernel), __VA_ARGS__)
+#define SVGDX_LAUNCH_CHECK(op) static_cast<void>(op)  // the harness reports a bad launch itself
+#define SVGDX_CONSTANT static const
+
+#else
+
+struct SharedCarver {
+  unsigned char* next;
+  __device__ SharedCarver() {
+    extern __shared__ __align__(16) unsigned char svgdx_dynamic_shared[];
+    next = svgdx_dynamic_shared;
+  }
+};
+
+namespace detail {
+// Above 48 KiB a kernel must opt in to its dynamic shared memory.
+template <class Kernel>
+inline void opt_in_shared(Kernel kernel, size_t bytes) {
+  if (bytes > 48 * 1024) {
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  }
+}
+
+inline void launch_check(const char* op) {
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string("svgdx::") + op + ": the CUDA launch failed: " + cudaGetErrorString(error));
+  }
+}
+}  // namespace detail
+
+#define SVGDX_SHARED(T, name, ...) __shared__ typename ::svgdx::detail::ArrayOf<T, __VA_ARGS__>::type name
+#define SVGDX_DYNAMIC_SHARED(T, name)                                     \
+  extern __shared__ __align__(16) unsigned char svgdx_dynamic_shared[];   \
+  T* name = reinterpret_cast<T*>(svgdx_dynamic_shared)
+#define SVGDX_CARVE(carver, T, name, count)      \
+  T* name = reinterpret_cast<T*>((carver).next); \
+  (carver).next += ::svgdx::carve_bytes<T>(count)
+#define SVGDX_LAUNCH(kernel, grid, block, shared, stream, ...)                                          \
+  do {                                                                                                  \
+    ::svgdx::detail::opt_in_shared((kernel), (shared));                                                 \
+    (kernel)<<<(grid), (block), (shared), reinterpret_cast<cudaStream_t>(stream)>>>(__VA_ARGS__);       \
+  } while (false)
+#define SVGDX_LAUNCH_CHECK(op) ::svgdx::detail::launch_check(op)
+#define SVGDX_CONSTANT static __constant__ const
+
+#endif
+
+}  // namespace svgdx

@@ -1,0 +1,194 @@
+// CUDA's device functions for the host's compiler; included by simt.h.
+#pragma once
+
+#define SIMT_INLINE inline __attribute__((always_inline))
+
+// ---- barriers, fences ----
+SIMT_INLINE void __syncthreads(SIMT_HERE) { ::simt::barrier(::simt::Barrier::kPlain, 0, {file, line}); }
+SIMT_INLINE int __syncthreads_count(int p, SIMT_HERE) {
+  return ::simt::barrier(::simt::Barrier::kCount, p, {file, line});
+}
+SIMT_INLINE int __syncthreads_and(int p, SIMT_HERE) { return ::simt::barrier(::simt::Barrier::kAnd, p, {file, line}); }
+SIMT_INLINE int __syncthreads_or(int p, SIMT_HERE) { return ::simt::barrier(::simt::Barrier::kOr, p, {file, line}); }
+SIMT_INLINE void __syncwarp(unsigned mask = 0xffffffffu, SIMT_HERE) { ::simt::sync_warp(mask, {file, line}); }
+SIMT_INLINE void __threadfence() { ::simt::fence(true); }
+SIMT_INLINE void __threadfence_block() { ::simt::fence(false); }
+SIMT_INLINE void __nanosleep(unsigned) { ::simt::fence(false); }
+SIMT_INLINE unsigned __activemask() { return ::simt::active_mask(); }
+
+// ---- warp operations ----
+namespace simt {
+
+template <class T>
+SIMT_INLINE uint64_t to_bits(T value) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8, "warp operations take 4- and 8-byte values");
+  uint64_t bits = 0;
+  __builtin_memcpy(&bits, &value, sizeof(T));
+  return bits;
+}
+template <class T>
+SIMT_INLINE T from_bits(uint64_t bits) {
+  T value;
+  __builtin_memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+template <class T>
+SIMT_INLINE T shuffle_value(unsigned mask, T value, int source, Loc loc) {
+  return from_bits<T>(shuffle(mask, to_bits(value), source, loc));
+}
+template <class T, class F>
+SIMT_UNWATCHED T reduce(unsigned mask, T value, F combine, Loc loc) {
+  uint64_t all[32];
+  gather(mask, to_bits(value), all, loc);
+  bool first = true;
+  T result = value;
+  for (int i = 0; i < 32; ++i) {
+    if (!(mask >> i & 1)) continue;
+    const T v = from_bits<T>(all[i]);
+    result = first ? v : combine(result, v);
+    first = false;
+  }
+  return result;
+}
+
+}  // namespace simt
+
+template <class T>
+SIMT_INLINE T __shfl_sync(unsigned mask, T v, int source, int width = 32, SIMT_HERE) {
+  const int lane = ::simt::lane();
+  return ::simt::shuffle_value(mask, v, (lane & ~(width - 1)) | (source & (width - 1)), {file, line});
+}
+template <class T>
+SIMT_INLINE T __shfl_up_sync(unsigned mask, T v, unsigned delta, int width = 32, SIMT_HERE) {
+  const int lane = ::simt::lane(), source = lane - static_cast<int>(delta);
+  return ::simt::shuffle_value(mask, v, source < (lane & ~(width - 1)) ? lane : source, {file, line});
+}
+template <class T>
+SIMT_INLINE T __shfl_down_sync(unsigned mask, T v, unsigned delta, int width = 32, SIMT_HERE) {
+  const int lane = ::simt::lane(), source = lane + static_cast<int>(delta);
+  return ::simt::shuffle_value(mask, v, source > (lane | (width - 1)) ? lane : source, {file, line});
+}
+template <class T>
+SIMT_INLINE T __shfl_xor_sync(unsigned mask, T v, int lane_mask, int width = 32, SIMT_HERE) {
+  const int lane = ::simt::lane(), source = lane ^ lane_mask;
+  return ::simt::shuffle_value(mask, v, source > (lane | (width - 1)) ? lane : source, {file, line});
+}
+SIMT_INLINE unsigned __ballot_sync(unsigned mask, int p, SIMT_HERE) { return ::simt::vote(mask, p != 0, {file, line}); }
+SIMT_INLINE int __any_sync(unsigned mask, int p, SIMT_HERE) { return ::simt::vote(mask, p != 0, {file, line}) != 0; }
+SIMT_INLINE int __all_sync(unsigned mask, int p, SIMT_HERE) { return ::simt::vote(mask, p == 0, {file, line}) == 0; }
+template <class T>
+SIMT_UNWATCHED unsigned __match_any_sync(unsigned mask, T value, SIMT_HERE) {
+  uint64_t all[32];
+  ::simt::gather(mask, ::simt::to_bits(value), all, {file, line});
+  unsigned same = 0;
+  for (int i = 0; i < 32; ++i) same |= unsigned((mask >> i & 1) && all[i] == ::simt::to_bits(value)) << i;
+  return same;
+}
+template <class T>
+SIMT_INLINE T __reduce_add_sync(unsigned mask, T v, SIMT_HERE) {
+  return ::simt::reduce(mask, v, [](T a, T b) { return T(a + b); }, {file, line});
+}
+template <class T>
+SIMT_INLINE T __reduce_min_sync(unsigned mask, T v, SIMT_HERE) {
+  return ::simt::reduce(mask, v, [](T a, T b) { return b < a ? b : a; }, {file, line});
+}
+template <class T>
+SIMT_INLINE T __reduce_max_sync(unsigned mask, T v, SIMT_HERE) {
+  return ::simt::reduce(mask, v, [](T a, T b) { return a < b ? b : a; }, {file, line});
+}
+SIMT_INLINE unsigned __reduce_and_sync(unsigned mask, unsigned v, SIMT_HERE) {
+  return ::simt::reduce(mask, v, [](unsigned a, unsigned b) { return a & b; }, {file, line});
+}
+SIMT_INLINE unsigned __reduce_or_sync(unsigned mask, unsigned v, SIMT_HERE) {
+  return ::simt::reduce(mask, v, [](unsigned a, unsigned b) { return a | b; }, {file, line});
+}
+SIMT_INLINE unsigned __reduce_xor_sync(unsigned mask, unsigned v, SIMT_HERE) {
+  return ::simt::reduce(mask, v, [](unsigned a, unsigned b) { return a ^ b; }, {file, line});
+}
+
+// ---- atomics ----
+namespace simt {
+template <class T, class F>
+SIMT_UNWATCHED T atomic_update(volatile T* p, F update) {
+  atomic_access(p, sizeof(T), __builtin_return_address(0));
+  const T old = *p;
+  *p = update(old);
+  return old;
+}
+template <class T>
+struct Same {
+  using type = T;
+};
+template <class T>
+using same = typename Same<T>::type;  // keeps an argument out of template deduction, as CUDA's overloads do
+}  // namespace simt
+
+#define SIMT_ATOMIC(name, expression)                                                  \
+  template <class T>                                                                   \
+  SIMT_INLINE T name(T* p, ::simt::same<T> v) {                                        \
+    return ::simt::atomic_update(p, [v](T old) { return static_cast<T>(expression); }); \
+  }
+SIMT_ATOMIC(atomicAdd, old + v)
+SIMT_ATOMIC(atomicSub, old - v)
+SIMT_ATOMIC(atomicMin, v < old ? v : old)
+SIMT_ATOMIC(atomicMax, old < v ? v : old)
+SIMT_ATOMIC(atomicAnd, old & v)
+SIMT_ATOMIC(atomicOr, old | v)
+SIMT_ATOMIC(atomicXor, old ^ v)
+SIMT_ATOMIC(atomicExch, (static_cast<void>(old), v))
+SIMT_ATOMIC(atomicInc, old >= v ? T(0) : T(old + 1))
+SIMT_ATOMIC(atomicDec, old == 0 || old > v ? v : T(old - 1))
+#undef SIMT_ATOMIC
+template <class T>
+SIMT_INLINE T atomicCAS(T* p, ::simt::same<T> compare, ::simt::same<T> v) {
+  return ::simt::atomic_update(p, [compare, v](T old) { return old == compare ? v : old; });
+}
+
+// ---- memory, bits, arithmetic ----
+template <class T>
+SIMT_INLINE T __ldg(const T* p) {
+  return *p;
+}
+SIMT_INLINE float __int_as_float(int v) { return ::simt::from_bits<float>(::simt::to_bits(v)); }
+SIMT_INLINE float __uint_as_float(unsigned v) { return ::simt::from_bits<float>(::simt::to_bits(v)); }
+SIMT_INLINE int __float_as_int(float v) { return ::simt::from_bits<int>(::simt::to_bits(v)); }
+SIMT_INLINE unsigned __float_as_uint(float v) { return ::simt::from_bits<unsigned>(::simt::to_bits(v)); }
+SIMT_INLINE double __longlong_as_double(long long v) { return ::simt::from_bits<double>(::simt::to_bits(v)); }
+SIMT_INLINE long long __double_as_longlong(double v) { return ::simt::from_bits<long long>(::simt::to_bits(v)); }
+SIMT_INLINE int __popc(unsigned v) { return __builtin_popcount(v); }
+SIMT_INLINE int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
+SIMT_INLINE int __clz(int v) { return v ? __builtin_clz(static_cast<unsigned>(v)) : 32; }
+SIMT_INLINE int __clzll(long long v) { return v ? __builtin_clzll(static_cast<unsigned long long>(v)) : 64; }
+SIMT_INLINE int __ffs(int v) { return __builtin_ffs(v); }
+
+SIMT_INLINE float __expf(float v) { return ::expf(v); }
+SIMT_INLINE float __exp2f(float v) { return ::exp2f(v); }
+SIMT_INLINE float __logf(float v) { return ::logf(v); }
+SIMT_INLINE float __fdividef(float a, float b) { return a / b; }
+SIMT_INLINE float __frcp_rn(float v) { return 1.0f / v; }
+SIMT_INLINE float __fmaf_rn(float a, float b, float c) { return ::fmaf(a, b, c); }
+namespace simt {
+SIMT_INLINE float reciprocal_sqrt(float v) { return 1.0f / ::sqrtf(v); }
+SIMT_INLINE double reciprocal_sqrt(double v) { return 1.0 / ::sqrt(v); }
+}  // namespace simt
+#define rsqrtf(v) (::simt::reciprocal_sqrt(float(v)))   // macros: newer C libraries declare both names
+#define rsqrt(v) (::simt::reciprocal_sqrt(double(v)))
+
+#define SIMT_MIN_MAX(T)                                          \
+  SIMT_INLINE constexpr T min(T a, T b) { return b < a ? b : a; } \
+  SIMT_INLINE constexpr T max(T a, T b) { return a < b ? b : a; }
+SIMT_MIN_MAX(int)
+SIMT_MIN_MAX(unsigned)
+SIMT_MIN_MAX(long)
+SIMT_MIN_MAX(unsigned long)
+SIMT_MIN_MAX(long long)
+SIMT_MIN_MAX(unsigned long long)
+#undef SIMT_MIN_MAX
+SIMT_INLINE float min(float a, float b) { return ::fminf(a, b); }
+SIMT_INLINE float max(float a, float b) { return ::fmaxf(a, b); }
+SIMT_INLINE double min(double a, double b) { return ::fmin(a, b); }
+SIMT_INLINE double max(double a, double b) { return ::fmax(a, b); }
+SIMT_INLINE double min(float a, double b) { return ::fmin(a, b); }
+SIMT_INLINE double max(float a, double b) { return ::fmax(a, b); }
+SIMT_INLINE double min(double a, float b) { return ::fmin(a, b); }
+SIMT_INLINE double max(double a, float b) { return ::fmax(a, b); }

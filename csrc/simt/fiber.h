@@ -1,0 +1,34 @@
+// Fibers: one stack per CUDA thread, switched by hand.
+#pragma once
+
+#include <cstddef>
+
+namespace simt {
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kStackBytes = 256 * 1024;
+#else
+constexpr size_t kStackBytes = 128 * 1024;
+#endif
+
+// Where a fiber stands while it does not run.
+struct Context {
+  void* sp = nullptr;
+  void* stack = nullptr;       // lowest address; null for the host's own stack
+  size_t stack_bytes = 0;
+  void* fake_stack = nullptr;  // AddressSanitizer's
+};
+
+// A stack with an unmapped page below it.
+void* map_stack();
+
+// The next switch to `context` enters `entry`, which must never return.
+void prepare(Context& context, void (*entry)());
+
+// Suspends the running code as `from` and continues `to`. With `forget`, `from` will never be continued.
+void switch_context(Context& from, Context& to, bool forget);
+
+// First call of an entry function.
+void entered();
+
+}  // namespace simt

@@ -1,0 +1,127 @@
+// The host SIMT harness: what a kernel sees when the host's compiler reads it (-DSVGDX_SIMT) in place of nvcc.
+//
+// How to write a kernel that both compilers take
+//   #include "common/cuda/simt_macros.cuh"   // shared memory, carving, launches, unrolling: the macros are listed there
+//   Everything else is plain CUDA: __global__, __device__, __launch_bounds__, threadIdx ..., __syncthreads() and its
+//   _count/_or/_and forms, __syncwarp(mask), __shfl_sync/_up/_down/_xor, __ballot_sync, __any_sync, __all_sync,
+//   __match_any_sync, __reduce_{add,min,max,and,or,xor}_sync, atomics on integers, __threadfence[_block], __ldg,
+//   float2/float4/double2/int4/uint4 loads, exp2f, __expf, rsqrtf, min/max, fma, warpSize.
+//   Shared memory comes from SVGDX_SHARED, SVGDX_DYNAMIC_SHARED or SVGDX_CARVE only; to reuse an array for other
+//   data, cast its pointer. Inline PTX only inside `#ifndef SVGDX_SIMT`, with a host version beside it.
+//   A `.cuh` includes no torch header; a launch function takes `void* stream`.
+//
+// How to run one: python_tests/simt/harness.py builds csrc/simt on first use (three builds: fast, checked, asan):
+//   simt = harness.load("fast")
+//   simt.launch("kernel", grid, block, shared, [x, harness.out(y), 3], seed=0, preempt=0.05)   SVGDX_SIMT_KERNEL
+//   simt.call("field_forward.float", {"x": x, "phi": harness.out(phi), ...}, seed=0)           bind_svgd.cpp
+// Both return a Result with `.reports` (empty: nothing wrong) and, in the checked build, `.counters`.
+//
+// What runs: every CUDA thread is a fiber on one OS thread; `resident` blocks are interleaved; which fiber goes on
+// next is drawn at random from `seed`. A fiber is left at a barrier, at a warp operation, at a fence and, in the
+// checked build with probability `preempt`, before any memory access.
+// What is reported, in every build: barriers reached on different lines or missed by threads that returned
+// (barrier-divergence), warp operations with absent lanes (shuffle-absent-lane) or with a mask that lacks the caller
+// (mask-mismatch), deadlock, livelock, invalid-launch, shared-overflow. In the checked build also out-of-bounds,
+// uninitialized-read, shared-race, global-race, unwritten-output, misaligned, illegal-address (shadow.h).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <tuple>
+#include <utility>
+
+#include "simt/cuda_types.h"
+#include "simt/registry.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+
+// Code of the harness itself is not watched. noinline: the call keeps its own line, and GCC does not inline it into
+// watched code.
+#define SIMT_UNWATCHED __attribute__((no_sanitize("thread"), noinline))
+#define SIMT_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+namespace simt {
+
+struct Loc {
+  const char* file;
+  int line;
+};
+
+// A const function: GCC may keep the value in a register, which never changes during a thread's life.
+uint3 thread_index() __attribute__((const));
+uint3 block_index() __attribute__((const));
+dim3 block_dim() __attribute__((const));
+dim3 grid_dim() __attribute__((const));
+
+enum class Barrier { kPlain, kCount, kAnd, kOr };
+int barrier(Barrier kind, int predicate, Loc loc);
+
+enum class WarpOp { kSync, kShuffle, kVote, kGather };
+void sync_warp(unsigned mask, Loc loc);
+uint64_t shuffle(unsigned mask, uint64_t bits, int source_lane, Loc loc);
+unsigned vote(unsigned mask, bool predicate, Loc loc);
+void gather(unsigned mask, uint64_t bits, uint64_t (&all)[32], Loc loc);
+int lane();
+unsigned active_mask();
+void fence(bool device_wide);
+
+void* static_shared(const void* key, size_t bytes, size_t align, const char* name, const char* file, int line);
+void* dynamic_shared(const char* name, const char* file, int line);
+void* carve_shared(size_t offset, size_t bytes, const char* name, const char* file, int line);
+
+// Told of an atomic before it happens.
+void atomic_access(const volatile void* address, int bytes, const void* pc);
+
+void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*invoke)(void*), void* closure);
+
+template <class... P, class... A>
+void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void*, void (*kernel)(P...), A&&... args) {
+  struct Closure {
+    void (*kernel)(P...);
+    std::tuple<P...> args;
+    SIMT_UNWATCHED static void invoke(void* self) {
+      auto* closure = static_cast<Closure*>(self);
+      std::apply(closure->kernel, closure->args);
+    }
+  };
+  Closure closure{kernel, std::tuple<P...>(std::forward<A>(args)...)};
+  launch(name, grid, block, shared_bytes, &Closure::invoke, &closure);
+}
+
+template <class... P, size_t... I>
+KernelCall wrap_kernel(const char* name, void (*kernel)(P...), std::index_sequence<I...>) {
+  return [name, kernel](dim3 grid, dim3 block, size_t shared, const Values& args) {
+    check_count(args, sizeof...(P));
+    launch(name, grid, block, shared, nullptr, kernel, convert<P>(args[I])...);
+  };
+}
+template <class... P>
+int add_kernel(const char* name, void (*kernel)(P...)) {
+  exported_kernels()[name] = wrap_kernel(name, kernel, std::index_sequence_for<P...>());
+  return 0;
+}
+
+}  // namespace simt
+
+#define SIMT_JOIN2(a, b) a##b
+#define SIMT_JOIN(a, b) SIMT_JOIN2(a, b)
+#define SVGDX_SIMT_KERNEL(name, ...) \
+  [[maybe_unused]] static const int SIMT_JOIN(simt_kernel_, __COUNTER__) = ::simt::add_kernel(name, __VA_ARGS__)
+#define SVGDX_SIMT_EXPORT(name, ...) \
+  [[maybe_unused]] static const int SIMT_JOIN(simt_export_, __COUNTER__) = ::simt::add_call(name, __VA_ARGS__)
+
+#define threadIdx (::simt::thread_index())
+#define blockIdx (::simt::block_index())
+#define blockDim (::simt::block_dim())
+#define gridDim (::simt::grid_dim())
+constexpr int warpSize = 32;
+
+#include "simt/cuda_intrinsics.h"

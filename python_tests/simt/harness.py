@@ -1,0 +1,178 @@
+"""Build and drive the host SIMT harness (csrc/simt), which runs the CUDA kernels on the host.
+
+    simt = harness.load("checked")
+    result = simt.launch("kernel", grid=4, block=128, shared=0, args=[x, harness.out(y), 3], seed=1, preempt=0.05)
+    assert not result.reports
+
+An array is copied to the harness's device memory and back; ``out(array)`` is handed over as memory never written, and
+``scratch(n)`` is n bytes of it. ``call`` runs a whole launch function as the CUDA library does. The builds: "fast",
+"checked" (shadow memory, races, counters) and "asan" (address and undefined-behaviour sanitizers; needs
+``run_under_asan``).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "csrc" / "simt"
+# Frames of the shim itself; the access belongs to the kernel line that called it.
+SHIM = ("simt.h", "cuda_types.h", "cuda_intrinsics.h")
+
+
+def out(array: np.ndarray) -> tuple[str, np.ndarray]:
+    """An output: the kernel must write it before it reads it."""
+    return ("out", array)
+
+
+def scratch(nbytes: int) -> tuple[str, int]:
+    """Device memory that only the kernels see."""
+    return ("scratch", nbytes)
+
+
+@dataclass(frozen=True)
+class Report:
+    kind: str
+    file: str
+    line: int
+    other_line: int  # of the access this one conflicts with; 0: none
+    kernel: str
+    block: str
+    thread: str
+    text: str
+    count: int
+
+    def __str__(self) -> str:
+        other = f" against line {self.other_line}" if self.other_line else ""
+        where = f"{Path(self.file).name}:{self.line}{other}"
+        return f"{self.kind} at {where}, block {self.block} thread {self.thread}: {self.text} (x{self.count})"
+
+
+@dataclass(frozen=True)
+class Counter:
+    """What the accesses of one source line cost."""
+
+    file: str
+    line: int
+    kernel: str
+    space: str
+    write: bool
+    bytes_per_lane: int
+    accesses: int
+    requests: int
+    sectors: int
+    bytes: int
+    wavefronts: int
+    least_wavefronts: int
+
+
+@dataclass(frozen=True)
+class Result:
+    reports: list[Report]
+    counters: list[Counter]
+    value: float = 0.0
+
+    def check(self) -> Result:
+        """Raise when anything was reported."""
+        if self.reports:
+            raise AssertionError("\n".join(str(r) for r in self.reports))
+        return self
+
+
+@functools.lru_cache(maxsize=None)
+def _resolve(library: str, offset: int) -> tuple[str, int]:
+    """File and line of a code address: the innermost frame outside the shim."""
+    text = subprocess.run(
+        ["addr2line", "-e", library, "-i", hex(offset)], capture_output=True, text=True, check=True
+    ).stdout
+    frames = []
+    for frame in text.splitlines():
+        file, _, line = frame.split(" (")[0].rpartition(":")
+        frames.append((file, int(line) if line.isdigit() else 0))
+    return next((f for f in frames if Path(f[0]).name not in SHIM), frames[0])
+
+
+def _line(pc: tuple[str, int] | None) -> tuple[str, int]:
+    return _resolve(*pc) if pc else ("", 0)
+
+
+class Simt:
+    """One build of the harness."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+
+    def _run(self, name: str, config: Any, args: Sequence[Any], **options: Any) -> Result:
+        settings = self.module.Options()
+        for key, value in options.items():
+            setattr(settings, key, value)
+        raw = self.module.run(name, config, list(args), settings)
+        reports = []
+        for r in raw["reports"]:
+            pc, other = r.pop("pc"), r.pop("other_pc")
+            if pc:
+                r["file"], r["line"] = _line(pc)
+            reports.append(Report(other_line=_line(other)[1], **r))
+        counters = []
+        for c in raw["counters"]:
+            file, line = _line(c.pop("pc"))
+            counters.append(Counter(file=file, line=line, **c))
+        return Result(reports, counters, raw.get("value", 0.0))
+
+    def launch(
+        self,
+        kernel: str,
+        grid: int | Sequence[int],
+        block: int | Sequence[int],
+        shared: int,
+        args: Sequence[Any],
+        **options: Any,
+    ) -> Result:
+        """Run one kernel. Options: seed, preempt, resident, counters, max_switches."""
+        dims = [[v] if isinstance(v, int) else list(v) for v in (grid, block)]
+        return self._run(kernel, (dims[0], dims[1], shared), args, **options)
+
+    def call(self, function: str, *args: Any, **options: Any) -> Result:
+        """Run an exported host launch function; options as for launch."""
+        return self._run(function, None, args, **options)
+
+
+def build_folder() -> Path:
+    """One folder per interpreter: the modules are tied to it."""
+    return Path(os.environ.get("SVGDX_SIMT_BUILD", ROOT / "build" / "simt")) / sys.implementation.cache_tag
+
+
+@functools.lru_cache(maxsize=None)
+def build(name: str) -> Path:
+    """Configure and build one module; returns its path."""
+    folder = build_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    configure = ["cmake", "-S", str(SOURCE), "-B", str(folder), "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"]
+    compile_ = ["cmake", "--build", str(folder), "--target", f"svgdx_simt_{name}", "-j2"]
+    for command in (configure, compile_):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"the SIMT harness does not build:\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}")
+    return next(folder.glob(f"svgdx_simt_{name}*.so"))
+
+
+@functools.lru_cache(maxsize=None)
+def load(name: str = "checked") -> Simt:
+    """The harness in one of its builds, built on first use."""
+    path = build(name)
+    spec = importlib.util.spec_from_file_location(f"svgdx_simt_{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Simt(module)
