@@ -1,0 +1,294 @@
+"""The build: what pip makes of the tree, what the libraries need, and what a failed find says."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+
+import pytest
+
+from svgdx import _library
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LIBRARIES = sorted(_library.FOLDER.glob("*.so"))
+
+
+def tool(name: str) -> str:
+    """The tool beside this Python, or in PATH; skips the test, visibly, where there is none."""
+    found = shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def run(*command: str | pathlib.Path, cwd: pathlib.Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+# ---- The installed package -------------------------------------------------------------------------------------------
+
+
+def test_the_wheel_serves_every_python_3() -> None:
+    tags = re.findall(r"^Tag: (.*)$", importlib.metadata.distribution("svgdx").read_text("WHEEL") or "", re.MULTILINE)
+    assert tags
+    assert all(tag.startswith("py3-none-") for tag in tags)
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
+def test_libraries_need_no_python_and_only_the_stable_abi(library: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    undefined = run(tool("nm"), "-D", "-C", "--undefined-only", library, cwd=tmp_path).stdout
+    names = re.findall(r"^\s+[Uw] (.*)$", undefined, re.MULTILINE)
+    assert any(name.startswith("aoti_torch_") for name in names)
+    forbidden = re.compile(r"_?Py[A-Z_]|pybind11|at::|c10::|torch::(?!stable|headeronly)|omp_|GOMP_|cudart")
+    assert [name for name in names if forbidden.match(name)] == []
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)
+def test_libraries_hold_no_path_of_the_machine_that_built_them(library: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    dynamic = run(tool("readelf"), "-d", library, cwd=tmp_path).stdout
+    needed = re.findall(r"NEEDED.*\[(.*)\]", dynamic)
+    assert "libtorch_cpu.so" in needed
+    assert ("libtorch_cuda.so" in needed) == (library.name == "libsvgdx_cuda.so")
+    assert not re.search("R(UN)?PATH", dynamic)
+
+
+# ---- setup.py, on a project of one small op --------------------------------------------------------------------------
+
+SMALL_OP = """
+#include <torch/csrc/stable/library.h>
+STABLE_TORCH_LIBRARY(svgdx, m) { m.def("answer() -> int"); }
+namespace svgdx { namespace SIMD { int64_t answer(); } int64_t answer() { return SIMD::answer(); } }
+STABLE_TORCH_LIBRARY_IMPL(svgdx, CompositeExplicitAutograd, m) { m.impl("answer", TORCH_BOX(&svgdx::answer)); }
+"""
+
+
+@pytest.fixture
+def project(tmp_path: pathlib.Path) -> pathlib.Path:
+    folder = tmp_path / "project"
+    for part in ("csrc/small/cpu", "svgdx"):
+        (folder / part).mkdir(parents=True)
+    for name in ("setup.py", "pyproject.toml", "CMakeLists.txt", "LICENSE", "svgdx/_library.py"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "cmake", folder / "cmake")
+    (folder / "README.md").write_text("A project of one small op.\n")
+    (folder / "svgdx/__init__.py").write_text('__version__ = "1.2.3"\nfrom svgdx import _library\n_library.load()\n')
+    (folder / "csrc/small/ops.cpp").write_text(SMALL_OP.replace("SIMD", "baseline"))
+    kernel = "#include <cstdint>\nnamespace svgdx::SVGDX_ISA { int64_t answer() { return 42; } }\n"
+    (folder / "csrc/small/cpu/answer_kernel.cpp").write_text(kernel)
+    return folder
+
+
+def pip(python: str | pathlib.Path, *arguments: str | pathlib.Path, cwd: pathlib.Path) -> str:
+    tool("g++")
+    result = run(python, "-m", "pip", *arguments, "--no-build-isolation", "--no-deps", cwd=cwd, SVGDX_CUDA="off")
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def test_pip_wheel(project: pathlib.Path) -> None:
+    pip(sys.executable, "wheel", "-w", "dist", ".", cwd=project)
+    (wheel,) = (project / "dist").iterdir()
+    assert re.fullmatch(r"svgdx-1\.2\.3-py3-none-linux_\w+\.whl", wheel.name)
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name for name in archive.namelist() if name.startswith("svgdx/")}
+        facts = json.loads(archive.read("svgdx/lib/build.json"))
+    modules = {"svgdx/__init__.py", "svgdx/_library.py"}
+    assert files == modules | {"svgdx/lib/libsvgdx_cpu.so", "svgdx/lib/build.json"}
+    assert facts["version"] == "1.2.3"
+    assert facts["cuda"]["built"] is False
+    assert facts["cuda"]["reason"] == "SVGDX_CUDA=off"
+
+
+def test_pip_install_editable_rebuilds_what_changed(project: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv/bin/python"
+    (site,) = (tmp_path / "venv").glob("lib/*/site-packages")
+    (site / "outside.pth").write_text(sysconfig.get_path("purelib"))  # torch and the build tools of this Python
+    script = "import svgdx, torch; print(svgdx.__file__, torch.ops.svgdx.answer())"
+    for answer in ("42", "43"):
+        kernel = project / "csrc/small/cpu/answer_kernel.cpp"
+        kernel.write_text(kernel.read_text().replace("42", answer))
+        pip(sys.executable, "--python", python, "install", "-e", ".", cwd=project)
+        result = run(python, "-c", script, cwd=tmp_path)
+        assert result.stdout.split() == [str(project / "svgdx/__init__.py"), answer]
+
+
+def test_missing_tool_says_where_it_was_looked_for(project: pathlib.Path) -> None:
+    tools = str(project / "no tools")
+    script = f"import sysconfig; sysconfig.get_path = lambda name: {tools!r}; exec(open('setup.py').read())"
+    result = run(sys.executable, "-c", script, "build_ext", cwd=project, PATH=tools)
+    assert result.returncode == 1
+    assert f"svgdx is built with cmake, which was not found in: {tools}" in result.stdout
+    assert "pip install cmake" in result.stdout
+
+
+# ---- CMake's finds ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """One build folder for all, since most of the time goes into CMake's look at the compiler."""
+    tool("g++")
+    return tmp_path_factory.mktemp("build")
+
+
+def configure(build: pathlib.Path, *options: str, python: str = sys.executable, **environment: str) -> tuple[int, str]:
+    generator = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}")
+    result = run(
+        tool("cmake"), "-S", ROOT, *generator, f"-DPython_EXECUTABLE={python}", *options, cwd=build, **environment
+    )
+    return result.returncode, " ".join(result.stdout.split())
+
+
+def fake_nvcc(folder: pathlib.Path, *parts: str) -> pathlib.Path:
+    """A toolkit with these parts, whose nvcc knows only where it lies."""
+    (folder / "bin").mkdir(parents=True)
+    for part in parts:
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
+        (folder / part).touch()
+    nvcc = folder / "bin/nvcc"
+    nvcc.write_text(f"#!/bin/sh\necho '#$ _HERE_={folder}/bin'\necho '#$ TOP={folder}/bin/..'\n")
+    nvcc.chmod(0o755)
+    return folder
+
+
+def fake_torch(folder: pathlib.Path, version: str, *parts: str) -> str:
+    for part in (f"torch-{version}.dist-info/METADATA", "torch/__init__.py", *parts):
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
+        (folder / part).write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+    return str(folder)
+
+
+def test_unknown_cuda_option(build: pathlib.Path) -> None:
+    status, output = configure(build, "-DSVGDX_CUDA=maybe")
+    assert status
+    assert "SVGDX_CUDA must be auto, on or off, but is 'maybe'" in output
+
+
+def test_no_nvcc(build: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    home = {"CUDA_HOME": str(tmp_path), "CUDACXX": ""}
+    status, output = configure(build, "-DSVGDX_CUDA=on", **home)
+    assert status
+    assert f"nvcc was not found; looked in CUDA_HOME and CUDA_PATH, {tmp_path}" in output
+    assert "SVGDX_CUDA=off" in output
+    status, output = configure(build, "-DSVGDX_CUDA=auto", **home)
+    assert status == 0, output
+    cuda = json.loads((build / "build.json").read_text())["cuda"]
+    assert cuda["built"] is False
+    assert str(tmp_path) in cuda["reason"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ([], "looked for include/cuda_runtime.h"),
+        (["include/cuda_runtime.h"], "libcudart_static.a was not found in"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_incomplete_toolkit(
+    mode: str, parts: list[str], said: str, build: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    home = fake_nvcc(tmp_path / "cuda", *parts)
+    status, output = configure(build, f"-DSVGDX_CUDA={mode}", CUDA_HOME=str(home), CUDACXX="")
+    assert status
+    assert said in output
+    assert str(home) in output
+    assert "SVGDX_CUDA=off" in output
+
+
+@pytest.mark.parametrize(
+    ("version", "parts", "said"),
+    [
+        ("2.9.1", [], "svgdx needs PyTorch 2.10 or newer, but {folder}/torch is 2.9.1"),
+        ("2.10.0", [], "incomplete: {folder}/torch/lib/libtorch_cpu.so is missing"),
+        ("2.10.0", ["torch/lib/libtorch_cpu.so"], "stable/library.h is missing"),
+    ],
+)
+def test_unusable_torch(version: str, parts: list[str], said: str, build: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    status, output = configure(build, "-DSVGDX_CUDA=off", PYTHONPATH=fake_torch(tmp_path, version, *parts))
+    assert status
+    assert said.format(folder=tmp_path) in output
+
+
+def test_no_torch(build: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = str(tmp_path / "venv/bin/python")
+    status, output = configure(build, "-DSVGDX_CUDA=off", python=python)
+    assert status
+    assert f"Looked for the Python package 'torch' with {python}" in output
+    assert f"{python} -m pip install" in output
+
+
+def test_no_pybind11_for_the_harness(build: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "pybind11.py").write_text("raise ImportError('no pybind11 here')\n")
+    status, output = configure(build, "-DSVGDX_CUDA=off", "-DSVGDX_TESTS=ON", PYTHONPATH=str(tmp_path))
+    assert status
+    assert "SVGDX_TESTS=on needs pybind11" in output
+    assert "-m pip install pybind11" in output
+
+
+# ---- CUDA architectures ----------------------------------------------------------------------------------------------
+
+KNOWN = "75;80;86;89;90;100;103;120;121"
+
+
+def architectures(wanted: str, tmp_path: pathlib.Path, known: str = KNOWN) -> str:
+    script = tmp_path / "choose.cmake"
+    script.write_text(
+        f'cmake_minimum_required(VERSION 3.22)\ninclude("{ROOT}/cmake/SvgdxCudaArchitectures.cmake")\n'
+        f'svgdx_choose_cuda_architectures(chosen "{wanted}" "{known}")\nmessage("${{chosen}}")\n'
+    )
+    return " ".join(run(tool("cmake"), "-P", script, cwd=tmp_path).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        ("", "80-real;86-real;89-real;90-real;100-real;120-real;120-virtual"),
+        ("8.0", "80-real"),
+        ("8.0;9.0+PTX", "80-real;90-real;90-virtual"),
+        ("8.0 9.0a", "80-real;90a-real"),
+        ("8.6, 8.6", "86-real"),
+        ("12.0f", "120f-real"),
+        ("Hopper", "90-real;90-virtual"),
+        ("Ampere;Ada", "80-real;86-real;86-virtual;89-real;89-virtual"),
+        ("Blackwell", "100-real;103-real;120-real;121-real;121-virtual"),
+    ],
+)
+def test_architectures(wanted: str, chosen: str, tmp_path: pathlib.Path) -> None:
+    assert architectures(wanted, tmp_path) == chosen
+
+
+def test_architectures_of_an_older_compiler(tmp_path: pathlib.Path) -> None:
+    assert architectures("", tmp_path, known="75;80;86;89;90") == "80-real;86-real;89-real;90-real;90-virtual"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "known", "said"),
+    [
+        ("Hoper", KNOWN, "'Hoper' is neither a number such as 9.0 or 9.0+PTX nor a name"),
+        ("90", KNOWN, "'90' is neither a number"),
+        ("9.0+ptx", KNOWN, "'9.0+ptx' is neither a number"),
+        ("8.0;3.5", KNOWN, "this nvcc cannot compile for 3.5; it knows 75;80"),
+        ("", "60;70", "but only 60;70"),
+    ],
+)
+def test_wrong_architectures(wanted: str, known: str, said: str, tmp_path: pathlib.Path) -> None:
+    assert said in architectures(wanted, tmp_path, known)

@@ -1,0 +1,87 @@
+"""The CPU library as any program uses it: loaded by path, without Python's half of svgdx."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from svgdx import _library
+
+LIBRARY = _library.libraries["cpu"].path
+
+PYTHON_PROGRAM = """
+import math, sys, torch
+torch.ops.load_library(sys.argv[1])
+x, score = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.25], [-0.5]])
+kappa = math.exp(-0.5)
+expected = torch.tensor([[(0.25 - 1.5 * kappa) / 2], [(-0.5 + 1.25 * kappa) / 2]])
+for bandwidth in (torch.tensor(1.0), 1.0):
+    torch.testing.assert_close(torch.ops.svgdx.svgd_phi(x, score, bandwidth), expected)
+assert not any(name.split(".")[0] == "svgdx" for name in sys.modules)
+print(torch.ops.svgdx.svgd_phi.default)
+"""
+
+CPP_PROGRAM = """
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <dlfcn.h>
+
+#include <cmath>
+#include <cstdio>
+
+int main(int, char** argv) {
+  if (dlopen(argv[1], RTLD_NOW) == nullptr) {
+    std::printf("%s\\n", dlerror());
+    return 1;
+  }
+  const at::Tensor x = at::tensor({0.0, 1.0}).view({2, 1}), score = at::tensor({0.25, -0.5}).view({2, 1});
+  const double kappa = std::exp(-0.5);
+  const at::Tensor expected = at::tensor({(0.25 - 1.5 * kappa) / 2, (-0.5 + 1.25 * kappa) / 2}).view({2, 1});
+  const auto op = c10::Dispatcher::singleton()
+                      .findSchemaOrThrow("svgdx::svgd_phi", "")
+                      .typed<at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&)>();
+  const at::Tensor phi = op.call(x, score, at::scalar_tensor(1.0, x.options()));
+  std::printf("error %g\\n", (phi - expected).abs().max().item<double>());
+  try {
+    op.call(x, score.view({1, 2}), at::scalar_tensor(1.0, x.options()));
+  } catch (const std::exception& error) {
+    std::printf("refused: %s\\n", error.what());
+  }
+}
+"""
+
+
+def test_python_program(tmp_path: pathlib.Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", PYTHON_PROGRAM, str(LIBRARY)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "svgdx.svgd_phi.default\n"
+
+
+@pytest.mark.slow
+def test_cpp_program(tmp_path: pathlib.Path) -> None:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ is not installed")
+    root = pathlib.Path(torch.__file__).parent
+    (tmp_path / "main.cpp").write_text(CPP_PROGRAM)
+    abi = int(torch.compiled_with_cxx11_abi())
+    command = [compiler, "-std=c++20", f"-D_GLIBCXX_USE_CXX11_ABI={abi}", f"-I{root}/include", "main.cpp", "-o", "main"]
+    link = [f"-L{root}/lib", f"-Wl,-rpath,{root}/lib", f"-Wl,-rpath-link,{root}/lib", "-ltorch_cpu", "-lc10", "-ldl"]
+    built = subprocess.run([*command, *link], cwd=tmp_path, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    # torch's OpenMP library lies in a folder that only Python's torch adds to the search path.
+    environment = {**os.environ, "LD_LIBRARY_PATH": f"{root}/lib"}
+    result = subprocess.run([tmp_path / "main", LIBRARY], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    error, refusal = result.stdout.splitlines()[:2]
+    assert float(error.split()[1]) < 1e-6
+    assert refusal.startswith("refused: ")
+    assert "score must have the shape of x, (2, 1), but has (1, 2)" in refusal
