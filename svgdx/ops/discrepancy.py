@@ -34,7 +34,7 @@ def median_distance(x: Tensor) -> Tensor:
     Source: Liu & Wang, Stein Variational Gradient Descent, NeurIPS 2016, section 5.
     """
     _checks.tensor("median_distance", "x", x)
-    return _median(x.detach())  # type: ignore[no-any-return]
+    return _median(x.detach())
 
 
 def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u") -> Tensor:
@@ -64,7 +64,7 @@ def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u") -> Te
     _checks.tensor("ksd", "score", score)
     if statistic not in ("u", "v"):
         raise ValueError(f'svgdx::ksd: statistic must be "u" or "v", but is {statistic!r}')
-    return _ksd(x, score, number("ksd", "bandwidth", bandwidth, x), statistic == "u")  # type: ignore[no-any-return]
+    return _ksd(x, score, number("ksd", "bandwidth", bandwidth, x), statistic == "u")
 
 
 def _median_fake(x: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def svgd_jacobian_sqnorm(
         _checks.tensor(op, "probe", probe)
     if hvp is not None:
         _checks.tensor(op, "hvp", hvp)
-    return _sqnorm(x, score, number(op, "bandwidth", bandwidth, x), probe, hvp)  # type: ignore[no-any-return]
+    return _sqnorm(x, score, number(op, "bandwidth", bandwidth, x), probe, hvp)
 
 
 def svgd_logdet(
@@ -80,7 +80,7 @@ def svgd_logdet(
     if hessian is not None:
         _checks.tensor(op, "hessian", hessian)
     step = number(op, "step_size", step_size, x, positive=False)
-    return _logdet(x, score, number(op, "bandwidth", bandwidth, x), step, hessian)  # type: ignore[no-any-return]
+    return _logdet(x, score, number(op, "bandwidth", bandwidth, x), step, hessian)
 
 
 def _sqnorm_fake(
@@ -107,7 +107,7 @@ _sqnorm_backward = Op(
 
 
 def _sqnorm_formula(inputs: Sequence[Any], needs: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _sqnorm_backward(grad, *inputs)  # type: ignore[no-any-return]
+    return _sqnorm_backward(grad, *inputs)
 
 
 _sqnorm = Op("svgd_jacobian_sqnorm", _sqnorm_fake, (2, 2, NUMBER, 2, 2), _sqnorm_formula)
@@ -138,7 +138,7 @@ _logdet_backward = Op(
 
 
 def _logdet_formula(inputs: Sequence[Any], needs: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _logdet_backward(grad, *inputs)  # type: ignore[no-any-return]
+    return _logdet_backward(grad, *inputs)
 
 
 _logdet = Op("svgd_logdet", _logdet_fake, (2, 2, NUMBER, NUMBER, 3), _logdet_formula)

@@ -161,13 +161,13 @@ _phi_trace_backward = Op(
 
 
 def _phi_formula(inputs: Sequence[Any], needs: Sequence[bool], grad_phi: Tensor) -> Grads:
-    return _phi_trace_backward(grad_phi, None, *inputs)  # type: ignore[no-any-return]
+    return _phi_trace_backward(grad_phi, None, *inputs)
 
 
 def _phi_trace_formula(
     inputs: Sequence[Any], needs: Sequence[bool], grad_phi: Tensor | None, grad_trace: Tensor | None
 ) -> Grads:
-    return _phi_trace_backward(grad_phi, grad_trace, *inputs)  # type: ignore[no-any-return]
+    return _phi_trace_backward(grad_phi, grad_trace, *inputs)
 
 
 _phi = Op("svgd_phi", _phi_fake, (2, 2, NUMBER), _phi_formula)
@@ -251,7 +251,7 @@ _field_backward = Op("svgd_field_backward", _field_backward_fake, (2, 1, 2, 2, 2
 def _field_formula(
     inputs: Sequence[Any], needs: Sequence[bool], grad_phi: Tensor | None, grad_divergence: Tensor | None
 ) -> Grads:
-    return _field_backward(grad_phi, grad_divergence, *inputs)  # type: ignore[no-any-return]
+    return _field_backward(grad_phi, grad_divergence, *inputs)
 
 
 _field = Op("svgd_field", _field_fake, (2, 2, 2, NUMBER), _field_formula)

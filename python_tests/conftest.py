@@ -1,0 +1,47 @@
+"""What all tests share: seeds, threads, devices, real digits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import hypothesis
+import numpy
+import pytest
+import torch
+
+hypothesis.settings.register_profile("svgdx", deadline=None, max_examples=20, derandomize=True)
+hypothesis.settings.load_profile("svgdx")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _repeatable() -> Iterator[None]:
+    """The same random numbers for each test alone or among others; threads and default dtype as they were before."""
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def digits() -> torch.Tensor:
+    """scikit-learn's 1,797 handwritten digits, (1797, 64), float32 in [0, 1]."""
+    from sklearn.datasets import load_digits
+
+    return torch.from_numpy(load_digits().data).float() / 16

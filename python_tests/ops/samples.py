@@ -1,0 +1,192 @@
+"""Inputs for every op, and how closely an op must follow the reference. One place for all tests of the ops."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import svgdx.ops
+import svgdx.reference
+
+Inputs = dict[str, Any]
+
+SIZES = [
+    # (M, D): one particle, one dimension, both sides of vector widths and tiles, then larger D.
+    (1, 1),
+    (1, 7),
+    (2, 1),
+    (2, 3),
+    (3, 2),
+    (5, 5),
+    (7, 16),
+    (8, 8),
+    (9, 1),
+    (15, 6),
+    (16, 17),
+    (17, 4),
+    (31, 3),
+    (33, 9),
+    (64, 2),
+    (65, 13),
+    (100, 20),
+    (130, 1),
+    (130, 6),
+]
+WIDE_SIZES = [(2, 17), (7, 50), (33, 64), (17, 100), (5, 300), (9, 784)]
+LEADS: list[tuple[int, ...]] = [(), (1,), (3,), (2, 2)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """An op together with the optional arguments it is called with."""
+
+    op: str
+    extra: tuple[str, ...] = ()
+    fixed: tuple[tuple[str, Any], ...] = ()
+    differentiable: bool = True
+
+    def __str__(self) -> str:
+        return "-".join((self.op, *self.extra, *(str(value) for _, value in self.fixed)))
+
+    @property
+    def max_dim(self) -> int | None:
+        return 16 if self.op == "svgd_logdet" else None
+
+    def arguments(self) -> list[str]:
+        """Names of the tensor arguments, the optional ones only if in use."""
+        parameters = inspect.signature(getattr(svgdx.reference, self.op)).parameters
+        required = [name for name, p in parameters.items() if p.default is inspect.Parameter.empty]
+        return [*required, *self.extra]
+
+    def __call__(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        return _tuple(getattr(svgdx.ops, self.op)(**inputs, **dict(self.fixed)))
+
+    def reference(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        return _tuple(getattr(svgdx.reference, self.op)(**inputs, **dict(self.fixed)))
+
+
+VARIANTS = [
+    Variant("svgd_phi"),
+    Variant("svgd_phi_trace"),
+    Variant("svgd_step"),
+    Variant("svgd_step", ("hessian_trace",)),
+    Variant("svgd_field"),
+    Variant("svgd_jacobian_sqnorm"),
+    Variant("svgd_jacobian_sqnorm", ("probe", "hvp")),
+    Variant("svgd_logdet"),
+    Variant("svgd_logdet", ("hessian",)),
+    Variant("ksd", fixed=(("statistic", "u"),)),
+    Variant("ksd", fixed=(("statistic", "v"),)),
+    Variant("median_distance", differentiable=False),
+]
+DIFFERENTIABLE = [variant for variant in VARIANTS if variant.differentiable]
+
+
+def sample_inputs(
+    variant: Variant,
+    lead: Sequence[int],
+    m: int,
+    d: int,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+    bandwidth: str = "rows",
+    seed: int = 0,
+) -> Inputs:
+    """Random inputs. ``bandwidth`` (and the step size): "number", "scalar" (0-d) or "rows" (one for each batch row)."""
+    generator = torch.Generator().manual_seed(1000 * seed + 31 * m + d)
+
+    def normal(*shape: int) -> Tensor:
+        value = torch.randn(*lead, *shape, generator=generator, dtype=torch.float64)
+        return value.to(device=device, dtype=dtype)
+
+    def number(low: float, high: float) -> Tensor | float:
+        shape = tuple(lead) if bandwidth == "rows" else ()
+        value = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+        if bandwidth == "number":
+            return float(value)
+        return value.to(device=device, dtype=torch.promote_types(dtype, torch.float32))
+
+    width = math.sqrt(max(d, 1))
+    makers: dict[str, Callable[[], Any]] = {
+        "query": lambda: normal(m // 2 + 2, d),
+        "x": lambda: normal(m, d),
+        "score": lambda: normal(m, d),
+        "bandwidth": lambda: number(0.5 * width, 1.5 * width),
+        "step_size": lambda: number(0.05, 0.3),
+        "log_q": lambda: normal(m),
+        "hessian_trace": lambda: normal(m),
+        "probe": lambda: normal(m, d).sign(),
+        "hvp": lambda: normal(m, d),
+        "hessian": lambda: normal(m, d, d),
+    }
+    return {name: makers[name]() for name in variant.arguments()}
+
+
+def to(inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    return {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+
+
+def leaves(inputs: Inputs, wanted: Sequence[str] | None = None) -> Inputs:
+    """Fresh copies that require grad."""
+    result = {}
+    for name, value in inputs.items():
+        needs = isinstance(value, Tensor) and (wanted is None or name in wanted)
+        result[name] = value.detach().clone().requires_grad_() if needs else value
+    return result
+
+
+def gradients(
+    function: Callable[[Inputs], tuple[Tensor, ...]], inputs: Inputs, wanted: Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """Gradients of a fixed random combination of all outputs."""
+    inputs = leaves(inputs, wanted)
+    generator = torch.Generator().manual_seed(7)
+    loss = torch.zeros((), dtype=torch.float64)
+    for out in function(inputs):
+        weight = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+        loss = loss + (out.cpu().double() * weight).sum()
+    names = [name for name, value in inputs.items() if isinstance(value, Tensor) and value.requires_grad]
+    values = torch.autograd.grad(loss, [inputs[name] for name in names], allow_unused=True)
+    return {
+        name: torch.zeros_like(inputs[name]) if value is None else value
+        for name, value in zip(names, values, strict=True)
+    }
+
+
+def assert_close(actual: Tensor, expected: Tensor, eager: Tensor, scale: float = 0.0, factor: float = 8.0) -> None:
+    """``actual`` may be ``factor`` times as far from ``expected`` (float64) as ``eager``, the reference in the dtype of
+    ``actual``, or a few rounding errors of the largest value (or of ``scale``, where terms cancel).
+    """
+    assert actual.dtype == eager.dtype, (actual.dtype, eager.dtype)
+    assert actual.shape == expected.shape == eager.shape, (actual.shape, expected.shape)
+    if actual.numel() == 0:
+        return
+    epsilon = torch.finfo(actual.dtype).eps
+    actual, eager, expected = (value.detach().cpu().double() for value in (actual, eager, expected))
+    assert torch.equal(actual.isnan(), expected.isnan())
+    if bool(expected.isnan().all()):
+        return
+    error = (actual - expected).nan_to_num(0.0).abs().max().item()
+    eager_error = (eager - expected).nan_to_num(0.0).abs().max().item()
+    largest = expected.nan_to_num(0.0).abs().max().item()
+    allowed = factor * eager_error + 16 * epsilon * (largest + scale)
+    assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}, largest value {largest:.3g}"
+
+
+def cancellation(variant: Variant, inputs: Inputs) -> float:
+    """How large the terms are whose sum an output is: traces and discrepancies may be small beside their terms."""
+    x, bandwidth = inputs["x"], inputs.get("bandwidth")
+    if bandwidth is None or x.numel() == 0:
+        return 0.0
+    beta = float((torch.as_tensor(bandwidth).double() ** -2).max())
+    return 1.0 + beta * x.shape[-1] + float(inputs["score"].double().square().sum(-1).max())
+
+
+def _tuple(out: Any) -> tuple[Tensor, ...]:
+    return out if isinstance(out, tuple) else (out,)

@@ -1,0 +1,158 @@
+"""The trace, the squared norm and the log-determinant against exact Jacobians by torch.func, for analytic targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from svgdx import ops
+
+LogDensity = Callable[[Tensor], Tensor]
+
+
+def gaussian(d: int) -> LogDensity:
+    root = torch.randn(d, d, dtype=torch.float64)
+    precision = root @ root.mT / d + torch.eye(d, dtype=torch.float64)
+    return lambda x: -0.5 * x @ precision @ x
+
+
+def mixture(d: int) -> LogDensity:
+    means = 2 * torch.randn(3, d, dtype=torch.float64)
+    return lambda x: torch.logsumexp(-0.5 * (x - means).square().sum(-1), 0)
+
+
+def quartic(d: int) -> LogDensity:
+    return lambda x: -0.25 * x.square().sum().square() + x.sin().sum()
+
+
+class Exact:
+    """Particles of a target with their scores, Hessians and the Jacobian of each direction in its own particle."""
+
+    def __init__(self, log_density: LogDensity, m: int, d: int, sigma: float) -> None:
+        self.x = torch.randn(m, d, dtype=torch.float64)
+        self.sigma = sigma
+        score = torch.func.grad(log_density)
+        self.score = torch.vmap(score)(self.x)
+        self.hessian = torch.vmap(torch.func.jacrev(score))(self.x)
+
+        def direction(y: Tensor, i: int) -> Tensor:
+            """phi_i as a function of x_i, written down once more: a plain loop over particles."""
+            total = torch.zeros(d, dtype=torch.float64)
+            for j in range(m):
+                other, s = (y, score(y)) if j == i else (self.x[j], self.score[j])
+                r = y - other
+                kernel = torch.exp(-r.dot(r) / (2 * sigma**2))
+                total = total + kernel * (s + r / sigma**2)
+            return total / m
+
+        self.phi = torch.stack([direction(self.x[i], i) for i in range(m)])
+        self.jacobian = torch.stack([torch.func.jacrev(direction)(self.x[i], i) for i in range(m)])
+
+
+TARGETS = [(gaussian, 7, 1, 0.7), (gaussian, 5, 3, 1.3), (mixture, 6, 2, 0.9), (quartic, 4, 6, 2.0), (mixture, 1, 2, 0.5)]
+
+
+@pytest.fixture(params=TARGETS, ids=lambda t: f"{t[0].__name__}-{t[1]}-{t[2]}")
+def exact(request: pytest.FixtureRequest) -> Exact:
+    target, m, d, sigma = request.param
+    return Exact(target(d), m, d, sigma)
+
+
+def test_direction_and_trace(exact: Exact) -> None:
+    phi, trace = ops.svgd_phi_trace(exact.x, exact.score, exact.sigma)
+    hessian_trace = exact.hessian.diagonal(dim1=-2, dim2=-1).sum(-1)
+    torch.testing.assert_close(phi, exact.phi, rtol=1e-10, atol=1e-12)
+    exact_trace = exact.jacobian.diagonal(dim1=-2, dim2=-1).sum(-1)
+    torch.testing.assert_close(trace + hessian_trace / len(exact.x), exact_trace, rtol=1e-10, atol=1e-12)
+
+
+def test_sqnorm_averages_to_the_exact_norm(exact: Exact) -> None:
+    """Over all 2^D Rademacher probes the estimate's mean is |J|_F^2 exactly."""
+    m, d = exact.x.shape
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * d).view(-1, d)
+    probe = signs[:, None, :].expand(-1, m, -1)
+    hvp = torch.einsum("mde,pme->pmd", exact.hessian, probe)
+    shape = (len(signs), m, d)
+    sqnorm = ops.svgd_jacobian_sqnorm(exact.x.expand(shape), exact.score.expand(shape), exact.sigma, probe, hvp)
+    expected = exact.jacobian.square().sum((-2, -1))
+    torch.testing.assert_close(sqnorm.mean(0), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_sqnorm_without_probe_is_the_kernel_part(exact: Exact) -> None:
+    kernel_part = exact.jacobian - exact.hessian / len(exact.x)
+    sqnorm = ops.svgd_jacobian_sqnorm(exact.x, exact.score, exact.sigma)
+    torch.testing.assert_close(sqnorm, kernel_part.square().sum((-2, -1)), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("step", [0.05, -0.3, 1.7])
+def test_logdet(exact: Exact, step: float) -> None:
+    logdet = ops.svgd_logdet(exact.x, exact.score, exact.sigma, step, exact.hessian)
+    identity = torch.eye(exact.x.shape[1], dtype=torch.float64)
+    expected = torch.linalg.slogdet(identity + step * exact.jacobian).logabsdet
+    torch.testing.assert_close(logdet, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_step_follows_the_exact_density_to_first_order(exact: Exact) -> None:
+    """log q' - log q + log|det| is O(step^2): halving the step quarters it."""
+    log_q = torch.randn(len(exact.x), dtype=torch.float64)
+    hessian_trace = exact.hessian.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+    def defect(step: float) -> Tensor:
+        x_next, log_q_next = ops.svgd_step(exact.x, exact.score, exact.sigma, step, log_q, hessian_trace)
+        torch.testing.assert_close(x_next, exact.x + step * exact.phi, rtol=1e-10, atol=1e-12)
+        logdet = ops.svgd_logdet(exact.x, exact.score, exact.sigma, step, exact.hessian)
+        return (log_q_next - log_q + logdet).abs()
+
+    norm = exact.jacobian.square().sum((-2, -1))
+    step = 1e-3 / math.sqrt(norm.max())
+    assert (defect(step) <= 0.51 * step**2 * norm).all()
+    ratio = defect(step) / defect(step / 2)
+    assert ((ratio - 4).abs() < 0.05).all(), ratio
+
+
+@pytest.mark.parametrize("d", [1, 2, 11, 16])
+def test_logdet_of_every_dimension_with_pivoting(d: int) -> None:
+    """A Hessian that is a permutation needs row exchanges: without them the elimination divides by zero."""
+    m = 3
+    x = 100 * torch.arange(m * d, dtype=torch.float64).view(m, d)
+    permutation = torch.eye(d, dtype=torch.float64)[torch.randperm(d)].expand(m, d, d)
+    identity = torch.eye(d, dtype=torch.float64)
+    logdet = ops.svgd_logdet(x, torch.zeros_like(x), 1.0, 1.0, m * (2 * permutation - identity))
+    torch.testing.assert_close(logdet, torch.full((m,), d * math.log(2), dtype=torch.float64))
+
+
+def test_field_divergence() -> None:
+    x, score = torch.randn(2, 6, 3, dtype=torch.float64)
+    query = torch.randn(4, 3, dtype=torch.float64)
+    phi, divergence = ops.svgd_field(query, x, score, 0.8)
+
+    def at(y: Tensor) -> Tensor:
+        r = y - x
+        kernel = torch.exp(-r.square().sum(-1) / (2 * 0.8**2))
+        return (kernel[:, None] * (score + r / 0.8**2)).mean(0)
+
+    torch.testing.assert_close(phi, torch.stack([at(y) for y in query]), rtol=1e-10, atol=1e-12)
+    exact = torch.stack([torch.func.jacrev(at)(y).trace() for y in query])
+    torch.testing.assert_close(divergence, exact, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("statistic", ["u", "v"])
+def test_ksd_against_the_stein_operator(statistic: str) -> None:
+    """u(x, y) = trace of the Stein operator in x and in y on the kernel, by torch.func."""
+    x, score = torch.randn(2, 5, 3, dtype=torch.float64)
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return torch.exp(-(a - b).square().sum() / (2 * 1.1**2))
+
+    def stein(i: int, j: int) -> Tensor:
+        a, b = x[i], x[j]
+        in_a, in_b = torch.func.grad(kernel, 0), torch.func.grad(kernel, 1)
+        mixed = torch.func.jacrev(in_a, 1)(a, b).trace()
+        return kernel(a, b) * score[i] @ score[j] + score[i] @ in_b(a, b) + score[j] @ in_a(a, b) + mixed
+
+    pairs = [stein(i, j) for i in range(5) for j in range(5) if statistic == "v" or i != j]
+    torch.testing.assert_close(ops.ksd(x, score, 1.1, statistic), torch.stack(pairs).mean(), rtol=1e-10, atol=1e-12)
