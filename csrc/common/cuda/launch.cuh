@@ -1,0 +1,36 @@
+// What every launch needs: grid sizes, alignment.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "common/cuda/simt_macros.cuh"
+#include "common/hd.h"
+
+namespace svgdx::cuda {
+
+// Blocks that keep the largest GPUs busy; column splits stop there. A constant, so that results depend on shapes only.
+constexpr int64_t kTargetBlocks = 512;
+
+constexpr int64_t kMaxGrid = 0x7fffffff;
+
+constexpr SVGDX_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+constexpr SVGDX_HD int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+template <class T>
+bool is_aligned(const T* p, int64_t row_elements) {
+  constexpr int64_t kPack = 16 / int64_t(sizeof(T));
+  return reinterpret_cast<uintptr_t>(p) % 16 == 0 && row_elements % kPack == 0;
+}
+
+// Calls launch(grid, first_block) as often as the grid limit demands; nothing for no blocks.
+template <class F>
+void launch_blocks(const char* op, int64_t blocks, F launch) {
+  for (int64_t first = 0; first < blocks; first += kMaxGrid) {
+    launch(static_cast<unsigned>(std::min(kMaxGrid, blocks - first)), first);
+    SVGDX_LAUNCH_CHECK(op);
+  }
+}
+
+}  // namespace svgdx::cuda

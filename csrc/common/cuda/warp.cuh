@@ -1,0 +1,38 @@
+// Small device helpers: warp sums, powers of two, the bandwidth.
+#pragma once
+
+#include "common/cuda/simt_macros.cuh"
+#include "svgd/svgd.h"
+
+namespace svgdx::cuda {
+
+constexpr unsigned kFullWarp = 0xffffffffu;
+
+// Sum over groups of lanes that differ in the bits [from, to) of the lane number; every lane gets the sum.
+template <class T>
+__device__ inline T lane_sum(T value, int from, int to) {
+  for (int offset = from; offset < to; offset *= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
+  return value;
+}
+
+__device__ inline float power_of_two(float v) { return exp2f(v); }
+__device__ inline double power_of_two(double v) { return exp2(v); }
+
+template <class T>
+__device__ inline T not_a_number() {
+  return static_cast<T>(__builtin_nanf(""));
+}
+
+template <class T>
+__device__ inline T at(const PerBatch<T>& value, int64_t b) {
+  return value.data[b * value.stride];
+}
+
+// beta = 1 / sigma^2. A bandwidth tensor on the device cannot be refused without a sync: sigma <= 0 gives NaN.
+template <class T>
+__device__ inline T beta_of(const PerBatch<T>& bandwidth, int64_t b) {
+  const T sigma = at(bandwidth, b);
+  return sigma > T(0) ? T(1) / (sigma * sigma) : not_a_number<T>();
+}
+
+}  // namespace svgdx::cuda
