@@ -72,6 +72,7 @@ inline void finish_backward(const FieldGradArgs<T>& a, int64_t b, int64_t i, C b
 template <class T, class C>
 struct Upstream {
   C g_scale, h_scale;
+  Upstream(C g_scale, C h_scale) : g_scale(g_scale), h_scale(h_scale) {}
   Upstream(const FieldGradArgs<T>& a, int64_t b) {
     const C eps = a.step.data ? C(a.step.data[b * a.step.stride]) : C(1);
     g_scale = eps;
