@@ -5,10 +5,15 @@
 #include <cstdint>
 
 namespace simt::detail {
+typedef int Chunk4 __attribute__((may_alias));
 typedef int Chunk8 __attribute__((vector_size(8), may_alias));
 typedef int Chunk16 __attribute__((vector_size(16), may_alias));
 template <int Bytes>
 struct ChunkOf;
+template <>
+struct ChunkOf<4> {
+  using type = Chunk4;
+};
 template <>
 struct ChunkOf<8> {
   using type = Chunk8;

@@ -5,7 +5,6 @@
 #include <pybind11/stl.h>
 
 #include <cstring>
-#include <optional>
 
 #include "simt/memory.h"
 #include "simt/registry.h"
@@ -159,9 +158,23 @@ struct CallFrame {
   ~CallFrame() { end_call(); }
 };
 
+Options options_of(const py::dict& d) {
+  Options o;
+  for (const auto& item : d) {
+    const auto key = item.first.cast<std::string>();
+    if (key == "seed") o.seed = item.second.cast<uint64_t>();
+    else if (key == "preempt") o.preempt = item.second.cast<double>();
+    else if (key == "resident") o.resident = item.second.cast<int>();
+    else if (key == "counters") o.counters = item.second.cast<bool>();
+    else if (key == "max_switches") o.max_switches = item.second.cast<int64_t>();
+    else throw std::invalid_argument("no such option: " + key);
+  }
+  return o;
+}
+
 // `config` is None for an exported function, else (grid, block, shared bytes) of a kernel.
-py::dict run(const std::string& name, const py::object& config, const py::list& args, const Options& options) {
-  CallFrame frame(options);
+py::dict run(const std::string& name, const py::object& config, const py::list& args, const py::dict& options) {
+  CallFrame frame(options_of(options));
   Arguments arguments;
   const Values values = arguments.convert(args);
   py::dict result;
@@ -180,15 +193,7 @@ py::dict run(const std::string& name, const py::object& config, const py::list& 
 }  // namespace
 }  // namespace simt
 
-PYBIND11_MODULE(SVGDX_SIMT_MODULE, m) {
-  using simt::Options;
-  py::class_<Options>(m, "Options")
-      .def(py::init<>())
-      .def_readwrite("seed", &Options::seed)
-      .def_readwrite("preempt", &Options::preempt)
-      .def_readwrite("resident", &Options::resident)
-      .def_readwrite("counters", &Options::counters)
-      .def_readwrite("max_switches", &Options::max_switches);
+PYBIND11_MODULE(svgdx_simt, m) {
   m.def("run", &simt::run);
   m.def("kernels", [] {
     py::list names;

@@ -113,7 +113,8 @@ struct Runtime {
   dim3 grid, block;
   size_t dynamic_bytes = 0;
   void (*invoke)(void*) = nullptr;
-  void* closure = nullptr;
+  void* closure = nullptr;  // kernel and arguments
+  size_t closure_bytes = 0;
   uint32_t launch = 0;
   int64_t switches = 0;
   Context host;

@@ -199,7 +199,8 @@ bool launchable(dim3 grid, dim3 block, size_t shared) {
 
 }  // namespace
 
-void launch(const char* name, dim3 grid, dim3 block, size_t shared, void (*invoke)(void*), void* closure) {
+void launch(const char* name, dim3 grid, dim3 block, size_t shared, void (*invoke)(void*), void* closure,
+            size_t closure_bytes) {
   if (runtime.aborted) return;
   runtime.kernel = name;
   if (!launchable(grid, block, shared)) return;
@@ -208,6 +209,7 @@ void launch(const char* name, dim3 grid, dim3 block, size_t shared, void (*invok
   runtime.dynamic_bytes = shared;
   runtime.invoke = invoke;
   runtime.closure = closure;
+  runtime.closure_bytes = closure_bytes;
   runtime.switches = 0;
   ++runtime.launch;
   runtime.ready.clear();

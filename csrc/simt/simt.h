@@ -80,7 +80,8 @@ void* carve_shared(size_t offset, size_t bytes, const char* name, const char* fi
 // Told of an atomic before it happens.
 void atomic_access(const volatile void* address, int bytes, const void* pc);
 
-void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*invoke)(void*), void* closure);
+void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*invoke)(void*), void* closure,
+            size_t closure_bytes);
 
 template <class... P, class... A>
 void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void*, void (*kernel)(P...), A&&... args) {
@@ -93,7 +94,7 @@ void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void*,
     }
   };
   Closure closure{kernel, std::tuple<P...>(std::forward<A>(args)...)};
-  launch(name, grid, block, shared_bytes, &Closure::invoke, &closure);
+  launch(name, grid, block, shared_bytes, &Closure::invoke, &closure, sizeof(closure));
 }
 
 template <class... P, size_t... I>

@@ -114,10 +114,7 @@ class Simt:
         self.module = module
 
     def _run(self, name: str, config: Any, args: Sequence[Any], **options: Any) -> Result:
-        settings = self.module.Options()
-        for key, value in options.items():
-            setattr(settings, key, value)
-        raw = self.module.run(name, config, list(args), settings)
+        raw = self.module.run(name, config, list(args), options)
         reports = []
         for r in raw["reports"]:
             pc, other = r.pop("pc"), r.pop("other_pc")
@@ -164,14 +161,14 @@ def build(name: str) -> Path:
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"the SIMT harness does not build:\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}")
-    return next(folder.glob(f"svgdx_simt_{name}*.so"))
+    return next((folder / name).glob("svgdx_simt*.so"))
 
 
 @functools.lru_cache(maxsize=None)
 def load(name: str = "checked") -> Simt:
     """The harness in one of its builds, built on first use."""
     path = build(name)
-    spec = importlib.util.spec_from_file_location(f"svgdx_simt_{name}", path)
+    spec = importlib.util.spec_from_file_location("svgdx_simt", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
