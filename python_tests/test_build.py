@@ -115,11 +115,19 @@ def test_pip_wheel(project: pathlib.Path) -> None:
     assert facts["cuda"]["reason"] == "SVGDX_CUDA=off"
 
 
+def other_environment(folder: pathlib.Path) -> pathlib.Path:
+    """A virtual environment with all that this Python has (torch, the build tools) but svgdx."""
+    venv.create(folder, with_pip=False)
+    (site,) = folder.glob("lib/*/site-packages")
+    packages = [path for entry in sys.path if entry.endswith("site-packages") for path in pathlib.Path(entry).iterdir()]
+    for package in packages:
+        if "svgdx" not in package.name and not (site / package.name).exists():
+            (site / package.name).symlink_to(package)
+    return folder / "bin/python"
+
+
 def test_pip_install_editable_rebuilds_what_changed(project: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=False)
-    python = tmp_path / "venv/bin/python"
-    (site,) = (tmp_path / "venv").glob("lib/*/site-packages")
-    (site / "outside.pth").write_text(sysconfig.get_path("purelib"))  # torch and the build tools of this Python
+    python = other_environment(tmp_path / "venv")
     script = "import svgdx, torch; print(svgdx.__file__, torch.ops.svgdx.answer())"
     for answer in ("42", "43"):
         kernel = project / "csrc/small/cpu/answer_kernel.cpp"
@@ -131,7 +139,7 @@ def test_pip_install_editable_rebuilds_what_changed(project: pathlib.Path, tmp_p
 
 def test_missing_tool_says_where_it_was_looked_for(project: pathlib.Path) -> None:
     tools = str(project / "no tools")
-    script = f"import sysconfig; sysconfig.get_path = lambda name: {tools!r}; exec(open('setup.py').read())"
+    script = f"import runpy, sysconfig; sysconfig.get_path = lambda name: {tools!r}; runpy.run_path('setup.py')"
     result = run(sys.executable, "-c", script, "build_ext", cwd=project, PATH=tools)
     assert result.returncode == 1
     assert f"svgdx is built with cmake, which was not found in: {tools}" in result.stdout
