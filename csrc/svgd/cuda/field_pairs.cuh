@@ -122,12 +122,20 @@ struct Micro {
   }
 };
 
+// Row- and column-group of a thread among 16 x 16: a warp covers 4 x 8, so that its reads of columns fill all banks
+// once and its reads of rows are broadcasts.
+__device__ inline int tile_ty() { return threadIdx.x / 64 * 4 + threadIdx.x % 32 / 8; }
+__device__ inline int tile_tx() { return threadIdx.x / 32 % 2 * 8 + threadIdx.x % 8; }
+
 // One chunk's contribution to the sums of a thread's pairs.
 template <class Mode, class T, class RowChunk, class ColChunk>
-__device__ inline void add_chunk(T (&sums)[Mode::kMicroRows][4][Mode::kSums], const T* rows, const T* cols, int ty,
-                                 int tx, T beta) {
+__device__ inline void add_chunk(T (&sums)[Mode::kMicroRows][4][Mode::kSums], const T* rows, const T* cols,
+                                 int64_t dims, T beta) {
+  const int ty = tile_ty();
+  const int tx = tile_tx();
+  const int count = dims < RowChunk::kDims ? static_cast<int>(dims) : RowChunk::kDims;
   SVGDX_UNROLL_BY(4)
-  for (int d = 0; d < RowChunk::kDims; ++d) {
+  for (int d = 0; d < count; ++d) {
     T row[Mode::kRowArrays][Mode::kMicroRows];
     T col[Mode::kColArrays][4];
     SVGDX_UNROLL
@@ -153,11 +161,6 @@ __device__ inline void add_chunk(T (&sums)[Mode::kMicroRows][4][Mode::kSums], co
     }
   }
 }
-
-// Row- and column-group of a thread among 16 x 16: a warp covers 4 x 8, so that its reads of columns fill all banks
-// once and its reads of rows are broadcasts.
-__device__ inline int tile_ty() { return threadIdx.x / 64 * 4 + threadIdx.x % 32 / 8; }
-__device__ inline int tile_tx() { return threadIdx.x / 32 % 2 * 8 + threadIdx.x % 8; }
 
 template <class T, class Mode>
 __global__ void __launch_bounds__(kLargeThreads)
@@ -193,7 +196,7 @@ __global__ void __launch_bounds__(kLargeThreads)
       load_chunk<ColChunk, kPairCols>(cols + a * ColChunk::kSize, from, dim, block.cols - col, d_end - d, in.wide);
     }
     __syncthreads();
-    add_chunk<Mode, T, RowChunk, ColChunk>(sums, rows, cols, tile_ty(), tile_tx(), beta);
+    add_chunk<Mode, T, RowChunk, ColChunk>(sums, rows, cols, d_end - d, beta);
   }
   using MicroCols = Micro<T, 4>;
   SVGDX_UNROLL
