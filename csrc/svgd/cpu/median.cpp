@@ -50,11 +50,15 @@ bool transpose(int64_t particles, int64_t dim, const T* x, std::vector<T>* out) 
   const int64_t stride = median_blocks(particles) * kMedianColumns;
   bool finite = true;
   out->assign(dim * stride, std::numeric_limits<T>::quiet_NaN());
-  for (int64_t i = 0; i < particles; ++i) {
+  constexpr int64_t kBlock = 16;  // particles at a time: whole cache lines are written
+  for (int64_t first = 0; first < particles; first += kBlock) {
+    const int64_t last = std::min(first + kBlock, particles);
     for (int64_t d = 0; d < dim; ++d) {
-      const T value = x[i * dim + d];
-      finite &= std::isfinite(value);
-      (*out)[d * stride + i] = value;
+      for (int64_t i = first; i < last; ++i) {
+        const T value = x[i * dim + d];
+        finite &= std::isfinite(value);
+        (*out)[d * stride + i] = value;
+      }
     }
   }
   return finite;
@@ -78,7 +82,9 @@ T squared_distance(int64_t dim, const T* a, const T* b) {
 template <class T>
 Bracket<T> sample_bracket(int64_t particles, int64_t dim, const T* x, int64_t rank, int64_t pairs,
                           std::vector<T>* sample) {
-  const int64_t size = std::max<int64_t>(4096, 4 * particles), margin = int64_t(1.5 * std::sqrt(double(size)));
+  // About as many as make the sample cost what sorting the pairs inside its bracket does, 3 pairs / sqrt(size) of them.
+  const int64_t size = std::min(16 * particles, int64_t(std::pow(0.5 * double(pairs), 2.0 / 3)));
+  const int64_t margin = int64_t(1.5 * std::sqrt(double(size)));
   uint64_t state = 0;
   const auto below = [&](int64_t n) {  // Knuth's MMIX generator
     state = state * 6364136223846793005u + 1442695040888963407u;
@@ -93,8 +99,9 @@ Bracket<T> sample_bracket(int64_t particles, int64_t dim, const T* x, int64_t ra
   const auto low = sample->begin() + std::max<int64_t>(center - margin, 0);
   const auto high = sample->begin() + std::min(center + margin, size - 1);
   std::nth_element(sample->begin(), low, sample->end());
+  const T low_value = *low;  // before the next line moves it
   std::nth_element(low, high, sample->end());
-  return {to_bits(*low), to_bits(*high)};
+  return {to_bits(low_value), to_bits(*high)};
 }
 
 template <class T>
@@ -161,7 +168,7 @@ T median_row(int64_t particles, int64_t dim, const T* x, bool parallel, Workspac
   const int64_t capacity = std::min(pairs, std::max<int64_t>(8192, 64 * particles));
   work->kept.resize(capacity);
   Bracket<T> bracket{0, to_bits(std::numeric_limits<T>::infinity())};
-  if (pairs > capacity) bracket = sample_bracket(particles, dim, x, rank, pairs, &work->sample);
+  if (pairs > 512) bracket = sample_bracket(particles, dim, x, rank, pairs, &work->sample);
   MedianPass<T> pass{};
   pass.particles = particles;
   pass.dim = dim;
