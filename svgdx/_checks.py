@@ -86,8 +86,8 @@ def per_batch(op: str, name: str, value: Tensor, x: Tensor) -> None:
 
 
 def per_particle(op: str, name: str, value: Tensor, x: Tensor) -> None:
-    """(..., M), in the dtype of x, or in full precision beside particles in half precision."""
-    if value.dtype != x.dtype and not (x.dtype in _HALVES and value.dtype in (torch.float32, torch.float64)):
+    """(..., M), in the dtype of x, or float32 beside particles in half precision."""
+    if value.dtype != x.dtype and not (x.dtype in _HALVES and value.dtype == torch.float32):
         fail(op, f"{name} must have the dtype of x, {_dtype(x)}, but has {_dtype(value)}")
     _device(op, name, value, x)
     shape(op, name, value, x.shape[:-1])
@@ -117,6 +117,11 @@ def logdet_sizes(op: str, hessian: Tensor | None, x: Tensor) -> None:
     if hessian is not None:
         like(op, "hessian", hessian, x)
         shape(op, "hessian", hessian, (*x.shape, x.shape[-1]))
+
+
+def statistic_size(x: Tensor, unbiased: bool) -> None:
+    if unbiased and x.shape[-2] == 1:
+        fail("ksd", "x must have at least 2 particles for the U-statistic, but has 1")
 
 
 def _device(op: str, name: str, value: Tensor, x: Tensor) -> None:

@@ -83,14 +83,16 @@ def svgd_field(query: Tensor, x: Tensor, score: Tensor, bandwidth: Scalar) -> tu
 
     phi(y) = (1/M) sum_j kappa(y, x_j) z_j(y),   div phi(y) = (beta/M) sum_j kappa(y, x_j) (D - r_j . z_j).
 
-    Shapes: query (..., N, D); x, score (..., M, D); bandwidth a number, 0-d or (...); results (..., N, D), (..., N).
+    Zero without particles. Shapes: query (..., N, D); x, score (..., M, D); bandwidth a number, 0-d or (...); results
+    (..., N, D) and (..., N).
     """
     op = "svgd_field"
     _checks.particles(op, x, score)
     _checks.query_points(op, query, x)
     r, z, kappa, beta = _pairs(_wide(query), _wide(x), _wide(score), _per_batch(op, "bandwidth", bandwidth, x))
-    phi = (kappa[..., None] * z).sum(-2) / x.shape[-2]
-    divergence = beta[..., 0] / x.shape[-2] * (kappa * (x.shape[-1] - (r * z).sum(-1))).sum(-1)
+    m = max(x.shape[-2], 1)
+    phi = (kappa[..., None] * z).sum(-2) / m
+    divergence = beta[..., 0] / m * (kappa * (x.shape[-1] - (r * z).sum(-1))).sum(-1)
     return phi.to(x.dtype), divergence.to(x.dtype)
 
 
@@ -152,20 +154,21 @@ def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u") -> Te
 
     u_ij = kappa_ij [ s_i . s_j + beta (s_i - s_j) . r_ij + beta (D - beta |r_ij|^2) ],
 
-    over i != j for the U-statistic ("u", unbiased; NaN for M = 1), over all pairs for the V-statistic ("v").
+    over i != j for the U-statistic ("u", unbiased, refuses M = 1), over all pairs for the V-statistic ("v").
 
-    Shapes: x, score (..., M, D); bandwidth a number, 0-d or (...); result (...).
+    Zero without particles. Shapes: x, score (..., M, D); bandwidth a number, 0-d or (...); result (...).
     """
     if statistic not in ("u", "v"):
         raise ValueError(f'svgdx::ksd: statistic must be "u" or "v", but is {statistic!r}')
     _checks.particles("ksd", x, score)
-    m, s = x.shape[-2], _wide(score)
+    _checks.statistic_size(x, statistic == "u")
+    m, s = max(x.shape[-2], 1), _wide(score)
     r, _, kappa, beta = _pairs(_wide(x), _wide(x), s, _per_batch("ksd", "bandwidth", bandwidth, x))
     s_difference = s[..., :, None, :] - s[..., None, :, :]
     u = kappa * (s @ s.mT + beta * ((s_difference * r).sum(-1) + x.shape[-1] - beta * r.square().sum(-1)))
     if statistic == "v":
         return (u.sum((-2, -1)) / m / m).to(x.dtype)
-    return ((u * _off_diagonal(u)).sum((-2, -1)) / m / (m - 1)).to(x.dtype)
+    return ((u * _off_diagonal(u)).sum((-2, -1)) / m / max(m - 1, 1)).to(x.dtype)
 
 
 def _particle_field(op: str, x: Tensor, score: Tensor, bandwidth: Scalar) -> tuple[Tensor, Tensor]:

@@ -54,6 +54,12 @@ class Variant:
     def __str__(self) -> str:
         return "-".join((self.op, *self.extra, *(str(value) for _, value in self.fixed)))
 
+    def takes(self, m: int, d: int) -> bool:
+        """Whether the op is defined at this size."""
+        if dict(self.fixed).get("statistic") == "u" and m == 1:
+            return False
+        return self.max_dim is None or d <= self.max_dim
+
     @property
     def max_dim(self) -> int | None:
         return 16 if self.op == "svgd_logdet" else None

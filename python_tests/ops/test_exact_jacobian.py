@@ -53,7 +53,13 @@ class Exact:
         self.jacobian = torch.stack([torch.func.jacrev(direction)(self.x[i], i) for i in range(m)])
 
 
-TARGETS = [(gaussian, 7, 1, 0.7), (gaussian, 5, 3, 1.3), (mixture, 6, 2, 0.9), (quartic, 4, 6, 2.0), (mixture, 1, 2, 0.5)]
+TARGETS = [
+    (gaussian, 7, 1, 0.7),
+    (gaussian, 5, 3, 1.3),
+    (mixture, 6, 2, 0.9),
+    (quartic, 4, 6, 2.0),
+    (mixture, 1, 2, 0.5),
+]
 
 
 @pytest.fixture(params=TARGETS, ids=lambda t: f"{t[0].__name__}-{t[1]}-{t[2]}")

@@ -20,7 +20,9 @@ def check(variant: Variant, inputs: Inputs, factor: float = 10.0) -> None:
     actual = gradients(variant, inputs)
     assert actual.keys() == exact.keys()
     # Gradients of one loss share its terms, so they share the size of what cancels.
-    scale = max([cancellation(variant, inputs) / inputs["x"].shape[-2]] + [g.abs().max().item() for g in exact.values()])
+    scale = max(
+        [cancellation(variant, inputs) / inputs["x"].shape[-2]] + [g.abs().max().item() for g in exact.values()]
+    )
     for name, grad in actual.items():
         assert grad.dtype == inputs[name].dtype
         assert_close(grad, exact[name], eager[name], scale, factor)
@@ -45,7 +47,7 @@ def test_gradcheck(variant: Variant, bandwidth: str) -> None:
 def test_sizes(variant: Variant, dtype: torch.dtype, device: str) -> None:
     leads, modes = itertools.cycle(LEADS), itertools.cycle(["rows", "scalar", "number"])
     for m, d in SIZES + WIDE_SIZES:
-        if variant.max_dim is None or d <= variant.max_dim:
+        if variant.takes(m, d):
             check(variant, sample_inputs(variant, next(leads), m, d, dtype, device, next(modes)))
 
 
@@ -79,7 +81,9 @@ def test_far_off_clusters(variant: Variant, device: str) -> None:
     exact = gradients(variant.reference, to(inputs, torch.float64))
     for name, grad in gradients(variant, inputs).items():
         error = (grad.double() - exact[name]).abs().max().item()
-        assert error <= 2e-5 * max(exact[name].abs().max().item(), 0.1), name
+        # Euler's identity, from which the gradient in sigma comes, multiplies rounding errors by the distance.
+        tolerance = 3e-4 if name == "bandwidth" else 2e-5
+        assert error <= tolerance * max(exact[name].abs().max().item(), 0.1), name
 
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
@@ -93,7 +97,9 @@ def test_one_input_at_a_time(variant: Variant) -> None:
         torch.testing.assert_close(alone[name], grad, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("variant", [v for v in DIFFERENTIABLE if v.op in ("svgd_phi_trace", "svgd_step", "svgd_field")])
+@pytest.mark.parametrize(
+    "variant", [v for v in DIFFERENTIABLE if v.op in ("svgd_phi_trace", "svgd_step", "svgd_field")]
+)
 @pytest.mark.parametrize("which", [0, 1])
 def test_one_output_at_a_time(variant: Variant, which: int) -> None:
     inputs = sample_inputs(variant, (3,), 6, 2)

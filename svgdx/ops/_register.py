@@ -101,10 +101,8 @@ def number(op: str, name: str, value: Scalar, x: Tensor, positive: bool = True) 
     if isinstance(value, Tensor):
         return value
     value = _checks.number(op, name, value, positive)
-    if torch.compiler.is_compiling():
-        # On the device, so that a compiled graph can become a CUDA graph.
-        return torch.full((), value, dtype=torch.float64, device=x.device)
-    return torch.scalar_tensor(value, dtype=torch.float64)
+    # On the device of x, so that neither the op nor its gradient has to copy, and a graph can become a CUDA graph.
+    return torch.scalar_tensor(value, dtype=torch.float64, device=x.device)
 
 
 def _rules_of(formula: Formula | None) -> tuple[Callable[..., None], Callable[..., Any]]:

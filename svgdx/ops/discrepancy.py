@@ -47,16 +47,16 @@ def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u") -> Te
         x: particles, (..., M, D); float32, float64, bfloat16 or float16 (the last two accumulate in float32).
         score: gradient of log density at the particles, shape, dtype and device of x.
         bandwidth: sigma > 0, in the units of x: a number, a 0-d tensor or one for each batch row, (...).
-        statistic: "u" averages over i != j (unbiased, may be negative, NaN for M = 1), "v" over all pairs (>= 0).
+        statistic: "u" averages over i != j (unbiased, may be negative, needs M >= 2), "v" over all pairs (>= 0).
 
     Returns:
-        The squared discrepancy, (...), in the dtype of x. Differentiable once in x, score and bandwidth.
+        The squared discrepancy, (...), in the dtype of x, zero for M = 0. Differentiable once in x, score and bandwidth.
 
     Raises:
         TypeError: x or score is no tensor, or bandwidth neither a number nor a tensor.
         ValueError: the number bandwidth is not positive and finite, or statistic is neither "u" nor "v".
-        RuntimeError: a shape, dtype or device does not fit, or, on the CPU, a tensor bandwidth is not positive (on CUDA
-            that batch row is NaN).
+        RuntimeError: a shape, dtype or device does not fit, M = 1 with "u", or, on the CPU, a tensor bandwidth is not
+            positive (on CUDA that batch row is NaN).
 
     Source: Liu, Lee & Jordan, A Kernelized Stein Discrepancy for Goodness-of-fit Tests, ICML 2016, theorem 3.6.
     """
@@ -78,6 +78,7 @@ _median = Op("median_distance", _median_fake, (2,))
 def _ksd_fake(x: Tensor, score: Tensor, bandwidth: Tensor, unbiased: bool = True) -> Tensor:
     _checks.particles("ksd", x, score)
     _checks.per_batch("ksd", "bandwidth", bandwidth, x)
+    _checks.statistic_size(x, unbiased)
     return x.new_empty(x.shape[:-2])
 
 

@@ -78,8 +78,8 @@ def svgd_step(
     Args:
         x, score, bandwidth: as in :func:`svgd_phi`.
         step_size: eps, any finite number, a 0-d tensor or one for each batch row, (...).
-        log_q: log density of each particle in nats, (..., M), in the dtype of x, or in float32 or float64 beside
-            particles in half precision.
+        log_q: log density of each particle in nats, (..., M), in the dtype of x, or float32 beside particles in half
+            precision.
         hessian_trace: Tr of the Hessian of log density at each particle, (..., M), dtypes as log_q; the division by M
             happens inside. None leaves the term out.
 
@@ -111,7 +111,7 @@ def svgd_field(query: Tensor, x: Tensor, score: Tensor, bandwidth: Scalar) -> tu
         x, score, bandwidth: as in :func:`svgd_phi`.
 
     Returns:
-        phi (..., N, D) and its divergence (..., N), in the dtype of x. Differentiable once in all inputs.
+        phi (..., N, D) and its divergence (..., N), in the dtype of x, zero for M = 0. Differentiable once in all inputs.
 
     Raises:
         TypeError, ValueError, RuntimeError: as in :func:`svgd_phi`.

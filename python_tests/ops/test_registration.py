@@ -1,0 +1,181 @@
+"""How the ops sit in PyTorch: opcheck, torch.compile, torch.export, the reference in their place."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo.testing
+from torch import Tensor
+
+from ops.samples import DIFFERENTIABLE, VARIANTS, Inputs, Variant, gradients, sample_inputs
+from svgdx import ops, reference
+
+Function = Callable[..., Any]
+BACKWARDS = [
+    ("svgd_phi_trace_backward", Variant("svgd_phi_trace"), ("phi", "trace")),
+    ("svgd_phi_trace_backward", Variant("svgd_phi_trace"), ("phi", None)),
+    ("svgd_phi_trace_backward", Variant("svgd_phi_trace"), (None, "trace")),
+    ("svgd_step_backward", Variant("svgd_step", ("hessian_trace",)), ("phi", "trace")),
+    ("svgd_field_backward", Variant("svgd_field"), ("phi", "trace")),
+    ("svgd_jacobian_sqnorm_backward", Variant("svgd_jacobian_sqnorm"), ("trace",)),
+    ("svgd_jacobian_sqnorm_backward", Variant("svgd_jacobian_sqnorm", ("probe", "hvp")), ("trace",)),
+    ("svgd_logdet_backward", Variant("svgd_logdet"), ("trace",)),
+    ("svgd_logdet_backward", Variant("svgd_logdet", ("hessian",)), ("trace",)),
+    ("ksd_backward", Variant("ksd"), ("row",)),
+]
+
+
+def op_arguments(variant: Variant, inputs: Inputs) -> tuple[Any, ...]:
+    """The arguments of torch.ops.svgdx.<op>."""
+    statistic = dict(variant.fixed).get("statistic")
+    return (*inputs.values(), *([] if statistic is None else [statistic == "u"]))
+
+
+@pytest.mark.parametrize("lead", [(), (2, 1)], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_opcheck(variant: Variant, lead: tuple[int, ...]) -> None:
+    inputs = sample_inputs(variant, lead, 4, 3)
+    if variant.differentiable:
+        inputs = {name: value.requires_grad_() for name, value in inputs.items()}
+    torch.library.opcheck(getattr(torch.ops.svgdx, variant.op).default, op_arguments(variant, inputs))
+
+
+@pytest.mark.parametrize(("name", "variant", "wanted"), BACKWARDS, ids=lambda value: str(value))
+def test_opcheck_backward(name: str, variant: Variant, wanted: tuple[str | None, ...]) -> None:
+    inputs = sample_inputs(variant, (2,), 4, 3)
+    points = inputs.get("query", inputs["x"])
+    shapes = {"phi": points.shape, "trace": points.shape[:-1], "row": points.shape[:-2]}
+    upstream = [None if key is None else torch.randn(shapes[key], dtype=torch.float64) for key in wanted]
+    inputs.pop("log_q", None)
+    arguments: list[Any] = [*upstream, *inputs.values()]
+    expected = {"svgd_jacobian_sqnorm_backward": 6, "svgd_logdet_backward": 6}.get(name, len(arguments))
+    arguments += [None] * (expected - len(arguments)) + ([True] if name == "ksd_backward" else [])
+    torch.library.opcheck(getattr(torch.ops.svgdx, name).default, tuple(arguments))
+
+
+@pytest.mark.parametrize("bandwidth", ["number", "rows"])
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_compile_without_graph_breaks(variant: Variant, bandwidth: str) -> None:
+    torch._dynamo.reset()
+    inputs = sample_inputs(variant, (2,), 5, 3, bandwidth="number" if bandwidth == "number" else "rows")
+    compiled = torch.compile(lambda given: variant(given), fullgraph=True, backend="aot_eager")
+    for out, expected in zip(compiled(inputs), variant(inputs), strict=True):
+        assert torch.equal(out, expected)
+    if variant.differentiable:
+        expected_grads = gradients(variant, inputs)
+        for name, grad in gradients(compiled, inputs).items():
+            torch.testing.assert_close(grad, expected_grads[name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", [Variant("svgd_step", ("hessian_trace",)), Variant("ksd")], ids=str)
+def test_compile_with_inductor(variant: Variant) -> None:
+    torch._dynamo.reset()
+    inputs = sample_inputs(variant, (2,), 5, 3, bandwidth="number")
+
+    def chain(given: Inputs, function: Function = variant) -> tuple[Tensor, ...]:
+        """The op between pointwise operations, which the compiler fuses around it."""
+        return tuple(out.sin() for out in function({**given, "x": given["x"].tanh()}))
+
+    compiled = torch.compile(chain, fullgraph=True)
+    for out, expected in zip(compiled(inputs), chain(inputs, variant.reference), strict=True):
+        torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-12)
+    expected_grads = gradients(lambda given: chain(given, variant.reference), inputs)
+    for name, grad in gradients(compiled, inputs).items():
+        torch.testing.assert_close(grad, expected_grads[name], rtol=1e-9, atol=1e-10)
+
+
+def test_compile_with_dynamic_shapes_and_numbers() -> None:
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+
+    @torch.compile(fullgraph=True, backend=counter, dynamic=True)
+    def update(x: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+        return ops.svgd_step(x, -x, bandwidth, 0.1, x.sum(-1))
+
+    for m, d, bandwidth in [(4, 3, 0.5), (7, 5, 0.7), (9, 6, 0.9), (33, 8, 1.1)]:
+        x = torch.randn(2, m, d, dtype=torch.float64)
+        expected = reference.svgd_step(x, -x, bandwidth, 0.1, x.sum(-1))
+        torch.testing.assert_close(update(x, bandwidth), expected, rtol=1e-10, atol=1e-12)
+    # Once for the first call, once more when the bandwidth turns out to vary.
+    assert counter.frame_count <= 2
+
+
+def test_compiled_bad_input_names_the_argument() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(ops.svgd_phi, fullgraph=True, backend="aot_eager")
+    x = torch.randn(4, 2)
+    with pytest.raises(RuntimeError, match="score must have the shape of x"):
+        compiled(x, x[:-1], 1.0)
+
+
+def test_export() -> None:
+    class Step(torch.nn.Module):
+        def forward(self, x: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+            return ops.svgd_step(x, -x, ops.median_distance(x), 0.1, log_q)
+
+    x = torch.randn(3, 6, 2, dtype=torch.float64)
+    log_q = torch.randn(3, 6, dtype=torch.float64)
+    program = torch.export.export(Step(), (x, log_q))
+    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert {"svgdx.svgd_step.default", "svgdx.median_distance.default"} <= names
+    torch.testing.assert_close(program.module()(x, log_q), Step()(x, log_q))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_meta_tensors_have_the_right_shapes(variant: Variant) -> None:
+    for lead in [(), (2, 3)]:
+        inputs = sample_inputs(variant, lead, 5, 3, torch.float32)
+        meta = {name: value.to("meta") for name, value in inputs.items()}
+        for out, expected in zip(variant(meta), variant(inputs), strict=True):
+            assert out.is_meta
+            assert (out.shape, out.dtype, out.stride()) == (expected.shape, expected.dtype, expected.stride())
+
+
+def python(code: str, **environment: str) -> str:
+    """Run code in a fresh interpreter, away from this folder."""
+    result = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_disable_falls_back_to_the_reference() -> None:
+    code = """
+import torch, svgdx
+x = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+for name in svgdx.ops.__all__:
+    assert getattr(svgdx.ops, name) is getattr(svgdx.reference, name), name
+svgdx.ops.ksd(x, -x, 0.5).backward()
+print(float(x.grad.abs().sum()) > 0)
+"""
+    assert python(code, SVGDX_DISABLE="1").strip() == "True"
+
+
+def test_ops_and_reference_have_the_same_signatures() -> None:
+    import inspect
+
+    assert ops.__all__ == reference.__all__
+    for name in ops.__all__:
+        assert inspect.signature(getattr(ops, name)) == inspect.signature(getattr(reference, name)), name
+
+
+@pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
+def test_torch_ops_records_gradients(variant: Variant) -> None:
+    """Called without the wrappers, the ops are differentiable all the same."""
+    inputs = sample_inputs(variant, (2,), 5, 3)
+
+    def direct(given: Inputs) -> tuple[Tensor, ...]:
+        out = getattr(torch.ops.svgdx, variant.op)(*op_arguments(variant, given))
+        return out if isinstance(out, tuple) else (out,)
+
+    expected = gradients(variant, inputs)
+    for name, grad in gradients(direct, inputs).items():
+        assert torch.equal(grad, expected[name])
