@@ -18,44 +18,67 @@ struct Gathered {
   Vec<T> x[kSize], score[kSize], kappa_z[kSize], x_dot_grad;
 };
 
+// What one pair (k, j) adds, while its products with B_k and B_j are formed.
+template <class T, int kSize>
+struct Pair {
+  Vec<T> r[kSize], bt_w[kSize], a_plus_b[kSize], b[kSize], z[kSize];
+  Vec<T> squared, z_dot_a, w_dot_b, r_dot_ab;
+};
+
+// kRows rows of B_k and B_j from d on: each r and B_j^T w is then read and written once for all of them.
+template <int kRows, class T, int kSize>
+SVGDX_INLINE void add_rows(const JacobianRow<T>& row, int64_t j, const T* b_j, const Vec<T>* b_k, const Vec<T>* s_k,
+                           int dim, int d, Pair<T, kSize>* pair) {
+  Vec<T> a[kRows] = {}, b[kRows] = {}, w[kRows];
+  for (int n = 0; n < kRows; ++n) w[n] = s_k[d + n] - row.beta * pair->r[d + n];
+  for (int e = 0; e < dim; ++e) {
+    for (int n = 0; n < kRows; ++n) {
+      const int entry = (d + n) * dim + e;
+      a[n] += b_k[entry] * pair->r[e];
+      b[n] += b_j[entry] * pair->r[e];
+      pair->bt_w[e] += b_j[entry] * w[n];
+    }
+  }
+  for (int n = 0; n < kRows; ++n) {
+    const Vec<T> r = pair->r[d + n], z = row.score[j * dim + d + n] + row.beta * r;
+    pair->z[d + n] = z;
+    pair->b[d + n] = b[n];
+    pair->a_plus_b[d + n] = a[n] + b[n];
+    pair->z_dot_a += z * a[n];
+    pair->w_dot_b += w[n] * b[n];
+    pair->r_dot_ab += r * (a[n] + b[n]);
+  }
+}
+
 // Adds particle j; b_k holds B_k, b_j is one matrix in memory.
 template <class T, int kDim, int kSize>
 SVGDX_INLINE void add_pair(const JacobianRow<T>& row, int64_t first, int64_t j, const T* b_j, const Vec<T>* b_k,
                            Vec<T> trace_k, const Vec<T>* x_k, const Vec<T>* s_k, Gathered<T, kSize>* out) {
   const int dim = kDim ? kDim : row.dim;
-  Vec<T> r[kSize], bt_w[kSize], a_plus_b[kSize], b[kSize], z[kSize];
-  Vec<T> squared{}, z_dot_a{}, w_dot_b{}, r_dot_ab{};
+  Pair<T, kSize> p;
+  p.squared = p.z_dot_a = p.w_dot_b = p.r_dot_ab = Vec<T>{};
   T trace_j = 0;
   for (int d = 0; d < dim; ++d) {
-    r[d] = x_k[d] - row.x[j * dim + d];
-    squared += r[d] * r[d];
-    bt_w[d] = Vec<T>{};
-  }
-  const Vec<T> kappa = off_diagonal_kappa(row, squared, first, j);
-  for (int d = 0; d < dim; ++d) {
-    Vec<T> a{}, b_d{};
-    z[d] = row.score[j * dim + d] + row.beta * r[d];
-    const Vec<T> w = s_k[d] - row.beta * r[d];
-    for (int e = 0; e < dim; ++e) {
-      a += b_k[d * dim + e] * r[e];
-      b_d += b_j[d * dim + e] * r[e];
-      bt_w[e] += b_j[d * dim + e] * w;
-    }
-    b[d] = b_d;
-    a_plus_b[d] = a + b_d;
-    z_dot_a += z[d] * a;
-    w_dot_b += w * b_d;
-    r_dot_ab += r[d] * a_plus_b[d];
+    p.r[d] = x_k[d] - row.x[j * dim + d];
+    p.squared += p.r[d] * p.r[d];
+    p.bt_w[d] = Vec<T>{};
     trace_j += b_j[d * dim + d];
   }
-  const Vec<T> radial = pair::jacobian_radial(trace_k + trace_j, z_dot_a, w_dot_b);
-  const Vec<T> beta = splat(row.beta);
-  for (int d = 0; d < dim; ++d) {
-    out->x[d] += kappa * pair::jacobian_grad_x(beta, radial, r[d], a_plus_b[d], bt_w[d]);
-    out->score[d] += kappa * b[d];
-    out->kappa_z[d] += kappa * z[d];
+  const Vec<T> kappa = off_diagonal_kappa(row, p.squared, first, j);
+  const auto far = kappa == T(0);  // adds nothing: r = 0 there, before r^3 overflows and makes 0 * inf
+  p.squared = far ? Vec<T>{} : p.squared;
+  for (int d = 0; d < dim; ++d) p.r[d] = far ? Vec<T>{} : p.r[d];
+  constexpr int kRows = kDim ? 1 : 2;
+  int d = 0;
+  for (; d + kRows <= dim; d += kRows) add_rows<kRows>(row, j, b_j, b_k, s_k, dim, d, &p);
+  if (d < dim) add_rows<1>(row, j, b_j, b_k, s_k, dim, d, &p);
+  const Vec<T> radial = pair::jacobian_radial(trace_k + trace_j, p.z_dot_a, p.w_dot_b), beta = splat(row.beta);
+  for (d = 0; d < dim; ++d) {
+    out->x[d] += kappa * pair::jacobian_grad_x(beta, radial, p.r[d], p.a_plus_b[d], p.bt_w[d]);
+    out->score[d] += kappa * p.b[d];
+    out->kappa_z[d] += kappa * p.z[d];
   }
-  out->x_dot_grad += kappa * (beta * (radial * squared + r_dot_ab) + (z_dot_a - w_dot_b));
+  out->x_dot_grad += kappa * (beta * (radial * p.squared + p.r_dot_ab) + (p.z_dot_a - p.w_dot_b));
 }
 
 template <class T, int kDim>
