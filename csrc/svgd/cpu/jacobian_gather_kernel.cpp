@@ -65,7 +65,7 @@ SVGDX_INLINE void add_pair(const JacobianRow<T>& row, int64_t first, int64_t j, 
     trace_j += b_j[d * dim + d];
   }
   const Vec<T> kappa = off_diagonal_kappa(row, p.squared, first, j);
-  const auto far = kappa == T(0);  // adds nothing: r = 0 there, before r^3 overflows and makes 0 * inf
+  const auto far = p.squared * row.exponent < T(-1024);  // kappa = 0: r = 0 there, lest r^3 overflow and make 0 * inf
   p.squared = far ? Vec<T>{} : p.squared;
   for (int d = 0; d < dim; ++d) p.r[d] = far ? Vec<T>{} : p.r[d];
   constexpr int kRows = kDim ? 1 : 2;
