@@ -27,7 +27,7 @@ class Fields {
     }
     ++used_;
   }
-  // `name` is the array, `name_stride` 0 or 1.
+  // `name` is the array, `name_stride` its stride.
   template <class T>
   void set(PerBatch<T>& field, const char* name) {
     set(field.data, name);
@@ -71,7 +71,7 @@ FieldGradArgs<T> field_grad_args(const Value& v) {
   SVGDX_SET(particles), SVGDX_SET(self), SVGDX_SET(row_x), SVGDX_SET(row_score), SVGDX_SET(row_grad_phi);
   SVGDX_SET(row_grad_trace), SVGDX_SET(col_x), SVGDX_SET(col_score), SVGDX_SET(col_grad_phi);
   SVGDX_SET(col_grad_trace), SVGDX_SET(bandwidth), SVGDX_SET(step), SVGDX_SET(hessian_trace), SVGDX_SET(grad_x);
-  SVGDX_SET(grad_score), SVGDX_SET(euler), SVGDX_SET(dot);
+  SVGDX_SET(grad_score), SVGDX_SET(euler), SVGDX_SET(dot), SVGDX_SET(origin);
   f.done();
   return a;
 }
