@@ -48,22 +48,28 @@ def number(op: str, name: str, value: object, positive: bool) -> float:
 
 
 def floating(op: str, name: str, value: Tensor) -> None:
+    tensor(op, name, value)
     if value.dtype not in _FLOATS:
         fail(op, f"{name} must be float32, float64, bfloat16 or float16, but is {_dtype(value)}")
 
 
-def particles(op: str, x: Tensor, score: Tensor | None = None) -> None:
-    """x must be (..., M, D) and floating; score must match it."""
+def points(op: str, x: Tensor) -> None:
+    """x must be (..., M, D) and floating."""
     floating(op, "x", x)
     if x.dim() < 2:
-        fail(op, f"x must have at least 2 dimensions, (..., M, D), but has shape {tuple(x.shape)}")
-    if score is not None:
-        like(op, "score", score, x)
-        shape(op, "score", score, x.shape, "the shape of x, ")
+        fail(op, f"x must have shape (..., M, D), but has {tuple(x.shape)}")
+
+
+def particles(op: str, x: Tensor, score: Tensor) -> None:
+    """Points, and scores that match them."""
+    points(op, x)
+    like(op, "score", score, x)
+    shape(op, "score", score, x.shape, "the shape of x, ")
 
 
 def like(op: str, name: str, value: Tensor, x: Tensor) -> None:
     """Same dtype and device as x."""
+    tensor(op, name, value)
     if value.dtype != x.dtype:
         fail(op, f"{name} must have the dtype of x, {_dtype(x)}, but has {_dtype(value)}")
     _device(op, name, value, x)
@@ -87,6 +93,7 @@ def per_batch(op: str, name: str, value: Tensor, x: Tensor) -> None:
 
 def per_particle(op: str, name: str, value: Tensor, x: Tensor) -> None:
     """(..., M), in the dtype of x, or float32 beside particles in half precision."""
+    tensor(op, name, value)
     if value.dtype != x.dtype and not (x.dtype in _HALVES and value.dtype == torch.float32):
         fail(op, f"{name} must have the dtype of x, {_dtype(x)}, but has {_dtype(value)}")
     _device(op, name, value, x)
@@ -117,6 +124,11 @@ def logdet_sizes(op: str, hessian: Tensor | None, x: Tensor) -> None:
     if hessian is not None:
         like(op, "hessian", hessian, x)
         shape(op, "hessian", hessian, (*x.shape, x.shape[-1]))
+
+
+def some_particle(x: Tensor) -> None:
+    if x.shape[-2] == 0 and 0 not in x.shape[:-2]:
+        fail("median_distance", f"x must have at least 1 particle, but has shape {tuple(x.shape)}")
 
 
 def statistic_size(x: Tensor, unbiased: bool) -> None:

@@ -137,13 +137,14 @@ def svgd_logdet(
 
 def median_distance(x: Tensor) -> Tensor:
     """Lower median of all M^2 distances |x_i - x_j|, the M zeros included, as the bandwidth heuristics of [SVGD],
-    [S2AC] and [MET] use it. Not differentiable: the result is detached. NaN for M = 0.
+    [S2AC] and [MET] use it. Not differentiable: the result is detached.
 
     Shapes: x (..., M, D); result (...).
     """
-    _checks.particles("median_distance", x)
-    if x.shape[-2] == 0:
-        return x.new_full(x.shape[:-2], torch.nan)
+    _checks.points("median_distance", x)
+    _checks.some_particle(x)
+    if x.numel() == 0:
+        return x.new_zeros(x.shape[:-2])
     wide = _wide(x.detach())
     distance = torch.linalg.vector_norm(wide[..., :, None, :] - wide[..., None, :, :], dim=-1)
     return distance.flatten(-2).median(-1).values.to(x.dtype)

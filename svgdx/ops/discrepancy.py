@@ -25,11 +25,11 @@ def median_distance(x: Tensor) -> Tensor:
 
     Returns:
         The median, (...), in the units and dtype of x, equal to the lower of the two middle values as in torch.median;
-        NaN if x holds a NaN or M = 0. Not differentiable: the result is detached.
+        NaN if x holds a NaN. Not differentiable: the result is detached.
 
     Raises:
         TypeError: x is no tensor.
-        RuntimeError: x is not floating or has fewer than 2 dimensions.
+        RuntimeError: x is not floating, has fewer than 2 dimensions or no particle.
 
     Source: Liu & Wang, Stein Variational Gradient Descent, NeurIPS 2016, section 5.
     """
@@ -68,7 +68,8 @@ def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u") -> Te
 
 
 def _median_fake(x: Tensor) -> Tensor:
-    _checks.particles("median_distance", x)
+    _checks.points("median_distance", x)
+    _checks.some_particle(x)
     return x.new_empty(x.shape[:-2])
 
 

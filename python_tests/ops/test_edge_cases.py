@@ -1,0 +1,134 @@
+"""Nothing in, nothing out; NaN stays in its batch row; more than 2^31 elements."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ops.samples import DIFFERENTIABLE, VARIANTS, Inputs, Variant, gradients, sample_inputs
+from svgdx import ops
+
+# (leading shape, M, D) with a zero somewhere
+EMPTY = [((0,), 4, 3), ((2, 0, 3), 4, 3), ((2,), 0, 3), ((2,), 4, 0), ((), 0, 2), ((), 3, 0), ((0,), 0, 0)]
+
+
+@pytest.mark.parametrize("mode", ["rows", "number"])
+@pytest.mark.parametrize(("lead", "m", "d"), EMPTY, ids=str)
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.op != "median_distance"], ids=str)
+def test_empty(variant: Variant, lead: tuple[int, ...], m: int, d: int, mode: str, device: str) -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        inputs = sample_inputs(variant, lead, m, d, dtype, device, mode)
+        inputs.pop("hessian_trace", None)  # for D = 0 it can only be zero
+        for out, expected in zip(variant(inputs), variant.reference(inputs), strict=True):
+            assert out.dtype == expected.dtype
+            assert out.shape == expected.shape
+            assert torch.equal(out, expected)
+        wanted = [name for name in inputs if name != "bandwidth"]
+        expected_grads = gradients(variant.reference, inputs, wanted)
+        for name, grad in gradients(variant, inputs, wanted).items():
+            assert torch.equal(grad, expected_grads[name]), name
+        for name, grad in gradients(variant, inputs).items():
+            assert grad.shape == inputs[name].shape
+            assert name != "bandwidth" or (grad == 0).all()
+
+
+@pytest.mark.parametrize("lead", [(0,), (2, 0)], ids=str)
+def test_empty_batch_of_medians(lead: tuple[int, ...], device: str) -> None:
+    assert ops.median_distance(torch.empty(*lead, 4, 3, device=device)).shape == lead
+    assert ops.median_distance(torch.empty(*lead, 0, 3, device=device)).shape == lead
+
+
+def test_no_query_points(device: str) -> None:
+    x = torch.randn(2, 5, 3, device=device, requires_grad=True)
+    query = torch.empty(2, 0, 3, device=device, requires_grad=True)
+    phi, divergence = ops.svgd_field(query, x, -x, torch.ones(2, device=device))
+    assert phi.shape == (2, 0, 3)
+    assert divergence.shape == (2, 0)
+    (phi.sum() + divergence.sum()).backward()
+    assert x.grad is not None and (x.grad == 0).all()
+    assert query.grad is not None and query.grad.shape == (2, 0, 3)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize(("m", "d"), [(6, 3), (33, 9), (5, 40)], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_nan_stays_in_its_batch_row(variant: Variant, m: int, d: int, bad: float, device: str) -> None:
+    if not variant.takes(m, d):
+        pytest.skip("D <= 16")
+    inputs = sample_inputs(variant, (3,), m, d, torch.float32, device)
+    clean = variant(inputs)
+    clean_grads = gradients(variant, inputs) if variant.differentiable else {}
+    for name in inputs:
+        spoilt = {**inputs, name: inputs[name].clone()}
+        spoilt[name][1].view(-1)[-1] = bad
+        if name == "bandwidth" and bad == float("inf"):
+            continue
+        for out, expected in zip(variant(spoilt), clean, strict=True):
+            assert torch.equal(out[[0, 2]], expected[[0, 2]]), name
+        if bad != bad:
+            assert any(out[1].isnan().any() for out in variant(spoilt)), name
+        grads = gradients(variant, spoilt) if variant.differentiable else {}
+        for other, grad in grads.items():
+            assert torch.equal(grad[[0, 2]], clean_grads[other][[0, 2]]), (name, other)
+        if bad != bad and name in ("x", "score", "bandwidth"):
+            assert all(grads[other][1].isnan().any() for other in grads if other in ("x", "bandwidth")), name
+
+
+def strided(tmp_path: object, rows: int, m: int, d: int, stride: int) -> Tensor:
+    """(rows, m, d) whose rows lie ``stride`` elements apart, in a sparse file: only what is written takes memory."""
+    path = f"{tmp_path}/sparse"
+    elements = (rows - 1) * stride + m * d
+    with open(path, "wb") as file:
+        file.truncate(4 * elements)
+    storage = torch.from_file(path, shared=True, size=elements, dtype=torch.float32)
+    view = storage.as_strided((rows, m, d), (stride, d, 1))
+    return view.copy_(torch.randn(rows, m, d))
+
+
+@pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
+def test_strides_past_2_to_the_31(variant: Variant, tmp_path: object) -> None:
+    """The last row starts at element 2^32 of its storage."""
+    inputs = sample_inputs(variant, (3,), 5, 4, torch.float32)
+    far = strided(tmp_path, 3, 5, 4, 2**31)
+    near = far.contiguous()
+    assert far.stride(0) * 2 == 2**32
+    for out, expected in zip(variant({**inputs, "x": far}), variant({**inputs, "x": near}), strict=True):
+        assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_sizes_past_2_to_the_31(variant: Variant) -> None:
+    """Shapes of 2^33 elements, on the meta device, where no memory is needed."""
+    m, d = (2**17, 2**16) if variant.max_dim is None else (2**30, 8)
+    small = {name: value.to("meta") for name, value in sample_inputs(variant, (2,), 3, 2, torch.float32).items()}
+    per_particle = {1: (m,), 2: (m, d), 3: (m, d, d)}
+    big: Inputs = {k: v.new_empty(2, *per_particle[v.dim() - 1]) if v.dim() > 1 else v for k, v in small.items()}
+    for out, expected in zip(variant(big), variant(small), strict=True):
+        assert out.shape[0] == 2
+        assert out.dim() == expected.dim()
+        assert out.dim() == 1 or out.shape[1:] == per_particle[out.dim() - 1]
+
+
+@pytest.mark.slow
+def test_more_than_2_to_the_31_elements() -> None:
+    """2^31 + 64 elements of bfloat16: the last rows are right, so indices do not wrap."""
+    import gc
+
+    rows, m, d = (2**31 + 64) // 8, 2, 4
+    memory = 16 * 2**30 + 3 * 4 * 2**31
+    available = _available_memory()
+    if available < memory:
+        pytest.skip(f"needs {memory / 2**30:.0f} GiB of memory, {available / 2**30:.0f} GiB are free")
+    x = torch.zeros(rows, m, d, dtype=torch.bfloat16)
+    x[-8:] = torch.randn(8, m, d)
+    phi = ops.svgd_phi(x, x, 0.7)
+    assert torch.equal(phi[-8:], ops.svgd_phi(x[-8:].clone(), x[-8:].clone(), 0.7))
+    assert (phi[:8] == 0).all()
+    del x, phi
+    gc.collect()
+
+
+def _available_memory() -> int:
+    with open("/proc/meminfo") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
