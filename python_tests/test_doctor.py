@@ -125,7 +125,7 @@ def test_broken_installation_stops_with_the_reason_where_ops_are_used(broken: pa
     for script in ("import svgdx.ops", "from svgdx import ops", "import svgdx; svgdx.ops"):
         result = run(broken, "-c", script)
         assert result.returncode == 1, script
-        assert result.stderr.splitlines()[-1].startswith("ImportError: svgdx's cpu library is not loaded:"), script
+        assert result.stderr.splitlines()[-1].startswith("ImportError: svgdx's CPU library is not loaded:"), script
     result = run(broken, "-c", "import svgdx; svgdx.nonsense")
     assert "AttributeError: module 'svgdx' has no attribute 'nonsense'" in result.stderr
 

@@ -17,5 +17,5 @@ else:
     def __getattr__(name: str) -> NoReturn:
         # `svgdx doctor` must run where the library does not load; everything else stops with the reason.
         if name in ("ops", "reference"):
-            raise ImportError(_library.libraries["cpu"].explain())
+            _library.require()
         raise AttributeError(f"module 'svgdx' has no attribute {name!r}")

@@ -33,12 +33,6 @@ class Library:
             return
         self.loaded, self.reason = True, ""
 
-    def explain(self) -> str:
-        return (
-            f"svgdx's {self.name} library is not loaded: {self.reason}. 'python -m svgdx.doctor' tells more; "
-            "SVGDX_DISABLE=1 runs the plain PyTorch reference instead."
-        )
-
 
 libraries = {name: Library(name, FOLDER / f"libsvgdx_{name}.so") for name in ("cpu", "cuda")}
 
@@ -61,6 +55,15 @@ def disabled() -> bool:
 
 def usable() -> bool:
     return libraries["cpu"].loaded or disabled()
+
+
+def require() -> None:
+    """Stops with the reason where the ops cannot be used."""
+    if not usable():
+        raise ImportError(
+            f"svgdx's CPU library is not loaded: {libraries['cpu'].reason}. 'python -m svgdx.doctor' tells more; "
+            "SVGDX_DISABLE=1 runs the plain PyTorch reference instead."
+        )
 
 
 def build_facts() -> dict[str, Any] | None:

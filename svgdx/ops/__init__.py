@@ -18,6 +18,7 @@ if _library.disabled():
         svgd_step,
     )
 else:
+    _library.require()
     from svgdx.ops.discrepancy import ksd, median_distance
     from svgdx.ops.jacobian import svgd_jacobian_sqnorm, svgd_logdet
     from svgdx.ops.svgd import svgd_field, svgd_phi, svgd_phi_trace, svgd_step
