@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 
 import hypothesis
-import numpy
 import pytest
 import torch
 
@@ -25,8 +23,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _repeatable() -> Iterator[None]:
     """The same random numbers for each test alone or among others; threads and default dtype as they were before."""
-    random.seed(0)
-    numpy.random.seed(0)
     torch.manual_seed(0)
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     yield

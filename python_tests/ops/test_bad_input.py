@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from ops.samples import VARIANTS, Inputs, Variant, sample_inputs
 from torch import Tensor
 
-from ops.samples import VARIANTS, Inputs, Variant, sample_inputs
 from svgdx import ops
 
 Change = Callable[[Any], Any]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops.samples import DIFFERENTIABLE, VARIANTS, Inputs, Variant, gradients, sample_inputs
 from torch import Tensor
 
-from ops.samples import DIFFERENTIABLE, VARIANTS, Inputs, Variant, gradients, sample_inputs
 from svgdx import ops
 
 # (leading shape, M, D) with a zero somewhere
@@ -46,8 +46,10 @@ def test_no_query_points(device: str) -> None:
     assert phi.shape == (2, 0, 3)
     assert divergence.shape == (2, 0)
     (phi.sum() + divergence.sum()).backward()
-    assert x.grad is not None and (x.grad == 0).all()
-    assert query.grad is not None and query.grad.shape == (2, 0, 3)
+    assert x.grad is not None
+    assert (x.grad == 0).all()
+    assert query.grad is not None
+    assert query.grad.shape == (2, 0, 3)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)

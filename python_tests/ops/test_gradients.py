@@ -6,9 +6,8 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
-
 from ops.samples import DIFFERENTIABLE, LEADS, Inputs, Variant, assert_close, cancellation, gradients, sample_inputs, to
+from torch import Tensor
 
 SIZES = [(1, 1), (1, 5), (2, 1), (3, 2), (5, 7), (9, 16), (16, 3), (17, 17), (33, 5), (65, 2), (64, 20), (130, 4)]
 WIDE_SIZES = [(2, 17), (5, 40), (9, 64), (3, 300), (20, 100)]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ops.samples import VARIANTS, Inputs, Variant, sample_inputs
 from torch import Tensor
 
-from ops.samples import VARIANTS, Inputs, Variant, sample_inputs
 from svgdx import ops
 
 PER_PARTICLE = [v for v in VARIANTS if v.op not in ("ksd", "median_distance", "svgd_field")]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo.testing
+from ops.samples import DIFFERENTIABLE, VARIANTS, Inputs, Variant, gradients, sample_inputs
 from torch import Tensor
 
-from ops.samples import DIFFERENTIABLE, VARIANTS, Inputs, Variant, gradients, sample_inputs
 from svgdx import ops, reference
 
 Function = Callable[..., Any]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
-
 from ops.samples import VARIANTS, Inputs, Variant, gradients, sample_inputs
+from torch import Tensor
 
 # Small problems in a large batch, one problem split over blocks of particles, large D by matrix products.
 SIZES = [((64,), 10, 6), ((), 1000, 2), ((), 300, 16), ((2,), 130, 17), ((), 150, 100), ((), 33, 784)]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from ops.samples import DIFFERENTIABLE, VARIANTS, Inputs, Variant, sample_inputs
 from torch import Tensor
 
-from ops.samples import DIFFERENTIABLE, VARIANTS, Inputs, Variant, sample_inputs
 from svgdx import ops, reference
 
 EXACT = {"rtol": 1e-10, "atol": 1e-11}
@@ -131,7 +131,9 @@ def test_autocast_computes_in_float32(variant: Variant, low: torch.dtype, device
         if variant.differentiable:
             x = inputs["x"].clone().requires_grad_()
             sum(out.sum() for out in variant({**inputs, "x": x})).backward()
-            assert x.grad is not None and x.grad.dtype == low and bool(x.grad.isfinite().all())
+            assert x.grad is not None
+            assert x.grad.dtype == low
+            assert bool(x.grad.isfinite().all())
         (double, *_) = variant({name: value.double() for name, value in inputs.items()})
         assert double.dtype == torch.float64
 

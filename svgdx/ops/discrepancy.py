@@ -50,7 +50,8 @@ def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u") -> Te
         statistic: "u" averages over i != j (unbiased, may be negative, needs M >= 2), "v" over all pairs (>= 0).
 
     Returns:
-        The squared discrepancy, (...), in the dtype of x, zero for M = 0. Differentiable once in x, score and bandwidth.
+        The squared discrepancy, (...), in the dtype of x, zero for M = 0. Differentiable once in x, score and
+        bandwidth.
 
     Raises:
         TypeError: x or score is no tensor, or bandwidth neither a number nor a tensor.

@@ -111,7 +111,8 @@ def svgd_field(query: Tensor, x: Tensor, score: Tensor, bandwidth: Scalar) -> tu
         x, score, bandwidth: as in :func:`svgd_phi`.
 
     Returns:
-        phi (..., N, D) and its divergence (..., N), in the dtype of x, zero for M = 0. Differentiable once in all inputs.
+        phi (..., N, D) and its divergence (..., N), in the dtype of x, zero for M = 0. Differentiable once in all
+        inputs.
 
     Raises:
         TypeError, ValueError, RuntimeError: as in :func:`svgd_phi`.
