@@ -12,9 +12,11 @@ An array is copied to the harness's device memory and back; ``out(array)`` is ha
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,8 +29,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "csrc" / "simt"
-# Frames of the shim itself; the access belongs to the kernel line that called it.
-SHIM = ("simt.h", "cuda_types.h", "cuda_intrinsics.h")
+# Frames of the shim itself, and assignments of packs: the access belongs to the kernel line that called them.
+SHIM = re.compile(r"(simt|cuda_types|cuda_intrinsics)\.h$")
 
 
 def out(array: np.ndarray) -> tuple[str, np.ndarray]:
@@ -93,14 +95,14 @@ class Result:
 @functools.lru_cache(maxsize=None)
 def _resolve(library: str, offset: int) -> tuple[str, int]:
     """File and line of a code address: the innermost frame outside the shim."""
-    text = subprocess.run(
-        ["addr2line", "-e", library, "-i", hex(offset)], capture_output=True, text=True, check=True
-    ).stdout
+    command = ["addr2line", "-e", library, "-i", "-f", "-C", hex(offset)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     frames = []
-    for frame in text.splitlines():
-        file, _, line = frame.split(" (")[0].rpartition(":")
-        frames.append((file, int(line) if line.isdigit() else 0))
-    return next((f for f in frames if Path(f[0]).name not in SHIM), frames[0])
+    for function, place in zip(lines[::2], lines[1::2], strict=True):
+        file, _, line = place.split(" (")[0].rpartition(":")
+        if not SHIM.search(file) and "operator=" not in function:
+            frames.append((file, int(line) if line.isdigit() else 0))
+    return frames[0] if frames else (lines[1], 0)
 
 
 def _line(pc: tuple[str, int] | None) -> tuple[str, int]:
@@ -155,13 +157,19 @@ def build(name: str) -> Path:
     """Configure and build one module; returns its path."""
     folder = build_folder()
     folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:  # another test process may be building
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _configure_and_compile(folder, name)
+    return next((folder / name).glob("svgdx_simt*.so"))
+
+
+def _configure_and_compile(folder: Path, name: str) -> None:
     configure = ["cmake", "-S", str(SOURCE), "-B", str(folder), "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"]
     compile_ = ["cmake", "--build", str(folder), "--target", f"svgdx_simt_{name}", "-j2"]
     for command in (configure, compile_):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"the SIMT harness does not build:\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}")
-    return next((folder / name).glob("svgdx_simt*.so"))
 
 
 @functools.lru_cache(maxsize=None)
@@ -173,3 +181,18 @@ def load(name: str = "checked") -> Simt:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return Simt(module)
+
+
+def run_under_asan(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with the sanitizers' runtime loaded first, as ``load("asan")`` needs; its output is kept."""
+    library = subprocess.run(
+        ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": library,
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "python_tests"), os.environ.get("PYTHONPATH", "")]),
+    }
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
