@@ -63,38 +63,42 @@ SVGDX_INLINE T horizontal_sum(Vec<T> v) {
   return s;
 }
 
-// 2^x for x <= 0 (a little above 0 is fine too). Below the smallest normal number the result is 0; NaN stays NaN.
-// Relative error < 2.1 eps: Taylor polynomials of 2^f on [-1/2, 1/2], degree 6 in float and 12 in double.
+// 2^x for x <= 0 (a little above 0 is fine too), exactly 1 at 0. Below the smallest normal number, 2^-126 or 2^-1022, the
+// result is 0 or some other number below it. NaN stays NaN. Relative error below 2 eps: in float a polynomial of least
+// maximal relative error of 2^f on [-1/2, 1/2] among those of degree 5 with p(0) = 1; in double Taylor's of degree 12.
 template <class T>
 SVGDX_INLINE Vec<T> exp2_nonpositive(Vec<T> x);
 
+// 2^f times 2^n by adding n to the exponent's bits; n = rounded - magic stands in the low bits of rounded.
+template <class T, int kMantissaBits>
+SVGDX_INLINE Vec<T> scale_by_power(Vec<T> p, Vec<T> rounded) {
+  using I = typename VecType<T>::I;
+  return (Vec<T>)((I)p + ((I)rounded << kMantissaBits));
+}
+
 template <>
 SVGDX_INLINE Vec<float> exp2_nonpositive<float>(Vec<float> x) {
-  using I = VecType<float>::I;
   const Vec<float> magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  const Vec<float> lowest = splat(-126.0f);
+  const Vec<float> lowest = splat(-127.0f);     // exponent 0 and p = 1: exactly 0
   const Vec<float> y = lowest > x ? lowest : x;
-  const Vec<float> shifted = y + magic;
-  const Vec<float> f = y - (shifted - magic);
-  Vec<float> p = splat(1.5403530393381608e-4f);
-  p = p * f + 1.3333558146428443e-3f;
-  p = p * f + 9.6181291076284772e-3f;
-  p = p * f + 5.5504108664821580e-2f;
-  p = p * f + 2.4022650695910072e-1f;
-  p = p * f + 6.9314718055994531e-1f;
+  const Vec<float> rounded = y + magic;
+  const Vec<float> f = y - (rounded - magic);
+  Vec<float> p = splat(1.3264727e-3f);
+  p = p * f + 9.6715130e-3f;
+  p = p * f + 5.5507336e-2f;
+  p = p * f + 2.4022242e-1f;
+  p = p * f + 6.9314700e-1f;
   p = p * f + 1.0f;
-  const I bits = (I)p + ((I)shifted << 23);
-  return (Vec<float>)(bits & ~(I)(x < lowest));
+  return scale_by_power<float, 23>(p, rounded);
 }
 
 template <>
 SVGDX_INLINE Vec<double> exp2_nonpositive<double>(Vec<double> x) {
-  using I = VecType<double>::I;
   const Vec<double> magic = splat(6755399441055744.0);  // 1.5 * 2^52
-  const Vec<double> lowest = splat(-1022.0);
+  const Vec<double> lowest = splat(-1023.0);
   const Vec<double> y = lowest > x ? lowest : x;
-  const Vec<double> shifted = y + magic;
-  const Vec<double> f = y - (shifted - magic);
+  const Vec<double> rounded = y + magic;
+  const Vec<double> f = y - (rounded - magic);
   Vec<double> p = splat(2.5678435993488205e-11);  // (ln 2)^k / k!
   p = p * f + 4.4455382718708114e-10;
   p = p * f + 7.0549116208011233e-9;
@@ -108,8 +112,7 @@ SVGDX_INLINE Vec<double> exp2_nonpositive<double>(Vec<double> x) {
   p = p * f + 2.4022650695910071e-1;
   p = p * f + 6.9314718055994531e-1;
   p = p * f + 1.0;
-  const I bits = (I)p + ((I)shifted << 52);
-  return (Vec<double>)(bits & ~(I)(x < lowest));
+  return scale_by_power<double, 52>(p, rounded);
 }
 
 }  // namespace svgdx::SVGDX_ISA

@@ -11,7 +11,9 @@ int64_t field_forward_scratch(const FieldArgs<T>&) {
 
 template <class T>
 void field_forward(const FieldArgs<T>& args, void*, void*) {
-  if (args.shape.dim <= kDirectDim) {
+  if (SVGDX_ISA_CALL(field_batched_fits, args.shape, args.self, sizeof(T))) {
+    SVGDX_ISA_CALL(field_forward_batched, args);
+  } else if (args.shape.dim <= kDirectDim) {
     SVGDX_ISA_CALL(field_forward_direct, args);
   } else {
     SVGDX_ISA_CALL(field_forward_tiled, args);
@@ -25,7 +27,9 @@ int64_t field_backward_scratch(const FieldGradArgs<T>&) {
 
 template <class T>
 void field_backward(const FieldGradArgs<T>& args, void*, void*) {
-  if (args.shape.dim <= kDirectDim) {
+  if (SVGDX_ISA_CALL(field_batched_fits, args.shape, args.self, sizeof(T))) {
+    SVGDX_ISA_CALL(field_backward_batched, args);
+  } else if (args.shape.dim <= kDirectDim) {
     SVGDX_ISA_CALL(field_backward_direct, args);
   } else {
     SVGDX_ISA_CALL(field_backward_tiled, args);

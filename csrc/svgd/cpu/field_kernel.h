@@ -8,10 +8,15 @@ namespace svgdx {
 
 // Up to this dimension a row's accumulators live in registers and differences are taken directly.
 constexpr int64_t kDirectDim = 8;
+// Up to this many particles a group of problems, one per SIMD lane, stays in the second-level cache.
+constexpr int64_t kBatchedParticles = 128;
 
 }  // namespace svgdx
 
 SVGDX_ISA_DECLARE(
+    bool field_batched_fits(const FieldShape& shape, bool self, int64_t element_size);
+    template <class T> void field_forward_batched(const FieldArgs<T>& args);
+    template <class T> void field_backward_batched(const FieldGradArgs<T>& args);
     template <class T> void field_forward_direct(const FieldArgs<T>& args);
     template <class T> void field_backward_direct(const FieldGradArgs<T>& args);
     template <class T> void field_forward_tiled(const FieldArgs<T>& args);

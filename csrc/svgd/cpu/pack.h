@@ -13,12 +13,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <utility>
 
 #include "common/vec.h"
+#include "svgd/cpu/buffer.h"
 #include "svgd/cpu/row.h"
 #include "svgd/pair.h"
 
@@ -29,22 +27,6 @@ constexpr int kTileRows = 4;
 constexpr int kTileVectors = 3;
 constexpr double kMaxSpread = 64;
 constexpr double kFar = 1e30;  // n of the padding: kappa is 0 there
-
-template <class T>
-class Buffer {
- public:
-  explicit Buffer(int64_t count)
-      : data_(count ? static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64)) : nullptr) {
-    if (count && !data_) throw std::bad_alloc();
-  }
-  T* get() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(T* p) const { std::free(p); }
-  };
-  std::unique_ptr<T, Free> data_;
-};
 
 inline int64_t blocks_of(int64_t count) { return (count + kBlock - 1) / kBlock; }
 
