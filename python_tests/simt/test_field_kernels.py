@@ -1,4 +1,4 @@
-"""The CUDA kernels of the SVGD family on the host: errors against float64, and no report of the checked build."""
+"""The CUDA kernels of the field ops on the host: errors against float64, and no report of the checked build."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from simt import harness
 from simt import svgd_oracle as oracle
+from simt.svgd_cases import SCHEDULES, TOLERANCE, TYPES, Run, assert_close, draw, wide
 
-TYPES = {"float": np.float32, "double": np.float64}
-TOLERANCE = {"float": 4e-6, "double": 2e-14}
 # batch, rows (0: the particles themselves), particles, dim: every padded dimension, both sides of each tile.
 FIELD = [
     (1, 0, 1, 1),
@@ -32,40 +31,15 @@ FIELD = [
     (1, 150, 3, 33),
     (1, 3, 300, 20),
 ]
-CHECKED_FIELD = [(1, 0, 1, 1), (2, 0, 35, 2), (1, 0, 70, 6), (1, 0, 9, 13), (2, 0, 7, 17), (1, 3, 66, 20), (1, 1, 4100, 2)]
-JACOBIAN = [(1, 1, 1), (2, 10, 1), (1, 130, 2), (3, 7, 3), (2, 40, 4), (40, 10, 6), (1, 70, 8), (2, 9, 11), (1, 37, 16)]
-CHECKED_JACOBIAN = [(2, 1, 1), (1, 35, 2), (1, 17, 4), (2, 9, 7), (1, 34, 13), (1, 5, 16)]
-MEDIAN = [(1, 1, 1), (1, 2, 3), (3, 65, 2), (2, 64, 17), (1, 200, 1), (1, 131, 33)]
-CHECKED_MEDIAN = [(2, 1, 1), (2, 66, 3), (1, 5, 20)]
-SCHEDULES = [(0, 0.0), (1, 0.05), (2, 0.05)]
-Run = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def fast() -> harness.Simt:
-    return harness.load("fast")
-
-
-@pytest.fixture(scope="module")
-def checked() -> harness.Simt:
-    return harness.load("checked")
-
-
-def draw(rng: np.random.Generator, kind: str, *shape: int) -> np.ndarray:
-    return rng.standard_normal(shape).astype(TYPES[kind])
-
-
-def wide(array: np.ndarray | None) -> Any:
-    return None if array is None else array.astype(np.float64)
-
-
-def assert_close(got: np.ndarray, expected: np.ndarray, kind: str, scale: float = 0.0, factor: float = 1.0) -> None:
-    """Error relative to the largest number of a batch entry, or to `scale` where what is summed is larger."""
-    assert got.shape == expected.shape
-    assert np.isfinite(got).all()
-    size = np.abs(expected).reshape(len(expected), -1).max(1)
-    error = np.abs(got - expected).reshape(len(expected), -1).max(1)
-    assert (error <= factor * TOLERANCE[kind] * np.maximum(size, max(scale, 1e-3))).all(), (error, size)
+CHECKED_FIELD = [
+    (1, 0, 1, 1),
+    (2, 0, 35, 2),
+    (1, 0, 70, 6),
+    (1, 0, 9, 13),
+    (2, 0, 7, 17),
+    (1, 3, 66, 20),
+    (1, 1, 4100, 2),
+]
 
 
 class FieldCase:
@@ -127,16 +101,18 @@ def run_forward(simt: harness.Simt, case: FieldCase, step: bool, **options: Any)
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("shape", FIELD, ids=str)
-def test_field_forward(fast: harness.Simt, kind: str, shape: tuple[int, int, int, int]) -> None:
+def test_field_forward(kind: str, shape: tuple[int, int, int, int]) -> None:
     for seed in range(3):
-        run_forward(fast, FieldCase(kind, shape, seed), step=seed == 1, seed=seed)
+        run_forward(harness.load("fast"), FieldCase(kind, shape, seed), step=seed == 1, seed=seed)
 
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("shape", CHECKED_FIELD, ids=str)
-def test_field_forward_checked(checked: harness.Simt, kind: str, shape: tuple[int, int, int, int]) -> None:
+def test_field_forward_checked(kind: str, shape: tuple[int, int, int, int]) -> None:
     for seed, preempt in SCHEDULES:
-        run_forward(checked, FieldCase(kind, shape, seed), step=seed == 1, seed=seed, preempt=preempt).check()
+        run_forward(
+            harness.load("checked"), FieldCase(kind, shape, seed), step=seed == 1, seed=seed, preempt=preempt
+        ).check()
 
 
 def backward_passes(case: FieldCase, step: bool) -> list[tuple[Run, dict[str, np.ndarray]]]:
@@ -193,15 +169,17 @@ def run_backward(simt: harness.Simt, case: FieldCase, step: bool, **options: Any
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("shape", FIELD, ids=str)
-def test_field_backward(fast: harness.Simt, kind: str, shape: tuple[int, int, int, int]) -> None:
+def test_field_backward(kind: str, shape: tuple[int, int, int, int]) -> None:
     for seed in range(2):
-        run_backward(fast, FieldCase(kind, shape, seed), step=seed == 1 and shape[1] == 0, seed=seed)
+        run_backward(harness.load("fast"), FieldCase(kind, shape, seed), step=seed == 1 and shape[1] == 0, seed=seed)
 
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("shape", CHECKED_FIELD, ids=str)
-def test_field_backward_checked(checked: harness.Simt, kind: str, shape: tuple[int, int, int, int]) -> None:
+def test_field_backward_checked(kind: str, shape: tuple[int, int, int, int]) -> None:
     for seed, preempt in SCHEDULES:
         case = FieldCase(kind, shape, seed)
-        for result in run_backward(checked, case, step=seed == 1 and case.itself, seed=seed, preempt=preempt):
+        for result in run_backward(
+            harness.load("checked"), case, step=seed == 1 and case.itself, seed=seed, preempt=preempt
+        ):
             result.check()
