@@ -17,7 +17,7 @@ constexpr int64_t kForwardDims = 16;
 // Resident blocks asked of the compiler: half of the threads a multiprocessor holds where the row's three vectors leave
 // room for that; more would spill.
 template <class T, int P>
-constexpr int kForwardBlocks = sizeof(T) == 4 ? (P <= 8 ? 8 : 4) : (P <= 4 ? 5 : P <= 8 ? 4 : 2);
+constexpr int kForwardBlocks = sizeof(T) == 4 ? (P <= 8 ? 8 : 4) : (P <= 8 ? 4 : 2);
 
 template <class T, int P>
 struct FieldRow {
@@ -32,7 +32,7 @@ __device__ inline void field_tile(FieldRow<T, P>& row, const typename Tile::Pack
                                   const typename Tile::Packed* tile_s, int count, int lane, int lanes, int64_t self,
                                   T beta, T dim) {
   const T scale = beta * T(-0.5 * pair::kLog2E);
-  SVGDX_UNROLL_BY((P <= 4 ? 2 : 1))
+  SVGDX_UNROLL_BY((P * sizeof(T) <= 16 ? 2 : 1))
   for (int j = lane; j < count; j += lanes) {
     T z[P];
     T q = 0;
