@@ -102,6 +102,9 @@ def number(op: str, name: str, value: Scalar, x: Tensor, positive: bool = True) 
         return value
     value = _checks.number(op, name, value, positive)
     # On the device of x, so that neither the op nor its gradient has to copy, and a graph can become a CUDA graph.
+    if torch.compiler.is_compiling():
+        # A sum, because the compiler keeps a number variable in arithmetic alone; elsewhere each value recompiles.
+        return torch.zeros((), dtype=torch.float64, device=x.device) + value
     return torch.scalar_tensor(value, dtype=torch.float64, device=x.device)
 
 
