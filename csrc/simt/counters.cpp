@@ -53,7 +53,8 @@ void count_wavefronts(LineCount& c, const Request& r) {
   std::vector<uintptr_t> before;
   for (int from = 0; from < 32; from += part) {
     const std::vector<uintptr_t> words = pieces(r, bytes, 4, from, from + part);
-    if (words.empty() || (!c.write && std::includes(before.begin(), before.end(), words.begin(), words.end()))) continue;
+    if (words.empty() || (!c.write && std::includes(before.begin(), before.end(), words.begin(), words.end())))
+      continue;
     int64_t per_bank[32] = {};
     for (const uintptr_t w : words) ++per_bank[w % 32];
     c.wavefronts += *std::max_element(per_bank, per_bank + 32);

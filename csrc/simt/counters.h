@@ -1,5 +1,5 @@
-// Counters per access of the source: lanes of a warp that make the same access (same code address, same occurrence since
-// the last barrier) form one request.
+// Counters per access of the source: lanes of a warp that make the same access (same code address, same occurrence
+// since the last barrier) form one request.
 #pragma once
 
 #include <cstddef>

@@ -123,16 +123,16 @@ template <class T>
 using same = typename Same<T>::type;  // keeps an argument out of template deduction, as CUDA's overloads do
 }  // namespace simt
 
-#define SIMT_ATOMIC(name, expression)                                                  \
-  template <class T>                                                                   \
-  SIMT_INLINE T name(T* p, ::simt::same<T> v) {                                        \
+#define SIMT_ATOMIC(name, expression)                                                   \
+  template <class T>                                                                    \
+  SIMT_INLINE T name(T* p, ::simt::same<T> v) {                                         \
     return ::simt::atomic_update(p, [v](T old) { return static_cast<T>(expression); }); \
   }
 SIMT_ATOMIC(atomicAdd, old + v)
 SIMT_ATOMIC(atomicSub, old - v)
 SIMT_ATOMIC(atomicMin, v < old ? v : old)
 SIMT_ATOMIC(atomicMax, old < v ? v : old)
-SIMT_ATOMIC(atomicAnd, old & v)
+SIMT_ATOMIC(atomicAnd, old& v)
 SIMT_ATOMIC(atomicOr, old | v)
 SIMT_ATOMIC(atomicXor, old ^ v)
 SIMT_ATOMIC(atomicExch, (static_cast<void>(old), v))
@@ -171,10 +171,10 @@ namespace simt {
 SIMT_INLINE float reciprocal_sqrt(float v) { return 1.0f / ::sqrtf(v); }
 SIMT_INLINE double reciprocal_sqrt(double v) { return 1.0 / ::sqrt(v); }
 }  // namespace simt
-#define rsqrtf(v) (::simt::reciprocal_sqrt(float(v)))   // macros: newer C libraries declare both names
+#define rsqrtf(v) (::simt::reciprocal_sqrt(float(v)))  // macros: newer C libraries declare both names
 #define rsqrt(v) (::simt::reciprocal_sqrt(double(v)))
 
-#define SIMT_MIN_MAX(T)                                          \
+#define SIMT_MIN_MAX(T)                                           \
   SIMT_INLINE constexpr T min(T a, T b) { return b < a ? b : a; } \
   SIMT_INLINE constexpr T max(T a, T b) { return a < b ? b : a; }
 SIMT_MIN_MAX(int)

@@ -24,33 +24,33 @@ struct ChunkOf<16> {
 };
 }  // namespace simt::detail
 
-#define SIMT_VECTOR_COPY(Name)                                               \
-  using Chunk = ::simt::detail::ChunkOf<kBytes>::type;                       \
-  __attribute__((always_inline)) Name() {}                                   \
-  __attribute__((always_inline)) Name(const Name& other) {                   \
+#define SIMT_VECTOR_COPY(Name)                                                 \
+  using Chunk = ::simt::detail::ChunkOf<kBytes>::type;                         \
+  __attribute__((always_inline)) Name() {}                                     \
+  __attribute__((always_inline)) Name(const Name& other) {                     \
     *reinterpret_cast<Chunk*>(this) = *reinterpret_cast<const Chunk*>(&other); \
-  }                                                                          \
-  __attribute__((always_inline)) Name& operator=(const Name& other) {        \
+  }                                                                            \
+  __attribute__((always_inline)) Name& operator=(const Name& other) {          \
     *reinterpret_cast<Chunk*>(this) = *reinterpret_cast<const Chunk*>(&other); \
-    return *this;                                                            \
+    return *this;                                                              \
   }
 
-#define SIMT_VECTOR2(Name, T)                                                                     \
-  struct alignas(2 * sizeof(T)) Name {                                                            \
-    static constexpr int kBytes = 2 * sizeof(T);                                                  \
-    T x, y;                                                                                       \
-    SIMT_VECTOR_COPY(Name)                                                                        \
-    __attribute__((always_inline)) Name(T x_, T y_) : x(x_), y(y_) {}                             \
-  };                                                                                              \
+#define SIMT_VECTOR2(Name, T)                                         \
+  struct alignas(2 * sizeof(T)) Name {                                \
+    static constexpr int kBytes = 2 * sizeof(T);                      \
+    T x, y;                                                           \
+    SIMT_VECTOR_COPY(Name)                                            \
+    __attribute__((always_inline)) Name(T x_, T y_) : x(x_), y(y_) {} \
+  };                                                                  \
   inline __attribute__((always_inline)) Name make_##Name(T x, T y) { return Name(x, y); }
 
-#define SIMT_VECTOR4(Name, T)                                                                            \
-  struct alignas(16) Name {                                                                              \
-    static constexpr int kBytes = 4 * sizeof(T);                                                         \
-    T x, y, z, w;                                                                                        \
-    SIMT_VECTOR_COPY(Name)                                                                               \
-    __attribute__((always_inline)) Name(T x_, T y_, T z_, T w_) : x(x_), y(y_), z(z_), w(w_) {}          \
-  };                                                                                                     \
+#define SIMT_VECTOR4(Name, T)                                                                   \
+  struct alignas(16) Name {                                                                     \
+    static constexpr int kBytes = 4 * sizeof(T);                                                \
+    T x, y, z, w;                                                                               \
+    SIMT_VECTOR_COPY(Name)                                                                      \
+    __attribute__((always_inline)) Name(T x_, T y_, T z_, T w_) : x(x_), y(y_), z(z_), w(w_) {} \
+  };                                                                                            \
   inline __attribute__((always_inline)) Name make_##Name(T x, T y, T z, T w) { return Name(x, y, z, w); }
 
 SIMT_VECTOR2(float2, float)

@@ -79,14 +79,15 @@ extern "C" void svgdx_simt_switch(void** save_sp, void* load_sp);
 namespace simt {
 namespace {
 #if defined(__SANITIZE_ADDRESS__)
-Context* left = nullptr;      // the context the last switch came from
+Context* left = nullptr;  // the context the last switch came from
 void* entered_fake = nullptr;
 #endif
 }  // namespace
 
 void* map_stack() {
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  void* p = mmap(nullptr, kStackBytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* p =
+      mmap(nullptr, kStackBytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
   mprotect(p, page, PROT_NONE);
   return static_cast<char*>(p) + page;

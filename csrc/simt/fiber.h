@@ -14,7 +14,7 @@ constexpr size_t kStackBytes = 128 * 1024;
 // Where a fiber stands while it does not run.
 struct Context {
   void* sp = nullptr;
-  void* stack = nullptr;       // lowest address; null for the host's own stack
+  void* stack = nullptr;  // lowest address; null for the host's own stack
   size_t stack_bytes = 0;
   void* fake_stack = nullptr;  // AddressSanitizer's
 };

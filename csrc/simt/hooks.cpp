@@ -70,24 +70,22 @@ void atomic_access(const volatile void* address, int bytes, const void* pc) {
 
 }  // namespace simt
 
-#define HOOKS(n)                                                                                                     \
-  void __tsan_read##n(void* p) {                                                                                     \
-    simt::access(p, n, simt::Access::kRead, false, true, __builtin_return_address(0));                               \
-  }                                                                                                                  \
-  void __tsan_write##n(void* p) {                                                                                    \
-    simt::access(p, n, simt::Access::kWrite, false, true, __builtin_return_address(0));                              \
-  }                                                                                                                  \
-  void __tsan_unaligned_read##n(void* p) {                                                                           \
-    simt::access(p, n, simt::Access::kRead, false, false, __builtin_return_address(0));                              \
-  }                                                                                                                  \
-  void __tsan_unaligned_write##n(void* p) {                                                                          \
-    simt::access(p, n, simt::Access::kWrite, false, false, __builtin_return_address(0));                             \
-  }                                                                                                                  \
-  void __tsan_volatile_read##n(void* p) {                                                                            \
-    simt::access(p, n, simt::Access::kRead, true, true, __builtin_return_address(0));                                \
-  }                                                                                                                  \
-  void __tsan_volatile_write##n(void* p) {                                                                           \
-    simt::access(p, n, simt::Access::kWrite, true, true, __builtin_return_address(0));                               \
+#define HOOKS(n)                                                                                                      \
+  void __tsan_read##n(void* p) { simt::access(p, n, simt::Access::kRead, false, true, __builtin_return_address(0)); } \
+  void __tsan_write##n(void* p) {                                                                                     \
+    simt::access(p, n, simt::Access::kWrite, false, true, __builtin_return_address(0));                               \
+  }                                                                                                                   \
+  void __tsan_unaligned_read##n(void* p) {                                                                            \
+    simt::access(p, n, simt::Access::kRead, false, false, __builtin_return_address(0));                               \
+  }                                                                                                                   \
+  void __tsan_unaligned_write##n(void* p) {                                                                           \
+    simt::access(p, n, simt::Access::kWrite, false, false, __builtin_return_address(0));                              \
+  }                                                                                                                   \
+  void __tsan_volatile_read##n(void* p) {                                                                             \
+    simt::access(p, n, simt::Access::kRead, true, true, __builtin_return_address(0));                                 \
+  }                                                                                                                   \
+  void __tsan_volatile_write##n(void* p) {                                                                            \
+    simt::access(p, n, simt::Access::kWrite, true, true, __builtin_return_address(0));                                \
   }
 
 extern "C" {

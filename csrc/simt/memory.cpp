@@ -114,8 +114,10 @@ void* carve_shared(size_t offset, size_t bytes, const char* name, const char* fi
   Block& b = *current->block;
   const SharedKey key{reinterpret_cast<const void*>(bytes), offset};  // an empty array shares its offset with the next
   if (offset + bytes > runtime.dynamic_bytes) {
-    report("shared-overflow", std::string(name) + " ends at byte " + std::to_string(offset + bytes) + " of the " +
-           std::to_string(runtime.dynamic_bytes) + " bytes of dynamic shared memory", {file, line});
+    report("shared-overflow",
+           std::string(name) + " ends at byte " + std::to_string(offset + bytes) + " of the " +
+               std::to_string(runtime.dynamic_bytes) + " bytes of dynamic shared memory",
+           {file, line});
     abandon();
   }
   const auto found = b.shared.find(key);

@@ -11,15 +11,15 @@
 namespace simt {
 
 constexpr size_t kArenaBytes = size_t(1) << 30;
-constexpr size_t kRedZone = 1024;               // around global arrays
-constexpr size_t kSharedRedZone = 128;          // around shared arrays
-constexpr size_t kSharedLimit = 227 * 1024;     // what a block may have on the newest devices
-constexpr size_t kSlotBytes = 1024 * 1024;      // of one resident block
+constexpr size_t kRedZone = 1024;            // around global arrays
+constexpr size_t kSharedRedZone = 128;       // around shared arrays
+constexpr size_t kSharedLimit = 227 * 1024;  // what a block may have on the newest devices
+constexpr size_t kSlotBytes = 1024 * 1024;   // of one resident block
 constexpr int kSlots = 16;
 
 struct Arena {
   uintptr_t base = 0;
-  uintptr_t next = 0;  // first free byte for global arrays
+  uintptr_t next = 0;           // first free byte for global arrays
   std::vector<Region> regions;  // index 0 stands for "no region"
 };
 

@@ -141,9 +141,7 @@ py::list counters_of_call() {
   return list;
 }
 
-dim3 dim3_of(const std::vector<unsigned>& v) {
-  return dim3(v.at(0), v.size() > 1 ? v[1] : 1, v.size() > 2 ? v[2] : 1);
-}
+dim3 dim3_of(const std::vector<unsigned>& v) { return dim3(v.at(0), v.size() > 1 ? v[1] : 1, v.size() > 2 ? v[2] : 1); }
 
 template <class Map>
 const auto& lookup(const Map& map, const std::string& name) {
@@ -162,12 +160,18 @@ Options options_of(const py::dict& d) {
   Options o;
   for (const auto& item : d) {
     const auto key = item.first.cast<std::string>();
-    if (key == "seed") o.seed = item.second.cast<uint64_t>();
-    else if (key == "preempt") o.preempt = item.second.cast<double>();
-    else if (key == "resident") o.resident = item.second.cast<int>();
-    else if (key == "counters") o.counters = item.second.cast<bool>();
-    else if (key == "max_switches") o.max_switches = item.second.cast<int64_t>();
-    else throw std::invalid_argument("no such option: " + key);
+    if (key == "seed")
+      o.seed = item.second.cast<uint64_t>();
+    else if (key == "preempt")
+      o.preempt = item.second.cast<double>();
+    else if (key == "resident")
+      o.resident = item.second.cast<int>();
+    else if (key == "counters")
+      o.counters = item.second.cast<bool>();
+    else if (key == "max_switches")
+      o.max_switches = item.second.cast<int64_t>();
+    else
+      throw std::invalid_argument("no such option: " + key);
   }
   return o;
 }
@@ -190,19 +194,24 @@ py::dict run(const std::string& name, const py::object& config, const py::list& 
   return result;
 }
 
-}  // namespace
-}  // namespace simt
-
-PYBIND11_MODULE(svgdx_simt, m) {
-  m.def("run", &simt::run);
+void define(py::module_& m) {
+  m.def("run", &run);
   m.def("kernels", [] {
     py::list names;
-    for (const auto& entry : simt::exported_kernels()) names.append(entry.first);
+    for (const auto& entry : exported_kernels()) names.append(entry.first);
     return names;
   });
   m.def("calls", [] {
     py::list names;
-    for (const auto& entry : simt::exported_calls()) names.append(entry.first);
+    for (const auto& entry : exported_calls()) names.append(entry.first);
     return names;
   });
 }
+
+}  // namespace
+}  // namespace simt
+
+// One object file serves the three builds; each is imported by its own name.
+PYBIND11_MODULE(svgdx_simt_fast, m) { simt::define(m); }
+PYBIND11_MODULE(svgdx_simt_checked, m) { simt::define(m); }
+PYBIND11_MODULE(svgdx_simt_asan, m) { simt::define(m); }

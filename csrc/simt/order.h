@@ -15,8 +15,8 @@ struct Stamp {
   uint64_t time;
   uint32_t launch;
   uint64_t block;
-  uint32_t epoch;   // barriers the block had passed
-  uint32_t clock;   // of the lane
+  uint32_t epoch;  // barriers the block had passed
+  uint32_t clock;  // of the lane
   uint32_t thread;
 };
 

@@ -35,10 +35,14 @@ const char* dtype_name() {
   if (std::is_integral_v<U>) {
     constexpr bool is_signed = std::is_signed_v<U>;
     switch (sizeof(U)) {
-      case 1: return is_signed ? "int8" : "uint8";
-      case 2: return is_signed ? "int16" : "uint16";
-      case 4: return is_signed ? "int32" : "uint32";
-      default: return is_signed ? "int64" : "uint64";
+      case 1:
+        return is_signed ? "int8" : "uint8";
+      case 2:
+        return is_signed ? "int16" : "uint16";
+      case 4:
+        return is_signed ? "int32" : "uint32";
+      default:
+        return is_signed ? "int64" : "uint64";
     }
   }
   return "raw";
@@ -52,7 +56,8 @@ T convert(const Value& v) {
     if (v.kind != Value::kArray) throw std::invalid_argument("an array or None is wanted");
     if constexpr (!std::is_void_v<Element>) {
       if (v.dtype != "raw" && std::string("raw") != dtype_name<Element>() && v.dtype != dtype_name<Element>()) {
-        throw std::invalid_argument("an array of " + std::string(dtype_name<Element>()) + " is wanted, not of " + v.dtype);
+        throw std::invalid_argument("an array of " + std::string(dtype_name<Element>()) + " is wanted, not of " +
+                                    v.dtype);
       }
     }
     return static_cast<T>(v.data);

@@ -17,11 +17,11 @@ struct Warp;
 
 // Lanes of a warp that meet in one warp operation.
 struct Meeting {
-  bool open = false;      // lanes are still awaited
+  bool open = false;  // lanes are still awaited
   WarpOp op;
-  uint32_t mask = 0;      // lanes named
+  uint32_t mask = 0;  // lanes named
   uint32_t arrived = 0;
-  int unread = 0;         // lanes that have not yet taken their result
+  int unread = 0;  // lanes that have not yet taken their result
   Loc loc{};
   uint64_t value[32];
 };
@@ -48,8 +48,8 @@ struct Fiber {
 struct Warp {
   uint32_t live = 0;
   int index = 0;
-  std::deque<Meeting> meetings;     // a deque: pointers stay valid
-  uint32_t seen[32][32];            // seen[a][b]: the latest clock of lane b that lane a is ordered after
+  std::deque<Meeting> meetings;  // a deque: pointers stay valid
+  uint32_t seen[32][32];         // seen[a][b]: the latest clock of lane b that lane a is ordered after
 };
 
 // A range of device memory that a kernel may touch.
@@ -57,8 +57,8 @@ struct Region {
   uintptr_t base = 0;
   size_t bytes = 0;
   std::string name;
-  int shared_slot = -1;       // -1: global memory
-  size_t device_offset = 0;   // shared memory: where it would lie on the device
+  int shared_slot = -1;      // -1: global memory
+  size_t device_offset = 0;  // shared memory: where it would lie on the device
 };
 
 struct SharedKey {
@@ -118,7 +118,7 @@ struct Runtime {
   uint32_t launch = 0;
   int64_t switches = 0;
   Context host;
-  std::vector<Block> blocks;   // resident
+  std::vector<Block> blocks;  // resident
   std::vector<Fiber*> ready;
   std::vector<uint64_t> order;  // blocks still to come, the next at the back
   int unfinished = 0;           // resident blocks with live threads

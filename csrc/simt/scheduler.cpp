@@ -161,8 +161,8 @@ void report_deadlock() {
 
 // How many threads of a resident block have ended tells which slots are free.
 void run_blocks() {
-  const size_t slots = std::min<size_t>({static_cast<size_t>(std::max(1, runtime.options.resident)), kSlots - 1,
-                                         runtime.order.size()});
+  const size_t slots =
+      std::min<size_t>({static_cast<size_t>(std::max(1, runtime.options.resident)), kSlots - 1, runtime.order.size()});
   if (runtime.blocks.size() < slots) runtime.blocks.resize(slots);
   for (size_t i = 0; i < runtime.blocks.size(); ++i) {
     runtime.blocks[i].slot = static_cast<int>(i);

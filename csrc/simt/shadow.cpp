@@ -151,8 +151,8 @@ void report_bounds(uintptr_t address, size_t bytes, Access access, uintptr_t pc)
   r.text = std::string(verb(access)) + " " + std::to_string(bytes) + " bytes";
   if (!nearest) return;
   const bool below = address < nearest->base;
-  r.text += " " + std::to_string(best) + " bytes " + (below ? "before" : "after the end of ") +
-            (below ? " " : "") + nearest->name + " (" + std::to_string(nearest->bytes) + " bytes of " +
+  r.text += " " + std::to_string(best) + " bytes " + (below ? "before" : "after the end of ") + (below ? " " : "") +
+            nearest->name + " (" + std::to_string(nearest->bytes) + " bytes of " +
             (nearest->shared_slot >= 0 ? "shared" : "global") + " memory)";
 }
 

@@ -25,10 +25,10 @@ struct LineCount {
   std::string kernel;
   bool shared = false, write = false;
   int bytes_per_lane = 0;
-  int64_t accesses = 0;   // by single lanes
-  int64_t requests = 0;   // by warps
-  int64_t sectors = 0;    // global: 32-byte sectors moved
-  int64_t bytes = 0;      // global: distinct bytes asked for
+  int64_t accesses = 0;                          // by single lanes
+  int64_t requests = 0;                          // by warps
+  int64_t sectors = 0;                           // global: 32-byte sectors moved
+  int64_t bytes = 0;                             // global: distinct bytes asked for
   int64_t wavefronts = 0, least_wavefronts = 0;  // shared
 };
 std::vector<LineCount> shadow_counters();

@@ -1,9 +1,9 @@
 // The host SIMT harness: what a kernel sees when the host's compiler reads it (-DSVGDX_SIMT) in place of nvcc.
 //
 // How to write a kernel that both compilers take
-//   #include "common/cuda/simt_macros.cuh"   // shared memory, carving, launches, unrolling: the macros are listed there
-//   Everything else is plain CUDA: __global__, __device__, __launch_bounds__, threadIdx ..., __syncthreads() and its
-//   _count/_or/_and forms, __syncwarp(mask), __shfl_sync/_up/_down/_xor, __ballot_sync, __any_sync, __all_sync,
+//   #include "common/cuda/simt_macros.cuh"   // shared memory, carving, launches, unrolling: the macros are listed
+//   there Everything else is plain CUDA: __global__, __device__, __launch_bounds__, threadIdx ..., __syncthreads() and
+//   its _count/_or/_and forms, __syncwarp(mask), __shfl_sync/_up/_down/_xor, __ballot_sync, __any_sync, __all_sync,
 //   __match_any_sync, __reduce_{add,min,max,and,or,xor}_sync, atomics on integers, __threadfence[_block], __ldg,
 //   float2/float4/double2/int4/uint4 loads, exp2f, __expf, rsqrtf, min/max, fma, warpSize.
 //   Shared memory comes from SVGDX_SHARED, SVGDX_DYNAMIC_SHARED or SVGDX_CARVE only; to reuse an array for other

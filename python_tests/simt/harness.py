@@ -92,7 +92,7 @@ class Result:
         return self
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _resolve(library: str, offset: int) -> tuple[str, int]:
     """File and line of a code address: the innermost frame outside the shim."""
     command = ["addr2line", "-e", library, "-i", "-f", "-C", hex(offset)]
@@ -152,7 +152,7 @@ def build_folder() -> Path:
     return Path(os.environ.get("SVGDX_SIMT_BUILD", ROOT / "build" / "simt")) / sys.implementation.cache_tag
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def build(name: str) -> Path:
     """Configure and build one module; returns its path."""
     folder = build_folder()
@@ -160,7 +160,7 @@ def build(name: str) -> Path:
     with open(folder / "lock", "w") as lock:  # another test process may be building
         fcntl.flock(lock, fcntl.LOCK_EX)
         _configure_and_compile(folder, name)
-    return next((folder / name).glob("svgdx_simt*.so"))
+    return next(folder.glob(f"svgdx_simt_{name}.*so"))
 
 
 def _configure_and_compile(folder: Path, name: str) -> None:
@@ -172,12 +172,13 @@ def _configure_and_compile(folder: Path, name: str) -> None:
             raise RuntimeError(f"the SIMT harness does not build:\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def load(name: str = "checked") -> Simt:
     """The harness in one of its builds, built on first use."""
     path = build(name)
-    spec = importlib.util.spec_from_file_location("svgdx_simt", path)
-    assert spec is not None and spec.loader is not None
+    spec = importlib.util.spec_from_file_location(f"svgdx_simt_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return Simt(module)

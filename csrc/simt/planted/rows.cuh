@@ -1,5 +1,6 @@
 // A copy, for tests only, of the shape of the field kernels: rows against tiles of columns, then a sum over the block.
-// Included once per bug: PLANTED names the namespace, BUG_* switches the bug on. A line where a report is due is marked.
+// Included once per bug: PLANTED names the namespace, BUG_* switches the bug on. A line where a report is due is
+// marked.
 namespace svgdx::planted::PLANTED {
 
 // out[i] = sum_j x_i . x_j, block_sum[b] = the block's sum of them; x is (n, dim), dim <= 4.

@@ -25,14 +25,14 @@ __global__ void neighbours(const float* __restrict__ x, float* __restrict__ out,
 #ifdef BUG_ABSENT_LANE
   if (lane < 16)
 #endif
-  for (int offset = 16; offset > 0; offset /= 2) {
+    for (int offset = 16; offset > 0; offset /= 2) {
 #ifdef BUG_MASK_WITHOUT_CALLER
-    const unsigned mask = 0x0000ffffu;
+      const unsigned mask = 0x0000ffffu;
 #else
     const unsigned mask = 0xffffffffu;
 #endif
-    sum += __shfl_xor_sync(mask, sum, offset);  // due: absent_lane mask_without_caller exited_lane
-  }
+      sum += __shfl_xor_sync(mask, sum, offset);  // due: absent_lane mask_without_caller exited_lane
+    }
   if (i < n) out[i] = next + sum;
 }
 
