@@ -20,7 +20,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -63,20 +63,20 @@ class Report:
 
 @dataclass(frozen=True)
 class Counter:
-    """What the accesses of one source line cost."""
+    """What the accesses of one source line cost, all launches of a call together."""
 
     file: str
     line: int
     kernel: str
-    space: str
+    space: str  # "global" or "shared"
     write: bool
     bytes_per_lane: int
-    accesses: int
-    requests: int
-    sectors: int
-    bytes: int
-    wavefronts: int
-    least_wavefronts: int
+    accesses: int  # by single threads
+    requests: int  # by warps
+    sectors: int  # global: 32-byte sectors moved
+    bytes: int  # global: distinct bytes asked for
+    wavefronts: int  # shared: passes over the 32 banks
+    least_wavefronts: int  # shared: as many without conflicts
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,19 @@ def _line(pc: tuple[str, int] | None) -> tuple[str, int]:
     return _resolve(*pc) if pc else ("", 0)
 
 
+def _by_line(raw: list[dict[str, Any]]) -> list[Counter]:
+    """One counter for all code addresses of a line that make the same kind of access."""
+    sums: dict[tuple[Any, ...], Counter] = {}
+    for c in raw:
+        file, line = _line(c.pop("pc"))
+        new = Counter(file=file, line=line, **c)
+        key = (file, line, new.kernel, new.space, new.write, new.bytes_per_lane)
+        old = sums.get(key)
+        counts = ("accesses", "requests", "sectors", "bytes", "wavefronts", "least_wavefronts")
+        sums[key] = replace(new, **{k: getattr(old, k) + getattr(new, k) for k in counts}) if old else new
+    return list(sums.values())
+
+
 class Simt:
     """One build of the harness."""
 
@@ -123,11 +136,7 @@ class Simt:
             if pc:
                 r["file"], r["line"] = _line(pc)
             reports.append(Report(other_line=_line(other)[1], **r))
-        counters = []
-        for c in raw["counters"]:
-            file, line = _line(c.pop("pc"))
-            counters.append(Counter(file=file, line=line, **c))
-        return Result(reports, counters, raw.get("value", 0.0))
+        return Result(reports, _by_line(raw["counters"]), raw.get("value", 0.0))
 
     def launch(
         self,
