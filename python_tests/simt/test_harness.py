@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 from simt import harness
@@ -192,6 +196,27 @@ def test_bad_arguments(simt: harness.Simt) -> None:
         simt.launch("indices", 1, 32, 0, [out], sed=1)
     with pytest.raises(KeyError, match="indexes"):
         simt.launch("indexes", 1, 32, 0, [out])
+
+
+CUDA_UNIT = """
+#include "simt/planted/probes.cuh"
+#define PLANTED correct
+#include "simt/planted/blocks.cuh"
+#include "simt/planted/rows.cuh"
+#include "simt/planted/warps.cuh"
+template __global__ void svgdx::planted::correct::row_sums<64>(const float*, float*, float*, int, int);
+template __global__ void svgdx::planted::strided<double>(const double*, double*, int);
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_nvcc_takes_the_same_source(tmp_path: Path) -> None:
+    (tmp_path / "unit.cu").write_text(CUDA_UNIT)
+    include = f"-I{harness.SOURCE.parent}"
+    command = ["nvcc", "-std=c++17", "-arch=sm_80", "-Werror", "all-warnings", include, "-c", "unit.cu", "-o", "unit.o"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 SANITIZED = """

@@ -56,16 +56,15 @@ struct SharedCarver {
   size_t offset = 0;
 };
 
-#define SVGDX_SHARED(T, name, ...)                                                                     \
-  using name##_array = typename ::svgdx::detail::ArrayOf<T, __VA_ARGS__>::type;                        \
-  static const char name##_key = 0;                                                                    \
-  name##_array& name = *static_cast<name##_array*>(                                                    \
+#define SVGDX_SHARED(T, name, ...)                                              \
+  using name##_array = typename ::svgdx::detail::ArrayOf<T, __VA_ARGS__>::type; \
+  static const char name##_key = 0;                                             \
+  name##_array& name = *static_cast<name##_array*>(                             \
       ::simt::static_shared(&name##_key, sizeof(name##_array), alignof(T), #name, __FILE__, __LINE__))
-#define SVGDX_DYNAMIC_SHARED(T, name) \
-  T* name = static_cast<T*>(::simt::dynamic_shared(#name, __FILE__, __LINE__))
-#define SVGDX_CARVE(carver, T, name, count)                                                              \
-  T* name = static_cast<T*>(                                                                             \
-      ::simt::carve_shared((carver).offset, size_t(count) * sizeof(T), #name, __FILE__, __LINE__)); \
+#define SVGDX_DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(::simt::dynamic_shared(#name, __FILE__, __LINE__))
+#define SVGDX_CARVE(carver, T, name, count)                                                                         \
+  T* name =                                                                                                         \
+      static_cast<T*>(::simt::carve_shared((carver).offset, size_t(count) * sizeof(T), #name, __FILE__, __LINE__)); \
   (carver).offset += ::svgdx::carve_bytes<T>(count)
 #define SVGDX_LAUNCH(kernel, grid, block, shared, stream, ...) \
   ::simt::launch(#kernel, dim3(grid), dim3(block), (shared), (stream), (kernel), __VA_ARGS__)
@@ -100,16 +99,16 @@ inline void launch_check(const char* op) {
 }  // namespace detail
 
 #define SVGDX_SHARED(T, name, ...) __shared__ typename ::svgdx::detail::ArrayOf<T, __VA_ARGS__>::type name
-#define SVGDX_DYNAMIC_SHARED(T, name)                                     \
-  extern __shared__ __align__(16) unsigned char svgdx_dynamic_shared[];   \
+#define SVGDX_DYNAMIC_SHARED(T, name)                                   \
+  extern __shared__ __align__(16) unsigned char svgdx_dynamic_shared[]; \
   T* name = reinterpret_cast<T*>(svgdx_dynamic_shared)
 #define SVGDX_CARVE(carver, T, name, count)      \
   T* name = reinterpret_cast<T*>((carver).next); \
   (carver).next += ::svgdx::carve_bytes<T>(count)
-#define SVGDX_LAUNCH(kernel, grid, block, shared, stream, ...)                                          \
-  do {                                                                                                  \
-    ::svgdx::detail::opt_in_shared((kernel), (shared));                                                 \
-    (kernel)<<<(grid), (block), (shared), reinterpret_cast<cudaStream_t>(stream)>>>(__VA_ARGS__);       \
+#define SVGDX_LAUNCH(kernel, grid, block, shared, stream, ...)                               \
+  do {                                                                                       \
+    ::svgdx::detail::opt_in_shared((kernel), (shared));                                      \
+    (kernel)<<<(grid), (block), (shared), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__); \
   } while (false)
 #define SVGDX_LAUNCH_CHECK(op) ::svgdx::detail::launch_check(op)
 #define SVGDX_CONSTANT static __constant__ const
