@@ -3,21 +3,20 @@
 // With X centred, C = S - beta X, G = X X^T, F = C C^T, U = X C^T, a_ij = beta U_ij + beta^2 G_ii / 2,
 // b_ij = G_ii / 2 - G_ij:   z_ij . z_il = F_jl + a_ij + a_il,   r_ij . r_il = G_jl + b_ij + b_il,   so that
 //   |sum_j kappa_ij z_ij r_ij^T|^2 = [K (F o G) o K + 2 K b (K F) + 2 K a (K G) + 2 k K a b] summed over j
-//                                    + 2 (sum_j K a) (sum_j K b),   k_i = sum_j kappa_ij.
+//                                    + 2 (sum_j K a) (sum_j K b),   k_i = sum_j kappa_ij, j = i left out throughout.
 // The expansion cancels where particles lie far apart in units of sigma, so it is evaluated in float64. (M, M) matrices
 // only, for a few batch rows at a time.
 #pragma once
 
 #include <algorithm>
 
-#include "common/tensors.h"
+#include "common/products.h"
 
 namespace svgdx::gram {
 
 inline Tensor operator*(const Tensor& a, const Tensor& b) { return mul(a, b); }
 inline Tensor operator-(const Tensor& a, const Tensor& b) { return torch::stable::subtract(a, b); }
 inline Tensor operator+(const Tensor& a, const Tensor& b) { return torch::stable::subtract(a, b, -1.0); }
-using torch::stable::matmul;
 inline Tensor transposed(const Tensor& a) { return torch::stable::transpose(a, -2, -1); }
 inline Tensor sum(const Tensor& a, int64_t dim) {
   return torch::stable::sum(a, torch::headeronly::IntHeaderOnlyArrayRef({dim}), true);
@@ -27,9 +26,9 @@ inline Tensor dots(const Tensor& a, const Tensor& b) { return rows(a * b); }
 
 // One chunk of batch rows. x, score, probe, hvp: (c, M, D); beta: (c, 1, 1); all float64.
 struct Chunk {
-  Tensor x, score, beta, inv_m, inv_m2, half, one, two, dim;
+  Tensor x, score, beta, inv_m, inv_m2, half, two, dim;
   OptionalTensor probe, hvp;
-  Tensor c, g, f, u, g_diag, kernel, a, b, k, k_other, rho, tau, kf, kg, ke, sum_a, sum_b, sum_ab, p, q, zeta;
+  Tensor c, g, f, u, g_diag, kernel, a, b, k, rho, tau, kf, kg, ke, sum_a, sum_b, sum_ab, p, q, zeta;
 
   Tensor number(double value) const {
     return torch::stable::full({}, value, ScalarType::Double, std::nullopt, x.device());
@@ -43,31 +42,32 @@ struct Chunk {
       : x(x_in), score(score_in), beta(beta_in), probe(probe_in), hvp(hvp_in) {
     const double count = double(x.size(1));
     inv_m = number(1.0 / count), inv_m2 = number(1.0 / (count * count));
-    half = number(0.5), one = number(1.0), two = number(2.0), dim = number(double(x.size(2)));
+    half = number(0.5), two = number(2.0), dim = number(double(x.size(2)));
     x = x - sum(x, -2) * inv_m;
     c = score - beta * x;
-    g = matmul(x, transposed(x)), f = matmul(c, transposed(c)), u = matmul(x, transposed(c));
+    g = product(x, transposed(x)), f = product(c, transposed(c)), u = product(x, transposed(c));
     g_diag = diagonal_column(g);
     kernel = aten("exp", "", beta * (g - half * (g_diag + transposed(g_diag))));
     a = beta * u + half * beta * beta * g_diag;
     b = half * g_diag - g;
+    Tensor diagonal = aten("diagonal", "", kernel, int64_t(0), int64_t(-2), int64_t(-1));
+    torch::stable::zero_(diagonal);  // r_ii = 0: j = i adds nothing, but its large terms would have to cancel
     k = rows(kernel);
-    k_other = k - one;
     rho = u + beta * (g_diag - g) - transposed(diagonal_column(u));
     tau = dots(kernel, rho);
-    kf = matmul(kernel, f), kg = matmul(kernel, g), ke = matmul(kernel, f * g);
+    kf = product(kernel, f), kg = product(kernel, g), ke = product(kernel, f * g);
     sum_a = dots(kernel, a), sum_b = dots(kernel, b), sum_ab = dots(kernel, a * b);
     if (!probe) return;
-    p = matmul(*hvp, transposed(c)) + beta * dots(*hvp, x);
-    q = dots(*probe, x) - matmul(*probe, transposed(x));
+    p = product(*hvp, transposed(c)) + beta * dots(*hvp, x);
+    q = dots(*probe, x) - product(*probe, transposed(x));
     zeta = dots(kernel, p * q);
   }
 
   Tensor a_sqnorm() const {
     const Tensor n = dots(kernel, ke + two * (b * kf + a * kg)) + two * (k * sum_ab + sum_a * sum_b);
-    return beta * beta * inv_m2 * (dim * k_other * k_other - two * k_other * tau + n);
+    return beta * beta * inv_m2 * (dim * k * k - two * k * tau + n);
   }
-  Tensor cross() const { return two * beta * inv_m2 * (k_other * dots(*probe, *hvp) - zeta); }
+  Tensor cross() const { return two * beta * inv_m2 * (k * dots(*probe, *hvp) - zeta); }
 
   Tensor sqnorm() const {
     const Tensor n = a_sqnorm();
@@ -84,20 +84,20 @@ struct Gradients {
 inline Gradients backward(const Chunk& m, const Tensor& w) {
   const Tensor alpha = w * m.beta * m.beta * m.inv_m2, alpha2 = m.two * alpha;
   const Tensor ka = m.kernel * m.a, kb = m.kernel * m.b;
-  Tensor bar_kernel = alpha2 * (m.ke + m.b * m.kf + m.a * m.kg + matmul(kb, m.f) + matmul(ka, m.g) + m.k * m.a * m.b +
+  Tensor bar_kernel = alpha2 * (m.ke + m.b * m.kf + m.a * m.kg + product(kb, m.f) + product(ka, m.g) + m.k * m.a * m.b +
                                 m.sum_ab + m.a * m.sum_b + m.b * m.sum_a);
-  const Tensor bar_e = matmul(transposed(m.kernel), alpha * m.kernel);
-  const Tensor bar_f = bar_e * m.g + matmul(transposed(m.kernel), alpha2 * kb);
+  const Tensor bar_e = product(transposed(m.kernel), alpha * m.kernel);
+  const Tensor bar_f = bar_e * m.g + product(transposed(m.kernel), alpha2 * kb);
   const Tensor bar_a = alpha2 * m.kernel * (m.kg + m.k * m.b + m.sum_b);
   const Tensor bar_b = alpha2 * m.kernel * (m.kf + m.k * m.a + m.sum_a);
-  Tensor bar_g = bar_e * m.f + matmul(transposed(m.kernel), alpha2 * ka) - bar_b;
-  const Tensor bar_tau = m.number(-1.0) * alpha2 * m.k_other;
+  Tensor bar_g = bar_e * m.f + product(transposed(m.kernel), alpha2 * ka) - bar_b;
+  const Tensor bar_tau = m.number(-1.0) * alpha2 * m.k;
   const Tensor bar_rho = bar_tau * m.kernel;
   const Tensor bar_u = m.beta * bar_a + bar_rho;
   const Tensor bar_u_diag = m.number(-1.0) * transposed(sum(bar_rho, -2));
   Tensor bar_diag = m.half * (m.beta * m.beta * rows(bar_a) + rows(bar_b)) + m.beta * rows(bar_rho);
   bar_g = bar_g - m.beta * bar_rho;
-  Tensor bar_k = alpha2 * (m.dim * m.k_other - m.tau);
+  Tensor bar_k = alpha2 * (m.dim * m.k - m.tau);
   Tensor euler = m.number(-4.0) * w * m.a_sqnorm();
   Gradients out;
   Tensor bar_x, bar_c;
@@ -108,10 +108,10 @@ inline Gradients backward(const Chunk& m, const Tensor& w) {
     bar_kernel = bar_kernel - gamma * m.p * m.q;
     const Tensor bar_p = m.number(-1.0) * gamma * m.kernel * m.q, bar_q = m.number(-1.0) * gamma * m.kernel * m.p;
     const Tensor bar_xh = m.beta * rows(bar_p), bar_xv = rows(bar_q);
-    out.hvp = matmul(bar_p, m.c) + bar_xh * m.x + gamma * m.k_other * *m.probe + m.two * w * m.inv_m2 * *m.hvp;
-    out.probe = bar_xv * m.x - matmul(bar_q, m.x) + gamma * m.k_other * *m.hvp;
-    bar_c = matmul(transposed(bar_p), *m.hvp);
-    bar_x = bar_xh * *m.hvp + bar_xv * *m.probe - matmul(transposed(bar_q), *m.probe);
+    out.hvp = product(bar_p, m.c) + bar_xh * m.x + gamma * m.k * *m.probe + m.two * w * m.inv_m2 * *m.hvp;
+    out.probe = bar_xv * m.x - product(bar_q, m.x) + gamma * m.k * *m.hvp;
+    bar_c = product(transposed(bar_p), *m.hvp);
+    bar_x = bar_xh * *m.hvp + bar_xv * *m.probe - product(transposed(bar_q), *m.probe);
   } else {
     bar_c = m.number(0.0) * m.c, bar_x = m.number(0.0) * m.x;
   }
@@ -119,8 +119,8 @@ inline Gradients backward(const Chunk& m, const Tensor& w) {
   const Tensor bar_log = bar_kernel * m.kernel;
   bar_g = bar_g + m.beta * bar_log;
   bar_diag = bar_diag - m.half * m.beta * (rows(bar_log) + transposed(sum(bar_log, -2)));
-  bar_c = bar_c + matmul(bar_f + transposed(bar_f), m.c) + matmul(transposed(bar_u), m.x) + bar_u_diag * m.x;
-  bar_x = bar_x + matmul(bar_g + transposed(bar_g), m.x) + m.two * bar_diag * m.x + matmul(bar_u, m.c) +
+  bar_c = bar_c + product(bar_f + transposed(bar_f), m.c) + product(transposed(bar_u), m.x) + bar_u_diag * m.x;
+  bar_x = bar_x + product(bar_g + transposed(bar_g), m.x) + m.two * bar_diag * m.x + product(bar_u, m.c) +
           bar_u_diag * m.c - m.beta * bar_c;
   out.x = bar_x;
   out.score = bar_c;

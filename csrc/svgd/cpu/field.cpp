@@ -15,6 +15,8 @@ void field_forward(const FieldArgs<T>& args, void*, void*) {
     SVGDX_ISA_CALL(field_forward_batched, args);
   } else if (args.shape.dim <= kDirectDim) {
     SVGDX_ISA_CALL(field_forward_direct, args);
+  } else if (args.shape.dim >= kMatmulDim) {
+    SVGDX_ISA_CALL(field_forward_matmul, args);
   } else {
     SVGDX_ISA_CALL(field_forward_tiled, args);
   }
@@ -31,6 +33,8 @@ void field_backward(const FieldGradArgs<T>& args, void*, void*) {
     SVGDX_ISA_CALL(field_backward_batched, args);
   } else if (args.shape.dim <= kDirectDim) {
     SVGDX_ISA_CALL(field_backward_direct, args);
+  } else if (args.shape.dim >= kMatmulDim) {
+    SVGDX_ISA_CALL(field_backward_matmul, args);
   } else {
     SVGDX_ISA_CALL(field_backward_tiled, args);
   }

@@ -8,6 +8,8 @@ namespace svgdx {
 
 // Up to this dimension a row's accumulators live in registers and differences are taken directly.
 constexpr int64_t kDirectDim = 8;
+// From this dimension on the products are torch's matrix products.
+constexpr int64_t kMatmulDim = 96;
 // Up to this many particles a group of problems, one per SIMD lane, stays in the second-level cache.
 constexpr int64_t kBatchedParticles = 128;
 
@@ -20,4 +22,6 @@ SVGDX_ISA_DECLARE(
     template <class T> void field_forward_direct(const FieldArgs<T>& args);
     template <class T> void field_backward_direct(const FieldGradArgs<T>& args);
     template <class T> void field_forward_tiled(const FieldArgs<T>& args);
-    template <class T> void field_backward_tiled(const FieldGradArgs<T>& args);)
+    template <class T> void field_backward_tiled(const FieldGradArgs<T>& args);
+    template <class T> void field_forward_matmul(const FieldArgs<T>& args);
+    template <class T> void field_backward_matmul(const FieldGradArgs<T>& args);)

@@ -1,0 +1,60 @@
+// torch's matrix products cut into row blocks of a size that depends on the shape alone, one thread a block: a product
+// that torch threads itself may add its terms in another order with another number of threads.
+#pragma once
+
+#include <algorithm>
+
+#include "common/tensors.h"
+
+namespace svgdx {
+
+// Wide results are cut into columns, others into rows.
+struct ProductBlocks {
+  int64_t row_step, col_step, down, across;
+  ProductBlocks(int64_t rows, int64_t cols) {
+    const bool wide = cols >= 2 * rows;
+    row_step = wide ? rows : rows <= 64 ? 16 : rows <= 256 ? 32 : 128;
+    col_step = wide ? std::max<int64_t>(64, (cols / 8 + 63) / 64 * 64) : cols;
+    down = (rows + row_step - 1) / row_step;
+    across = (cols + col_step - 1) / col_step;
+  }
+};
+
+inline Tensor part_of(const Tensor& t, int64_t k, int64_t row, int64_t rows, int64_t col, int64_t cols) {
+  Tensor matrix = torch::stable::select(t, 0, k);
+  matrix = torch::stable::narrow(matrix, 0, row, rows);
+  return torch::stable::narrow(matrix, 1, col, cols);
+}
+
+// a (n, R, K) times b (n, K, C). With `symmetric` the result is known to be so: only the blocks on and above the diagonal
+// are computed, and mirrored.
+inline Tensor product(const Tensor& a, const Tensor& b, bool symmetric = false) {
+  if (!a.is_cpu()) return torch::stable::matmul(a, b);
+  const int64_t n = a.size(0), rows = a.size(1), inner = a.size(2), cols = b.size(2);
+  const Tensor result = new_empty(a, {n, rows, cols}, a.scalar_type());
+  const ProductBlocks blocks(rows, cols);
+  const int64_t per_matrix = blocks.down * blocks.across, items = n * per_matrix;
+  // At least two items, so that the loop is a parallel region in which torch's product stays on its thread.
+  torch::stable::parallel_for(0, std::max<int64_t>(2, items), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < std::min(end, items); ++i) {
+      const int64_t k = i / per_matrix, block = i % per_matrix;
+      const int64_t row = block / blocks.across * blocks.row_step, height = std::min(blocks.row_step, rows - row);
+      const int64_t col = symmetric ? row : block % blocks.across * blocks.col_step;
+      const int64_t width = symmetric ? cols - col : std::min(blocks.col_step, cols - col);
+      aten("mm", "out", part_of(a, k, row, height, 0, inner), part_of(b, k, 0, inner, col, width),
+           part_of(result, k, row, height, col, width));
+      const int64_t next = row + height;
+      if (!symmetric || next == rows) continue;
+      Tensor below = part_of(result, k, next, rows - next, row, height);
+      torch::stable::copy_(below, torch::stable::transpose(part_of(result, k, row, height, next, rows - next), 0, 1));
+    }
+  });
+  return result;
+}
+
+// a (n, R, K) times the transpose of b (n, C, K).
+inline Tensor product_with_transposed(const Tensor& a, const Tensor& b, bool symmetric = false) {
+  return product(a, torch::stable::transpose(b, 1, 2), symmetric);
+}
+
+}  // namespace svgdx

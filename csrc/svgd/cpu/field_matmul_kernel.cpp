@@ -1,0 +1,398 @@
+// Large dimensions: the two products are torch's matrix products, what lies between them is done here row by row, in
+// blocks of (batch rows, rows, columns) kernel values. The algebra is that of pack.h.
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "common/products.h"
+#include "svgd/cpu/buffer.h"
+#include "svgd/cpu/field_kernel.h"
+#include "svgd/cpu/row.h"
+#include "svgd/pair.h"
+
+namespace svgdx::SVGDX_ISA {
+namespace {
+
+constexpr double kLn2 = 0.69314718055994530942;
+constexpr double kMaxSpread = 64;  // of |x|^2 / 2 in units of sigma^2 / log2(e): beyond it the products cancel
+constexpr int64_t kBlockNumbers = int64_t(1) << 20;
+
+template <class T>
+SVGDX_INLINE T dot(const T* a, const T* b, int64_t n) {
+  Vec<T> sum[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kLanes<T> <= n; i += 4 * kLanes<T>) {
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) sum[v] += load(a + i + v * kLanes<T>) * load(b + i + v * kLanes<T>);
+  }
+  T total = horizontal_sum<T>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  for (; i < n; ++i) total += a[i] * b[i];
+  return total;
+}
+
+template <class C>
+constexpr ScalarType kType = sizeof(C) == 8 ? ScalarType::Double : ScalarType::Float;
+
+// The plain arrays of one side; null stands for zeros.
+template <class T>
+struct Source {
+  const T *x, *score, *grad_phi, *grad_trace;
+};
+
+// One side (rows or columns) of batch rows [first, first + batches): x centred, [C | q] beside each other, scalars.
+template <class C>
+struct Side {
+  int64_t count, dim, width;
+  bool gradients;
+  Tensor x, cq;
+  Buffer<C> n, w, hb, delta;
+
+  Side(const Tensor& like, int64_t batches, int64_t count, int64_t dim, bool gradients)
+      : count(count), dim(dim), width(gradients ? 2 * dim : dim), gradients(gradients),
+        x(new_empty(like, {batches, count, dim}, kType<C>)), cq(new_empty(like, {batches, count, width}, kType<C>)),
+        n(batches * count), w(batches * count), hb(batches * count), delta(batches * count) {}
+
+  const C* x_row(int64_t row) const { return data<C>(x) + row * dim; }
+  const C* c_row(int64_t row) const { return data<C>(cq) + row * width; }
+  const C* q_row(int64_t row) const { return c_row(row) + dim; }
+
+  template <class T>
+  void fill(int64_t row, const Source<T>& s, int64_t source_row, const C* centre, C beta, Upstream<T, C> up) {
+    C* const xr = out<C>(x) + row * dim;
+    C* const cr = out<C>(cq) + row * width;
+    const int64_t at = source_row * dim;
+    for (int64_t d = 0; d < dim; ++d) xr[d] = C(s.x[at + d]) - centre[d];
+    if (s.score) {
+      for (int64_t d = 0; d < dim; ++d) cr[d] = C(s.score[at + d]) - beta * xr[d];
+    } else {
+      for (int64_t d = 0; d < dim; ++d) cr[d] = -beta * xr[d];
+    }
+    const C half = C(0.5) * beta * dot<C>(xr, xr, dim);
+    n.get()[row] = half * C(pair::kLog2E);
+    w.get()[row] = dot<C>(xr, cr, dim) + half;
+    if (!gradients) return;
+    const C h = s.grad_trace ? C(s.grad_trace[source_row]) * up.h_scale : C(0), bh = beta * h;
+    C* const qr = cr + dim;
+    if (s.grad_phi) {
+      for (int64_t d = 0; d < dim; ++d) qr[d] = C(s.grad_phi[at + d]) * up.g_scale - bh * xr[d];
+    } else {
+      for (int64_t d = 0; d < dim; ++d) qr[d] = -bh * xr[d];
+    }
+    hb.get()[row] = bh;
+    // beta g.x + beta h (D + 1 - X) with g = q + beta h x
+    delta.get()[row] = beta * dot<C>(xr, qr, dim) + bh * (C(dim + 1) + half);
+  }
+};
+
+// Sums over the columns of one row.
+template <class C>
+struct KernelSums {
+  C kappa = 0, kappa_w = 0, kappa_log = 0;
+};
+
+// Columns [begin, end) of a Gram row become log2 kappa, and kernel takes kappa; the two may be one array.
+template <class C>
+void kernel_range(C* gram, C* kernel, int64_t begin, int64_t end, C scale, C row_n, const C* col_n, const C* col_w,
+                  KernelSums<C>& total) {
+  Vec<C> sums[3] = {};
+  int64_t j = begin;
+  for (; j + kLanes<C> <= end; j += kLanes<C>) {
+    const Vec<C> log_kappa = load(gram + j) * scale - row_n - load(col_n + j);
+    const Vec<C> kappa = exp2_nonpositive<C>(log_kappa);
+    store(gram + j, log_kappa);
+    store(kernel + j, kappa);
+    sums[0] += kappa;
+    sums[1] += kappa * load(col_w + j);
+    sums[2] += kappa * log_kappa;
+  }
+  total.kappa += horizontal_sum<C>(sums[0]);
+  total.kappa_w += horizontal_sum<C>(sums[1]);
+  total.kappa_log += horizontal_sum<C>(sums[2]);
+  for (; j < end; ++j) {
+    const C log_kappa = gram[j] * scale - row_n - col_n[j], kappa = exp2_nonpositive<C>(splat(log_kappa))[0];
+    gram[j] = log_kappa;
+    kernel[j] = kappa;
+    total.kappa += kappa;
+    total.kappa_w += kappa * col_w[j];
+    total.kappa_log += kappa * log_kappa;
+  }
+}
+
+// A whole row; the column `self` (or none, -1) does not count.
+template <class C>
+KernelSums<C> kernel_row(C* gram, C* kernel, int64_t cols, C scale, C row_n, const C* col_n, const C* col_w,
+                         int64_t self) {
+  KernelSums<C> total;
+  kernel_range(gram, kernel, 0, self < 0 ? cols : self, scale, row_n, col_n, col_w, total);
+  if (self < 0) return total;
+  gram[self] = kernel[self] = C(0);
+  kernel_range(gram, kernel, self + 1, cols, scale, row_n, col_n, col_w, total);
+  return total;
+}
+
+// A call's batch rows [first, first + batches), all computed in C, and the blocks its work is cut into.
+template <class T, class C>
+struct Part {
+  const FieldShape& shape;
+  bool self;
+  int64_t first, batches;
+  std::vector<C> centres;
+  Tensor like;
+  Side<C> cols, own_rows;
+
+  Part(const FieldShape& shape, bool self, bool gradients, int64_t first, int64_t batches, const double* centre)
+      : shape(shape), self(self), first(first), batches(batches),
+        centres(centre + first * shape.dim, centre + (first + batches) * shape.dim),
+        like(torch::stable::empty({0}, kType<C>)), cols(like, batches, shape.cols, shape.dim, gradients),
+        own_rows(like, self ? 0 : batches, shape.rows, shape.dim, gradients) {}
+  const Side<C>& rows() const { return self ? cols : own_rows; }
+
+  template <class MakeUpstream>
+  void fill(const Source<T>& col_source, const Source<T>& row_source, const PerBatch<T>& bandwidth,
+            const MakeUpstream& upstream) {
+    auto side = [&](Side<C>& s, const Source<T>& source) {
+      torch::stable::parallel_for(0, batches * s.count, std::max<int64_t>(1, 16384 / s.dim), [&](int64_t i, int64_t end) {
+        for (; i < end; ++i) {
+          const int64_t k = i / s.count, b = first + k;
+          s.template fill<T>(i, source, first * s.count + i, centres.data() + k * s.dim, beta_of<T, C>(bandwidth, b),
+                             upstream(b));
+        }
+      });
+    };
+    side(cols, col_source);
+    if (!self) side(own_rows, row_source);
+  }
+
+  // Calls work(k, batches, row, rows): whole batch rows while their kernel matrices fit, else parts of one.
+  template <class Work>
+  void blocks(const Work& work) const {
+    const int64_t matrix = shape.rows * shape.cols;
+    if (matrix <= kBlockNumbers) {
+      const int64_t step = kBlockNumbers / matrix;
+      for (int64_t k = 0; k < batches; k += step) work(k, std::min(step, batches - k), 0, shape.rows);
+      return;
+    }
+    const int64_t step = std::max<int64_t>(1, kBlockNumbers / shape.cols);
+    for (int64_t k = 0; k < batches; ++k) {
+      for (int64_t r = 0; r < shape.rows; r += step) work(k, 1, r, std::min(step, shape.rows - r));
+    }
+  }
+
+  // Rows [row, row + rows) of batch rows [k, k + n), columns [begin, begin + width) of a side's array.
+  static Tensor cut(Tensor t, int64_t k, int64_t n, int64_t row, int64_t rows, int64_t begin, int64_t width) {
+    t = torch::stable::narrow(t, 0, k, n);
+    t = torch::stable::narrow(t, 1, row, rows);
+    return torch::stable::narrow(t, 2, begin, width);
+  }
+  // Whether a block is a whole square problem, whose Gram matrix is symmetric.
+  bool square(int64_t rows) const { return self && rows == shape.rows; }
+
+  // q_i . C_j + C_i . q_j
+  Tensor cross_products(int64_t k, int64_t n, int64_t row, int64_t count) const {
+    const int64_t dim = shape.dim;
+    auto of = [&](const Side<C>& side, int64_t first_row, int64_t rows, int64_t begin) {
+      return cut(side.cq, k, n, first_row, rows, begin, dim);
+    };
+    const Tensor q_c = product_with_transposed(of(rows(), row, count, dim), of(cols, 0, shape.cols, 0));
+    const Tensor c_q = square(count) ? torch::stable::transpose(q_c, 1, 2)
+                                     : product_with_transposed(of(rows(), row, count, 0), of(cols, 0, shape.cols, dim));
+    return torch::stable::subtract(q_c, c_q, -1.0);
+  }
+
+  // For every row of a block: f(row within the block, batch row of the call, its row, index on the rows' side).
+  template <class F>
+  void each_row(int64_t k, int64_t n, int64_t row, int64_t rows, const F& f) const {
+    const int64_t grain = std::max<int64_t>(1, 8192 / (shape.cols + shape.dim));
+    torch::stable::parallel_for(0, n * rows, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t at = k + i / rows, r = row + i % rows;
+        f(i, at, r, at * shape.rows + r);
+      }
+    });
+  }
+};
+
+template <class T, class C>
+void forward_part(const FieldArgs<T>& a, int64_t first, int64_t batches, const double* centre) {
+  const FieldShape& s = a.shape;
+  const int64_t dim = s.dim, cols = s.cols;
+  Part<T, C> part(s, a.self, false, first, batches, centre);
+  part.fill({a.x, a.score, nullptr, nullptr}, {a.query, nullptr, nullptr, nullptr}, a.bandwidth,
+            [](int64_t) { return Upstream<T, C>(C(0), C(0)); });
+  part.blocks([&](int64_t k, int64_t n, int64_t row, int64_t rows) {
+    const Tensor kernel = product_with_transposed(part.cut(part.rows().x, k, n, row, rows, 0, dim),
+                                                  part.cut(part.cols.x, k, n, 0, cols, 0, dim), part.square(rows));
+    std::vector<KernelSums<C>> sums(n * rows);
+    part.each_row(k, n, row, rows, [&](int64_t i, int64_t at, int64_t r, int64_t side) {
+      const C scale = beta_of<T, C>(a.bandwidth, first + at) * C(pair::kLog2E);
+      C* row_values = out<C>(kernel) + i * cols;
+      sums[i] = kernel_row<C>(row_values, row_values, cols, scale, part.rows().n.get()[side],
+                              part.cols.n.get() + at * cols, part.cols.w.get() + at * cols, a.self ? r : -1);
+    });
+    const Tensor products = product(kernel, part.cut(part.cols.cq, k, n, 0, cols, 0, dim));
+    part.each_row(k, n, row, rows, [&](int64_t i, int64_t at, int64_t r, int64_t side) {
+      const C beta = beta_of<T, C>(a.bandwidth, first + at), half = part.rows().n.get()[side] / C(pair::kLog2E);
+      const C *x = part.rows().x_row(side), *c = part.rows().c_row(side);
+      C* z = out<C>(products) + i * dim;
+      const C trace = (C(dim) - half) * sums[i].kappa - dot<C>(x, z, dim) + sums[i].kappa_w + C(kLn2) * sums[i].kappa_log;
+      const C weight = beta * (a.self ? sums[i].kappa + C(1) : sums[i].kappa), own = a.self ? C(1) : C(0);
+      for (int64_t d = 0; d < dim; ++d) z[d] += weight * x[d] + own * c[d];
+      finish_forward<T, C>(a, first + at, r, beta, z, 1, trace);
+    });
+  });
+}
+
+// weighted, q_i.C_j + C_i.q_j on entry, becomes kappa weight. Returns the sums of kappa H and of kappa weight.
+template <class C>
+std::pair<C, C> weight_row(C* weighted, const C* kernel, const C* log2_kappa, const Side<C>& rows, int64_t row,
+                           const Side<C>& cols, int64_t first_col) {
+  const C *w = cols.w.get() + first_col, *hb = cols.hb.get() + first_col, *delta = cols.delta.get() + first_col;
+  const C row_w = rows.w.get()[row], row_hb = rows.hb.get()[row], row_delta = rows.delta.get()[row];
+  auto weigh = [&](auto p, auto kappa, auto log2, auto wj, auto hj, auto dj) {
+    const auto log_kappa = log2 * C(kLn2);
+    return kappa * (p + row_delta + dj + row_hb * (wj + log_kappa) + hj * (row_w + log_kappa));
+  };
+  Vec<C> sum_h = {}, sum_weight = {};
+  int64_t j = 0;
+  for (; j + kLanes<C> <= cols.count; j += kLanes<C>) {
+    const Vec<C> kappa = load(kernel + j), h = load(hb + j);
+    const Vec<C> value = weigh(load(weighted + j), kappa, load(log2_kappa + j), load(w + j), h, load(delta + j));
+    store(weighted + j, value);
+    sum_weight += value;
+    sum_h += kappa * h;
+  }
+  C total_h = horizontal_sum<C>(sum_h), total_weight = horizontal_sum<C>(sum_weight);
+  for (; j < cols.count; ++j) {
+    weighted[j] = weigh(weighted[j], kernel[j], log2_kappa[j], w[j], hb[j], delta[j]);
+    total_weight += weighted[j];
+    total_h += kernel[j] * hb[j];
+  }
+  return {total_h, total_weight};
+}
+
+template <class T, class C>
+void finish_backward_row(const FieldGradArgs<T>& a, const Part<T, C>& part, int64_t at, int64_t r, int64_t side,
+                         const KernelSums<C>& sums, std::pair<C, C> weights, C* kappa_cq, C* weighted_x) {
+  const int64_t dim = a.shape.dim;
+  const Side<C>& rows = part.rows();
+  const C beta = beta_of<T, C>(a.bandwidth, part.first + at), half = rows.n.get()[side] / C(pair::kLog2E);
+  const C *x = rows.x_row(side), *c = rows.c_row(side), *q = rows.q_row(side);
+  const C bh = rows.hb.get()[side], h = bh / beta, kappa_h = weights.first / beta, self = a.self ? C(1) : C(0);
+  const C trace = (C(dim) - half) * sums.kappa - dot<C>(x, kappa_cq, dim) + sums.kappa_w + C(kLn2) * sums.kappa_log;
+  C *z = kappa_cq, *gs = kappa_cq + dim, *gx = weighted_x;
+  for (int64_t d = 0; d < dim; ++d) {
+    gx[d] = q[d] * sums.kappa - h * z[d] - gs[d] + c[d] * kappa_h - x[d] * weights.second + gx[d];
+    gs[d] += x[d] * weights.first + self * (q[d] + bh * x[d]);
+    z[d] += beta * x[d] * sums.kappa + self * (c[d] + beta * x[d]);
+  }
+  finish_backward<T, C>(a, part.first + at, r, beta, {gx, gs, z, 1, trace});
+}
+
+template <class T, class C>
+void backward_part(const FieldGradArgs<T>& a, int64_t first, int64_t batches, const double* centre) {
+  const int64_t dim = a.shape.dim, cols = a.shape.cols;
+  Part<T, C> part(a.shape, a.self, true, first, batches, centre);
+  part.fill({a.col_x, a.col_score, a.col_grad_phi, a.col_grad_trace},
+            {a.row_x, a.row_score, a.row_grad_phi, a.row_grad_trace}, a.bandwidth,
+            [&](int64_t b) { return Upstream<T, C>(a, b); });
+  part.blocks([&](int64_t k, int64_t n, int64_t row, int64_t rows) {
+    const Tensor row_x = part.cut(part.rows().x, k, n, row, rows, 0, dim), col_x = part.cut(part.cols.x, k, n, 0, cols, 0, dim);
+    const Tensor col_cq = part.cut(part.cols.cq, k, n, 0, cols, 0, 2 * dim);
+    const Tensor gram = product_with_transposed(row_x, col_x, part.square(rows));
+    const Tensor kernel = new_empty(gram, sizes_of(gram), kType<C>);
+    const Tensor weighted = part.cross_products(k, n, row, rows);
+    std::vector<KernelSums<C>> sums(n * rows);
+    std::vector<std::pair<C, C>> weights(n * rows);
+    part.each_row(k, n, row, rows, [&](int64_t i, int64_t at, int64_t r, int64_t side) {
+      const C scale = beta_of<T, C>(a.bandwidth, first + at) * C(pair::kLog2E);
+      C *log2_kappa = out<C>(gram) + i * cols, *kappa = out<C>(kernel) + i * cols;
+      sums[i] = kernel_row<C>(log2_kappa, kappa, cols, scale, part.rows().n.get()[side], part.cols.n.get() + at * cols,
+                              part.cols.w.get() + at * cols, a.self ? r : -1);
+      weights[i] = weight_row<C>(out<C>(weighted) + i * cols, kappa, log2_kappa, part.rows(), side, part.cols, at * cols);
+    });
+    const Tensor kappa_cq = product(kernel, col_cq), weighted_x = product(weighted, col_x);
+    part.each_row(k, n, row, rows, [&](int64_t i, int64_t at, int64_t r, int64_t side) {
+      finish_backward_row<T, C>(a, part, at, r, side, sums[i], weights[i], out<C>(kappa_cq) + i * 2 * dim,
+                                out<C>(weighted_x) + i * dim);
+    });
+  });
+}
+
+// The mean of each batch row's columns, dimensions in stripes.
+template <class T>
+std::vector<double> centres_of(const FieldShape& s, const T* points) {
+  constexpr int64_t kStripe = 256;
+  std::vector<double> centres(s.batch * s.dim, 0.0);
+  const int64_t stripes = (s.dim + kStripe - 1) / kStripe;
+  torch::stable::parallel_for(0, s.batch * stripes, 1, [&](int64_t i, int64_t end) {
+    for (; i < end; ++i) {
+      const int64_t b = i / stripes, first = i % stripes * kStripe, last = std::min(first + kStripe, s.dim);
+      double* centre = centres.data() + b * s.dim;
+      for (int64_t j = 0; j < s.cols; ++j) {
+        const T* x = points + (b * s.cols + j) * s.dim;
+        for (int64_t d = first; d < last; ++d) centre[d] += double(x[d]);
+      }
+      for (int64_t d = first; d < last; ++d) centre[d] /= double(s.cols);
+    }
+  });
+  return centres;
+}
+
+// The largest |x|^2 about its centre in each batch row.
+template <class T>
+void widen(std::vector<double>& reach, const FieldShape& s, const T* points, int64_t count,
+           const std::vector<double>& centres) {
+  std::vector<double> squared(s.batch * count);
+  torch::stable::parallel_for(0, s.batch * count, std::max<int64_t>(1, 16384 / s.dim), [&](int64_t i, int64_t end) {
+    Buffer<T> shifted(s.dim);
+    for (; i < end; ++i) {
+      const double* centre = centres.data() + i / count * s.dim;
+      for (int64_t d = 0; d < s.dim; ++d) shifted.get()[d] = points[i * s.dim + d] - T(centre[d]);
+      squared[i] = double(dot<T>(shifted.get(), shifted.get(), s.dim));
+    }
+  });
+  for (int64_t i = 0; i < s.batch * count; ++i) reach[i / count] = std::max(reach[i / count], squared[i]);
+}
+
+// Runs of batch rows that are accurate in T go to narrow, the others to wide (double).
+template <class T, class Narrow, class Wide>
+void by_spread(const FieldShape& s, const PerBatch<T>& bandwidth, const T* cols, const T* rows, const Narrow& narrow,
+               const Wide& wide) {
+  const std::vector<double> centres = centres_of<T>(s, cols);
+  std::vector<double> reach(s.batch, 0.0);
+  widen<T>(reach, s, cols, s.cols, centres);
+  if (rows != cols) widen<T>(reach, s, rows, s.rows, centres);
+  auto far = [&](int64_t b) {
+    return 0.5 * beta_of<T, double>(bandwidth, b) * pair::kLog2E * reach[b] > kMaxSpread;
+  };
+  for (int64_t b = 0, end = 0; b < s.batch; b = end) {
+    while (end < s.batch && far(end) == far(b)) ++end;
+    far(b) ? wide(b, end - b, centres.data()) : narrow(b, end - b, centres.data());
+  }
+}
+
+}  // namespace
+
+template <class T>
+void field_forward_matmul(const FieldArgs<T>& a) {
+  by_spread<T>(
+      a.shape, a.bandwidth, a.x, a.query,
+      [&](int64_t b, int64_t n, const double* centres) { forward_part<T, T>(a, b, n, centres); },
+      [&](int64_t b, int64_t n, const double* centres) { forward_part<T, double>(a, b, n, centres); });
+}
+
+template <class T>
+void field_backward_matmul(const FieldGradArgs<T>& a) {
+  by_spread<T>(
+      a.shape, a.bandwidth, a.col_x, a.row_x,
+      [&](int64_t b, int64_t n, const double* centres) { backward_part<T, T>(a, b, n, centres); },
+      [&](int64_t b, int64_t n, const double* centres) { backward_part<T, double>(a, b, n, centres); });
+}
+
+template void field_forward_matmul(const FieldArgs<float>&);
+template void field_forward_matmul(const FieldArgs<double>&);
+template void field_backward_matmul(const FieldGradArgs<float>&);
+template void field_backward_matmul(const FieldGradArgs<double>&);
+
+}  // namespace svgdx::SVGDX_ISA
