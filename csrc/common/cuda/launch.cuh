@@ -12,6 +12,11 @@ namespace svgdx::cuda {
 // Blocks that keep the largest GPUs busy; column splits stop there. A constant, so that results depend on shapes only.
 constexpr int64_t kTargetBlocks = 512;
 
+// Resident blocks of 128 threads asked of the compiler in kernels with a warp per row: they wait for memory, so many
+// warps matter more than many registers.
+template <class T>
+constexpr int kRowBlocks = sizeof(T) == 4 ? 8 : 6;
+
 constexpr int64_t kMaxGrid = 0x7fffffff;
 
 constexpr SVGDX_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

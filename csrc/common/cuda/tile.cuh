@@ -24,6 +24,31 @@ struct alignas(sizeof(T) * W) Pack {
 #endif
 };
 
+// A pack of up to `count` elements, in one access where wide, element by element elsewhere.
+template <class T, int W>
+__device__ inline void load_pack(Pack<T, W>& pack, const T* from, int64_t count, bool wide) {
+  if (wide) {
+    pack = *reinterpret_cast<const Pack<T, W>*>(from);
+    return;
+  }
+  SVGDX_UNROLL
+  for (int w = 0; w < W; ++w) {
+    if (w < count) pack.v[w] = from[w];
+  }
+}
+
+template <class T, int W>
+__device__ inline void store_pack(T* to, const Pack<T, W>& pack, int64_t count, bool wide) {
+  if (wide) {
+    *reinterpret_cast<Pack<T, W>*>(to) = pack;
+    return;
+  }
+  SVGDX_UNROLL
+  for (int w = 0; w < W; ++w) {
+    if (w < count) to[w] = pack.v[w];
+  }
+}
+
 template <class T, int P, int Rows>
 struct RowTile {
   static constexpr int kWidth = P * int(sizeof(T)) < 16 ? P : 16 / int(sizeof(T));

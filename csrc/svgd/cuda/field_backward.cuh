@@ -125,18 +125,21 @@ __device__ inline void store_two(const GradTile<T, P>& tile, const T (&a)[P], co
 template <class T, int P>
 __device__ inline void field_grad_write(FieldGradRow<T, P>& row, const GradTile<T, P>& tile,
                                         const FieldGradArgs<T>& args, const FieldBlock& block, int local, bool leader) {
+  static_assert(P <= kBackwardThreads, "the origin fits tile.h");
   const int dim = static_cast<int>(args.shape.dim);
   const int64_t first = block.batch * args.shape.rows + block.row0;
   const RowFinish<T> finish(args, block.batch);
   const T* origin = args.origin.data == nullptr ? nullptr : args.origin.data + block.batch * args.origin.stride;
+  __syncthreads();
+  if (int(threadIdx.x) < P) tile.h[threadIdx.x] = origin != nullptr && int(threadIdx.x) < dim ? origin[threadIdx.x] : T(0);
+  __syncthreads();
   T x_dot = 0;
   T score_dot = 0;
   SVGDX_UNROLL
   for (int d = 0; d < P; ++d) {
     const T dx = finish.grad_x(row.x_sum[d], row.g[d], row.s[d], row.sums);
     const T ds = finish.grad_score(row.score_sum[d], row.g[d], args.self);
-    const T o = origin != nullptr && d < dim ? origin[d] : T(0);
-    x_dot += (row.x[d] - o) * dx;
+    x_dot += (row.x[d] - tile.h[d]) * dx;
     score_dot += row.s[d] * ds;
     row.x_sum[d] = args.step.data == nullptr ? dx : finish.scale * dx + row.g[d];
     row.score_sum[d] = finish.scale * ds;

@@ -68,6 +68,7 @@ template <class T>
 __device__ inline RowScalars<T> read_scalars(const FieldGradSums<T>& sums, int64_t local) {
   const int64_t count = sums.batches * sums.rows;
   RowScalars<T> out{};
+  SVGDX_UNROLL_BY(1)
   for (int64_t p = 0; p < sums.scalar_parts; ++p) {
     const T* from = sums.scalars + p * RowScalars<T>::kCount * count + local;
     out.kappa += from[0];
@@ -80,7 +81,7 @@ __device__ inline RowScalars<T> read_scalars(const FieldGradSums<T>& sums, int64
 
 // A warp per row; parts are added in their order.
 template <class T>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, kRowBlocks<T>)
     finish_field_backward_kernel(FieldGradArgs<T> args, FieldGradSums<T> sums, int64_t first_block) {
   const int64_t count = sums.batches * sums.rows;
   const int64_t local = (first_block + blockIdx.x) * 4 + threadIdx.x / 32;
@@ -94,9 +95,11 @@ __global__ void __launch_bounds__(128)
   const RowScalars<T> scalars = read_scalars(sums, local);
   T x_dot = 0;
   T score_dot = 0;
+  SVGDX_UNROLL_BY(1)
   for (int64_t d = threadIdx.x % 32; d < dim; d += 32) {
     T x_sum = 0;
     T score_sum = 0;
+    SVGDX_UNROLL_BY(2)
     for (int64_t p = 0; p < sums.parts; ++p) {
       const T* from = sums.vectors + (p * 2 * count + local) * dim + d;
       x_sum += from[0];

@@ -10,7 +10,7 @@ namespace svgdx::cuda {
 // A warp per row: pair sums become, in place, kappa (plane 0) and the weight of r (plane 1); scalars is
 // (RowScalars::kCount, batches, rows).
 template <class T>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, kRowBlocks<T>)
     backward_weights(FieldGradArgs<T> args, PairBlock block, T* sums, T* scalars, bool first, int64_t first_block) {
   constexpr int kSums = BackwardPairs::kSums;
   const int64_t count = block.batches * block.rows;
@@ -26,9 +26,11 @@ __global__ void __launch_bounds__(128)
   const T* col_h = args.col_grad_trace == nullptr ? nullptr : args.col_grad_trace + b * args.shape.cols + block.col0;
   const int64_t self = args.self ? block.row0 + row - block.col0 : int64_t(-1);
   RowScalars<T> row_sums{};
+  SVGDX_UNROLL_BY(1)
   for (int64_t j = threadIdx.x % 32; j < block.cols; j += 32) {
     T* at = sums + row * block.padded_cols + j;
     T sum[kSums] = {};
+    SVGDX_UNROLL_BY(1)
     for (int64_t split = 0; split < block.dim_splits; ++split) {
       SVGDX_UNROLL
       for (int s = 0; s < kSums; ++s) sum[s] += at[block.plane(split, s, kSums, batch)];
@@ -61,7 +63,8 @@ template <class T>
 int64_t large_backward_bytes(const FieldShape& shape) {
   const LargePlan plan = plan_large_backward(shape);
   const int64_t rows = plan.batches * plan.rows;
-  return (plan.pair_elements() + rows * RowScalars<T>::kCount + plan.parts * plan.outs * rows * shape.dim) *
+  return (plan.pair_elements() + aligned_elements(rows * RowScalars<T>::kCount) +
+          plan.parts * plan.outs * rows * shape.dim) *
          int64_t(sizeof(T));
 }
 
@@ -71,7 +74,7 @@ void field_backward_large(const FieldGradArgs<T>& args, bool wide, T* scratch, v
   const LargePlan plan = plan_large_backward(shape);
   T* sums = scratch;
   T* scalars = sums + plan.pair_elements();
-  T* vectors = scalars + plan.batches * plan.rows * RowScalars<T>::kCount;
+  T* vectors = scalars + aligned_elements(plan.batches * plan.rows * RowScalars<T>::kCount);
   const PairInputs<T> pairs{shape,
                             {args.row_x, args.row_score, args.row_grad_phi},
                             {args.col_x, args.col_score, args.col_grad_phi},

@@ -40,7 +40,7 @@ struct FieldSums {
 
 // A warp per row; parts are added in their order.
 template <class T>
-__global__ void __launch_bounds__(128) finish_field_kernel(FieldArgs<T> args, FieldSums<T> sums, int64_t first_block) {
+__global__ void __launch_bounds__(128, kRowBlocks<T>) finish_field_kernel(FieldArgs<T> args, FieldSums<T> sums, int64_t first_block) {
   const int64_t count = sums.batches * sums.rows;
   const int64_t local = (first_block + blockIdx.x) * 4 + threadIdx.x / 32;
   if (local >= count) return;
@@ -53,8 +53,10 @@ __global__ void __launch_bounds__(128) finish_field_kernel(FieldArgs<T> args, Fi
   const T inverse = T(1) / static_cast<T>(args.shape.cols);
   T score_dot = 0;
   T own = 0;
+  SVGDX_UNROLL_BY(1)
   for (int64_t d = lane; d < dim; d += 32) {
     T value = 0;
+    SVGDX_UNROLL_BY(2)
     for (int64_t p = 0; p < sums.parts; ++p) value += sums.z[(p * count + local) * dim + d];
     value *= inverse;
     if (args.stein != nullptr) {
@@ -70,6 +72,7 @@ __global__ void __launch_bounds__(128) finish_field_kernel(FieldArgs<T> args, Fi
   own = lane_sum(own, 1, 32);
   if (lane != 0) return;
   T trace_sum = 0;
+  SVGDX_UNROLL_BY(1)
   for (int64_t p = 0; p < sums.trace_parts; ++p) trace_sum += sums.trace[p * count + local];
   write_scalars(args, b, index, beta_of(args.bandwidth, b), trace_sum, score_dot, own);
 }

@@ -10,7 +10,7 @@ namespace svgdx::cuda {
 
 // A warp per row: pair sums become kernel values in place, and trace_sums (batches, rows) gets sum_j kappa (D - r.z).
 template <class T>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, kRowBlocks<T>)
     forward_kernel_values(FieldArgs<T> args, PairBlock block, T* sums, T* trace_sums, bool first, int64_t first_block) {
   const int64_t local = (first_block + blockIdx.x) * 4 + threadIdx.x / 32;
   if (local >= block.batches * block.rows) return;
@@ -21,10 +21,12 @@ __global__ void __launch_bounds__(128)
   const T dim = static_cast<T>(args.shape.dim);
   const int64_t self = args.self ? block.row0 + row - block.col0 : int64_t(-1);
   T trace_sum = 0;
+  SVGDX_UNROLL_BY(1)
   for (int64_t j = threadIdx.x % 32; j < block.cols; j += 32) {
     const int64_t at = row * block.padded_cols + j;
     T q = 0;
     T r_dot_s = 0;
+    SVGDX_UNROLL_BY(2)
     for (int64_t split = 0; split < block.dim_splits; ++split) {
       q += sums[block.plane(split, 0, ForwardPairs::kSums, batch) + at];
       r_dot_s += sums[block.plane(split, 1, ForwardPairs::kSums, batch) + at];
@@ -46,7 +48,7 @@ template <class T>
 int64_t large_forward_bytes(const FieldShape& shape) {
   const LargePlan plan = plan_large_forward(shape);
   const int64_t rows = plan.batches * plan.rows;
-  return (plan.pair_elements() + rows + plan.parts * rows * shape.dim) * int64_t(sizeof(T));
+  return (plan.pair_elements() + aligned_elements(rows) + plan.parts * rows * shape.dim) * int64_t(sizeof(T));
 }
 
 template <class T>
@@ -56,7 +58,7 @@ void field_forward_large(const FieldArgs<T>& args, T* scratch, void* stream) {
   const bool wide = is_aligned(args.query, shape.dim) && is_aligned(args.x, shape.dim) && is_aligned(args.score, shape.dim);
   T* sums = scratch;
   T* trace_sums = sums + plan.pair_elements();
-  T* parts = trace_sums + plan.batches * plan.rows;
+  T* parts = trace_sums + aligned_elements(plan.batches * plan.rows);
   const PairInputs<T> pairs{shape, {args.query}, {args.x, args.score}, args.bandwidth, wide};
   for_each_block(shape, plan, [&](const PairBlock& block, bool first, bool last) {
     const char* op = "field_forward";

@@ -78,15 +78,17 @@ struct ChunkTile {
   static constexpr int kSize = kDims * kStride;
 };
 
-// Rows at and beyond `count` and dimensions at and beyond `dims` become zeros. `from` is the chunk's first element.
+// Rows at and beyond `count` and dimensions at and beyond `dims` (rounded up to a pack where wide) become zeros. `from`
+// is the chunk's first element. Neighbouring threads take neighbouring rows, so that the transposing stores do not
+// conflict; two packs of a row fill a sector.
 template <class Tile, int Rows, class T>
 __device__ inline void load_chunk(T* tile, const T* from, int64_t pitch, int64_t count, int64_t dims, bool wide) {
   constexpr int kWidth = Tile::kWidth;
   constexpr int kPacks = Tile::kDims / kWidth;
   if (wide) {
     for (int e = threadIdx.x; e < Rows * kPacks; e += blockDim.x) {
-      const int row = e / kPacks;
-      const int d = e % kPacks * kWidth;
+      const int row = e % 16 + e / (16 * kPacks) * 16;
+      const int d = e / 16 % kPacks * kWidth;
       Pack<T, kWidth> pack{};
       if (from != nullptr && row < count && d < dims) {
         pack = *reinterpret_cast<const Pack<T, kWidth>*>(from + row * pitch + d);
@@ -162,6 +164,8 @@ __device__ inline void add_chunk(T (&sums)[Mode::kMicroRows][4][Mode::kSums], co
   }
 }
 
+// Tiles of pairs in registers give up occupancy (at least 1 block of 8 warps) for operands that are read once and used
+// four times; the many independent sums of a thread hide the latency instead.
 template <class T, class Mode>
 __global__ void __launch_bounds__(kLargeThreads)
     pair_sums_kernel(PairInputs<T> in, PairBlock block, T* out, int64_t first_block) {

@@ -89,7 +89,7 @@ __device__ inline void product_chunk(ProductRows<Mode, T>& rows, const T* matric
                                      int count, int ty, int tx, T beta) {
   using Rows = ChunkTile<T, int(kProductRows)>;
   using Cols = ColumnChunk<T>;
-  SVGDX_UNROLL_BY(2)
+  SVGDX_UNROLL_BY((Mode::kOuts == 1 ? 2 : 1))
   for (int j = 0; j < count; ++j) {
     T m[Mode::kMatrices][4];
     T col[Mode::kColArrays][4];
@@ -133,6 +133,7 @@ struct ProductBlock {
 template <class Mode, class T>
 __device__ inline void load_product_rows(ProductRows<Mode, T>& rows, const ProductInputs<T>& in, const PairBlock& block,
                                          const ProductBlock& at, int ty, int tx) {
+  constexpr int kWidth = Micro<T, 4>::kWidth;
   SVGDX_UNROLL
   for (int i = 0; i < 4; ++i) {
     const int64_t local = at.row0 + Micro<T, 4>::index(ty, 32, i);
@@ -140,9 +141,12 @@ __device__ inline void load_product_rows(ProductRows<Mode, T>& rows, const Produ
     const bool inside = local < block.rows;
     rows.h[i] = Mode::kUpstream && inside && in.row_h != nullptr ? in.h_sign * in.row_h[row] : T(0);
     SVGDX_UNROLL
-    for (int n = 0; n < 4; ++n) {
+    for (int n = 0; n < 4; n += kWidth) {
       const int64_t d = at.d0 + Micro<T, 4>::index(tx, 8, n);
-      rows.x[i][n] = inside && d < in.shape.dim ? in.row_x[row * in.shape.dim + d] : T(0);
+      typename Micro<T, 4>::Packed pack{};
+      if (inside && d < in.shape.dim) load_pack(pack, in.row_x + row * in.shape.dim + d, in.shape.dim - d, in.wide);
+      SVGDX_UNROLL
+      for (int w = 0; w < kWidth; ++w) rows.x[i][n + w] = pack.v[w];
     }
   }
 }
@@ -151,26 +155,31 @@ __device__ inline void load_product_rows(ProductRows<Mode, T>& rows, const Produ
 template <class Mode, class T>
 __device__ inline void store_product(const ProductRows<Mode, T>& rows, const ProductInputs<T>& in,
                                      const PairBlock& block, const ProductBlock& at, int ty, int tx, T* out) {
+  constexpr int kWidth = Micro<T, 4>::kWidth;
   SVGDX_UNROLL
   for (int i = 0; i < 4; ++i) {
     const int64_t local = at.row0 + Micro<T, 4>::index(ty, 32, i);
     if (local >= block.rows) continue;
     SVGDX_UNROLL
-    for (int n = 0; n < 4; ++n) {
+    for (int n = 0; n < 4; n += kWidth) {
       const int64_t d = at.d0 + Micro<T, 4>::index(tx, 8, n);
       if (d >= in.shape.dim) continue;
       SVGDX_UNROLL
       for (int o = 0; o < Mode::kOuts; ++o) {
         const int64_t plane = (at.part * Mode::kOuts + o) * block.batches + at.batch;
         T* to = out + (plane * block.rows + local) * in.shape.dim + d;
-        *to = in.first ? rows.out[i][n][o] : *to + rows.out[i][n][o];
+        typename Micro<T, 4>::Packed pack{};
+        if (!in.first) load_pack(pack, to, in.shape.dim - d, in.wide);
+        SVGDX_UNROLL
+        for (int w = 0; w < kWidth; ++w) pack.v[w] += rows.out[i][n + w][o];
+        store_pack(to, pack, in.shape.dim - d, in.wide);
       }
     }
   }
 }
 
 template <class T, class Mode>
-__global__ void __launch_bounds__(kLargeThreads)
+__global__ void __launch_bounds__(kLargeThreads, Mode::kOuts * sizeof(T) <= 8 ? 2 : 1)
     product_kernel(ProductInputs<T> in, PairBlock block, const T* matrices, T* out, int64_t first_block) {
   using Rows = ChunkTile<T, int(kProductRows)>;
   using Cols = ColumnChunk<T>;
@@ -194,7 +203,7 @@ __global__ void __launch_bounds__(kLargeThreads)
     for (int a = 0; a < Mode::kMatrices; ++a) {
       const T* from = matrices + block.plane(0, a, in.sums, at.batch) + at.row0 * block.padded_cols + j;
       load_chunk<Rows, kProductRows>(weights + a * Rows::kSize, from, block.padded_cols, block.rows - at.row0, count,
-                                     false);
+                                     true);
     }
     SVGDX_UNROLL
     for (int a = 0; a < Mode::kColArrays; ++a) {

@@ -9,6 +9,9 @@ namespace svgdx::cuda {
 constexpr int64_t kPairElements = int64_t(1) << 22;
 constexpr int64_t kMostCols = 8192;
 
+// Elements of a part of scratch, so that the next part starts on a 16-byte boundary.
+inline int64_t aligned_elements(int64_t count) { return round_up(count, 4); }
+
 struct LargePlan {
   int64_t batches, rows, cols;  // of one block; the last block of each direction may be smaller
   int64_t padded_rows, padded_cols;
