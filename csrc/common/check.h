@@ -65,9 +65,9 @@ inline void check_floating(const char* op, const char* name, const Tensor& t) {
               name_of(t.scalar_type()));
 }
 
-inline void check_same_dtype(const char* op, const char* name, const Tensor& t, const Tensor& x) {
-  SVGDX_CHECK(t.scalar_type() == x.scalar_type(), op, name, " must have the dtype of x, ", name_of(x.scalar_type()),
-              ", but is ", name_of(t.scalar_type()));
+inline void check_same_dtype(const char* op, const char* name, const Tensor& t, ScalarType expected) {
+  SVGDX_CHECK(t.scalar_type() == expected, op, name, " must have the dtype of x, ", name_of(expected), ", but is ",
+              name_of(t.scalar_type()));
 }
 
 inline void check_shape(const char* op, const char* name, const Tensor& t, const Sizes& expected, const char* meaning) {

@@ -4,5 +4,6 @@
 #if defined(__CUDACC__) || defined(SVGDX_SIMT)
 #define SVGDX_HD __host__ __device__ inline
 #else
-#define SVGDX_HD inline
+// Always inlined: these are compiled once per instruction set, and the linker must not choose between the copies.
+#define SVGDX_HD inline __attribute__((always_inline))
 #endif

@@ -22,7 +22,7 @@ struct Particles {
     check_floating(op, "x", x_in);
     SVGDX_CHECK(shape.size() >= 2, op, "x must have shape (..., M, D), but has ", text(shape));
     check_shape(op, "score", score_in, shape, "the shape of x");
-    check_same_dtype(op, "score", score_in, x_in);
+    check_same_dtype(op, "score", score_in, x_in.scalar_type());
     check_device(op, "score", score_in, x_in);
     lead = Sizes(shape.begin(), shape.end() - 2);
     rows_shape = Sizes(shape.begin(), shape.end() - 1);
@@ -47,6 +47,11 @@ struct Particles {
     check_floating(op, name, *t);
     check_device(op, name, *t, x);
     return as_dense(*t, compute);
+  }
+  // An input beside x; upstream gradients may differ in dtype, inputs may not.
+  OptionalTensor input_like_x(const char* name, const OptionalTensor& t) const {
+    if (t) check_same_dtype(op, name, *t, input);
+    return like_x(name, t);
   }
   OptionalTensor like_x(const char* name, const OptionalTensor& t) const {
     return dense(name, t, shape, "the shape of x");
@@ -102,9 +107,7 @@ struct SvgdOps {
       result = new_empty(p.x, {}, p.compute);
       Backend::template row_sum<T>(1, p.batch, data<T>(per_batch), T(1), {}, out<T>(result), Backend::stream(p.x));
     }
-    result = as_type(result, number.scalar_type());
-    if (number.is_cpu() && !result.is_cpu()) result = torch::stable::to(result, number.device());
-    return result;
+    return as_type(result, number.scalar_type());  // on x's device: a 0-d number's gradient may be anywhere
   }
 
   static Tensor svgd_phi(const Tensor& x, const Tensor& score, const Tensor& bandwidth) {
@@ -273,7 +276,7 @@ struct SvgdOps {
   }
 
   static Sizes query_shape(const Particles& p, const Tensor& query, const Tensor& x) {
-    check_same_dtype(p.op, "query", query, x);
+    check_same_dtype(p.op, "query", query, p.input);
     check_device(p.op, "query", query, x);
     const Sizes shape = sizes_of(query);
     SVGDX_CHECK(shape.size() == p.shape.size() && shape.back() == p.dim &&

@@ -37,7 +37,7 @@ struct JacobianOps : SvgdOps<Backend> {
     const typename Backend::Guard guard(x);
     const Particles p("svgd_jacobian_sqnorm", x, score);
     check_probe(p, probe_in, hvp_in);
-    const OptionalTensor probe = p.like_x("probe", probe_in), hvp = p.like_x("hvp", hvp_in);
+    const OptionalTensor probe = p.input_like_x("probe", probe_in), hvp = p.input_like_x("hvp", hvp_in);
     Tensor result = p.dim ? p.per_row() : new_zeros(p.x, p.rows_shape, p.compute);
     Base::typed(p.compute, [&](auto zero) {
       using T = decltype(zero);
@@ -64,7 +64,7 @@ struct JacobianOps : SvgdOps<Backend> {
     const typename Backend::Guard guard(x);
     const Particles p("svgd_jacobian_sqnorm_backward", x, score);
     check_probe(p, probe_in, hvp_in);
-    const OptionalTensor probe = p.like_x("probe", probe_in), hvp = p.like_x("hvp", hvp_in);
+    const OptionalTensor probe = p.input_like_x("probe", probe_in), hvp = p.input_like_x("hvp", hvp_in);
     const Tensor w = *p.per_row("grad", OptionalTensor(grad));
     const Sizes probe_shape = probe ? p.shape : Sizes{0};
     const Tensor grad_probe = new_zeros(p.x, probe_shape, p.compute), grad_hvp = new_zeros(p.x, probe_shape, p.compute);
@@ -125,6 +125,7 @@ struct JacobianOps : SvgdOps<Backend> {
   static OptionalTensor check_hessian(const Particles& p, const OptionalTensor& hessian) {
     SVGDX_CHECK(p.dim <= kJacobianDim, p.op, "x must have at most ", kJacobianDim,
                 " dimensions for the exact log-determinant, but has ", p.dim);
+    if (hessian) check_same_dtype(p.op, "hessian", *hessian, p.input);
     return p.dense("hessian", hessian, with(p.shape, {p.dim}), "shape (..., M, D, D)");
   }
 

@@ -20,19 +20,19 @@ struct FieldShape {
 // Forward of svgd_phi, svgd_phi_trace, svgd_step, svgd_field and ksd.
 template <class T>
 struct FieldArgs {
-  FieldShape shape;
-  const T* query;        // (batch, rows, dim); equals x when `self`
-  const T* x;            // (batch, cols, dim)
-  const T* score;        // (batch, cols, dim)
-  PerBatch<T> bandwidth;
-  bool self;             // rows are the particles: the trace leaves out j = i
-  T* phi;                // (batch, rows, dim), or with `step`: x + step * phi; null: not wanted
-  T* trace;              // (batch, rows), or with `step`: log_q - step * (t + hessian_trace / M); null: not wanted
-  T* stein;              // (batch, rows): score_i . phi_i + t_i, the Stein identity summand; needs self; null: not wanted
-  bool stein_diagonal;   // stein counts j = i (V-statistic)
-  PerBatch<T> step;      // null data: no update
-  const T* log_q;        // (batch, rows), with step
-  const T* hessian_trace;  // (batch, rows) or null, with step
+  FieldShape shape = {};
+  const T* query = nullptr;        // (batch, rows, dim); equals x when `self`
+  const T* x = nullptr;            // (batch, cols, dim)
+  const T* score = nullptr;        // (batch, cols, dim)
+  PerBatch<T> bandwidth = {};
+  bool self = false;             // rows are the particles: the trace leaves out j = i
+  T* phi = nullptr;                // (batch, rows, dim), or with `step`: x + step * phi; null: not wanted
+  T* trace = nullptr;              // (batch, rows), or with `step`: log_q - step * (t + hessian_trace / M); null: not wanted
+  T* stein = nullptr;              // (batch, rows): score_i . phi_i + t_i, the Stein identity summand; needs self; null: not wanted
+  bool stein_diagonal = false;   // stein counts j = i (V-statistic)
+  PerBatch<T> step = {};      // null data: no update
+  const T* log_q = nullptr;        // (batch, rows), with step
+  const T* hessian_trace = nullptr;  // (batch, rows) or null, with step
 };
 
 // Backward of the same. A row gathers from all columns, both as a query (its own upstream gradient against the
@@ -41,57 +41,57 @@ struct FieldArgs {
 // is given (svgd_step), and grad_x then also receives grad_phi itself (x' = x + ...).
 template <class T>
 struct FieldGradArgs {
-  FieldShape shape;
-  int64_t particles;  // M, the divisor
-  bool self;          // rows and columns are the same particles
-  const T* row_x;
-  const T* row_score;
-  const T* row_grad_phi;    // (batch, rows, dim)
-  const T* row_grad_trace;  // (batch, rows)
-  const T* col_x;
-  const T* col_score;
-  const T* col_grad_phi;
-  const T* col_grad_trace;
-  PerBatch<T> bandwidth;
-  PerBatch<T> step;
-  const T* hessian_trace;  // (batch, rows) or null; enters `dot` only
-  PerBatch<T> origin;      // dim numbers per batch row: a point near the particles, from which `euler` measures x
-  T* grad_x;               // (batch, rows, dim)
-  T* grad_score;           // (batch, rows, dim); null: not wanted
-  T* euler;  // (batch, rows): -g.phi - 2 h t - (x - origin).grad_x + score.grad_score without the step's identity path; its
+  FieldShape shape = {};
+  int64_t particles = 0;  // M, the divisor
+  bool self = false;          // rows and columns are the same particles
+  const T* row_x = nullptr;
+  const T* row_score = nullptr;
+  const T* row_grad_phi = nullptr;    // (batch, rows, dim)
+  const T* row_grad_trace = nullptr;  // (batch, rows)
+  const T* col_x = nullptr;
+  const T* col_score = nullptr;
+  const T* col_grad_phi = nullptr;
+  const T* col_grad_trace = nullptr;
+  PerBatch<T> bandwidth = {};
+  PerBatch<T> step = {};
+  const T* hessian_trace = nullptr;  // (batch, rows) or null; enters `dot` only
+  PerBatch<T> origin = {};      // dim numbers per batch row: a point near the particles, from which `euler` measures x
+  T* grad_x = nullptr;               // (batch, rows, dim)
+  T* grad_score = nullptr;           // (batch, rows, dim); null: not wanted
+  T* euler = nullptr;  // (batch, rows): -g.phi - 2 h t - (x - origin).grad_x + score.grad_score without the step's identity path; its
              // sum over all rows is sigma * dL/dsigma, because phi and t are homogeneous of degree -1 and -2 under
              // (x, score, sigma) -> (l x, score / l, l sigma); null: not wanted
-  T* dot;    // (batch, rows): grad_phi.phi - grad_trace (t + hessian_trace / M), row's part of dL/dstep; null: not wanted
+  T* dot = nullptr;    // (batch, rows): grad_phi.phi - grad_trace (t + hessian_trace / M), row's part of dL/dstep; null: not wanted
 };
 
 // J_i = A_i + H_i / M with A_i = (beta/M) [ (sum_{j != i} kappa_ij) I - sum_j kappa_ij z_ij r_ij^T ].
 template <class T>
 struct JacobianArgs {
-  int64_t batch, particles, dim;
-  const T* x;
-  const T* score;
-  PerBatch<T> bandwidth;
+  int64_t batch = 0, particles = 0, dim = 0;
+  const T* x = nullptr;
+  const T* score = nullptr;
+  PerBatch<T> bandwidth = {};
   // sqnorm: |A|_F^2 + (2/M) (A probe) . hvp + |hvp|^2 / M^2 when step.data is null.
-  const T* probe;  // (batch, particles, dim) or null
-  const T* hvp;    // (batch, particles, dim) or null
+  const T* probe = nullptr;  // (batch, particles, dim) or null
+  const T* hvp = nullptr;    // (batch, particles, dim) or null
   // logdet: log |det(I + step J)| when step.data is set; dim <= 16.
-  PerBatch<T> step;
-  const T* hessian;  // (batch, particles, dim, dim) or null
-  T* out;            // (batch, particles)
+  PerBatch<T> step = {};
+  const T* hessian = nullptr;  // (batch, particles, dim, dim) or null
+  T* out = nullptr;            // (batch, particles)
 };
 
 template <class T>
 struct JacobianGradArgs {
-  JacobianArgs<T> forward;  // out unused
-  const T* grad_out;        // (batch, particles)
-  T* adjoint;               // scratch (batch, particles, dim, dim): dL/dA_i
-  T* grad_x;
-  T* grad_score;
-  T* euler;         // (batch, particles): -2 <dL/dA_i, A_i> - x.grad_x + score.grad_score; its sum is sigma dL/dsigma
-  T* grad_probe;    // or null
-  T* grad_hvp;      // or null
-  T* grad_step;     // (batch, particles), row's part; or null
-  T* grad_hessian;  // (batch, particles, dim, dim) or null
+  JacobianArgs<T> forward = {};  // out unused
+  const T* grad_out = nullptr;        // (batch, particles)
+  T* adjoint = nullptr;               // scratch (batch, particles, dim, dim): dL/dA_i
+  T* grad_x = nullptr;
+  T* grad_score = nullptr;
+  T* euler = nullptr;         // (batch, particles): -2 <dL/dA_i, A_i> - x.grad_x + score.grad_score; its sum is sigma dL/dsigma
+  T* grad_probe = nullptr;    // or null
+  T* grad_hvp = nullptr;      // or null
+  T* grad_step = nullptr;     // (batch, particles), row's part; or null
+  T* grad_hessian = nullptr;  // (batch, particles, dim, dim) or null
 };
 
 // Each backend defines these for float and double. `scratch` points to as many bytes of device memory as the matching

@@ -9,7 +9,7 @@ namespace svgdx {
 // Up to this dimension a row's accumulators live in registers and differences are taken directly.
 constexpr int64_t kDirectDim = 8;
 // From this dimension on the products are torch's matrix products.
-constexpr int64_t kMatmulDim = 96;
+constexpr int64_t kMatmulDim = 192;
 // Up to this many particles a group of problems, one per SIMD lane, stays in the second-level cache.
 constexpr int64_t kBatchedParticles = 128;
 
