@@ -1,5 +1,5 @@
-// The backward pass, for small dimensions in one pass over the columns: a row lives in the registers of 1 to 32 neighbouring
-// lanes, columns pass through shared memory in tiles. Larger dimensions: field_backward_large.cuh.
+// The backward pass, for small dimensions in one pass over the columns: a row lives in the registers of 1 to 32
+// neighbouring lanes, columns pass through shared memory in tiles. Larger dimensions: field_backward_large.cuh.
 #pragma once
 
 #include "common/cuda/tile.cuh"
@@ -131,7 +131,8 @@ __device__ inline void field_grad_write(FieldGradRow<T, P>& row, const GradTile<
   const RowFinish<T> finish(args, block.batch);
   const T* origin = args.origin.data == nullptr ? nullptr : args.origin.data + block.batch * args.origin.stride;
   __syncthreads();
-  if (int(threadIdx.x) < P) tile.h[threadIdx.x] = origin != nullptr && int(threadIdx.x) < dim ? origin[threadIdx.x] : T(0);
+  if (int(threadIdx.x) < P)
+    tile.h[threadIdx.x] = origin != nullptr && int(threadIdx.x) < dim ? origin[threadIdx.x] : T(0);
   __syncthreads();
   T x_dot = 0;
   T score_dot = 0;
@@ -156,7 +157,8 @@ __device__ inline void field_grad_partial(FieldGradRow<T, P>& row, const GradTil
   const int64_t all_rows = shape.batch * shape.rows;
   const int64_t first = block.batch * shape.rows + block.row0;
   if (leader) {
-    T* to = partial + splits * 2 * all_rows * shape.dim + block.split * RowScalars<T>::kCount * all_rows + first + local;
+    T* to =
+        partial + splits * 2 * all_rows * shape.dim + block.split * RowScalars<T>::kCount * all_rows + first + local;
     to[0] = row.sums.kappa;
     to[all_rows] = row.sums.kappa_h;
     to[2 * all_rows] = row.sums.gz;

@@ -10,7 +10,7 @@ namespace svgdx::cuda {
 
 template <class T>
 struct PairWeights {
-  T kappa;   // 0 for a particle with itself: its terms in dL/dx cancel, and G_i in dL/ds is added at the end
+  T kappa;  // 0 for a particle with itself: its terms in dL/dx cancel, and G_i in dL/ds is added at the end
   T radial;
   T gz, trace;
 

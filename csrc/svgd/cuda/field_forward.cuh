@@ -1,5 +1,5 @@
-// phi, trace and stein in one pass over the columns, for dim <= 16: a row lives in the registers of 1 to 32 neighbouring
-// lanes, columns pass through shared memory in tiles. Larger dimensions: field_large.cuh.
+// phi, trace and stein in one pass over the columns, for dim <= 16: a row lives in the registers of 1 to 32
+// neighbouring lanes, columns pass through shared memory in tiles. Larger dimensions: field_large.cuh.
 #pragma once
 
 #include "common/cuda/tile.cuh"
@@ -156,8 +156,14 @@ void field_forward_registers(const FieldArgs<T>& args, T* partial, void* stream)
     });
   });
   if (sums == nullptr) return;
-  FieldSums<T> parts{sums, sums + plan.splits * args.shape.batch * args.shape.rows * dim, plan.splits, plan.splits,
-                     0, 0, args.shape.batch, args.shape.rows};
+  FieldSums<T> parts{sums,
+                     sums + plan.splits * args.shape.batch * args.shape.rows * dim,
+                     plan.splits,
+                     plan.splits,
+                     0,
+                     0,
+                     args.shape.batch,
+                     args.shape.rows};
   finish_field(args, parts, stream);
 }
 

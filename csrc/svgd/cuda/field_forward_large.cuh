@@ -55,7 +55,8 @@ template <class T>
 void field_forward_large(const FieldArgs<T>& args, T* scratch, void* stream) {
   const FieldShape& shape = args.shape;
   const LargePlan plan = plan_large_forward(shape);
-  const bool wide = is_aligned(args.query, shape.dim) && is_aligned(args.x, shape.dim) && is_aligned(args.score, shape.dim);
+  const bool wide =
+      is_aligned(args.query, shape.dim) && is_aligned(args.x, shape.dim) && is_aligned(args.score, shape.dim);
   T* sums = scratch;
   T* trace_sums = sums + plan.pair_elements();
   T* parts = trace_sums + aligned_elements(plan.batches * plan.rows);
@@ -66,12 +67,13 @@ void field_forward_large(const FieldArgs<T>& args, T* scratch, void* stream) {
     launch_blocks(op, ceil_div(block.batches * block.rows, 4), [&](unsigned grid, int64_t first_block) {
       SVGDX_LAUNCH((forward_kernel_values<T>), grid, 128, 0, stream, args, block, sums, trace_sums, first, first_block);
     });
-    const ProductInputs<T> in{shape,          args.query, {args.x, args.score}, nullptr,    nullptr,
-                              T(1),           args.bandwidth, wide,             first,      ForwardPairs::kSums,
-                              plan.parts,     plan.cols_per_part};
+    const ProductInputs<T> in{
+        shape, args.query, {args.x, args.score}, nullptr,    nullptr,           T(1), args.bandwidth,
+        wide,  first,      ForwardPairs::kSums,  plan.parts, plan.cols_per_part};
     product<T, ForwardProduct>(op, in, block, sums, parts, stream);
     if (!last) return;
-    finish_field(args, FieldSums<T>{parts, trace_sums, plan.parts, 1, block.batch0, block.row0, block.batches, block.rows},
+    finish_field(args,
+                 FieldSums<T>{parts, trace_sums, plan.parts, 1, block.batch0, block.row0, block.batches, block.rows},
                  stream);
   });
 }

@@ -8,12 +8,12 @@
 namespace svgdx::cuda {
 
 struct FieldPlan {
-  int threads;             // of a block, and columns of a tile
-  int lanes;               // neighbouring threads that share a row, a power of two up to a warp
-  int64_t row_tiles;       // blocks that cover the rows of a batch entry
-  int64_t splits;          // parts of the columns, each a block of its own
+  int threads;        // of a block, and columns of a tile
+  int lanes;          // neighbouring threads that share a row, a power of two up to a warp
+  int64_t row_tiles;  // blocks that cover the rows of a batch entry
+  int64_t splits;     // parts of the columns, each a block of its own
   int64_t cols_per_split;
-  int64_t blocks;          // batch * row_tiles * splits
+  int64_t blocks;  // batch * row_tiles * splits
   Divider by_splits, by_row_tiles;
 
   SVGDX_HD int rows_per_block() const { return threads / lanes; }

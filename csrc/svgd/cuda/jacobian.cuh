@@ -81,7 +81,8 @@ __global__ void __launch_bounds__(kJacobianThreads, kJacobianBlocks<T, P>)
     update_matrix(n, a, args.hessian == nullptr ? nullptr : matrices, thread, dim, at(args.step, thread.batch), over_m);
     result = log_abs_det(n, thread);
   }
-  if (thread.leads() && thread.lane == 0) args.out[thread.batch * args.particles + thread.first + thread.local] = result;
+  if (thread.leads() && thread.lane == 0)
+    args.out[thread.batch * args.particles + thread.first + thread.local] = result;
 }
 
 template <class T>

@@ -39,7 +39,8 @@ __device__ inline T inverse_dot(const T (&inverse)[2][P], const InverseOrder& or
     SVGDX_UNROLL
     for (int c = 0; c < P; ++c) {
       const int p = order.pivot(c);
-      if (order.step[m] < dim && p < dim) sum += inverse[m][c] * matrices[(thread.local * dim + p) * dim + order.step[m]];
+      if (order.step[m] < dim && p < dim)
+        sum += inverse[m][c] * matrices[(thread.local * dim + p) * dim + order.step[m]];
     }
   }
   return sum;

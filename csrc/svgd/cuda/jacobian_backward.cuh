@@ -13,15 +13,16 @@ namespace svgdx::cuda {
 template <class T, int P>
 constexpr int kGatherCols = P * sizeof(T) > 64 ? 16 : 32;
 
-// Matrices of a tile of columns: row `row`, pack q of column j at row * kRowPitch + q * Cols + j. The odd pitch keeps
-// lanes that read different rows off each other's banks.
+// Matrices of a tile of columns: row `row`, pack q of column j at row * kRowPitch + q * kPackPitch + j. The pitches
+// keep lanes that read different rows, or fill neighbouring packs, off each other's banks.
 template <class T, int P>
 struct MatrixTile {
   static constexpr int kCols = kGatherCols<T, P>;
   using Rows = RowTile<T, P, kCols>;
   using Packed = typename Rows::Packed;
   static constexpr int kWidth = Rows::kWidth;
-  static constexpr int kRowPitch = Rows::kPacks * kCols + 1;
+  static constexpr int kPackPitch = kCols + 8 / Rows::kPacks % 8;
+  static constexpr int kRowPitch = Rows::kPacks * kPackPitch + 1;
   static constexpr int kSize = P * kRowPitch;
   Packed* packs;
   T* trace;
@@ -37,7 +38,7 @@ struct MatrixTile {
       const int row = walk.d / per_row;
       const int d = walk.d % per_row * width;
       const T* source = from + (int64_t(walk.row) * dim + row) * dim + d;
-      Packed* to = packs + row * kRowPitch + d / kWidth * kCols + walk.row;
+      Packed* to = packs + row * kRowPitch + d / kWidth * kPackPitch + walk.row;
       if (width == 1) {
         reinterpret_cast<T*>(to)[d % kWidth] = *source;
       } else {
@@ -50,18 +51,19 @@ struct MatrixTile {
     const int j = threadIdx.x;
     if (j >= count) return;
     T sum = 0;
-    for (int d = 0; d < dim; ++d) sum += reinterpret_cast<const T*>(packs + d * kRowPitch + d / kWidth * kCols + j)[d % kWidth];
+    for (int d = 0; d < dim; ++d)
+      sum += reinterpret_cast<const T*>(packs + d * kRowPitch + d / kWidth * kPackPitch + j)[d % kWidth];
     trace[j] = sum;
   }
 };
 
 template <class T, int P>
 struct GatherRow {
-  T x[P], matrix[2][P];          // the lane's two rows of B_k
+  T x[P], matrix[2][P];  // the lane's two rows of B_k
   T x_own[2], s_own[2];
-  T sum[P];                      // sum_j kappa (B_j^T w - beta r (w . B_j r - z . B_k r)), the lane's share
+  T sum[P];                        // sum_j kappa (B_j^T w - beta r (w . B_j r - z . B_k r)), the lane's share
   T r_sum[2], z_sum[2], y_sum[2];  // sum_j kappa times r, z_kj, B_j r
-  T trace_sum[2];                // sum_j kappa tr B_j r
+  T trace_sum[2];                  // sum_j kappa tr B_j r
 };
 
 template <class T, int P, class Tiles>
@@ -82,7 +84,8 @@ __device__ inline void gather_pair(GatherRow<T, P>& row, const Tiles& tiles, con
     T product = 0;
     SVGDX_UNROLL
     for (int c = 0; c < Matrices::Rows::kPacks; ++c) {
-      const typename Matrices::Packed pack = matrices.packs[thread.row(m) * Matrices::kRowPitch + c * Matrices::kCols + j];
+      const typename Matrices::Packed pack =
+          matrices.packs[thread.row(m) * Matrices::kRowPitch + c * Matrices::kPackPitch + j];
       SVGDX_UNROLL
       for (int e = 0; e < Matrices::kWidth; ++e) {
         const int d = c * Matrices::kWidth + e;
@@ -169,7 +172,7 @@ __device__ inline void load_own_matrix(GatherRow<T, P>& row, const T* adjoint, c
     for (int m = 0; m < 2; ++m) {
       SVGDX_UNROLL
       for (int c = 0; c < Matrices::Rows::kPacks; ++c) {
-        const auto pack = matrices.packs[thread.row(m) * Matrices::kRowPitch + c * Matrices::kCols + j];
+        const auto pack = matrices.packs[thread.row(m) * Matrices::kRowPitch + c * Matrices::kPackPitch + j];
         SVGDX_UNROLL
         for (int e = 0; e < Matrices::kWidth; ++e) row.matrix[m][c * Matrices::kWidth + e] = pack.v[e];
       }
@@ -177,8 +180,8 @@ __device__ inline void load_own_matrix(GatherRow<T, P>& row, const T* adjoint, c
   }
 }
 
-// euler comes in as <B, A>. The gradients of x sum to zero over a batch entry, so x is measured from its first particle:
-// a cloud far from the origin loses nothing.
+// euler comes in as <B, A>. The gradients of x sum to zero over a batch entry, so x is measured from its first
+// particle: a cloud far from the origin loses nothing.
 template <class T, int P>
 __device__ inline void gather_write(const JacobianGradArgs<T>& args, const JacobianThread<P>& thread,
                                     const GatherRow<T, P>& row, const T (&dx)[2], const T (&ds)[2]) {

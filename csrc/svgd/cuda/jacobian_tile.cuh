@@ -1,7 +1,8 @@
 // Particles and columns of the Jacobian kernels (dim <= 16, padded to P).
 //
-// P/2 neighbouring lanes share a particle: lane c owns rows c and c + P/2 of its D x D matrix. Of every P/2 columns each
-// lane forms one kernel value and the lanes exchange them by shuffles. 1 or more slices of P/2 lanes share the columns.
+// P/2 neighbouring lanes share a particle: lane c owns rows c and c + P/2 of its D x D matrix. Of every P/2 columns
+// each lane forms one kernel value and the lanes exchange them by shuffles. 1 or more slices of P/2 lanes share the
+// columns.
 #pragma once
 
 #include "common/cuda/divider.cuh"
@@ -17,7 +18,9 @@ constexpr int kJacobianCols = 32;
 
 // Resident blocks asked of the compiler: as many as leave each thread the registers for two rows, without spills.
 template <class T, int P>
-constexpr int kJacobianBlocks = P * sizeof(T) >= 128 ? 2 : P * sizeof(T) >= 64 ? 3 : 4;
+constexpr int kJacobianBlocks = P * sizeof(T) >= 128  ? 2
+                                : P * sizeof(T) >= 64 ? 3
+                                                      : 4;
 
 struct JacobianPlan {
   int slices, particles_per_block;

@@ -31,8 +31,7 @@ inline LargePlan plan_large(const FieldShape& shape, int sums, int outs) {
   const int64_t row_budget = std::max(kProductRows, kPairElements / plan.padded_cols / kProductRows * kProductRows);
   plan.rows = std::min(shape.rows, row_budget);
   plan.padded_rows = round_up(plan.rows, kProductRows);
-  plan.batches =
-      std::min(shape.batch, std::max<int64_t>(1, kPairElements / (plan.padded_rows * plan.padded_cols)));
+  plan.batches = std::min(shape.batch, std::max<int64_t>(1, kPairElements / (plan.padded_rows * plan.padded_cols)));
 
   // Few tiles: split the dimensions of the pair sums and the columns of the product.
   const int64_t pair_blocks = plan.batches * ceil_div(plan.rows, kPairCols) * (plan.padded_cols / kPairCols);
