@@ -28,8 +28,10 @@ inline Tensor part_of(const Tensor& t, int64_t k, int64_t row, int64_t rows, int
 
 // a (n, R, K) times b (n, K, C). With `symmetric` the result is known to be so: only the blocks on and above the diagonal
 // are computed, and mirrored.
-inline Tensor product(const Tensor& a, const Tensor& b, bool symmetric = false) {
-  if (!a.is_cpu()) return torch::stable::matmul(a, b);
+inline Tensor product(const Tensor& left, const Tensor& right, bool symmetric = false) {
+  if (!left.is_cpu()) return torch::stable::matmul(left, right);
+  // The pool's threads do not know that autograd is switched off here.
+  const Tensor a = aten("detach", "", left), b = aten("detach", "", right);
   const int64_t n = a.size(0), rows = a.size(1), inner = a.size(2), cols = b.size(2);
   const Tensor result = new_empty(a, {n, rows, cols}, a.scalar_type());
   const ProductBlocks blocks(rows, cols);
