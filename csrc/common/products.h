@@ -34,12 +34,14 @@ inline Tensor product(const Tensor& left, const Tensor& right, bool symmetric = 
   const Tensor a = aten("detach", "", left), b = aten("detach", "", right);
   const int64_t n = a.size(0), rows = a.size(1), inner = a.size(2), cols = b.size(2);
   const Tensor result = new_empty(a, {n, rows, cols}, a.scalar_type());
-  const ProductBlocks blocks(rows, cols);
+  const ProductBlocks blocks(rows, cols);  // never wide when symmetric: then rows = cols
   const int64_t per_matrix = blocks.down * blocks.across, items = n * per_matrix;
   // At least two items, so that the loop is a parallel region in which torch's product stays on its thread.
   torch::stable::parallel_for(0, std::max<int64_t>(2, items), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < std::min(end, items); ++i) {
-      const int64_t k = i / per_matrix, block = i % per_matrix;
+      const int64_t k = i / per_matrix, nth = i % per_matrix;
+      // Blocks above the diagonal shrink downwards: a long one beside a short one keeps the threads' shares alike.
+      const int64_t block = !symmetric ? nth : nth % 2 == 0 ? nth / 2 : per_matrix - 1 - nth / 2;
       const int64_t row = block / blocks.across * blocks.row_step, height = std::min(blocks.row_step, rows - row);
       const int64_t col = symmetric ? row : block % blocks.across * blocks.col_step;
       const int64_t width = symmetric ? cols - col : std::min(blocks.col_step, cols - col);

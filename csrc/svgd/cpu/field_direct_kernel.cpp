@@ -11,17 +11,17 @@
 namespace svgdx::SVGDX_ISA {
 namespace {
 
-// A work item is at most this many vectors of rows; the threads share the items.
-constexpr int kMaxVectors = 2;
+// A work item is this many vectors of rows; the threads share the items.
+constexpr int kVectors = 2;
 // Pairs a thread should have before a second thread is worth its start.
 constexpr int64_t kPairsPerThread = 8192;
 
-template <class T, int D, int NV>
+template <class T, int D>
 struct Rows {
-  T data[D][NV * kLanes<T>];
+  T data[D][kVectors * kLanes<T>];
   // Lanes past the end repeat the last row, so that they hold ordinary numbers; they are never written back.
   void gather(const T* rows, int64_t first, int64_t end, T scale) {
-    for (int lane = 0; lane < NV * kLanes<T>; ++lane) {
+    for (int lane = 0; lane < kVectors * kLanes<T>; ++lane) {
       const int64_t i = std::min(first + lane, end - 1);
       for (int d = 0; d < D; ++d) data[d][lane] = rows ? rows[i * D + d] * scale : T(0);
     }
@@ -29,7 +29,7 @@ struct Rows {
   SVGDX_INLINE Vec<T> operator()(int d, int v) const { return load(&data[d][v * kLanes<T>]); }
 };
 
-template <class T, int NV>
+template <class T>
 SVGDX_INLINE Vec<T> mask_self(Vec<T> value, int64_t row_of_vector, int64_t j) {
   for (int lane = 0; lane < kLanes<T>; ++lane) {
     if (row_of_vector + lane == j) value[lane] = T(0);
@@ -37,16 +37,16 @@ SVGDX_INLINE Vec<T> mask_self(Vec<T> value, int64_t row_of_vector, int64_t j) {
   return value;
 }
 
-template <class T, int D, int NV>
+template <class T, int D>
 struct Forward {
-  static constexpr int kRows = NV * kLanes<T>;
-  Rows<T, D, NV> x;
-  Vec<T> z_sum[D][NV], trace[NV];
+  static constexpr int kRows = kVectors * kLanes<T>;
+  Rows<T, D> x;
+  Vec<T> z_sum[D][kVectors], trace[kVectors];
 
   template <bool kSelf>
   SVGDX_INLINE void column(const T* xj, const T* sj, Vec<T> beta, Vec<T> log2_scale, int64_t first, int64_t j) {
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       Vec<T> z[D], squared = {}, r_dot_z = {};
 #pragma GCC unroll 8
       for (int d = 0; d < D; ++d) {
@@ -56,7 +56,7 @@ struct Forward {
         r_dot_z += r * z[d];
       }
       const Vec<T> kappa = exp2_nonpositive<T>(log2_scale * squared);
-      const Vec<T> counted = kSelf ? mask_self<T, NV>(kappa, first + v * kLanes<T>, j) : kappa;
+      const Vec<T> counted = kSelf ? mask_self<T>(kappa, first + v * kLanes<T>, j) : kappa;
       trace[v] += pair::trace_term<Vec<T>>(counted, splat(T(D)), r_dot_z);
 #pragma GCC unroll 8
       for (int d = 0; d < D; ++d) z_sum[d][v] += kappa * z[d];
@@ -69,7 +69,7 @@ struct Forward {
     const T beta = beta_of<T, T>(a.bandwidth, b);
     const Vec<T> beta_v = splat(beta), scale = splat(T(-0.5 * pair::kLog2E) * beta);
     x.gather(a.query + b * rows * D, first, rows, T(1));
-    for (int v = 0; v < NV; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       trace[v] = Vec<T>{};
       for (int d = 0; d < D; ++d) z_sum[d][v] = Vec<T>{};
     }
@@ -82,7 +82,7 @@ struct Forward {
 
   void finish(const FieldArgs<T>& a, int64_t b, int64_t first, T beta) {
     T z[D][kRows], t[kRows];
-    for (int v = 0; v < NV; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       store(&t[v * kLanes<T>], trace[v]);
       for (int d = 0; d < D; ++d) store(&z[d][v * kLanes<T>], z_sum[d][v]);
     }
@@ -91,12 +91,12 @@ struct Forward {
   }
 };
 
-template <class T, int D, int NV>
+template <class T, int D>
 struct Backward {
-  static constexpr int kRows = NV * kLanes<T>;
-  Rows<T, D, NV> x, s, g;
-  Rows<T, 1, NV> h;
-  Vec<T> gx[D][NV], gs[D][NV], z_sum[D][NV], trace[NV], kappa_sum[NV], kappa_h[NV];
+  static constexpr int kRows = kVectors * kLanes<T>;
+  Rows<T, D> x, s, g;
+  Rows<T, 1> h;
+  Vec<T> gx[D][kVectors], gs[D][kVectors], z_sum[D][kVectors], trace[kVectors], kappa_sum[kVectors], kappa_h[kVectors];
 
   // Sums per pair; dL/dx_i is put together in finish() from
   //   sum_j kappa (weight r + u_j),  u_j = g_j + beta h_j r,   sum kappa,  sum kappa h_j,  sum kappa z_ij.
@@ -104,7 +104,7 @@ struct Backward {
   SVGDX_INLINE void column(const T* xj, const T* sj, const T* gj, T hj, Vec<T> beta, Vec<T> log2_scale, int64_t first,
                            int64_t j) {
 #pragma GCC unroll 1
-    for (int v = 0; v < NV; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       Vec<T> squared = {}, g_z = {}, r_z_ij = {}, r_z_ji = {};
       const Vec<T> hi = h(0, v);
 #pragma GCC unroll 8
@@ -120,7 +120,7 @@ struct Backward {
       const Vec<T> kappa = exp2_nonpositive<T>(log2_scale * squared);
       const Vec<T> cross = g_z - beta * (hi * r_z_ij + hj * r_z_ji);
       const Vec<T> weight = pair::weight<Vec<T>>(cross, beta, hi + hj, splat(T(D + 1)));
-      const Vec<T> counted = kSelf ? mask_self<T, NV>(kappa, first + v * kLanes<T>, j) : kappa;
+      const Vec<T> counted = kSelf ? mask_self<T>(kappa, first + v * kLanes<T>, j) : kappa;
       trace[v] += pair::trace_term<Vec<T>>(counted, splat(T(D)), r_z_ij);
       kappa_sum[v] += kappa;
       kappa_h[v] += kappa * hj;
@@ -143,7 +143,7 @@ struct Backward {
     s.gather(row_at(a.row_score, D), first, rows, T(1));
     g.gather(row_at(a.row_grad_phi, D), first, rows, up.g_scale);
     h.gather(row_at(a.row_grad_trace, 1), first, rows, up.h_scale);
-    for (int v = 0; v < NV; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       trace[v] = kappa_sum[v] = kappa_h[v] = Vec<T>{};
       for (int d = 0; d < D; ++d) gx[d][v] = gs[d][v] = z_sum[d][v] = Vec<T>{};
     }
@@ -169,7 +169,7 @@ struct Backward {
 
   void finish(const FieldGradArgs<T>& a, int64_t b, int64_t first, T beta) {
     T out_x[D][kRows], out_s[D][kRows], out_z[D][kRows], out_t[kRows];
-    for (int v = 0; v < NV; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       store(&out_t[v * kLanes<T>], trace[v]);
       for (int d = 0; d < D; ++d) {
         const Vec<T> total = g(d, v) * kappa_sum[v] - h(0, v) * z_sum[d][v] + s(d, v) * kappa_h[v] - gx[d][v];
@@ -196,26 +196,17 @@ void run_pass(const Args& a) {
   });
 }
 
-template <template <class, int, int> class Pass, class T, int D, class Args>
-void with_vectors(const Args& a) {
-  if (a.shape.rows <= kLanes<T>) {
-    run_pass<Pass<T, D, 1>>(a);
-  } else {
-    run_pass<Pass<T, D, kMaxVectors>>(a);
-  }
-}
-
-template <template <class, int, int> class Pass, class T, class Args>
+template <template <class, int> class Pass, class T, class Args>
 void with_dim(const Args& a) {
   switch (a.shape.dim) {
-    case 1: return with_vectors<Pass, T, 1>(a);
-    case 2: return with_vectors<Pass, T, 2>(a);
-    case 3: return with_vectors<Pass, T, 3>(a);
-    case 4: return with_vectors<Pass, T, 4>(a);
-    case 5: return with_vectors<Pass, T, 5>(a);
-    case 6: return with_vectors<Pass, T, 6>(a);
-    case 7: return with_vectors<Pass, T, 7>(a);
-    case 8: return with_vectors<Pass, T, 8>(a);
+    case 1: return run_pass<Pass<T, 1>>(a);
+    case 2: return run_pass<Pass<T, 2>>(a);
+    case 3: return run_pass<Pass<T, 3>>(a);
+    case 4: return run_pass<Pass<T, 4>>(a);
+    case 5: return run_pass<Pass<T, 5>>(a);
+    case 6: return run_pass<Pass<T, 6>>(a);
+    case 7: return run_pass<Pass<T, 7>>(a);
+    case 8: return run_pass<Pass<T, 8>>(a);
   }
 }
 
