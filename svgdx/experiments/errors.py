@@ -1,0 +1,9 @@
+"""What stops an experiment."""
+
+
+class UsageError(Exception):
+    """The request cannot be carried out as given: the command line prints the message and exits with 2."""
+
+
+class DivergedError(Exception):
+    """A quantity became NaN or infinite; the message names the step and the quantity. Exit code 1."""

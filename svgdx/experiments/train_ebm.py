@@ -1,0 +1,256 @@
+"""Alternating MET-SVGD training of an energy-based model, resumable to the bit."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from svgdx import ops
+from svgdx.energies import MLPEnergy
+from svgdx.experiments import checkpoint, data, plots
+from svgdx.experiments.config import EBMConfig
+from svgdx.experiments.errors import DivergedError
+from svgdx.experiments.frechet import frechet_distance
+from svgdx.experiments.run_folder import RunFolder
+from svgdx.samplers import Chain, LearntSVGD
+
+INTERRUPTED = 130
+_TRAIN, _EVALUATE, _START = 0, 1, 2
+
+
+def stream(seed: int, step: int, purpose: int) -> torch.Generator:
+    """Random numbers that depend on seed, step and purpose alone: a resumed run needs no state of a generator."""
+    words = np.random.SeedSequence([seed % 2**64, step, purpose]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+class Trainer:
+    """p(x) ∝ exp(f(x)) trained by L = E_q[f] - E_data[f] + H(q), maximised by the sampler, minimised by the energy.
+
+    Each update draws one set of chains; every `sampler_every`-th of them updates the sampler first, through the steps
+    drawn for it (the entropy is -E[log q], known through the chain); then the energy is updated on the same samples.
+
+    Source: Messaoud et al., Particles Don't Care About Z, ICML 2026, section on EBM training.
+    """
+
+    def __init__(self, config: EBMConfig, images: data.Images) -> None:
+        self.config = config
+        self.images = images
+        dim = images.train.shape[1]
+        start = stream(config.seed, 0, _START)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(start.initial_seed())
+            self.energy = MLPEnergy(dim, config.hidden, config.depth, config.activation, config.confinement)
+        mean, std = torch.zeros(dim), torch.ones(dim)
+        if config.start == "data":
+            mean, std = images.train.mean(0), (images.train.var(0) + config.noise**2 + 1e-4).sqrt()
+        sigma = config.bandwidth * median_bandwidth(images.train[:1000], config.particles)
+        eps = config.step_size * config.particles
+        self.sampler = LearntSVGD(mean, std, config.svgd_steps, sigma, eps, config.bound)
+        self.sampler_adam = torch.optim.Adam(self.sampler.parameters(), config.sampler_lr, betas=(0.5, 0.9))
+        self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, betas=(0.0, 0.999))
+        self.step = 0
+        self.modules: dict[str, torch.nn.Module] = {"energy": self.energy, "sampler": self.sampler}
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            "energy_adam": self.energy_adam,
+            "sampler_adam": self.sampler_adam,
+        }
+
+    def update(self) -> dict[str, float]:
+        """One update; returns its quantities. Raises DivergedError, before any parameter took in what is not finite."""
+        config = self.config
+        self.step += 1
+        generator = stream(config.seed, self.step, _TRAIN)
+        train_sampler = config.attached_steps > 0 and self.step % config.sampler_every == 0
+        attached: frozenset[int] = frozenset()
+        if train_sampler:
+            order = torch.randperm(config.svgd_steps, generator=generator)
+            attached = frozenset(order[: config.attached_steps].tolist())
+        self.energy.requires_grad_(False)
+        with torch.set_grad_enabled(train_sampler):
+            chain = self.sampler(self.energy, config.batch, config.particles, generator, attached)
+        quantities = chain_quantities(chain)
+        # Kernel against score: what the learnt bandwidth is measured against.
+        quantities["sigma_median"] = median_bandwidth(chain.x.detach()[0], config.particles)
+        sampler_loss = (chain.log_q - self.energy(chain.x)).mean()
+        quantities["sampler_loss"] = sampler_loss.item()
+        self._check(quantities)
+        if train_sampler:
+            self._descend(self.sampler_adam, sampler_loss, self.sampler, "sampler", quantities)
+        self.energy.requires_grad_(True)
+        self._update_energy(chain.x.detach().flatten(0, 1), generator, quantities)
+        return quantities
+
+    def _update_energy(self, samples: Tensor, generator: torch.Generator, quantities: dict[str, float]) -> None:
+        config, train = self.config, self.images.train
+        rows = torch.randint(len(train), (len(samples),), generator=generator)
+        real = train[rows] + config.noise * torch.randn(samples.shape, generator=generator)
+        real.requires_grad_(config.gradient_penalty > 0)
+        of_samples, of_data = self.energy(samples), self.energy(real)
+        loss = of_samples.mean() - of_data.mean()
+        quantities |= {"energy_samples": of_samples.mean().item(), "energy_data": of_data.mean().item()}
+        # L of the spec, entropy included; what is minimised leaves the entropy out and adds the penalties.
+        quantities["objective"] = loss.item() + quantities["entropy"]
+        loss = loss + config.energy_penalty * (of_samples.square().mean() + of_data.square().mean())
+        if config.gradient_penalty > 0:
+            (slope,) = torch.autograd.grad(of_data.sum(), real, create_graph=True)
+            loss = loss + config.gradient_penalty * slope.square().sum(-1).mean()
+        quantities["energy_loss"] = loss.item()
+        self._check(quantities)
+        for group in self.energy_adam.param_groups:
+            group["lr"] = config.energy_lr * min(1.0, 2 * (1 - self.step / config.steps) + 0.01)
+        self._descend(self.energy_adam, loss, self.energy, "energy", quantities)
+
+    def _descend(
+        self, adam: torch.optim.Adam, loss: Tensor, module: torch.nn.Module, name: str, quantities: dict[str, float]
+    ) -> None:
+        adam.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 10.0)
+        quantities[f"{name}_gradient"] = norm.item()
+        self._check({f"{name}_gradient": norm.item()})
+        adam.step()
+
+    def evaluate(self) -> tuple[Tensor, float]:
+        """Samples (eval_samples, D), chains of the training's length, and their distance to the held-out images."""
+        config = self.config
+        chains = math.ceil(config.eval_samples / config.particles)
+        generator = stream(config.seed, self.step, _EVALUATE)
+        with torch.no_grad():
+            chain = self.sampler(self.energy, chains, config.particles, generator)
+        samples = chain.x.flatten(0, 1)[: config.eval_samples]
+        if not bool(samples.isfinite().all()):
+            raise DivergedError(f"step {self.step}: evaluation samples are not finite")
+        return samples, frechet_distance(samples, self.images.held_out)
+
+    def _check(self, quantities: dict[str, float]) -> None:
+        for name, value in quantities.items():
+            if not math.isfinite(value):
+                raise DivergedError(f"step {self.step}: {name} is {value}")
+
+    def tensors(self) -> dict[str, Tensor]:
+        return checkpoint.flatten(self.modules, self.optimisers)
+
+    def restore(self, path: Path, saved: checkpoint.Checkpoint) -> None:
+        checkpoint.restore(path, saved.tensors, self.modules, self.optimisers)
+        self.step = saved.step
+
+
+def median_bandwidth(x: Tensor, particles: int) -> float:
+    """The site's heuristic, median_ij |x_i - x_j| / sqrt(2 ln M), of the rows of x (N, D)."""
+    return float(ops.median_distance(x)) / math.sqrt(2 * math.log(particles))
+
+
+def chain_quantities(chain: Chain) -> dict[str, float]:
+    """Entropy -E[log q] in nats, and each quantity of the steps: mean over steps, eps_bound the least."""
+    steps = chain.steps
+    mean = {name: float(np.mean([getattr(s, name) for s in steps])) for name in ("score_norm", "sigma", "eps", "trace")}
+    entropy = -chain.log_q.detach().mean().item()
+    return mean | {"eps_bound": float(np.min([s.eps_bound for s in steps])), "entropy": entropy}
+
+
+def run(config: EBMConfig, folder: RunFolder, resume: bool, chosen: Path | None, quiet: bool = False) -> int:
+    """Trains to the last step. Returns 0, or INTERRUPTED after SIGINT or SIGTERM, with a checkpoint of that step."""
+    images = data.load(config.data, config.data_root)
+    torch.set_num_threads(config.threads)
+    trainer = Trainer(config, images)
+    found = folder.load(chosen) if resume else None
+    if found:
+        path, saved = found
+        trainer.restore(path, saved)
+        print(f"resuming at step {saved.step} from {path}", file=sys.stderr)
+        folder.rewind(saved.step, saved.metrics_bytes)
+    elif resume:
+        print("the run was ended before its first checkpoint: starting at step 0", file=sys.stderr)
+        folder.rewind(-1, 0)
+    writer = SummaryWriter(str(folder.events), purge_step=trainer.step + 1)
+    try:
+        with _signals() as stop:
+            if not found:
+                _record(trainer, folder, writer, {})
+                folder.save(0, trainer.tensors(), config.keep_checkpoints)
+            finished = _loop(trainer, folder, writer, stop, quiet)
+        plots.curves(folder.path / "curves.png", folder.read_metrics())
+    finally:
+        writer.close()
+    if finished:
+        _summary(folder, images)
+        return 0
+    print(f"interrupted: checkpoint of step {trainer.step} written; --resume goes on", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _loop(trainer: Trainer, folder: RunFolder, writer: SummaryWriter, stop: list[int], quiet: bool) -> bool:
+    """True when the last step was reached, False when a signal came first."""
+    config = trainer.config
+    with tqdm(total=config.steps, initial=trainer.step, unit="step", disable=quiet, mininterval=0.5) as bar:
+        while trainer.step < config.steps and not stop:
+            quantities = trainer.update()
+            step, last = trainer.step, trainer.step == config.steps
+            if last or step % config.log_every == 0 or step % config.eval_every == 0:
+                record = _record(trainer, folder, writer, quantities)
+                if "frechet" in record:
+                    bar.set_postfix(frechet=f"{record['frechet']:.2f}")
+            if last or stop or step % config.checkpoint_every == 0:
+                folder.save(step, trainer.tensors(), config.keep_checkpoints)
+            bar.update()
+        if stop and trainer.step == 0:
+            folder.save(0, trainer.tensors(), config.keep_checkpoints)
+    return trainer.step == config.steps
+
+
+def _record(trainer: Trainer, folder: RunFolder, writer: SummaryWriter, quantities: dict[str, float]) -> dict[str, Any]:
+    """Logs one step, with an evaluation where one is due."""
+    step, config = trainer.step, trainer.config
+    record: dict[str, Any] = {"step": step} | quantities
+    if step % config.eval_every == 0 or step == config.steps:
+        samples, record["frechet"] = trainer.evaluate()
+        plots.sample_grid(folder.path / f"samples-{step:08d}.png", samples, trainer.images.side)
+        plots.sample_grid(folder.path / "samples.png", samples, trainer.images.side)
+    folder.append_metrics(record)
+    for name, value in record.items():
+        if name != "step":
+            writer.add_scalar(name, value, step)
+    return record
+
+
+def _summary(folder: RunFolder, images: data.Images) -> None:
+    distances = [record["frechet"] for record in folder.read_metrics() if "frechet" in record]
+    floor = frechet_distance(images.train, images.held_out)
+    print(
+        f"Fréchet distance to held-out images (pixels): {distances[0]:.3f} at step 0, {distances[-1]:.3f} at the end,"
+    )
+    print(f"{distances[0] / distances[-1]:.1f} times less; the training images themselves are at {floor:.3f}.")
+    print(f"Pictures: {folder.path / 'samples.png'}, {folder.path / 'curves.png'}")
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM are put into. The step in hand is finished; a second signal acts at once."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
