@@ -93,7 +93,7 @@ __device__ inline bool count_pairs(unsigned* histogram, const T (&sums)[4][4][1]
 
 // A block takes one tile of rows against every chunks-th tile of columns at or beyond the diagonal.
 template <class T>
-__global__ void __launch_bounds__(kLargeThreads, 3)
+__global__ void __launch_bounds__(kLargeThreads, 2)
     median_count(const T* x, MedianState* states, MedianPlan plan, RadixPass pass, bool wide, int64_t first_block) {
   using Chunk = ChunkTile<T, int(kPairCols)>;
   SVGDX_SHARED(T, rows, Chunk::kSize);
