@@ -76,6 +76,9 @@ def _train_ebm(options: argparse.Namespace) -> int:
     except UsageError as error:
         print(f"svgdx train ebm: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        # Before training began, or a second Ctrl-C: nothing more is written.
+        return 130
     except DivergedError as error:
         print(f"svgdx train ebm: stopped: {error}; the last checkpoint is kept", file=sys.stderr)
         return 1

@@ -26,8 +26,8 @@ inline Tensor part_of(const Tensor& t, int64_t k, int64_t row, int64_t rows, int
   return torch::stable::narrow(matrix, 1, col, cols);
 }
 
-// a (n, R, K) times b (n, K, C). With `symmetric` the result is known to be so: only the blocks on and above the diagonal
-// are computed, and mirrored.
+// a (n, R, K) times b (n, K, C). With `symmetric` the result is known to be so: only the blocks on and above the
+// diagonal are computed, and mirrored.
 inline Tensor product(const Tensor& left, const Tensor& right, bool symmetric = false) {
   if (!left.is_cpu()) return torch::stable::matmul(left, right);
   // The pool's threads do not know that autograd is switched off here.

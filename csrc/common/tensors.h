@@ -68,10 +68,14 @@ inline Tensor mul(const Tensor& a, const Tensor& b) { return aten("mul", "Tensor
 inline double read_cpu(const Tensor& t, int64_t index) {
   const void* p = t.const_data_ptr();
   switch (t.scalar_type()) {
-    case ScalarType::Float: return static_cast<const float*>(p)[index];
-    case ScalarType::Double: return static_cast<const double*>(p)[index];
-    case ScalarType::Half: return static_cast<const torch::headeronly::Half*>(p)[index];
-    default: return static_cast<const torch::headeronly::BFloat16*>(p)[index];
+    case ScalarType::Float:
+      return static_cast<const float*>(p)[index];
+    case ScalarType::Double:
+      return static_cast<const double*>(p)[index];
+    case ScalarType::Half:
+      return static_cast<const torch::headeronly::Half*>(p)[index];
+    default:
+      return static_cast<const torch::headeronly::BFloat16*>(p)[index];
   }
 }
 

@@ -63,9 +63,10 @@ SVGDX_INLINE T horizontal_sum(Vec<T> v) {
   return s;
 }
 
-// 2^x for x <= 0 (a little above 0 is fine too), exactly 1 at 0. Below the smallest normal number, 2^-126 or 2^-1022, the
-// result is 0 or some other number below it. NaN stays NaN. Relative error below 2 eps: in float a polynomial of least
-// maximal relative error of 2^f on [-1/2, 1/2] among those of degree 5 with p(0) = 1; in double Taylor's of degree 12.
+// 2^x for x <= 0 (a little above 0 is fine too), exactly 1 at 0. Below the smallest normal number, 2^-126 or 2^-1022,
+// the result is 0 or some other number below it. NaN stays NaN. Relative error below 2 eps: in float a polynomial of
+// least maximal relative error of 2^f on [-1/2, 1/2] among those of degree 5 with p(0) = 1; in double Taylor's of
+// degree 12.
 template <class T>
 SVGDX_INLINE Vec<T> exp2_nonpositive(Vec<T> x);
 

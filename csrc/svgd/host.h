@@ -132,8 +132,8 @@ struct SvgdOps {
       using T = decltype(zero);
       const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
       if (p.empty()) return;
-      forward(p, FieldArgs<T>{p.field(), data<T>(p.x), data<T>(p.x), data<T>(p.score), sigma.view(), true,
-                              out<T>(phi), out<T>(trace)});
+      forward(p, FieldArgs<T>{p.field(), data<T>(p.x), data<T>(p.x), data<T>(p.score), sigma.view(), true, out<T>(phi),
+                              out<T>(trace)});
     });
     return {p.result(phi), p.result(trace)};
   }
@@ -149,7 +149,8 @@ struct SvgdOps {
 
   static std::tuple<Tensor, Tensor, Tensor> particle_backward(const Particles& p, const OptionalTensor& g,
                                                               const OptionalTensor& h, const Tensor& bandwidth) {
-    if (p.empty()) return {zeros(p.x, p), zeros(p.x, p), new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type())};
+    if (p.empty())
+      return {zeros(p.x, p), zeros(p.x, p), new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type())};
     const Tensor grad_x = p.like_x(), grad_score = p.like_x(), euler = p.per_row();
     Tensor grad_bandwidth;
     typed(p.compute, [&](auto zero) {
@@ -213,8 +214,8 @@ struct SvgdOps {
         log_q_next = torch::stable::clone(log_q_in);
         return;
       }
-      FieldArgs<T> args{p.field(), data<T>(p.x), data<T>(p.x), data<T>(p.score), sigma.view(), true,
-                        out<T>(x_next), out<T>(log_q_next)};
+      FieldArgs<T> args{p.field(),    data<T>(p.x), data<T>(p.x),   data<T>(p.score),
+                        sigma.view(), true,         out<T>(x_next), out<T>(log_q_next)};
       args.step = eps.view();
       args.log_q = data<T>(log_q_in);
       args.hessian_trace = data<T>(hessian);
@@ -223,9 +224,11 @@ struct SvgdOps {
     return {p.result(x_next), as_type(log_q_next, log_q.scalar_type())};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_step_backward(
-      const OptionalTensor& grad_x_next, const OptionalTensor& grad_log_q_next, const Tensor& x, const Tensor& score,
-      const Tensor& bandwidth, const Tensor& step_size, const OptionalTensor& hessian_trace) {
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_step_backward(const OptionalTensor& grad_x_next,
+                                                                       const OptionalTensor& grad_log_q_next,
+                                                                       const Tensor& x, const Tensor& score,
+                                                                       const Tensor& bandwidth, const Tensor& step_size,
+                                                                       const OptionalTensor& hessian_trace) {
     const typename Backend::Guard guard(x);
     const Particles p("svgd_step_backward", x, score);
     const OptionalTensor g = p.like_x("grad_x_next", grad_x_next), h = p.per_row("grad_log_q_next", grad_log_q_next);
@@ -269,8 +272,14 @@ struct SvgdOps {
       using T = decltype(zero);
       const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
       if (p.empty() || rows == 0) return;
-      forward(p, FieldArgs<T>{{p.batch, rows, p.count, p.dim}, data<T>(points), data<T>(p.x), data<T>(p.score),
-                              sigma.view(), false, out<T>(phi), out<T>(divergence)});
+      forward(p, FieldArgs<T>{{p.batch, rows, p.count, p.dim},
+                              data<T>(points),
+                              data<T>(p.x),
+                              data<T>(p.score),
+                              sigma.view(),
+                              false,
+                              out<T>(phi),
+                              out<T>(divergence)});
     });
     return {p.result(phi), p.result(divergence)};
   }

@@ -44,9 +44,7 @@ struct DiscrepancyOps : SvgdOps<Backend> {
     check_count(p, unbiased);
     check_shape(p.op, "grad", grad, p.lead, "the leading shape of x");
     if (p.empty()) return Base::particle_backward(p, std::nullopt, std::nullopt, bandwidth);
-    const auto number = [&](double v) {
-      return torch::stable::full({}, v, p.compute, std::nullopt, p.x.device());
-    };
+    const auto number = [&](double v) { return torch::stable::full({}, v, p.compute, std::nullopt, p.x.device()); };
     const Tensor per_batch = mul(as_type(grad, p.compute), number(1.0 / divisor(p, unbiased)));
     const Tensor c = torch::stable::reshape(per_batch, with(p.lead, {1, 1}));
     const Tensor phi = p.like_x(), ones = torch::stable::full(p.rows_shape, 1.0, p.compute, std::nullopt, p.x.device());
@@ -56,8 +54,8 @@ struct DiscrepancyOps : SvgdOps<Backend> {
     Base::typed(p.compute, [&](auto zero) {
       using T = decltype(zero);
       const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
-      Base::forward(p, FieldArgs<T>{p.field(), data<T>(p.x), data<T>(p.x), data<T>(p.score), sigma.view(), true,
-                                    out<T>(phi)});
+      Base::forward(
+          p, FieldArgs<T>{p.field(), data<T>(p.x), data<T>(p.x), data<T>(p.score), sigma.view(), true, out<T>(phi)});
       const Tensor grad_x = p.like_x(), grad_score = p.like_x(), euler = p.per_row();
       FieldGradArgs<T> args = Base::template self_args<T>(p, g, h, sigma);
       args.grad_x = out<T>(grad_x);

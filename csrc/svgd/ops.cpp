@@ -100,7 +100,7 @@ STABLE_TORCH_LIBRARY(svgdx, m) {
   m.def("median_distance(Tensor x) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(svgdx, CPU, m) { SVGDX_SVGD_IMPLS(m, ::svgdx::CpuBackend) }
+STABLE_TORCH_LIBRARY_IMPL(svgdx, CPU, m){SVGDX_SVGD_IMPLS(m, ::svgdx::CpuBackend)}
 
 STABLE_TORCH_LIBRARY_IMPL(svgdx, CompositeImplicitAutograd, m) {
   m.impl("svgd_phi.number", TORCH_BOX(&::svgdx::phi_number));

@@ -21,17 +21,17 @@ struct FieldShape {
 template <class T>
 struct FieldArgs {
   FieldShape shape = {};
-  const T* query = nullptr;        // (batch, rows, dim); equals x when `self`
-  const T* x = nullptr;            // (batch, cols, dim)
-  const T* score = nullptr;        // (batch, cols, dim)
+  const T* query = nullptr;  // (batch, rows, dim); equals x when `self`
+  const T* x = nullptr;      // (batch, cols, dim)
+  const T* score = nullptr;  // (batch, cols, dim)
   PerBatch<T> bandwidth = {};
-  bool self = false;             // rows are the particles: the trace leaves out j = i
-  T* phi = nullptr;                // (batch, rows, dim), or with `step`: x + step * phi; null: not wanted
-  T* trace = nullptr;              // (batch, rows), or with `step`: log_q - step * (t + hessian_trace / M); null: not wanted
-  T* stein = nullptr;              // (batch, rows): score_i . phi_i + t_i, the Stein identity summand; needs self; null: not wanted
-  bool stein_diagonal = false;   // stein counts j = i (V-statistic)
-  PerBatch<T> step = {};      // null data: no update
-  const T* log_q = nullptr;        // (batch, rows), with step
+  bool self = false;   // rows are the particles: the trace leaves out j = i
+  T* phi = nullptr;    // (batch, rows, dim), or with `step`: x + step * phi; null: not wanted
+  T* trace = nullptr;  // (batch, rows), or with `step`: log_q - step * (t + hessian_trace / M); null: not wanted
+  T* stein = nullptr;  // (batch, rows): score_i . phi_i + t_i, the Stein identity summand; needs self; null: not wanted
+  bool stein_diagonal = false;       // stein counts j = i (V-statistic)
+  PerBatch<T> step = {};             // null data: no update
+  const T* log_q = nullptr;          // (batch, rows), with step
   const T* hessian_trace = nullptr;  // (batch, rows) or null, with step
 };
 
@@ -43,7 +43,7 @@ template <class T>
 struct FieldGradArgs {
   FieldShape shape = {};
   int64_t particles = 0;  // M, the divisor
-  bool self = false;          // rows and columns are the same particles
+  bool self = false;      // rows and columns are the same particles
   const T* row_x = nullptr;
   const T* row_score = nullptr;
   const T* row_grad_phi = nullptr;    // (batch, rows, dim)
@@ -55,13 +55,14 @@ struct FieldGradArgs {
   PerBatch<T> bandwidth = {};
   PerBatch<T> step = {};
   const T* hessian_trace = nullptr;  // (batch, rows) or null; enters `dot` only
-  PerBatch<T> origin = {};      // dim numbers per batch row: a point near the particles, from which `euler` measures x
-  T* grad_x = nullptr;               // (batch, rows, dim)
-  T* grad_score = nullptr;           // (batch, rows, dim); null: not wanted
-  T* euler = nullptr;  // (batch, rows): -g.phi - 2 h t - (x - origin).grad_x + score.grad_score without the step's identity path; its
-             // sum over all rows is sigma * dL/dsigma, because phi and t are homogeneous of degree -1 and -2 under
-             // (x, score, sigma) -> (l x, score / l, l sigma); null: not wanted
-  T* dot = nullptr;    // (batch, rows): grad_phi.phi - grad_trace (t + hessian_trace / M), row's part of dL/dstep; null: not wanted
+  PerBatch<T> origin = {};  // dim numbers per batch row: a point near the particles, from which `euler` measures x
+  T* grad_x = nullptr;      // (batch, rows, dim)
+  T* grad_score = nullptr;  // (batch, rows, dim); null: not wanted
+  T* euler = nullptr;       // (batch, rows): -g.phi - 2 h t - (x - origin).grad_x + score.grad_score without the step's
+                       // identity path; its sum over all rows is sigma * dL/dsigma, because phi and t are homogeneous
+                       // of degree -1 and -2 under (x, score, sigma) -> (l x, score / l, l sigma); null: not wanted
+  T* dot = nullptr;  // (batch, rows): grad_phi.phi - grad_trace (t + hessian_trace / M), row's part of dL/dstep; null:
+                     // not wanted
 };
 
 // J_i = A_i + H_i / M with A_i = (beta/M) [ (sum_{j != i} kappa_ij) I - sum_j kappa_ij z_ij r_ij^T ].
@@ -83,11 +84,12 @@ struct JacobianArgs {
 template <class T>
 struct JacobianGradArgs {
   JacobianArgs<T> forward = {};  // out unused
-  const T* grad_out = nullptr;        // (batch, particles)
-  T* adjoint = nullptr;               // scratch (batch, particles, dim, dim): dL/dA_i
+  const T* grad_out = nullptr;   // (batch, particles)
+  T* adjoint = nullptr;          // scratch (batch, particles, dim, dim): dL/dA_i
   T* grad_x = nullptr;
   T* grad_score = nullptr;
-  T* euler = nullptr;         // (batch, particles): -2 <dL/dA_i, A_i> - x.grad_x + score.grad_score; its sum is sigma dL/dsigma
+  T* euler =
+      nullptr;  // (batch, particles): -2 <dL/dA_i, A_i> - x.grad_x + score.grad_score; its sum is sigma dL/dsigma
   T* grad_probe = nullptr;    // or null
   T* grad_hvp = nullptr;      // or null
   T* grad_step = nullptr;     // (batch, particles), row's part; or null
@@ -96,27 +98,27 @@ struct JacobianGradArgs {
 
 // Each backend defines these for float and double. `scratch` points to as many bytes of device memory as the matching
 // *_scratch function asks for (it may ask for none); `stream` is a cudaStream_t, or null on the CPU.
-#define SVGDX_DECLARE_SVGD_BACKEND                                                                                  \
-  template <class T>                                                                                                \
-  int64_t field_forward_scratch(const FieldArgs<T>& args);                                                          \
-  template <class T>                                                                                                \
-  void field_forward(const FieldArgs<T>& args, void* scratch, void* stream);                                        \
-  template <class T>                                                                                                \
-  int64_t field_backward_scratch(const FieldGradArgs<T>& args);                                                     \
-  template <class T>                                                                                                \
-  void field_backward(const FieldGradArgs<T>& args, void* scratch, void* stream);                                   \
-  /* dim <= 16 */                                                                                                   \
-  template <class T>                                                                                                \
-  void jacobian_forward(const JacobianArgs<T>& args, void* stream);                                                 \
-  template <class T>                                                                                                \
-  void jacobian_backward(const JacobianGradArgs<T>& args, void* stream);                                            \
-  /* lower median of all M^2 distances of x (batch, particles, dim), the M zeros included; NaN if any is NaN */     \
-  int64_t median_distance_scratch(int64_t batch, int64_t particles, int64_t dim);                                   \
-  template <class T>                                                                                                \
-  void median_distance(int64_t batch, int64_t particles, int64_t dim, const T* x, T* out, void* scratch,            \
-                       void* stream);                                                                               \
-  /* out[b] = scale * sum_n in[b, n], summed in a fixed order, divided by divisor[b] when given */                  \
-  template <class T>                                                                                                \
+#define SVGDX_DECLARE_SVGD_BACKEND                                                                              \
+  template <class T>                                                                                            \
+  int64_t field_forward_scratch(const FieldArgs<T>& args);                                                      \
+  template <class T>                                                                                            \
+  void field_forward(const FieldArgs<T>& args, void* scratch, void* stream);                                    \
+  template <class T>                                                                                            \
+  int64_t field_backward_scratch(const FieldGradArgs<T>& args);                                                 \
+  template <class T>                                                                                            \
+  void field_backward(const FieldGradArgs<T>& args, void* scratch, void* stream);                               \
+  /* dim <= 16 */                                                                                               \
+  template <class T>                                                                                            \
+  void jacobian_forward(const JacobianArgs<T>& args, void* stream);                                             \
+  template <class T>                                                                                            \
+  void jacobian_backward(const JacobianGradArgs<T>& args, void* stream);                                        \
+  /* lower median of all M^2 distances of x (batch, particles, dim), the M zeros included; NaN if any is NaN */ \
+  int64_t median_distance_scratch(int64_t batch, int64_t particles, int64_t dim);                               \
+  template <class T>                                                                                            \
+  void median_distance(int64_t batch, int64_t particles, int64_t dim, const T* x, T* out, void* scratch,        \
+                       void* stream);                                                                           \
+  /* out[b] = scale * sum_n in[b, n], summed in a fixed order, divided by divisor[b] when given */              \
+  template <class T>                                                                                            \
   void row_sum(int64_t batch, int64_t n, const T* in, T scale, PerBatch<T> divisor, T* out, void* stream);
 
 namespace cpu {

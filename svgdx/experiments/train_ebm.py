@@ -203,11 +203,12 @@ def _loop(trainer: Trainer, folder: RunFolder, writer: SummaryWriter, stop: list
                 record = _record(trainer, folder, writer, quantities)
                 if "frechet" in record:
                     bar.set_postfix(frechet=f"{record['frechet']:.2f}")
-            if last or stop or step % config.checkpoint_every == 0:
+            # A signal may come at any line: what it asks for is done below, once the step is whole.
+            if last or step % config.checkpoint_every == 0:
                 folder.save(step, trainer.tensors(), config.keep_checkpoints)
             bar.update()
-        if stop and trainer.step == 0:
-            folder.save(0, trainer.tensors(), config.keep_checkpoints)
+        if trainer.step < config.steps:
+            folder.save(trainer.step, trainer.tensors(), config.keep_checkpoints)
     return trainer.step == config.steps
 
 

@@ -40,10 +40,10 @@ void field_backward(const FieldGradArgs<T>& args, void*, void*) {
   }
 }
 
-#define SVGDX_INSTANTIATE(T)                                         \
-  template int64_t field_forward_scratch(const FieldArgs<T>&);       \
-  template void field_forward(const FieldArgs<T>&, void*, void*);    \
-  template int64_t field_backward_scratch(const FieldGradArgs<T>&);  \
+#define SVGDX_INSTANTIATE(T)                                        \
+  template int64_t field_forward_scratch(const FieldArgs<T>&);      \
+  template void field_forward(const FieldArgs<T>&, void*, void*);   \
+  template int64_t field_backward_scratch(const FieldGradArgs<T>&); \
   template void field_backward(const FieldGradArgs<T>&, void*, void*);
 SVGDX_INSTANTIATE(float)
 SVGDX_INSTANTIATE(double)

@@ -102,7 +102,13 @@ template <class T, int D>
 struct Backward {
   Interleaved<T> x, s, g, h, gx, gs, z, trace;
   explicit Backward(const FieldShape& n)
-      : x(n.cols * D), s(n.cols * D), g(n.cols * D), h(n.cols), gx(n.cols * D), gs(n.cols * D), z(n.cols * D),
+      : x(n.cols * D),
+        s(n.cols * D),
+        g(n.cols * D),
+        h(n.cols),
+        gx(n.cols * D),
+        gs(n.cols * D),
+        z(n.cols * D),
         trace(n.cols) {}
 
   // Both particles of a pair at once; r_ji = -r_ij and the weight is symmetric.
@@ -156,9 +162,9 @@ struct Backward {
     }
     for (int lane = 0; lane < std::min<int64_t>(kLanes<T>, n.batch - first); ++lane) {
       for (int64_t i = 0; i < n.rows; ++i) {
-        finish_backward<T, T>(a, first + lane, i, beta[lane],
-                              {gx.lane(i * D, lane), gs.lane(i * D, lane), z.lane(i * D, lane), kLanes<T>,
-                               *trace.lane(i, lane)});
+        finish_backward<T, T>(
+            a, first + lane, i, beta[lane],
+            {gx.lane(i * D, lane), gs.lane(i * D, lane), z.lane(i * D, lane), kLanes<T>, *trace.lane(i, lane)});
       }
     }
   }
@@ -177,14 +183,22 @@ void run_pass(const Args& a) {
 template <template <class, int> class Pass, class T, class Args>
 void with_dim(const Args& a) {
   switch (a.shape.dim) {
-    case 1: return run_pass<Pass<T, 1>, T>(a);
-    case 2: return run_pass<Pass<T, 2>, T>(a);
-    case 3: return run_pass<Pass<T, 3>, T>(a);
-    case 4: return run_pass<Pass<T, 4>, T>(a);
-    case 5: return run_pass<Pass<T, 5>, T>(a);
-    case 6: return run_pass<Pass<T, 6>, T>(a);
-    case 7: return run_pass<Pass<T, 7>, T>(a);
-    case 8: return run_pass<Pass<T, 8>, T>(a);
+    case 1:
+      return run_pass<Pass<T, 1>, T>(a);
+    case 2:
+      return run_pass<Pass<T, 2>, T>(a);
+    case 3:
+      return run_pass<Pass<T, 3>, T>(a);
+    case 4:
+      return run_pass<Pass<T, 4>, T>(a);
+    case 5:
+      return run_pass<Pass<T, 5>, T>(a);
+    case 6:
+      return run_pass<Pass<T, 6>, T>(a);
+    case 7:
+      return run_pass<Pass<T, 7>, T>(a);
+    case 8:
+      return run_pass<Pass<T, 8>, T>(a);
   }
 }
 

@@ -199,14 +199,22 @@ void run_pass(const Args& a) {
 template <template <class, int> class Pass, class T, class Args>
 void with_dim(const Args& a) {
   switch (a.shape.dim) {
-    case 1: return run_pass<Pass<T, 1>>(a);
-    case 2: return run_pass<Pass<T, 2>>(a);
-    case 3: return run_pass<Pass<T, 3>>(a);
-    case 4: return run_pass<Pass<T, 4>>(a);
-    case 5: return run_pass<Pass<T, 5>>(a);
-    case 6: return run_pass<Pass<T, 6>>(a);
-    case 7: return run_pass<Pass<T, 7>>(a);
-    case 8: return run_pass<Pass<T, 8>>(a);
+    case 1:
+      return run_pass<Pass<T, 1>>(a);
+    case 2:
+      return run_pass<Pass<T, 2>>(a);
+    case 3:
+      return run_pass<Pass<T, 3>>(a);
+    case 4:
+      return run_pass<Pass<T, 4>>(a);
+    case 5:
+      return run_pass<Pass<T, 5>>(a);
+    case 6:
+      return run_pass<Pass<T, 6>>(a);
+    case 7:
+      return run_pass<Pass<T, 7>>(a);
+    case 8:
+      return run_pass<Pass<T, 8>>(a);
   }
 }
 

@@ -15,13 +15,12 @@ constexpr int64_t kBatchedParticles = 128;
 
 }  // namespace svgdx
 
-SVGDX_ISA_DECLARE(
-    bool field_batched_fits(const FieldShape& shape, bool self, int64_t element_size);
-    template <class T> void field_forward_batched(const FieldArgs<T>& args);
-    template <class T> void field_backward_batched(const FieldGradArgs<T>& args);
-    template <class T> void field_forward_direct(const FieldArgs<T>& args);
-    template <class T> void field_backward_direct(const FieldGradArgs<T>& args);
-    template <class T> void field_forward_tiled(const FieldArgs<T>& args);
-    template <class T> void field_backward_tiled(const FieldGradArgs<T>& args);
-    template <class T> void field_forward_matmul(const FieldArgs<T>& args);
-    template <class T> void field_backward_matmul(const FieldGradArgs<T>& args);)
+SVGDX_ISA_DECLARE(bool field_batched_fits(const FieldShape& shape, bool self, int64_t element_size);
+                  template <class T> void field_forward_batched(const FieldArgs<T>& args);
+                  template <class T> void field_backward_batched(const FieldGradArgs<T>& args);
+                  template <class T> void field_forward_direct(const FieldArgs<T>& args);
+                  template <class T> void field_backward_direct(const FieldGradArgs<T>& args);
+                  template <class T> void field_forward_tiled(const FieldArgs<T>& args);
+                  template <class T> void field_backward_tiled(const FieldGradArgs<T>& args);
+                  template <class T> void field_forward_matmul(const FieldArgs<T>& args);
+                  template <class T> void field_backward_matmul(const FieldGradArgs<T>& args);)

@@ -49,9 +49,16 @@ struct Side {
   Buffer<C> n, w, hb, delta;
 
   Side(const Tensor& like, int64_t batches, int64_t count, int64_t dim, bool gradients)
-      : count(count), dim(dim), width(gradients ? 2 * dim : dim), gradients(gradients),
-        x(new_empty(like, {batches, count, dim}, kType<C>)), cq(new_empty(like, {batches, count, width}, kType<C>)),
-        n(batches * count), w(batches * count), hb(batches * count), delta(batches * count) {}
+      : count(count),
+        dim(dim),
+        width(gradients ? 2 * dim : dim),
+        gradients(gradients),
+        x(new_empty(like, {batches, count, dim}, kType<C>)),
+        cq(new_empty(like, {batches, count, width}, kType<C>)),
+        n(batches * count),
+        w(batches * count),
+        hb(batches * count),
+        delta(batches * count) {}
 
   const C* x_row(int64_t row) const { return data<C>(x) + row * dim; }
   const C* c_row(int64_t row) const { return data<C>(cq) + row * width; }
@@ -142,9 +149,13 @@ struct Part {
   Side<C> cols, own_rows;
 
   Part(const FieldShape& shape, bool self, bool gradients, int64_t first, int64_t batches, const double* centre)
-      : shape(shape), self(self), first(first), batches(batches),
+      : shape(shape),
+        self(self),
+        first(first),
+        batches(batches),
         centres(centre + first * shape.dim, centre + (first + batches) * shape.dim),
-        like(torch::stable::empty({0}, kType<C>)), cols(like, batches, shape.cols, shape.dim, gradients),
+        like(torch::stable::empty({0}, kType<C>)),
+        cols(like, batches, shape.cols, shape.dim, gradients),
         own_rows(like, self ? 0 : batches, shape.rows, shape.dim, gradients) {}
   const Side<C>& rows() const { return self ? cols : own_rows; }
 
@@ -152,13 +163,14 @@ struct Part {
   void fill(const Source<T>& col_source, const Source<T>& row_source, const PerBatch<T>& bandwidth,
             const MakeUpstream& upstream) {
     auto side = [&](Side<C>& s, const Source<T>& source) {
-      torch::stable::parallel_for(0, batches * s.count, std::max<int64_t>(1, 16384 / s.dim), [&](int64_t i, int64_t end) {
-        for (; i < end; ++i) {
-          const int64_t k = i / s.count, b = first + k;
-          s.template fill<T>(i, source, first * s.count + i, centres.data() + k * s.dim, beta_of<T, C>(bandwidth, b),
-                             upstream(b));
-        }
-      });
+      torch::stable::parallel_for(0, batches * s.count, std::max<int64_t>(1, 16384 / s.dim),
+                                  [&](int64_t i, int64_t end) {
+                                    for (; i < end; ++i) {
+                                      const int64_t k = i / s.count, b = first + k;
+                                      s.template fill<T>(i, source, first * s.count + i, centres.data() + k * s.dim,
+                                                         beta_of<T, C>(bandwidth, b), upstream(b));
+                                    }
+                                  });
     };
     side(cols, col_source);
     if (!self) side(own_rows, row_source);
@@ -235,7 +247,8 @@ void forward_part(const FieldArgs<T>& a, int64_t first, int64_t batches, const d
       const C beta = beta_of<T, C>(a.bandwidth, first + at), half = part.rows().n.get()[side] / C(pair::kLog2E);
       const C *x = part.rows().x_row(side), *c = part.rows().c_row(side);
       C* z = out<C>(products) + i * dim;
-      const C trace = (C(dim) - half) * sums[i].kappa - dot<C>(x, z, dim) + sums[i].kappa_w + C(kLn2) * sums[i].kappa_log;
+      const C trace =
+          (C(dim) - half) * sums[i].kappa - dot<C>(x, z, dim) + sums[i].kappa_w + C(kLn2) * sums[i].kappa_log;
       const C weight = beta * (a.self ? sums[i].kappa + C(1) : sums[i].kappa), own = a.self ? C(1) : C(0);
       for (int64_t d = 0; d < dim; ++d) z[d] += weight * x[d] + own * c[d];
       finish_forward<T, C>(a, first + at, r, beta, z, 1, trace);
@@ -297,7 +310,8 @@ void backward_part(const FieldGradArgs<T>& a, int64_t first, int64_t batches, co
             {a.row_x, a.row_score, a.row_grad_phi, a.row_grad_trace}, a.bandwidth,
             [&](int64_t b) { return Upstream<T, C>(a, b); });
   part.blocks([&](int64_t k, int64_t n, int64_t row, int64_t rows) {
-    const Tensor row_x = part.cut(part.rows().x, k, n, row, rows, 0, dim), col_x = part.cut(part.cols.x, k, n, 0, cols, 0, dim);
+    const Tensor row_x = part.cut(part.rows().x, k, n, row, rows, 0, dim),
+                 col_x = part.cut(part.cols.x, k, n, 0, cols, 0, dim);
     const Tensor col_cq = part.cut(part.cols.cq, k, n, 0, cols, 0, 2 * dim);
     const Tensor gram = product_with_transposed(row_x, col_x, part.square(rows));
     const Tensor kernel = new_empty(gram, sizes_of(gram), kType<C>);
@@ -309,7 +323,8 @@ void backward_part(const FieldGradArgs<T>& a, int64_t first, int64_t batches, co
       C *log2_kappa = out<C>(gram) + i * cols, *kappa = out<C>(kernel) + i * cols;
       sums[i] = kernel_row<C>(log2_kappa, kappa, cols, scale, part.rows().n.get()[side], part.cols.n.get() + at * cols,
                               part.cols.w.get() + at * cols, a.self ? r : -1);
-      weights[i] = weight_row<C>(out<C>(weighted) + i * cols, kappa, log2_kappa, part.rows(), side, part.cols, at * cols);
+      weights[i] =
+          weight_row<C>(out<C>(weighted) + i * cols, kappa, log2_kappa, part.rows(), side, part.cols, at * cols);
     });
     const Tensor kappa_cq = product(kernel, col_cq), weighted_x = product(weighted, col_x);
     part.each_row(k, n, row, rows, [&](int64_t i, int64_t at, int64_t r, int64_t side) {
@@ -363,9 +378,7 @@ void by_spread(const FieldShape& s, const PerBatch<T>& bandwidth, const T* cols,
   std::vector<double> reach(s.batch, 0.0);
   widen<T>(reach, s, cols, s.cols, centres);
   if (rows != cols) widen<T>(reach, s, rows, s.rows, centres);
-  auto far = [&](int64_t b) {
-    return 0.5 * beta_of<T, double>(bandwidth, b) * pair::kLog2E * reach[b] > kMaxSpread;
-  };
+  auto far = [&](int64_t b) { return 0.5 * beta_of<T, double>(bandwidth, b) * pair::kLog2E * reach[b] > kMaxSpread; };
   for (int64_t b = 0, end = 0; b < s.batch; b = end) {
     while (end < s.batch && far(end) == far(b)) ++end;
     far(b) ? wide(b, end - b, centres.data()) : narrow(b, end - b, centres.data());

@@ -29,8 +29,13 @@ class Packs {
  public:
   Packs(const FieldShape& shape, bool self, bool gradients, const std::vector<int64_t>& batches,
         const PerBatch<T>& bandwidth, const double* centres)
-      : shape_(shape), self_(self), batches_(batches), bandwidth_(bandwidth), centres_(centres),
-        col_layout_(shape.cols, shape.dim, gradients), row_layout_(shape.rows, shape.dim, gradients),
+      : shape_(shape),
+        self_(self),
+        batches_(batches),
+        bandwidth_(bandwidth),
+        centres_(centres),
+        col_layout_(shape.cols, shape.dim, gradients),
+        row_layout_(shape.rows, shape.dim, gradients),
         storage_(int64_t(batches.size()) * (col_layout_.total() + (self ? 0 : row_layout_.total()))) {}
 
   template <class MakeUpstream>
@@ -262,13 +267,15 @@ void by_spread(const Args& a, const T* cols, const T* rows, const Narrow& narrow
   const FieldShape& s = a.shape;
   std::vector<double> centres(s.batch * s.dim);
   std::vector<char> far(s.batch);
-  torch::stable::parallel_for(0, s.batch, std::max<int64_t>(1, 4096 / (s.cols * s.dim)), [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      const double spread = centre_and_spread(cols + b * s.cols * s.dim, s.cols, rows + b * s.rows * s.dim, s.rows, s.dim,
-                                              beta_of<T, double>(a.bandwidth, b), centres.data() + b * s.dim);
-      far[b] = spread > kMaxSpread;
-    }
-  });
+  torch::stable::parallel_for(
+      0, s.batch, std::max<int64_t>(1, 4096 / (s.cols * s.dim)), [&](int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b) {
+          const double spread =
+              centre_and_spread(cols + b * s.cols * s.dim, s.cols, rows + b * s.rows * s.dim, s.rows, s.dim,
+                                beta_of<T, double>(a.bandwidth, b), centres.data() + b * s.dim);
+          far[b] = spread > kMaxSpread;
+        }
+      });
   std::vector<int64_t> in_t, in_double;
   for (int64_t b = 0; b < s.batch; ++b) (far[b] ? in_double : in_t).push_back(b);
   if (!in_t.empty()) narrow(in_t, centres.data());

@@ -1,5 +1,5 @@
-// Rows and columns packed for the tiled kernels: blocks of kBlock particles, transposed for the first product (lanes are
-// columns) and row-major for the second (lanes are dimensions).
+// Rows and columns packed for the tiled kernels: blocks of kBlock particles, transposed for the first product (lanes
+// are columns) and row-major for the second (lanes are dimensions).
 //
 // With x centred, C = s - beta x, q = g - beta h x, X = beta |x|^2 / 2 (see svgd.h for the rest):
 //   log2 kappa_ij = x'_i . x'_j - n_i - n_j,          x' = x sqrt(beta log2 e), n = |x'|^2 / 2
@@ -49,10 +49,11 @@ struct PackLayout {
 // One batch row's packed set.
 template <class C>
 struct Pack {
-  C *xt, *ct, *qt;         // [block][dim][kBlock]; ct and qt with gradients only
-  C *c, *q, *x;            // [padded][width]; q and x with gradients only
-  C *n, *w, *hb, *delta;   // [padded]; hb and delta with gradients only
-  Pack(const PackLayout<C>& l, C* base) : ct(nullptr), qt(nullptr), q(nullptr), x(nullptr), hb(nullptr), delta(nullptr) {
+  C *xt, *ct, *qt;        // [block][dim][kBlock]; ct and qt with gradients only
+  C *c, *q, *x;           // [padded][width]; q and x with gradients only
+  C *n, *w, *hb, *delta;  // [padded]; hb and delta with gradients only
+  Pack(const PackLayout<C>& l, C* base)
+      : ct(nullptr), qt(nullptr), q(nullptr), x(nullptr), hb(nullptr), delta(nullptr) {
     auto take = [&](int64_t size) { return std::exchange(base, base + size); };
     c = take(l.rowwise());
     if (l.gradients) q = take(l.rowwise()), x = take(l.rowwise());
@@ -79,7 +80,8 @@ void pack_block(const PackLayout<C>& l, const Pack<C>& p, const PackSource<T>& s
     const bool inside = j < l.count;
     const C h = inside && src.grad_trace ? C(src.grad_trace[j]) * up.h_scale : C(0);
     C norm = 0, x_c = 0, x_g = 0;
-    C *const c = p.c + j * width, *const q = p.q ? p.q + j * width : nullptr, *const xr = p.x ? p.x + j * width : nullptr;
+    C *const c = p.c + j * width, *const q = p.q ? p.q + j * width : nullptr,
+             *const xr = p.x ? p.x + j * width : nullptr;
     for (int64_t d = 0; d < dim; ++d) {
       const int64_t at = j * dim + d, t = (block * dim + d) * kBlock + lane;
       const C x = inside ? C(src.x[at]) - centre[d] : C(0);
