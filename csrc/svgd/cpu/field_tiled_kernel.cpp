@@ -3,7 +3,7 @@
 // whatever the chunk, so the result does not depend on the number of threads.
 #include <torch/csrc/stable/ops.h>
 
-#include <cstring>
+#include <algorithm>
 #include <vector>
 
 #include "svgd/cpu/field_kernel.h"
@@ -12,7 +12,6 @@
 namespace svgdx::SVGDX_ISA {
 namespace {
 
-constexpr double kLn2 = 0.69314718055994530942;
 constexpr int64_t kSmallChunk = 24;  // rows of a work item when there are few
 constexpr int64_t kManyItems = 16;
 
@@ -27,24 +26,25 @@ PackSource<T> slice(const PackSource<T>& s, int64_t b, int64_t count, int64_t di
 template <class T, class C>
 class Packs {
  public:
-  Packs(const FieldShape& shape, bool self, bool gradients, const std::vector<int64_t>& batches,
+  Packs(const FieldShape& shape, bool self, bool gradients, int64_t first, int64_t batches,
         const PerBatch<T>& bandwidth, const double* centres)
       : shape_(shape),
         self_(self),
+        first_(first),
         batches_(batches),
         bandwidth_(bandwidth),
         centres_(centres),
         col_layout_(shape.cols, shape.dim, gradients),
         row_layout_(shape.rows, shape.dim, gradients),
-        storage_(int64_t(batches.size()) * (col_layout_.total() + (self ? 0 : row_layout_.total()))) {}
+        storage_(batches * (col_layout_.total() + (self ? 0 : row_layout_.total()))) {}
 
   template <class MakeUpstream>
   void fill(const PackSource<T>& cols, const PackSource<T>& rows, const MakeUpstream& upstream) {
     const int64_t col_blocks = col_layout_.blocks, blocks = col_blocks + (self_ ? 0 : row_layout_.blocks);
-    torch::stable::parallel_for(0, int64_t(batches_.size()) * blocks, 4, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, batches_ * blocks, 4, [&](int64_t begin, int64_t end) {
       std::vector<C> centre(shape_.dim);
       for (int64_t item = begin; item < end; ++item) {
-        const int64_t k = item / blocks, block = item % blocks, b = batches_[k];
+        const int64_t k = item / blocks, block = item % blocks, b = first_ + k;
         for (int64_t d = 0; d < shape_.dim; ++d) centre[d] = C(centres_[b * shape_.dim + d]);
         const C beta = beta_of<T, C>(bandwidth_, b);
         if (block < col_blocks) {
@@ -61,19 +61,19 @@ class Packs {
   Pack<C> col(int64_t k) const { return Pack<C>(col_layout_, storage_.get() + k * col_layout_.total()); }
   Pack<C> row(int64_t k) const {
     if (self_) return col(k);
-    const int64_t cols = int64_t(batches_.size()) * col_layout_.total();
+    const int64_t cols = batches_ * col_layout_.total();
     return Pack<C>(row_layout_, storage_.get() + cols + k * row_layout_.total());
   }
   const PackLayout<C>& layout() const { return col_layout_; }
-  int64_t batch(int64_t k) const { return batches_[k]; }
-  int64_t size() const { return int64_t(batches_.size()); }
+  int64_t batch(int64_t k) const { return first_ + k; }
+  int64_t size() const { return batches_; }
   bool self() const { return self_; }
   const FieldShape& shape() const { return shape_; }
 
  private:
   FieldShape shape_;
   bool self_;
-  std::vector<int64_t> batches_;
+  int64_t first_, batches_;
   PerBatch<T> bandwidth_;
   const double* centres_;
   PackLayout<C> col_layout_, row_layout_;
@@ -213,8 +213,8 @@ void run_tiles(const Packs<T, C>& packs, const Finish& finish) {
 }
 
 template <class T, class C>
-void forward_in(const FieldArgs<T>& a, const std::vector<int64_t>& batches, const double* centres) {
-  Packs<T, C> packs(a.shape, a.self, false, batches, a.bandwidth, centres);
+void forward_in(const FieldArgs<T>& a, int64_t first, int64_t batches, const double* centres) {
+  Packs<T, C> packs(a.shape, a.self, false, first, batches, a.bandwidth, centres);
   struct NoUpstream {
     Upstream<T, C> operator()(int64_t) const { return Upstream<T, C>(C(0), C(0)); }
   };
@@ -236,8 +236,8 @@ void forward_in(const FieldArgs<T>& a, const std::vector<int64_t>& batches, cons
 }
 
 template <class T, class C>
-void backward_in(const FieldGradArgs<T>& a, const std::vector<int64_t>& batches, const double* centres) {
-  Packs<T, C> packs(a.shape, a.self, true, batches, a.bandwidth, centres);
+void backward_in(const FieldGradArgs<T>& a, int64_t first, int64_t batches, const double* centres) {
+  Packs<T, C> packs(a.shape, a.self, true, first, batches, a.bandwidth, centres);
   packs.fill({a.col_x, a.col_score, a.col_grad_phi, a.col_grad_trace},
              {a.row_x, a.row_score, a.row_grad_phi, a.row_grad_trace}, [&](int64_t b) { return Upstream<T, C>(a, b); });
   const int64_t dim = a.shape.dim, width = packs.layout().width;
@@ -261,41 +261,22 @@ void backward_in(const FieldGradArgs<T>& a, const std::vector<int64_t>& batches,
   });
 }
 
-// Calls run<T> for the batch rows where T is accurate enough, and run<double> for the others (pack.h).
-template <class T, class Args, class Narrow, class Wide>
-void by_spread(const Args& a, const T* cols, const T* rows, const Narrow& narrow, const Wide& wide) {
-  const FieldShape& s = a.shape;
-  std::vector<double> centres(s.batch * s.dim);
-  std::vector<char> far(s.batch);
-  torch::stable::parallel_for(
-      0, s.batch, std::max<int64_t>(1, 4096 / (s.cols * s.dim)), [&](int64_t begin, int64_t end) {
-        for (int64_t b = begin; b < end; ++b) {
-          const double spread =
-              centre_and_spread(cols + b * s.cols * s.dim, s.cols, rows + b * s.rows * s.dim, s.rows, s.dim,
-                                beta_of<T, double>(a.bandwidth, b), centres.data() + b * s.dim);
-          far[b] = spread > kMaxSpread;
-        }
-      });
-  std::vector<int64_t> in_t, in_double;
-  for (int64_t b = 0; b < s.batch; ++b) (far[b] ? in_double : in_t).push_back(b);
-  if (!in_t.empty()) narrow(in_t, centres.data());
-  if (!in_double.empty()) wide(in_double, centres.data());
-}
-
 }  // namespace
 
 template <class T>
 void field_forward_tiled(const FieldArgs<T>& a) {
   by_spread<T>(
-      a, a.x, a.query, [&](const auto& batches, const double* centres) { forward_in<T, T>(a, batches, centres); },
-      [&](const auto& batches, const double* centres) { forward_in<T, double>(a, batches, centres); });
+      a.shape, a.bandwidth, a.x, a.query,
+      [&](int64_t b, int64_t n, const double* centres) { forward_in<T, T>(a, b, n, centres); },
+      [&](int64_t b, int64_t n, const double* centres) { forward_in<T, double>(a, b, n, centres); });
 }
 
 template <class T>
 void field_backward_tiled(const FieldGradArgs<T>& a) {
   by_spread<T>(
-      a, a.col_x, a.row_x, [&](const auto& batches, const double* centres) { backward_in<T, T>(a, batches, centres); },
-      [&](const auto& batches, const double* centres) { backward_in<T, double>(a, batches, centres); });
+      a.shape, a.bandwidth, a.col_x, a.row_x,
+      [&](int64_t b, int64_t n, const double* centres) { backward_in<T, T>(a, b, n, centres); },
+      [&](int64_t b, int64_t n, const double* centres) { backward_in<T, double>(a, b, n, centres); });
 }
 
 template void field_forward_tiled(const FieldArgs<float>&);

@@ -8,26 +8,11 @@
 #include <vector>
 
 #include "common/products.h"
-#include "svgd/cpu/buffer.h"
-#include "svgd/cpu/row.h"
-#include "svgd/pair.h"
+#include "svgd/cpu/spread.h"
 
 namespace svgdx::SVGDX_ISA {
 
 constexpr int64_t kBlockNumbers = int64_t(1) << 20;  // kernel values held at once
-
-template <class T>
-SVGDX_INLINE T dot(const T* a, const T* b, int64_t n) {
-  Vec<T> sum[4] = {};
-  int64_t i = 0;
-  for (; i + 4 * kLanes<T> <= n; i += 4 * kLanes<T>) {
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) sum[v] += load(a + i + v * kLanes<T>) * load(b + i + v * kLanes<T>);
-  }
-  T total = horizontal_sum<T>((sum[0] + sum[1]) + (sum[2] + sum[3]));
-  for (; i < n; ++i) total += a[i] * b[i];
-  return total;
-}
 
 template <class C>
 constexpr ScalarType kType = sizeof(C) == 8 ? ScalarType::Double : ScalarType::Float;

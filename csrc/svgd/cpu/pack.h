@@ -11,21 +11,17 @@
 // The products cancel where |x'| is large, so batch rows with n above kMaxSpread are computed in double.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "common/vec.h"
-#include "svgd/cpu/buffer.h"
-#include "svgd/cpu/row.h"
-#include "svgd/pair.h"
+#include "svgd/cpu/spread.h"
 
 namespace svgdx::SVGDX_ISA {
 
 constexpr int64_t kBlock = 96;  // a multiple of kTileRows and of kTileVectors vectors of every instruction set
 constexpr int kTileRows = 4;
 constexpr int kTileVectors = 3;
-constexpr double kMaxSpread = 64;
 constexpr double kFar = 1e30;  // n of the padding: kappa is 0 there
 
 inline int64_t blocks_of(int64_t count) { return (count + kBlock - 1) / kBlock; }
@@ -111,31 +107,6 @@ void pack_block(const PackLayout<C>& l, const Pack<C>& p, const PackSource<T>& s
     p.hb[j] = beta * h;
     p.delta[j] = beta * x_g + beta * h * (C(dim + 1) - half);
   }
-}
-
-// The mean of the columns, and the largest n of rows and columns about it.
-template <class T>
-double centre_and_spread(const T* cols, int64_t col_count, const T* rows, int64_t row_count, int64_t dim, double beta,
-                         double* centre) {
-  for (int64_t d = 0; d < dim; ++d) centre[d] = 0;
-  for (int64_t j = 0; j < col_count; ++j) {
-    for (int64_t d = 0; d < dim; ++d) centre[d] += double(cols[j * dim + d]);
-  }
-  for (int64_t d = 0; d < dim; ++d) centre[d] /= double(col_count);
-  double largest = 0;
-  auto widen = [&](const T* points, int64_t count) {
-    for (int64_t j = 0; j < count; ++j) {
-      double norm = 0;
-      for (int64_t d = 0; d < dim; ++d) {
-        const double x = double(points[j * dim + d]) - centre[d];
-        norm += x * x;
-      }
-      if (!(norm <= largest)) largest = norm;
-    }
-  };
-  widen(cols, col_count);
-  if (rows != cols) widen(rows, row_count);
-  return 0.5 * beta * pair::kLog2E * largest;
 }
 
 }  // namespace svgdx::SVGDX_ISA
