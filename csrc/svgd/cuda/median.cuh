@@ -131,18 +131,20 @@ template <class T>
 __global__ void __launch_bounds__(kLargeThreads)
     median_select(MedianState* states, T* out, RadixPass pass, int64_t first_block) {
   constexpr int kOwn = kBins / 32;  // bins of a lane of the first warp
-  SVGDX_SHARED(unsigned long long, counts, kBins);
+  // A free place after each lane's bins, so that lanes that walk theirs side by side do not meet on a bank.
+  SVGDX_SHARED(unsigned long long, counts, kBins + 32);
+  const auto place = [](int bin) { return bin + bin / kOwn; };
   const int64_t b = first_block + blockIdx.x;
   MedianState& state = states[b];
   for (int bin = threadIdx.x; bin < kBins; bin += kLargeThreads) {
-    counts[bin] = state.histogram[bin];
+    counts[place(bin)] = state.histogram[bin];
     state.histogram[bin] = 0;
   }
   __syncthreads();
   if (threadIdx.x >= 32) return;
   const int lane = threadIdx.x;
   unsigned long long below = 0;  // distances in the bins of this lane, then of all lanes up to it
-  for (int k = 0; k < kOwn; ++k) below += counts[lane * kOwn + k];
+  for (int k = 0; k < kOwn; ++k) below += counts[place(lane * kOwn + k)];
   const unsigned long long own = below;
   for (int offset = 1; offset < 32; offset *= 2) {
     const unsigned long long other = __shfl_up_sync(kFullWarp, below, offset);
@@ -159,7 +161,7 @@ __global__ void __launch_bounds__(kLargeThreads)
   }
   if (rank < before || rank >= below) return;
   int bin = lane * kOwn;
-  while (rank >= before + counts[bin]) before += counts[bin++];
+  while (rank >= before + counts[place(bin)]) before += counts[place(bin++)];
   const unsigned long long found = prefix << pass.bits | static_cast<unsigned long long>(bin);
   state.prefix = found;
   state.rank = rank - before;
