@@ -1,0 +1,43 @@
+"""The README's picture of a finished run: python docs/demo.py RUN OUT.png."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from svgdx.experiments import data, plots
+
+
+def main(run: Path, out: Path) -> None:
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    distances = [(record["step"], record["frechet"]) for record in metrics if "frechet" in record]
+    images = data.load("digits", None)
+    with tempfile.TemporaryDirectory() as folder:
+        real = Path(folder) / "real.png"
+        plots.sample_grid(real, images.held_out, images.side)
+        grids = {
+            "samples before training": run / "samples-00000000.png",
+            f"samples after {distances[-1][0]} updates": run / f"samples-{distances[-1][0]:08d}.png",
+            "real digits, held out": real,
+        }
+        figure, axes = plt.subplots(1, 4, figsize=(14, 3.7), layout="constrained")
+        for axis, (title, path) in zip(axes, grids.items(), strict=False):
+            axis.imshow(plt.imread(path))
+            axis.set_title(title, fontsize=10)
+            axis.axis("off")
+    axes[3].plot(*zip(*distances, strict=True), marker=".")
+    axes[3].set(yscale="log", xlabel="energy updates")
+    axes[3].set_title("Fréchet distance to held-out digits, pixels", fontsize=10)
+    axes[3].grid(alpha=0.3)
+    figure.savefig(out, dpi=80)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
