@@ -1,0 +1,87 @@
+// Host-only helper of gpu_static.py: CUDA's occupancy calculator, and the launch plans of the kernels' own headers.
+// Reads commands from standard input, one a line, and answers each with one line:
+//   occupancy MAJOR MINOR REGISTERS SHARED THREADS BARRIERS   -> resident warps of a multiprocessor, warps it holds
+//   forward | backward BATCH ROWS COLS DIM                    -> JSON of the plan
+#include <cuda_occupancy.h>
+
+#include <iostream>
+#include <string>
+
+#include "svgd/cuda/field_backward.cuh"
+#include "svgd/cuda/field_forward.cuh"
+
+namespace {
+
+using svgdx::FieldShape;
+
+// CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+cudaOccDeviceProp device(int major, int minor) {
+  const bool consumer = major == 12;
+  cudaOccDeviceProp p;
+  p.computeMajor = major;
+  p.computeMinor = minor;
+  p.maxThreadsPerBlock = 1024;
+  p.maxThreadsPerMultiprocessor = consumer ? 1536 : 2048;
+  p.regsPerBlock = p.regsPerMultiprocessor = 65536;
+  p.warpSize = 32;
+  p.sharedMemPerBlock = 48 << 10;
+  p.sharedMemPerMultiprocessor = (consumer ? 100 : major == 8 ? 164 : 228) << 10;
+  p.reservedSharedMemPerBlock = 1 << 10;
+  p.sharedMemPerBlockOptin = p.sharedMemPerMultiprocessor - p.reservedSharedMemPerBlock;
+  p.numSms = 1;  // not used for one multiprocessor
+  return p;
+}
+
+void occupancy() {
+  int major, minor, registers, shared, threads, barriers;
+  std::cin >> major >> minor >> registers >> shared >> threads >> barriers;
+  const cudaOccDeviceProp properties = device(major, minor);
+  cudaOccFuncAttributes attributes;
+  attributes.maxThreadsPerBlock = threads;
+  attributes.numRegs = registers;
+  attributes.sharedSizeBytes = shared;
+  attributes.numBlockBarriers = barriers;
+  const cudaOccDeviceState state;
+  cudaOccResult result;
+  const auto error = cudaOccMaxActiveBlocksPerMultiprocessor(&result, &properties, &attributes, &state, threads, 0);
+  if (error != CUDA_OCC_SUCCESS) throw std::runtime_error("the occupancy calculator refuses the kernel or the device");
+  std::cout << result.activeBlocksPerMultiprocessor * ((threads + 31) / 32) << ' '
+            << properties.maxThreadsPerMultiprocessor / 32 << '\n';
+}
+
+void print_large(const FieldShape& shape, const svgdx::cuda::LargePlan& plan) {
+  int blocks = 0;
+  svgdx::cuda::for_each_block(shape, plan, [&](const auto&, bool, bool) { ++blocks; });
+  std::cout << "{\"large\": true, \"blocks\": " << blocks << ", \"rows\": " << plan.rows << ", \"cols\": " << plan.cols
+            << ", \"dim_splits\": " << plan.dim_splits << ", \"parts\": " << plan.parts << "}\n";
+}
+
+void print_small(const FieldShape& shape, int threads) {
+  const svgdx::cuda::FieldPlan plan = svgdx::cuda::plan_field(shape, threads);
+  std::cout << "{\"large\": false, \"grid\": " << plan.blocks << ", \"splits\": " << plan.splits << "}\n";
+}
+
+void plan(bool forward) {
+  namespace cuda = svgdx::cuda;
+  FieldShape shape;
+  std::cin >> shape.batch >> shape.rows >> shape.cols >> shape.dim;
+  if (forward) {
+    if (shape.dim > cuda::kForwardDims) return print_large(shape, cuda::plan_large_forward(shape));
+    return print_small(shape, cuda::kForwardThreads);
+  }
+  if (shape.dim > cuda::kBackwardDims<float>) return print_large(shape, cuda::plan_large_backward(shape));
+  print_small(shape, cuda::kBackwardThreads);
+}
+
+}  // namespace
+
+int main() {
+  std::string command;
+  while (std::cin >> command) {
+    if (command == "occupancy") {
+      occupancy();
+    } else {
+      plan(command == "forward");
+    }
+  }
+}
