@@ -146,18 +146,16 @@ def build_logs() -> list[Usage] | None:
 
 
 @functools.cache
-def _host_program() -> str:
-    """gpu_static_host.cu, compiled against the toolkit's occupancy header."""
-    folder = tempfile.mkdtemp(prefix="svgdx_gpu_static_")
-    program = f"{folder}/host"
-    _compile("-O1", "-arch=sm_80", str(ROOT / "bench" / "gpu_static_host.cu"), "-o", program)
-    return program
+def _host_folder() -> tempfile.TemporaryDirectory[str]:
+    """Holds gpu_static_host.cu as `host`, compiled against the toolkit's occupancy header; goes when Python ends."""
+    folder = tempfile.TemporaryDirectory(prefix="svgdx_gpu_static_")
+    _compile("-O1", "-arch=sm_80", str(ROOT / "bench" / "gpu_static_host.cu"), "-o", f"{folder.name}/host")
+    return folder
 
 
 def _ask_host(*commands: str) -> list[str]:
-    asked = "\n".join(commands) + "\n"
-    answers = subprocess.run([_host_program()], input=asked, capture_output=True, text=True, check=True).stdout
-    return answers.splitlines()
+    program, asked = f"{_host_folder().name}/host", "\n".join(commands) + "\n"
+    return subprocess.run([program], input=asked, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def plan_of(direction: str, *sizes: int) -> dict[str, Any]:

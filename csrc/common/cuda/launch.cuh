@@ -14,8 +14,7 @@ constexpr int64_t kTargetBlocks = 512;
 
 // Resident blocks of 128 threads asked of the compiler in kernels with a warp per row: they wait for memory, so many
 // warps matter more than many registers.
-template <class T>
-constexpr int kRowBlocks = sizeof(T) == 4 ? 8 : 6;
+constexpr int kRowBlocks = 8;
 
 constexpr int64_t kMaxGrid = 0x7fffffff;
 

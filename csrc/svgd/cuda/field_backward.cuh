@@ -169,6 +169,8 @@ __device__ inline void field_grad_partial(FieldGradRow<T, P>& row, const GradTil
             static_cast<int>(shape.dim));
 }
 
+// Occupancy is mostly below one half: the five vectors of a row stay in registers, and the 2 P independent sums of a
+// thread hide the latency instead of other warps.
 template <class T, int P>
 __global__ void __launch_bounds__(kBackwardThreads, P * sizeof(T) <= 16 ? 8 : 4)
     field_backward_kernel(FieldGradArgs<T> args, FieldPlan plan, T* partial, bool wide, int64_t first_block) {

@@ -81,7 +81,7 @@ __device__ inline RowScalars<T> read_scalars(const FieldGradSums<T>& sums, int64
 
 // A warp per row; parts are added in their order.
 template <class T>
-__global__ void __launch_bounds__(128, kRowBlocks<T>)
+__global__ void __launch_bounds__(128, kRowBlocks)
     finish_field_backward_kernel(FieldGradArgs<T> args, FieldGradSums<T> sums, int64_t first_block) {
   const int64_t count = sums.batches * sums.rows;
   const int64_t local = (first_block + blockIdx.x) * 4 + threadIdx.x / 32;

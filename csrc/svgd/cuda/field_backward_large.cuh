@@ -8,9 +8,10 @@
 namespace svgdx::cuda {
 
 // A warp per row: pair sums become, in place, kappa (plane 0) and the weight of r (plane 1); scalars is
-// (RowScalars::kCount, batches, rows).
+// (RowScalars::kCount, batches, rows). In double the five sums of a pair need more than 64 registers on sm_100: spills
+// would cost more than an occupancy below one half.
 template <class T>
-__global__ void __launch_bounds__(128, kRowBlocks<T>)
+__global__ void __launch_bounds__(128, sizeof(T) == 4 ? kRowBlocks : 6)
     backward_weights(FieldGradArgs<T> args, PairBlock block, T* sums, T* scalars, bool first, int64_t first_block) {
   constexpr int kSums = BackwardPairs::kSums;
   const int64_t count = block.batches * block.rows;

@@ -40,7 +40,7 @@ struct FieldSums {
 
 // A warp per row; parts are added in their order.
 template <class T>
-__global__ void __launch_bounds__(128, kRowBlocks<T>)
+__global__ void __launch_bounds__(128, kRowBlocks)
     finish_field_kernel(FieldArgs<T> args, FieldSums<T> sums, int64_t first_block) {
   const int64_t count = sums.batches * sums.rows;
   const int64_t local = (first_block + blockIdx.x) * 4 + threadIdx.x / 32;

@@ -95,6 +95,8 @@ __device__ inline void field_write(FieldRow<T, P>& row, const FieldArgs<T>& args
   store_rows<Tile>(tile, args.phi + first * dim, block.rows, static_cast<int>(dim));
 }
 
+// Occupancy is below one half where a row's three vectors need more than 64 registers (P = 16, and double): few warps
+// with P independent sums each hide more latency than many warps that spill.
 template <class T, int P>
 __global__ void __launch_bounds__(kForwardThreads, kForwardBlocks<T, P>)
     field_forward_kernel(FieldArgs<T> args, FieldPlan plan, T* partial, bool wide, int64_t first_block) {

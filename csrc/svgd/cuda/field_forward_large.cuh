@@ -10,7 +10,7 @@ namespace svgdx::cuda {
 
 // A warp per row: pair sums become kernel values in place, and trace_sums (batches, rows) gets sum_j kappa (D - r.z).
 template <class T>
-__global__ void __launch_bounds__(128, kRowBlocks<T>)
+__global__ void __launch_bounds__(128, kRowBlocks)
     forward_kernel_values(FieldArgs<T> args, PairBlock block, T* sums, T* trace_sums, bool first, int64_t first_block) {
   const int64_t local = (first_block + blockIdx.x) * 4 + threadIdx.x / 32;
   if (local >= block.batches * block.rows) return;

@@ -178,6 +178,7 @@ __device__ inline void store_product(const ProductRows<Mode, T>& rows, const Pro
   }
 }
 
+// Occupancy is below one half, as in pair_sums_kernel: 16 outputs of a thread and their operands stay in registers.
 template <class T, class Mode>
 __global__ void __launch_bounds__(kLargeThreads, Mode::kOuts * sizeof(T) <= 8 ? 2 : 1)
     product_kernel(ProductInputs<T> in, PairBlock block, const T* matrices, T* out, int64_t first_block) {

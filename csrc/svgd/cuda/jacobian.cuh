@@ -51,6 +51,8 @@ __device__ inline T squared_norm(const T (&a)[2][P], const T (&probe)[P], const 
   return sum;
 }
 
+// Occupancy is below one half from P = 4 on: two rows of the matrix per lane stay in registers, 2 P independent sums,
+// which hide the latency instead of other warps.
 template <class T, int P>
 __global__ void __launch_bounds__(kJacobianThreads, kJacobianBlocks<T, P>)
     jacobian_kernel(JacobianArgs<T> args, JacobianPlan plan, bool wide, int64_t first_block) {

@@ -135,7 +135,7 @@ __device__ inline T sqnorm_adjoint(const JacobianGradArgs<T>& args, const Jacobi
   return lane_sum(dot, 1, thread.kLanes);
 }
 
-// euler holds <B, A> until the second pass.
+// euler holds <B, A> until the second pass. Occupancy as in jacobian_kernel: below one half, for the matrix's sake.
 template <class T, int P>
 __global__ void __launch_bounds__(kJacobianThreads, kJacobianBlocks<T, P>)
     jacobian_adjoint_kernel(JacobianGradArgs<T> args, JacobianPlan plan, bool wide, int64_t first_block) {

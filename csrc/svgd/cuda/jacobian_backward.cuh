@@ -202,6 +202,8 @@ __device__ inline void gather_write(const JacobianGradArgs<T>& args, const Jacob
   *euler = dot - 2 * *euler;
 }
 
+// Occupancy as in jacobian_kernel, below one half: two rows of B_k and the sums stay in registers; the matrices of the
+// columns take much of shared memory besides.
 template <class T, int P>
 __global__ void __launch_bounds__(kJacobianThreads, kJacobianBlocks<T, P>)
     jacobian_gather_kernel(JacobianGradArgs<T> args, JacobianPlan plan, bool wide, int64_t first_block) {

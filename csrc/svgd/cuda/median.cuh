@@ -91,7 +91,8 @@ __device__ inline bool count_pairs(unsigned* histogram, const T (&sums)[4][4][1]
   return nan;
 }
 
-// A block takes one tile of rows against every chunks-th tile of columns at or beyond the diagonal.
+// A block takes one tile of rows against every chunks-th tile of columns at or beyond the diagonal. Occupancy is below
+// one half, as in pair_sums_kernel: the 16 pairs of a thread stay in registers.
 template <class T>
 __global__ void __launch_bounds__(kLargeThreads, 2)
     median_count(const T* x, MedianState* states, MedianPlan plan, RadixPass pass, bool wide, int64_t first_block) {

@@ -1,0 +1,82 @@
+"""The static budget of bench/gpu_static.py: no spills, occupancy, global traffic, bank conflicts."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+
+
+@pytest.fixture(scope="module")
+def static() -> Any:
+    """bench/ is no package: its modules import one another as a script's neighbours do."""
+    before = list(sys.path)
+    sys.path.insert(0, str(BENCH))
+    try:
+        importlib.import_module("gpu_traffic")
+        yield importlib.import_module("gpu_static")
+    finally:
+        sys.path[:] = before
+
+
+@pytest.fixture(scope="module")
+def usages(static: Any) -> Any:
+    if static.nvcc() is None:
+        pytest.skip("no nvcc: registers and spills are the compiler's to report")
+    return static.fill_occupancy(static.build_logs() or static.compile_all((80, 100)))
+
+
+def test_registers_and_occupancy(static: Any, usages: Any) -> None:
+    assert static.violations(usages, {}) == []
+    compiled = {u.kernel.split("<")[0] for u in usages}
+    assert compiled == set(static.launches())
+    assert len({u.architecture for u in usages}) >= 2
+
+
+def test_traffic_and_wavefronts(static: Any) -> None:
+    """One padded dimension and the large kernels; test_svgd_properties.py goes through the others."""
+    traffic = sys.modules["gpu_traffic"].measure(("float",), (4, 64), (4,))
+    assert static.violations([], traffic) == []
+    assert {name.split("<")[0] for name in traffic} == set(static.launches())
+    assert traffic["field_forward_kernel<float, 4>"].least_wavefronts > 0
+
+
+def test_a_bad_kernel_is_named(static: Any) -> None:
+    """Every limit reports, so that the tests above can fail."""
+    report = (
+        "ptxas info    : Compiling entry function '_ZN5svgdx4cuda12median_startEv' for 'sm_90'\n"
+        "    8 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads\n"
+        "ptxas info    : Used 255 registers, used 1 barriers, 64 bytes smem\n"
+    )
+    (usage,) = static.parse_report(report)
+    assert (usage.kernel, usage.architecture, usage.registers) == ("median_start", 90, 255)
+    assert (usage.spills, usage.shared, usage.barriers) == (12, 64, 1)
+    usage.warps, usage.most_warps = 8, 64
+    traffic = sys.modules["gpu_traffic"].Traffic(moved=111, asked=100, wavefronts=106, least_wavefronts=100)
+    found = static.violations([usage], {"kernel": traffic})
+    for limit in ("spills 12 bytes", "occupancy of 12%", "1.11 times the bytes", "1.06 times the least wavefronts"):
+        assert sum(limit in text for text in found) == 1
+    assert len(found) == 4
+
+
+def test_compiler_and_kernels_agree_on_threads(static: Any) -> None:
+    threads = {name: launch.threads for name, launch in static.launches().items()}
+    assert threads["field_forward_kernel"] == 128
+    assert threads["field_backward_kernel"] == 64
+    assert threads["finish_field_kernel"] == 128
+    assert threads["median_start"] == 256
+
+
+def test_roofline(static: Any) -> None:
+    """By hand: 3 particles in 2 dimensions, one launch, 9 pairs of 23 operations; x, score, phi and trace move once."""
+    plan = {"large": False, "splits": 1}
+    (work,) = static.gpu_model.svgd_phi_trace(lambda *_: plan, 1, 3, 2)
+    assert (work.operations, work.bytes) == (9 * 23, 4 * (6 + 6 + 6 + 3))
+    a100 = static.gpu_model.GPUS[0]
+    assert work.bound(a100) == pytest.approx(84 / 2.039e12)
+    assert work.limit(a100) == "memory"
