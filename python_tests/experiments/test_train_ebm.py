@@ -195,6 +195,7 @@ REFUSED = {
     "one particle": (["--particles=1"], "--particles"),
     "rate of zero": (["--energy-lr=0"], "--energy-lr"),
     "rate is nan": (["--sampler-lr=nan"], "--sampler-lr"),
+    "no noise at the end": (["--noise-end=0"], "--noise-end"),
     "negative noise": (["--noise=-0.1"], "--noise"),
     "more attached than steps": (["--attached-steps=4"], "--attached-steps"),
     "mnist without a folder": (["--data=mnist"], "--data-root"),

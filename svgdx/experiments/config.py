@@ -30,11 +30,12 @@ class EBMConfig:
 
     data: str = _option("digits", "data", "data set: scikit-learn's 8x8 digits or MNIST", DATASETS)
     data_root: str | None = _option(None, "data", "folder that holds MNIST/raw/ in torchvision's layout")
-    noise: float = _option(0.3, "data", "standard deviation of the Gaussian noise added to the training images")
+    noise: float = _option(0.3, "data", "Gaussian noise added to the training images: its deviation at the start")
+    noise_end: float = _option(0.06, "data", "the same for the last fifth of the run; geometric in between")
 
-    particles: int = _option(128, "sampler", "particles M of one chain", least=2)
+    particles: int = _option(64, "sampler", "particles M of one chain", least=2)
     batch: int = _option(1, "sampler", "independent chains run side by side", least=1)
-    svgd_steps: int = _option(20, "sampler", "SVGD steps L of a chain", least=1)
+    svgd_steps: int = _option(16, "sampler", "SVGD steps L of a chain", least=1)
     start: str = _option(
         "normal", "sampler", "initial Gaussian before training: N(0, I), or mean and std of the data", STARTS
     )
@@ -49,11 +50,11 @@ class EBMConfig:
     depth: int = _option(2, "energy", "number of hidden layers", least=1)
     activation: str = _option("silu", "energy", "activation between layers", tuple(ACTIVATIONS))
     confinement: float = _option(0.0, "energy", "precision of the Gaussian factor of p")
-    energy_lr: float = _option(5e-4, "energy", "Adam's learning rate, constant for half the run, then falling to zero")
+    energy_lr: float = _option(1e-3, "energy", "Adam's learning rate, constant for half the run, then falling to zero")
     energy_penalty: float = _option(0.02, "energy", "weight of the mean of f^2 over data and samples")
     gradient_penalty: float = _option(0.0, "energy", "weight of the mean of |grad f|^2 over the data")
 
-    steps: int = _option(1500, "run", "energy updates", least=1)
+    steps: int = _option(1000, "run", "energy updates", least=1)
     seed: int = _option(0, "run", "seed of everything random", least=-math.inf)
     threads: int = _option(0, "run", "CPU threads; 0 takes torch's own number, which is then written to config.yaml")
     eval_every: int = _option(100, "run", "updates between evaluations: Fréchet distance and sample grid", least=1)
@@ -89,7 +90,7 @@ class EBMConfig:
             raise UsageError(f"{name}: must be a number of type {expected.__name__}, but is {value!r}")
         if not (math.isfinite(value) and value >= least):
             raise UsageError(f"{name}: must be finite and at least {least:g}, but is {value}")
-        if option.name in ("step_size", "bandwidth", "sampler_lr", "energy_lr") and value == 0:
+        if option.name in ("noise", "noise_end", "step_size", "bandwidth", "sampler_lr", "energy_lr") and value == 0:
             raise UsageError(f"{name}: must be positive")
 
     def to_yaml(self) -> str:

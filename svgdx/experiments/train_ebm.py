@@ -96,7 +96,8 @@ class Trainer:
     def _update_energy(self, samples: Tensor, generator: torch.Generator, quantities: dict[str, float]) -> None:
         config, train = self.config, self.images.train
         rows = torch.randint(len(train), (len(samples),), generator=generator)
-        real = train[rows] + config.noise * torch.randn(samples.shape, generator=generator)
+        quantities["noise"] = self._noise()
+        real = train[rows] + quantities["noise"] * torch.randn(samples.shape, generator=generator)
         real.requires_grad_(config.gradient_penalty > 0)
         of_samples, of_data = self.energy(samples), self.energy(real)
         loss = of_samples.mean() - of_data.mean()
@@ -112,6 +113,12 @@ class Trainer:
         for group in self.energy_adam.param_groups:
             group["lr"] = config.energy_lr * min(1.0, 2 * (1 - self.step / config.steps) + 0.01)
         self._descend(self.energy_adam, loss, self.energy, "energy", quantities)
+
+    def _noise(self) -> float:
+        """Smooth data first: its density has less curvature, so that few steps under the bound go far."""
+        config = self.config
+        share = min(1.0, self.step / (0.8 * config.steps))
+        return float(config.noise * (config.noise_end / config.noise) ** share)
 
     def _descend(
         self, adam: torch.optim.Adam, loss: Tensor, module: torch.nn.Module, name: str, quantities: dict[str, float]
