@@ -1,4 +1,4 @@
-"""Peak memory of one call beyond its inputs and outputs, in a process of its own: python bench/peak_memory.py PEER B M D."""
+"""Peak memory of one call beyond its inputs and outputs: python bench/peak_memory.py PEER B M D."""
 
 from __future__ import annotations
 
