@@ -16,7 +16,8 @@ using svgdx::FieldShape;
 
 // CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
 cudaOccDeviceProp device(int major, int minor) {
-  const bool consumer = major == 12;
+  const bool consumer = major == 12 || (major == 8 && minor != 0);
+  if (major < 8 || (major == 8 && minor == 7)) throw std::runtime_error("limits of this architecture are not listed");
   cudaOccDeviceProp p;
   p.computeMajor = major;
   p.computeMinor = minor;
