@@ -56,7 +56,7 @@ class EBMConfig:
 
     steps: int = _option(1000, "run", "energy updates", least=1)
     seed: int = _option(0, "run", "seed of everything random", least=-math.inf)
-    threads: int = _option(0, "run", "CPU threads; 0 takes torch's own number, which is then written to config.yaml")
+    threads: int = _option(1, "run", "CPU threads, one being enough for 8x8 digits; 0 takes as many as torch does")
     eval_every: int = _option(100, "run", "updates between evaluations: Fréchet distance and sample grid", least=1)
     eval_samples: int = _option(512, "run", "samples drawn for an evaluation", least=2)
     log_every: int = _option(10, "run", "updates between lines of metrics.jsonl", least=1)
