@@ -18,6 +18,8 @@ def load(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, dict[str, Row]]]
     results: dict[str, dict[str, Row]] = defaultdict(lambda: defaultdict(dict))
     for entry in run["benchmarks"]:
         test = entry["name"].split("[")[0].removeprefix("test_").replace("_", " + ")
+        if entry["params"].get("device") == "cuda":
+            test += ", CUDA"
         shape = str(tuple(entry["params"]["shape"])).strip("()")
         values = {"median": entry["stats"]["median"], "memory": entry["extra_info"].get("memory")}
         results[test][shape][entry["params"]["peer"]] = values
