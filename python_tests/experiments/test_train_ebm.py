@@ -220,6 +220,14 @@ def test_bad_requests_are_refused_before_anything_is_written(
     assert not out.exists()
 
 
+def test_a_kill_before_the_first_file_leaves_the_folder_free(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.yaml.tmp").write_text("data: dig")
+    assert cli.main([*options(out), "--steps", "1"]) == 0
+    assert not (out / "config.yaml.tmp").exists()
+
+
 def test_a_folder_in_use_is_refused_and_left_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(finished)
     assert cli.main(options(finished)) == 2

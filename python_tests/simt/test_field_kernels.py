@@ -39,6 +39,8 @@ CHECKED_FIELD = [
     (2, 0, 7, 17),
     (1, 3, 66, 20),
     (1, 1, 4100, 2),
+    (2, 40, 35, 2),  # no Stein summand between the tiles' barriers
+    (1, 9, 4100, 2),  # split columns with several rows
 ]
 
 

@@ -30,7 +30,8 @@ class RunFolder:
         """Raises UsageError when the path is taken: nothing that exists is written over."""
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out: {path} exists and is no folder")
-        if path.is_dir() and any(path.iterdir()):
+        # A run killed while it wrote config.yaml leaves its temporary file, and nothing else.
+        if path.is_dir() and any(found.name != "config.yaml.tmp" for found in path.iterdir()):
             raise UsageError(f"--out: the folder {path} is not empty; --resume goes on with the run in it")
         folder = cls(path)
         try:
