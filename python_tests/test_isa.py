@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import platform
 import re
 import shutil
@@ -36,7 +37,7 @@ def test_wide_instructions_only_in_their_namespaces() -> None:
 
 
 @pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
-def test_levels_agree(level: str) -> None:
+def test_levels_agree(level: str, tmp_path: pathlib.Path) -> None:
     """Every instruction set this machine has gives the reference's numbers; SVGDX_ISA only ever lowers the choice."""
     program = """
 import torch, svgdx
@@ -47,4 +48,4 @@ for batch, m, d in [(40, 10, 6), (1, 50, 3), (1, 70, 20), (1, 40, 200)]:
     for got, want in zip(svgdx.ops.svgd_phi_trace(x, s, 2.0), reference.svgd_phi_trace(x, s, 2.0)):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
 """
-    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "SVGDX_ISA": level})
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "SVGDX_ISA": level}, cwd=tmp_path)

@@ -98,7 +98,8 @@ def test_same_seed_same_run_other_seed_another(finished: Path, tmp_path: Path) -
 def run_until(out: Path, lines: int, number: signal.Signals) -> subprocess.Popen[bytes]:
     """Starts a run of 150 updates in its own process and sends it a signal once so many metrics are written."""
     command = [sys.executable, "-m", "svgdx.cli", *options(out, steps=150, eval_every=75, checkpoint_every=7)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    # Away from the repo: the installed package runs, not the source tree.
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=out.parent)
     deadline = time.monotonic() + 120
     metrics = out / "metrics.jsonl"
     while process.poll() is None and time.monotonic() < deadline:

@@ -46,6 +46,7 @@ def test_library_without_the_package(tmp_path: object) -> None:
         capture_output=True,
         text=True,
         check=False,
+        cwd=str(tmp_path),
     )
     assert result.returncode == 0, result.stderr
     x = torch.linspace(-1, 1, 12, dtype=torch.float64).view(2, 3, 2)

@@ -141,7 +141,12 @@ def test_meta_tensors_have_the_right_shapes(variant: Variant) -> None:
 def python(code: str, **environment: str) -> str:
     """Run code in a fresh interpreter, away from this folder."""
     result = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
