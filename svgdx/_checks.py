@@ -67,12 +67,12 @@ def particles(op: str, x: Tensor, score: Tensor) -> None:
     shape(op, "score", score, x.shape, "the shape of x, ")
 
 
-def like(op: str, name: str, value: Tensor, x: Tensor) -> None:
-    """Same dtype and device as x."""
+def like(op: str, name: str, value: Tensor, x: Tensor, of: str = "x") -> None:
+    """Same dtype and device as x, the argument called ``of``."""
     tensor(op, name, value)
     if value.dtype != x.dtype:
-        fail(op, f"{name} must have the dtype of x, {_dtype(x)}, but has {_dtype(value)}")
-    _device(op, name, value, x)
+        fail(op, f"{name} must have the dtype of {of}, {_dtype(x)}, but has {_dtype(value)}")
+    _device(op, name, value, x, of)
 
 
 def shape(op: str, name: str, value: Tensor, expected: Sequence[int], meaning: str = "shape ") -> None:
@@ -136,9 +136,83 @@ def statistic_size(x: Tensor, unbiased: bool) -> None:
         fail("ksd", "x must have at least 2 particles for the U-statistic, but has 1")
 
 
-def _device(op: str, name: str, value: Tensor, x: Tensor) -> None:
+def trajectory(op: str, source: str, rows: Tensor, dim: int, actions: Tensor, initial_state: Tensor | None) -> None:
+    """actions (..., T) int64 and initial_state (..., D) int8 beside ``rows``, (..., T+1, anything)."""
+    lead, steps = rows.shape[:-2], rows.shape[-2] - 1
+    of_dtype(op, "actions", actions, torch.int64)
+    _device(op, "actions", actions, rows, source)
+    shape(op, "actions", actions, (*lead, steps), f"one action fewer than {source} has states, ")
+    if initial_state is not None:
+        states(op, "initial_state", initial_state, source, rows, (*lead, dim))
+
+
+def trajectory_logits(op: str, logits: Tensor) -> int:
+    """logits must be (..., T+1, 3D); D."""
+    floating(op, "logits", logits)
+    if logits.dim() < 2 or logits.shape[-2] == 0 or logits.shape[-1] % 3:
+        fail(op, f"logits must have shape (..., T + 1, 3 D), but has {tuple(logits.shape)}")
+    return logits.shape[-1] // 3
+
+
+def linear_layer(op: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> int:
+    """hidden (..., T+1, H), weight (3D, H) and bias (3D); D."""
+    floating(op, "hidden", hidden)
+    if hidden.dim() < 2 or hidden.shape[-2] == 0:
+        fail(op, f"hidden must have shape (..., T + 1, H), but has {tuple(hidden.shape)}")
+    like(op, "weight", weight, hidden, "hidden")
+    if weight.dim() != 2 or weight.shape[0] % 3 or weight.shape[1] != hidden.shape[-1]:
+        fail(op, f"weight must have shape (3 D, {hidden.shape[-1]}), but has {tuple(weight.shape)}")
+    if bias is not None:
+        like(op, "bias", bias, hidden, "hidden")
+        shape(op, "bias", bias, weight.shape[:1])
+    return weight.shape[0] // 3
+
+
+def policy_row(op: str, logits: Tensor, state: Tensor) -> None:
+    """logits (..., 3D) and state (..., D) int8."""
+    floating(op, "logits", logits)
+    if logits.dim() < 1 or logits.shape[-1] % 3:
+        fail(op, f"logits must have shape (..., 3 D), but has {tuple(logits.shape)}")
+    states(op, "state", state, "logits", logits, (*logits.shape[:-1], logits.shape[-1] // 3))
+
+
+def draw(op: str, temperature: float, epsilon: float) -> None:
+    number(op, "temperature", temperature, positive=True)
+    if not 0.0 <= number(op, "epsilon", epsilon, positive=False) <= 1.0:
+        raise ValueError(f"svgdx::{op}: epsilon must be in [0, 1], but is {epsilon}")
+
+
+def masked_rows(op: str, logits: Tensor, mask: Tensor, actions: Tensor, offsets: Tensor) -> None:
+    """logits and mask (N, A), actions (N), offsets (B+1)."""
+    floating(op, "logits", logits)
+    if logits.dim() != 2:
+        fail(op, f"logits must have shape (N, A), but has {tuple(logits.shape)}")
+    for name, value, dtype in (("mask", mask, torch.bool), ("actions", actions, torch.int64)):
+        of_dtype(op, name, value, dtype)
+        _device(op, name, value, logits, "logits")
+    shape(op, "mask", mask, logits.shape, "the shape of logits, ")
+    shape(op, "actions", actions, logits.shape[:1])
+    of_dtype(op, "offsets", offsets, torch.int64)
+    _device(op, "offsets", offsets, logits, "logits")
+    if offsets.dim() != 1 or offsets.shape[0] == 0:
+        fail(op, f"offsets must have shape (B + 1,), but has {tuple(offsets.shape)}")
+
+
+def states(op: str, name: str, value: Tensor, source: str, rows: Tensor, expected: Sequence[int]) -> None:
+    of_dtype(op, name, value, torch.int8)
+    _device(op, name, value, rows, source)
+    shape(op, name, value, expected)
+
+
+def of_dtype(op: str, name: str, value: Tensor, dtype: torch.dtype) -> None:
+    tensor(op, name, value)
+    if value.dtype != dtype:
+        fail(op, f"{name} must be {str(dtype).removeprefix('torch.')}, but is {_dtype(value)}")
+
+
+def _device(op: str, name: str, value: Tensor, x: Tensor, of: str = "x") -> None:
     if value.device != x.device:
-        fail(op, f"{name} must be on the device of x, {x.device}, but is on {value.device}")
+        fail(op, f"{name} must be on the device of {of}, {x.device}, but is on {value.device}")
 
 
 def _dtype(value: Tensor) -> str:

@@ -1,7 +1,4 @@
-"""The ops of :mod:`svgdx.ops` in plain PyTorch, written for reading.
-
-They are the oracle of the tests, what ``SVGDX_DISABLE=1`` falls back to, and the way to second derivatives. They build
-(M, M, D) tensors, so they suit small problems.
+"""The ops of Stein variational gradient descent. They build (M, M, D) tensors, so they suit small problems.
 
 Notation: particles x_j in R^D, j = 1..M, with scores s_j = grad log p(x_j); bandwidth sigma, beta = 1 / sigma^2;
 r_ij = x_i - x_j; kappa_ij = exp(-beta |r_ij|^2 / 2); z_ij = s_j + beta r_ij. J_i is the Jacobian of phi_i in x_i, the
@@ -22,6 +19,7 @@ from torch import Tensor
 
 from svgdx import _checks
 from svgdx._checks import Scalar
+from svgdx._dtype import compute_dtype, wide
 
 __all__ = [
     "ksd",
@@ -89,7 +87,7 @@ def svgd_field(query: Tensor, x: Tensor, score: Tensor, bandwidth: Scalar) -> tu
     op = "svgd_field"
     _checks.particles(op, x, score)
     _checks.query_points(op, query, x)
-    r, z, kappa, beta = _pairs(_wide(query), _wide(x), _wide(score), _per_batch(op, "bandwidth", bandwidth, x))
+    r, z, kappa, beta = _pairs(wide(query), wide(x), wide(score), _per_batch(op, "bandwidth", bandwidth, x))
     m = max(x.shape[-2], 1)
     phi = (kappa[..., None] * z).sum(-2) / m
     divergence = beta[..., 0] / m * (kappa * (x.shape[-1] - (r * z).sum(-1))).sum(-1)
@@ -112,8 +110,8 @@ def svgd_jacobian_sqnorm(
     _checks.probe_pair(op, probe, hvp, x)
     sqnorm = a.square().sum((-2, -1))
     if probe is not None and hvp is not None:
-        h = _wide(hvp) / x.shape[-2]
-        sqnorm = sqnorm + 2 * ((a @ _wide(probe)[..., None])[..., 0] * h).sum(-1) + h.square().sum(-1)
+        h = wide(hvp) / x.shape[-2]
+        sqnorm = sqnorm + 2 * ((a @ wide(probe)[..., None])[..., 0] * h).sum(-1) + h.square().sum(-1)
     return sqnorm.to(x.dtype)
 
 
@@ -130,7 +128,7 @@ def svgd_logdet(
     _checks.logdet_sizes(op, hessian, x)
     step = _per_batch(op, "step_size", step_size, x, positive=False)
     if hessian is not None:
-        jacobian = jacobian + _wide(hessian) / x.shape[-2]
+        jacobian = jacobian + wide(hessian) / x.shape[-2]
     identity = torch.eye(x.shape[-1], dtype=jacobian.dtype, device=x.device)
     return torch.linalg.slogdet(identity + step[..., None] * jacobian).logabsdet.to(x.dtype)
 
@@ -145,8 +143,8 @@ def median_distance(x: Tensor) -> Tensor:
     _checks.some_particle(x)
     if x.numel() == 0:
         return x.new_zeros(x.shape[:-2])
-    wide = _wide(x.detach())
-    distance = torch.linalg.vector_norm(wide[..., :, None, :] - wide[..., None, :, :], dim=-1)
+    points = wide(x.detach())
+    distance = torch.linalg.vector_norm(points[..., :, None, :] - points[..., None, :, :], dim=-1)
     return distance.flatten(-2).median(-1).values.to(x.dtype)
 
 
@@ -163,8 +161,8 @@ def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u") -> Te
         raise ValueError(f'svgdx::ksd: statistic must be "u" or "v", but is {statistic!r}')
     _checks.particles("ksd", x, score)
     _checks.statistic_size(x, statistic == "u")
-    m, s = max(x.shape[-2], 1), _wide(score)
-    r, _, kappa, beta = _pairs(_wide(x), _wide(x), s, _per_batch("ksd", "bandwidth", bandwidth, x))
+    m, s = max(x.shape[-2], 1), wide(score)
+    r, _, kappa, beta = _pairs(wide(x), wide(x), s, _per_batch("ksd", "bandwidth", bandwidth, x))
     s_difference = s[..., :, None, :] - s[..., None, :, :]
     u = kappa * (s @ s.mT + beta * ((s_difference * r).sum(-1) + x.shape[-1] - beta * r.square().sum(-1)))
     if statistic == "v":
@@ -175,7 +173,7 @@ def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u") -> Te
 def _particle_field(op: str, x: Tensor, score: Tensor, bandwidth: Scalar) -> tuple[Tensor, Tensor]:
     """phi and t at the particles themselves, in the compute dtype."""
     _checks.particles(op, x, score)
-    r, z, kappa, beta = _pairs(_wide(x), _wide(x), _wide(score), _per_batch(op, "bandwidth", bandwidth, x))
+    r, z, kappa, beta = _pairs(wide(x), wide(x), wide(score), _per_batch(op, "bandwidth", bandwidth, x))
     phi = (kappa[..., None] * z).sum(-2) / x.shape[-2]
     summand = kappa * (x.shape[-1] - (r * z).sum(-1)) * _off_diagonal(kappa)
     return phi, beta[..., 0] / x.shape[-2] * summand.sum(-1)
@@ -184,7 +182,7 @@ def _particle_field(op: str, x: Tensor, score: Tensor, bandwidth: Scalar) -> tup
 def _kernel_jacobian(op: str, x: Tensor, score: Tensor, bandwidth: Scalar) -> Tensor:
     """A_i = (beta/M) [ (sum_{j != i} kappa_ij) I - sum_j kappa_ij z_ij r_ij^T ], (..., M, D, D)."""
     _checks.particles(op, x, score)
-    r, z, kappa, beta = _pairs(_wide(x), _wide(x), _wide(score), _per_batch(op, "bandwidth", bandwidth, x))
+    r, z, kappa, beta = _pairs(wide(x), wide(x), wide(score), _per_batch(op, "bandwidth", bandwidth, x))
     identity = torch.eye(x.shape[-1], dtype=kappa.dtype, device=x.device)
     mass = (kappa * _off_diagonal(kappa)).sum(-1)[..., None, None] * identity
     return beta[..., None] / x.shape[-2] * (mass - (kappa[..., None] * z).mT @ r)
@@ -209,9 +207,4 @@ def _per_batch(op: str, name: str, value: Scalar, x: Tensor, positive: bool = Tr
     _checks.per_batch(op, name, value, x)
     if positive:
         value = torch.where(value > 0, value, torch.nan)
-    return value.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))[..., None, None]
-
-
-def _wide(x: Tensor) -> Tensor:
-    """float32 for half precision inputs, which is where the ops accumulate."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return value.to(device=x.device, dtype=compute_dtype(x))[..., None, None]
