@@ -1,0 +1,141 @@
+"""Policies: networks from a partly set binary vector to the logits of both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from svgdx.gflownets._buffers import Buffers
+
+aten = torch.ops.aten
+SLOPE = 0.01  # of leaky_relu
+
+
+class Activation(NamedTuple):
+    """An activation whose derivative can be told from its result, so that its argument need not be kept."""
+
+    apply: Callable[[Tensor], Tensor]
+    into: Callable[[Tensor, Tensor], object]  # (argument, out), which may be one tensor
+    backward_: Callable[[Tensor, Tensor], object]  # (gradient, result), the gradient in place
+
+
+ACTIVATIONS = {
+    "leaky_relu": Activation(
+        lambda x: functional.leaky_relu(x, SLOPE),
+        lambda x, out: aten.leaky_relu.out(x, SLOPE, out=out),
+        lambda grad, y: aten.leaky_relu_backward.grad_input(grad, y, SLOPE, True, grad_input=grad),
+    ),
+    "relu": Activation(
+        torch.relu,
+        lambda x, out: torch.clamp_min(x, 0.0, out=out),
+        lambda grad, y: aten.threshold_backward.grad_input(grad, y, 0.0, grad_input=grad),
+    ),
+    "elu": Activation(
+        functional.elu,
+        lambda x, out: aten.elu.out(x, out=out),
+        lambda grad, y: aten.elu_backward.grad_input(grad, 1.0, 1.0, 1.0, True, y, grad_input=grad),
+    ),
+    "tanh": Activation(
+        torch.tanh,
+        lambda x, out: torch.tanh(x, out=out),
+        lambda grad, y: aten.tanh_backward.grad_input(grad, y, grad_input=grad),
+    ),
+}
+
+
+class MLPPolicy(nn.Module):
+    """Multilayer perceptron from a state in {void, 0, 1}^D to the 3D logits of a GFlowNet.
+
+    The first 2D logits are those of P_F, which sets a void entry (action 2 * location + bit), the last D those of P_B,
+    which erases a set one. The network reads the state as numbers: void -1, and 0 and 1.
+
+    :func:`svgdx.gflownets.rollout` and :func:`svgdx.gflownets.trajectory_log_prob` know this network: they update the
+    first layer by one column a step and keep the activations of a rollout for the gradient.
+
+    Args:
+        dim: D, the number of entries of a state.
+        hidden: width of each hidden layer.
+        depth: number of hidden layers, at least 1.
+        activation: one of ACTIVATIONS.
+        learnt_backward: whether P_B is learnt. Otherwise its logits are 0, which makes it uniform over the set entries.
+        matmul_dtype: dtype of the matrix products of rollouts and of their gradients, such as torch.bfloat16; the
+            first layer stays in the dtype of the parameters. None: the dtype of the parameters.
+
+    Raises:
+        ValueError: an unknown activation or a size below 1.
+
+    Source: Zhang et al., Generative Flow Networks for Discrete Probabilistic Modeling, ICML 2022 (arXiv 2202.01361).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int = 256,
+        depth: int = 3,
+        activation: str = "leaky_relu",
+        learnt_backward: bool = True,
+        matmul_dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if min(dim, hidden, depth) < 1:
+            raise ValueError(f"MLPPolicy: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"MLPPolicy: activation must be one of {', '.join(ACTIVATIONS)}, but is {activation!r}")
+        self.dim = dim
+        self.activation = activation
+        self.learnt_backward = learnt_backward
+        self.matmul_dtype = matmul_dtype
+        self.layers = nn.ModuleList(nn.Linear(width, hidden) for width in [dim] + [hidden] * (depth - 1))
+        self.head = nn.Linear(hidden, 3 * dim if learnt_backward else 2 * dim)
+        self.buffers_of_rollouts = Buffers()
+
+    def linears(self) -> list[nn.Linear]:
+        """The linear layers, the head last."""
+        return [cast(nn.Linear, layer) for layer in self.layers] + [self.head]
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Logits of both directions, (..., D) -> (..., 3D), in the dtype of the parameters."""
+        activation = ACTIVATIONS[self.activation].apply
+        x = states.to(self.head.weight.dtype)
+        for layer in self.layers:
+            x = activation(layer(x))
+        logits: Tensor = self.head(x)
+        return logits if self.learnt_backward else functional.pad(logits, (0, self.dim))
+
+
+class MLPFlow(nn.Module):
+    """Multilayer perceptron from a state in {void, 0, 1}^D to log F, the log-flow through it.
+
+    Needed by detailed balance and sub-trajectory balance for the states that are not complete; the flow of a complete
+    one is its reward.
+
+    Args:
+        dim, hidden, depth, activation: as in :class:`MLPPolicy`.
+
+    Raises:
+        ValueError: as in :class:`MLPPolicy`.
+
+    Source: Bengio et al., GFlowNet Foundations, JMLR 2023.
+    """
+
+    def __init__(self, dim: int, hidden: int = 256, depth: int = 3, activation: str = "leaky_relu") -> None:
+        super().__init__()
+        if min(dim, hidden, depth) < 1:
+            raise ValueError(f"MLPFlow: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"MLPFlow: activation must be one of {', '.join(ACTIVATIONS)}, but is {activation!r}")
+        self.activation = activation
+        self.layers = nn.ModuleList(nn.Linear(width, hidden) for width in [dim] + [hidden] * (depth - 1))
+        self.head = nn.Linear(hidden, 1)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """log F in nats, (..., D) -> (...), in the dtype of the parameters."""
+        x = states.to(self.head.weight.dtype)
+        for layer in self.layers:
+            x = ACTIVATIONS[self.activation].apply(layer(x))
+        log_flow: Tensor = self.head(x)
+        return log_flow.squeeze(-1)
