@@ -11,9 +11,11 @@ from torch import Tensor
 from svgdx import _checks
 from svgdx._checks import Scalar
 
-# Cores of arguments that are not tensors, or one number for each batch row, as opposed to 1 (..., M), 2 (..., M, D).
+# Instead of a count of dimensions after the leading ones, as in 1 (..., M) and 2 (..., M, D): an argument that is no
+# tensor; one number for all batch rows or for each; a tensor without leading dimensions, which all rows share.
 PLAIN = -1
 NUMBER = 0
+SHARED = -2
 
 Formula = Callable[..., tuple[Tensor | None, ...]]
 
@@ -24,10 +26,12 @@ class Op:
     Args:
         name: of the op, whose schema and kernels the compiled library defines.
         fake: makes empty outputs from the inputs and refuses those that do not fit.
-        ranks: for each argument its dimensions after the leading ones, or ``PLAIN``.
+        ranks: for each argument its dimensions after the leading ones, or ``PLAIN``, ``NUMBER``, ``SHARED``.
         formula: ``formula(inputs, needs, *grads)`` gives one gradient per input; ``needs`` says which are asked for and
-            a gradient that does not reach an output is None. Without one the result does not require grad.
+            a gradient that does not reach an output is None. Without one the results do not require grad.
         gradient_of: for a backward op, the input each output is the gradient of.
+        keeps: the last output is there for the gradient alone: ``inputs`` of the formula ends with it.
+        autocast: under autocast the op's inputs become float32; otherwise it reads them as they are.
     """
 
     def __init__(
@@ -37,8 +41,11 @@ class Op:
         ranks: Sequence[int],
         formula: Formula | None = None,
         gradient_of: Sequence[int] | None = None,
+        keeps: bool = False,
+        autocast: bool = True,
     ) -> None:
         self.name = name
+        self._differentiable = formula is not None or gradient_of is not None
         self._ranks = ranks
         self._gradient_of = gradient_of
         self._op = getattr(torch.ops.svgdx, name).default
@@ -46,9 +53,9 @@ class Op:
         torch.library.register_fake(qualname, fake)
         torch.library.register_vmap(qualname, self._vmap)
         if gradient_of is None:
-            for device in ("cpu", "cuda"):
+            for device in ("cpu", "cuda") if autocast else ():
                 torch.library.register_autocast(qualname, device, torch.float32)
-            setup_context, backward = _rules_of(formula)
+            setup_context, backward = _rules_of(formula, keeps)
         else:
             setup_context, backward = _refuse_twice(name)
         torch.library.register_autograd(qualname, backward, setup_context=setup_context)
@@ -60,23 +67,26 @@ class Op:
         # torch.library's own autograd kernel does not know torch.func's transforms; a Function with a vmap rule does.
         if torch._C._are_functorch_transforms_active():
             return self._function.apply(*args)
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+        if self._differentiable and torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return self._op(*args)
         # Nothing to record: step over the autograd kernel, which is written in Python and costs as much as a small op.
         with torch._C._AutoDispatchBelowAutograd():
             return self._op(*args)
 
     def _vmap(self, info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
-        """Fold the mapped dimension into the leading ones, which every op takes."""
+        """Fold the mapped dimension into the leading ones, or, where rows share an argument, go through it."""
         size = info.batch_size
-        lead, device = _lead(self._ranks, in_dims, args)
+        shared = [dim for dim, rank in zip(in_dims, self._ranks, strict=False) if rank == SHARED]
+        if any(dim is not None for dim in shared) or (shared and self._gradient_of is not None):
+            return self._loop(size, in_dims, args)
         moved = list(args)
         for i, (arg, dim, rank) in enumerate(zip(args, in_dims, self._ranks, strict=False)):
-            if not isinstance(arg, Tensor):
+            if not isinstance(arg, Tensor) or rank == SHARED:
                 continue
             if rank == NUMBER:
                 # One bandwidth for all rows stays one, unless its gradient is wanted for each mapped row.
                 if dim is not None or arg.dim() > 0 or self._gradient_of is not None:
+                    lead, device = _lead(self._ranks, in_dims, args)
                     moved[i] = _per_row(arg, dim, (size, *lead)).to(device)
             else:
                 moved[i] = arg.expand(size, *arg.shape) if dim is None else arg.movedim(dim, 0)
@@ -84,6 +94,15 @@ class Op:
         if self._gradient_of is None:
             return out, 0 if isinstance(out, Tensor) else (0,) * len(out)
         return self._gather(out, in_dims, args)
+
+    def _loop(self, size: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> tuple[Any, Any]:
+        rows = [
+            self(*(arg if dim is None else arg.select(dim, row) for arg, dim in zip(args, in_dims, strict=True)))
+            for row in range(size)
+        ]
+        if isinstance(rows[0], Tensor):
+            return torch.stack(rows), 0
+        return tuple(torch.stack(outputs) for outputs in zip(*rows, strict=True)), (0,) * len(rows[0])
 
     def _gather(self, grads: Sequence[Tensor], in_dims: Sequence[int | None], args: Sequence[Any]) -> tuple[Any, Any]:
         """Gradients of the mapped rows, in the shapes of their inputs."""
@@ -108,17 +127,19 @@ def number(op: str, name: str, value: Scalar, x: Tensor, positive: bool = True) 
     return torch.scalar_tensor(value, dtype=torch.float64, device=x.device)
 
 
-def _rules_of(formula: Formula | None) -> tuple[Callable[..., None], Callable[..., Any]]:
+def _rules_of(formula: Formula | None, keeps: bool) -> tuple[Callable[..., None], Callable[..., Any]]:
     """setup_context and backward, as torch.library and autograd.Function take them."""
 
     def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
         if formula is None:
-            ctx.mark_non_differentiable(output)
+            ctx.mark_non_differentiable(*([output] if isinstance(output, Tensor) else output))
             return
+        kept = (output[-1],) if keeps else ()
+        ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)
         ctx.is_tensor = [isinstance(value, Tensor) for value in inputs]
         ctx.plain = [None if isinstance(value, Tensor) else value for value in inputs]
-        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)))
+        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)), *kept)
 
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if formula is None or all(grad is None for grad in grads):
@@ -127,6 +148,7 @@ def _rules_of(formula: Formula | None) -> tuple[Callable[..., None], Callable[..
         inputs = [
             next(saved) if is_tensor else plain for is_tensor, plain in zip(ctx.is_tensor, ctx.plain, strict=True)
         ]
+        inputs += saved
         # Trailing arguments left at their default are inputs of setup_context, yet not of autograd.
         given = ctx.needs_input_grad
         needs = (*given, *(False,) * (len(inputs) - len(given)))
