@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from svgdx.experiments.config import EBMConfig
     from svgdx.experiments.run_folder import RunFolder
+    from svgdx.experiments.settings import Settings
 
 EBM_TEXT = """Trains an energy-based model p(x) ∝ exp(f(x)) on images, f a multilayer perceptron, by alternating
 MET-SVGD: a sampler of SVGD steps with learnt initial Gaussian, bandwidths and step sizes is trained to maximise
 E_q[f] + H(q), the energy to minimise E_q[f] - E_data[f]."""
 
-EBM_FILES = """The run folder holds config.yaml, metrics.jsonl, TensorBoard events, samples.png, curves.png and
+GFN_TEXT = """Trains an energy-based model p(x) ∝ exp(-E(x)) of binary vectors together with a GFlowNet that samples
+from it (EB-GFN), or by persistent contrastive divergence with Gibbs sampling or Gibbs with gradients. A setting that
+is not given takes the default of the data set."""
+
+FILES = """The run folder holds config.yaml, metrics.jsonl, TensorBoard events, samples.png, curves.png and
 checkpoints. Ctrl-C ends the run with a checkpoint (exit code 130); --resume goes on from it, or from the last one
 after a kill, to the same numbers as an unbroken run. Exit code 2: the request cannot be carried out; 1: diverged."""
+
+EVAL_TEXT = """Evaluates the newest checkpoint of a run, prints each quantity with its settings and writes them to
+evaluation.json in the run folder."""
+
+# Modules of each experiment: its settings, and its training.
+EXPERIMENTS = {
+    "ebm": ("svgdx.experiments.config", "EBMConfig", "svgdx.experiments.train_ebm"),
+    "eb-gfn": ("svgdx.experiments.eb_gfn_config", "EBGFNConfig", "svgdx.experiments.train_eb_gfn"),
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,19 +42,39 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("doctor", help="check this installation", add_help=False)
     train = commands.add_parser("train", help="train a model", description="Trains a model into a run folder.")
     models = train.add_subparsers(dest="model", required=True, metavar="MODEL")
-    _add_ebm(models.add_parser("ebm", help="energy-based model on images", description=EBM_TEXT, epilog=EBM_FILES))
+    texts = {"ebm": ("energy-based model on images", EBM_TEXT), "eb-gfn": ("EB-GFN on binary data", GFN_TEXT)}
+    for name, (short, long) in texts.items():
+        _add_training(models.add_parser(name, help=short, description=long, epilog=FILES), name)
+    evaluation = commands.add_parser("eval", help="evaluate a trained model", description="Evaluates a run.")
+    models = evaluation.add_subparsers(dest="model", required=True, metavar="MODEL")
+    _add_evaluation(models.add_parser("eb-gfn", help="run of `svgdx train eb-gfn`", description=EVAL_TEXT))
     return parser
 
 
-def _add_ebm(parser: argparse.ArgumentParser) -> None:
-    from svgdx.experiments.config import add_options
+def _settings(model: str) -> type[Settings]:
+    module, name, _ = EXPERIMENTS[model]
+    found: type[Settings] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _add_training(parser: argparse.ArgumentParser, model: str) -> None:
+    from svgdx.experiments.settings import add_options
 
     folder = parser.add_argument_group("run folder")
     folder.add_argument("--out", metavar="DIR", required=True, type=Path, help="run folder; must be new or empty")
     folder.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own settings")
     folder.add_argument("--checkpoint", metavar="FILE", type=Path, help="with --resume: go on from this checkpoint")
     folder.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_options(parser)
+    add_options(parser, _settings(model))
+
+
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    from svgdx.experiments.eb_gfn_config import EvaluationSettings
+    from svgdx.experiments.settings import add_options
+
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder of `svgdx train eb-gfn`")
+    parser.add_argument("--checkpoint", metavar="FILE", type=Path, help="evaluate this checkpoint, not the newest")
+    add_options(parser, EvaluationSettings)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,7 +89,23 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         return _missing(error)
     options = parser.parse_args(arguments)
-    return _train_ebm(options)
+    try:
+        from svgdx.experiments.errors import DivergedError, UsageError
+
+        return _train(options) if options.command == "train" else _evaluate(options)
+    except ModuleNotFoundError as error:
+        return _missing(error)
+    except UsageError as error:
+        print(f"svgdx {options.command} {options.model}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        # Before training began, or a second Ctrl-C: nothing more is written.
+        return 130
+    except DivergedError as error:
+        print(
+            f"svgdx {options.command} {options.model}: stopped: {error}; the last checkpoint is kept", file=sys.stderr
+        )
+        return 1
 
 
 def _missing(error: ModuleNotFoundError) -> int:
@@ -63,51 +113,46 @@ def _missing(error: ModuleNotFoundError) -> int:
     return 2
 
 
-def _train_ebm(options: argparse.Namespace) -> int:
-    try:
-        from svgdx.experiments import train_ebm
-    except ModuleNotFoundError as error:
-        return _missing(error)
-    from svgdx.experiments.errors import DivergedError, UsageError
-
-    try:
-        config, folder = _open_run(options)
-        return train_ebm.run(config, folder, options.resume, options.checkpoint, options.quiet)
-    except UsageError as error:
-        print(f"svgdx train ebm: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        # Before training began, or a second Ctrl-C: nothing more is written.
-        return 130
-    except DivergedError as error:
-        print(f"svgdx train ebm: stopped: {error}; the last checkpoint is kept", file=sys.stderr)
-        return 1
+def _train(options: argparse.Namespace) -> int:
+    experiment = importlib.import_module(EXPERIMENTS[options.model][2])
+    config, data, folder = _open_run(options, experiment)
+    code: int = experiment.run(config, data, folder, options.resume, options.checkpoint, options.quiet)
+    return code
 
 
-def _open_run(options: argparse.Namespace) -> tuple[EBMConfig, RunFolder]:
+def _open_run(options: argparse.Namespace, experiment: Any) -> tuple[Settings, Any, RunFolder]:
     import torch
 
-    from svgdx.experiments import data
-    from svgdx.experiments.config import EBMConfig, flag, given_options
     from svgdx.experiments.errors import UsageError
     from svgdx.experiments.run_folder import RunFolder
+    from svgdx.experiments.settings import flag, given_options
 
-    given = given_options(options)
+    cls = _settings(options.model)
+    given = given_options(options, cls)
+    config: Any
     if options.resume:
-        folder = RunFolder.reopen(options.out)
-        config = EBMConfig.from_yaml(folder.config)
+        folder = RunFolder.reopen(options.out, options.model)
+        config = cls.from_yaml(folder.config)
         for name, value in given.items():
             if value != getattr(config, name):
                 raise UsageError(f"{flag(name)} {value}: the run has {getattr(config, name)}, and --resume keeps it")
-        return config, folder
+        return config, experiment.load(config), folder
     if options.checkpoint:
         raise UsageError("--checkpoint: only with --resume")
-    config = EBMConfig(**given)
-    config.validate()
+    config = cls.from_options(given)
     config = dataclasses.replace(config, threads=config.threads or torch.get_num_threads())
     # Before the folder is made: a refused run leaves nothing behind.
-    data.load(config.data, config.data_root)
-    return config, RunFolder.create(options.out, config.to_yaml())
+    data = experiment.load(config)
+    return config, data, RunFolder.create(options.out, config.to_yaml(), options.model)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from svgdx.experiments import eval_eb_gfn
+    from svgdx.experiments.eb_gfn_config import EvaluationSettings
+    from svgdx.experiments.settings import given_options
+
+    settings = EvaluationSettings.from_options(given_options(options, EvaluationSettings))
+    return eval_eb_gfn.run(options.run, options.checkpoint, settings)
 
 
 if __name__ == "__main__":

@@ -17,16 +17,19 @@ from torch import Tensor, nn
 
 from svgdx.experiments.errors import UsageError
 
-FORMAT = "svgdx-ebm-1"
-
 
 @dataclass
 class Checkpoint:
-    """State after `step` updates. metrics_bytes: the length of metrics.jsonl that belongs to it."""
+    """State after `step` updates of an experiment.
+
+    metrics_bytes: the length of metrics.jsonl that belongs to it; seconds: what the updates took, over all resumes.
+    """
 
     step: int
     metrics_bytes: int
     tensors: dict[str, Tensor]
+    seconds: float = 0.0
+    experiment: str = "ebm"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -46,15 +49,16 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     facts = {
-        "format": FORMAT,
+        "format": f"svgdx-{checkpoint.experiment}-1",
         "step": str(checkpoint.step),
         "metrics_bytes": str(checkpoint.metrics_bytes),
+        "seconds": repr(checkpoint.seconds),
         "sha256": _digest(checkpoint.tensors),
     }
     write_atomically(path, safetensors.torch.save(checkpoint.tensors, facts))
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path, experiment: str = "ebm") -> Checkpoint:
     """Reads a checkpoint. Raises UsageError, naming the file, when it is missing, cut short, altered or foreign."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -64,11 +68,12 @@ def load(path: Path) -> Checkpoint:
         raise UsageError(f"{path}: there is no such checkpoint") from error
     except (OSError, safetensors.SafetensorError) as error:
         raise UsageError(f"{path}: corrupt checkpoint: {error}") from error
-    if facts.get("format") != FORMAT:
+    if facts.get("format") != f"svgdx-{experiment}-1":
         raise UsageError(f"{path}: not a checkpoint of this experiment")
     if facts.get("sha256") != _digest(tensors):
         raise UsageError(f"{path}: corrupt checkpoint: its tensors do not have the checksum they were saved with")
-    return Checkpoint(int(facts["step"]), int(facts["metrics_bytes"]), tensors)
+    seconds = float(facts.get("seconds", 0.0))
+    return Checkpoint(int(facts["step"]), int(facts["metrics_bytes"]), tensors, seconds, experiment)
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -18,22 +18,23 @@ _NAME = re.compile(r"step-(\d{8})\.safetensors")
 class RunFolder:
     """Paths and files of a run; made by `create` for a new run or by `reopen` for one to go on with."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, experiment: str = "ebm") -> None:
         self.path = path
+        self.experiment = experiment
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.events = path / "tensorboard"
 
     @classmethod
-    def create(cls, path: Path, config_text: str) -> RunFolder:
+    def create(cls, path: Path, config_text: str, experiment: str = "ebm") -> RunFolder:
         """Raises UsageError when the path is taken: nothing that exists is written over."""
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out: {path} exists and is no folder")
         # A run killed while it wrote config.yaml leaves its temporary file, and nothing else.
         if path.is_dir() and any(found.name != "config.yaml.tmp" for found in path.iterdir()):
             raise UsageError(f"--out: the folder {path} is not empty; --resume goes on with the run in it")
-        folder = cls(path)
+        folder = cls(path, experiment)
         try:
             path.mkdir(parents=True, exist_ok=True)
             checkpoint.write_atomically(folder.config, config_text.encode())
@@ -43,10 +44,10 @@ class RunFolder:
         return folder
 
     @classmethod
-    def reopen(cls, path: Path) -> RunFolder:
-        folder = cls(path)
+    def reopen(cls, path: Path, experiment: str = "ebm") -> RunFolder:
+        folder = cls(path, experiment)
         if not folder.config.is_file():
-            raise UsageError(f"--resume: {path} holds no config.yaml, so no run to go on with")
+            raise UsageError(f"{path} holds no config.yaml, so it is no run folder")
         folder.checkpoints.mkdir(exist_ok=True)
         return folder
 
@@ -54,13 +55,14 @@ class RunFolder:
         """The checkpoints, oldest first."""
         return sorted(path for path in self.checkpoints.iterdir() if _NAME.fullmatch(path.name))
 
-    def save(self, step: int, tensors: dict[str, Any], keep: int) -> None:
+    def save(self, step: int, tensors: dict[str, Any], keep: int, seconds: float = 0.0) -> None:
         """Writes the checkpoint of a step, then removes all but the newest `keep`."""
         if self.metrics.exists():
             with open(self.metrics, "rb") as file:
                 os.fsync(file.fileno())
         length = self.metrics.stat().st_size if self.metrics.exists() else 0
-        checkpoint.save(self.checkpoints / f"step-{step:08d}.safetensors", Checkpoint(step, length, tensors))
+        state = Checkpoint(step, length, tensors, seconds, self.experiment)
+        checkpoint.save(self.checkpoints / f"step-{step:08d}.safetensors", state)
         for path in self.saved()[:-keep]:
             checkpoint.remove(path)
 
@@ -74,7 +76,7 @@ class RunFolder:
             return None
         path = chosen or saved[-1]
         try:
-            found = checkpoint.load(path)
+            found = checkpoint.load(path, self.experiment)
         except UsageError as error:
             earlier = [other for other in saved if other.name < path.name]
             hint = f"--checkpoint {earlier[-1]} goes on from the one before" if earlier else "there is none before it"

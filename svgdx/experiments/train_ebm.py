@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import math
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from svgdx import ops
 from svgdx.energies import MLPEnergy
-from svgdx.experiments import checkpoint, data, plots
+from svgdx.experiments import checkpoint, data, loop, plots
 from svgdx.experiments.config import EBMConfig
 from svgdx.experiments.errors import DivergedError
 from svgdx.experiments.frechet import frechet_distance
+from svgdx.experiments.loop import INTERRUPTED, check_finite, stream
 from svgdx.experiments.run_folder import RunFolder
 from svgdx.samplers import Chain, LearntSVGD
 
-INTERRUPTED = 130
 _TRAIN, _EVALUATE, _START = 0, 1, 2
-
-
-def stream(seed: int, step: int, purpose: int) -> torch.Generator:
-    """Random numbers that depend on seed, step and purpose alone: a resumed run needs no state of a generator."""
-    words = np.random.SeedSequence([seed % 2**64, step, purpose]).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
 
 
 class Trainer:
@@ -46,7 +33,9 @@ class Trainer:
     """
 
     def __init__(self, config: EBMConfig, images: data.Images) -> None:
-        self.config = config
+        self.config = self.options = config
+        self.last_step = config.steps
+        self.seconds = 0.0
         self.images = images
         dim = images.train.shape[1]
         start = stream(config.seed, 0, _START)
@@ -86,7 +75,7 @@ class Trainer:
         quantities["sigma_median"] = median_bandwidth(chain.x.detach()[0], config.particles)
         sampler_loss = (chain.log_q - self.energy(chain.x)).mean()
         quantities["sampler_loss"] = sampler_loss.item()
-        self._check(quantities)
+        check_finite(self.step, quantities)
         if train_sampler:
             self._descend(self.sampler_adam, sampler_loss, self.sampler, "sampler", quantities)
         self.energy.requires_grad_(True)
@@ -109,7 +98,7 @@ class Trainer:
             (slope,) = torch.autograd.grad(of_data.sum(), real, create_graph=True)
             loss = loss + config.gradient_penalty * slope.square().sum(-1).mean()
         quantities["energy_loss"] = loss.item()
-        self._check(quantities)
+        check_finite(self.step, quantities)
         for group in self.energy_adam.param_groups:
             group["lr"] = config.energy_lr * min(1.0, 2 * (1 - self.step / config.steps) + 0.01)
         self._descend(self.energy_adam, loss, self.energy, "energy", quantities)
@@ -127,7 +116,7 @@ class Trainer:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 10.0)
         quantities[f"{name}_gradient"] = norm.item()
-        self._check({f"{name}_gradient": norm.item()})
+        check_finite(self.step, {f"{name}_gradient": norm.item()})
         adam.step()
 
     def evaluate(self) -> tuple[Tensor, float]:
@@ -142,17 +131,20 @@ class Trainer:
             raise DivergedError(f"step {self.step}: evaluation samples are not finite")
         return samples, frechet_distance(samples, self.images.held_out)
 
-    def _check(self, quantities: dict[str, float]) -> None:
-        for name, value in quantities.items():
-            if not math.isfinite(value):
-                raise DivergedError(f"step {self.step}: {name} is {value}")
+    def record(self, quantities: dict[str, float], folder: RunFolder, evaluate: bool) -> tuple[dict[str, Any], str]:
+        if not evaluate:
+            return quantities, ""
+        samples, distance = self.evaluate()
+        plots.sample_grid(folder.path / f"samples-{self.step:08d}.png", samples, self.images.side)
+        plots.sample_grid(folder.path / "samples.png", samples, self.images.side)
+        return quantities | {"frechet": distance}, f"frechet={distance:.2f}"
 
     def tensors(self) -> dict[str, Tensor]:
         return checkpoint.flatten(self.modules, self.optimisers)
 
     def restore(self, path: Path, saved: checkpoint.Checkpoint) -> None:
         checkpoint.restore(path, saved.tensors, self.modules, self.optimisers)
-        self.step = saved.step
+        self.step, self.seconds = saved.step, saved.seconds
 
 
 def median_bandwidth(x: Tensor, particles: int) -> float:
@@ -168,70 +160,22 @@ def chain_quantities(chain: Chain) -> dict[str, float]:
     return mean | {"eps_bound": float(np.min([s.eps_bound for s in steps])), "entropy": entropy}
 
 
-def run(config: EBMConfig, folder: RunFolder, resume: bool, chosen: Path | None, quiet: bool = False) -> int:
+def load(config: EBMConfig) -> data.Images:
+    """The run's data. Raises UsageError where it is missing."""
+    return data.load(config.data, config.data_root)
+
+
+def run(
+    config: EBMConfig, images: data.Images, folder: RunFolder, resume: bool, chosen: Path | None, quiet: bool = False
+) -> int:
     """Trains to the last step. Returns 0, or INTERRUPTED after SIGINT or SIGTERM, with a checkpoint of that step."""
-    images = data.load(config.data, config.data_root)
     torch.set_num_threads(config.threads)
-    trainer = Trainer(config, images)
-    found = folder.load(chosen) if resume else None
-    if found:
-        path, saved = found
-        trainer.restore(path, saved)
-        print(f"resuming at step {saved.step} from {path}", file=sys.stderr)
-        folder.rewind(saved.step, saved.metrics_bytes)
-    elif resume:
-        print("the run was ended before its first checkpoint: starting at step 0", file=sys.stderr)
-        folder.rewind(-1, 0)
-    writer = SummaryWriter(str(folder.events), purge_step=trainer.step + 1)
-    try:
-        with _signals() as stop:
-            if not found:
-                _record(trainer, folder, writer, {})
-                folder.save(0, trainer.tensors(), config.keep_checkpoints)
-            finished = _loop(trainer, folder, writer, stop, quiet)
-        plots.curves(folder.path / "curves.png", folder.read_metrics())
-    finally:
-        writer.close()
-    if finished:
-        _summary(folder, images)
-        return 0
-    print(f"interrupted: checkpoint of step {trainer.step} written; --resume goes on", file=sys.stderr)
-    return INTERRUPTED
-
-
-def _loop(trainer: Trainer, folder: RunFolder, writer: SummaryWriter, stop: list[int], quiet: bool) -> bool:
-    """True when the last step was reached, False when a signal came first."""
-    config = trainer.config
-    with tqdm(total=config.steps, initial=trainer.step, unit="step", disable=quiet, mininterval=0.5) as bar:
-        while trainer.step < config.steps and not stop:
-            quantities = trainer.update()
-            step, last = trainer.step, trainer.step == config.steps
-            if last or step % config.log_every == 0 or step % config.eval_every == 0:
-                record = _record(trainer, folder, writer, quantities)
-                if "frechet" in record:
-                    bar.set_postfix(frechet=f"{record['frechet']:.2f}")
-            # A signal may come at any line: what it asks for is done below, once the step is whole.
-            if last or step % config.checkpoint_every == 0:
-                folder.save(step, trainer.tensors(), config.keep_checkpoints)
-            bar.update()
-        if trainer.step < config.steps:
-            folder.save(trainer.step, trainer.tensors(), config.keep_checkpoints)
-    return trainer.step == config.steps
-
-
-def _record(trainer: Trainer, folder: RunFolder, writer: SummaryWriter, quantities: dict[str, float]) -> dict[str, Any]:
-    """Logs one step, with an evaluation where one is due."""
-    step, config = trainer.step, trainer.config
-    record: dict[str, Any] = {"step": step} | quantities
-    if step % config.eval_every == 0 or step == config.steps:
-        samples, record["frechet"] = trainer.evaluate()
-        plots.sample_grid(folder.path / f"samples-{step:08d}.png", samples, trainer.images.side)
-        plots.sample_grid(folder.path / "samples.png", samples, trainer.images.side)
-    folder.append_metrics(record)
-    for name, value in record.items():
-        if name != "step":
-            writer.add_scalar(name, value, step)
-    return record
+    finished = loop.run(Trainer(config, images), folder, resume, chosen, quiet)
+    plots.curves(folder.path / "curves.png", folder.read_metrics())
+    if not finished:
+        return INTERRUPTED
+    _summary(folder, images)
+    return 0
 
 
 def _summary(folder: RunFolder, images: data.Images) -> None:
@@ -242,23 +186,3 @@ def _summary(folder: RunFolder, images: data.Images) -> None:
     )
     print(f"{distances[0] / distances[-1]:.1f} times less; the training images themselves are at {floor:.3f}.")
     print(f"Pictures: {folder.path / 'samples.png'}, {folder.path / 'curves.png'}")
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM are put into. The step in hand is finished; a second signal acts at once."""
-    received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
