@@ -141,7 +141,7 @@ class Quantizer:
         return torch.from_numpy(signed.reshape(len(points), BITS).astype(np.int8))
 
     def decode(self, bits: Tensor) -> np.ndarray:
-        """Points (n, 2), float64, of bits (n, 32): in the middle of their quanta, so that `encode` gives the bits again."""
+        """Points (n, 2), float64, of bits (n, 32): the middles of their quanta, so that `encode` returns the bits."""
         halves = bits.cpu().numpy().astype(np.int64).reshape(len(bits), 2, BITS // 2)
         # A bit of the number is the parity of all bits of its Gray code from the first down to its own.
         number = np.cumsum(halves[..., 1:], -1) % 2

@@ -1,0 +1,98 @@
+"""Energies of bits: E with p(x) proportional to exp(-E(x)) over x in {0, 1}^D."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+DISCRETE_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "leaky_relu": nn.LeakyReLU,
+}
+
+
+def bernoulli_log_prob(x: Tensor, probability: Tensor) -> Tensor:
+    """Log-probability in nats of independent bits: x (..., D) of 0 and 1, probability (D,) inside (0, 1) -> (...)."""
+    log_one, log_zero = probability.log(), torch.log1p(-probability)
+    return x.to(log_one.dtype) @ (log_one - log_zero) + log_zero.sum()
+
+
+def check_base(name: str, base: Tensor) -> None:
+    """Raises ValueError, which starts with the name, when a probability is not inside (0, 1)."""
+    if not bool(((base > 0) & (base < 1)).all()):
+        raise ValueError(f"{name}: probabilities of the base must lie inside (0, 1)")
+
+
+class DiscreteMLPEnergy(nn.Module):
+    """E(x) = MLP(x) - log Bernoulli(x; base), the second term only where a base is given.
+
+    Args:
+        dim: D, the number of bits.
+        hidden: width of each hidden layer.
+        depth: number of hidden layers, at least 1.
+        activation: one of DISCRETE_ACTIVATIONS; "silu" is also known as Swish.
+        base: probabilities (D,) of the base distribution, each inside (0, 1); for images 0.98 mean + 0.01.
+
+    Raises:
+        ValueError: an unknown activation, a size below 1, or a base that does not fit.
+
+    Source: Zhang et al., ICML 2022 (ELU, 2-D data); Grathwohl et al., ICML 2021 (Swish and base, images).
+    """
+
+    base: Tensor | None
+
+    def __init__(
+        self, dim: int, hidden: int = 256, depth: int = 3, activation: str = "elu", base: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        if min(dim, hidden, depth) < 1:
+            raise ValueError(
+                f"DiscreteMLPEnergy: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}"
+            )
+        if activation not in DISCRETE_ACTIVATIONS:
+            known = ", ".join(DISCRETE_ACTIVATIONS)
+            raise ValueError(f"DiscreteMLPEnergy: activation must be one of {known}, but is {activation!r}")
+        if base is not None:
+            if base.shape != (dim,):
+                raise ValueError(f"DiscreteMLPEnergy: base must have shape ({dim},), but has {tuple(base.shape)}")
+            check_base("DiscreteMLPEnergy", base)
+        layers: list[nn.Module] = []
+        for width in [dim] + [hidden] * (depth - 1):
+            layers += [nn.Linear(width, hidden), DISCRETE_ACTIVATIONS[activation]()]
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden, 1))
+        self.register_buffer("base", None if base is None else base.detach().to(torch.get_default_dtype()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """E in nats, up to a constant, of bits 0 and 1 of any dtype: (..., D) -> (...)."""
+        x = x.to(next(self.parameters()).dtype)
+        energy: Tensor = self.layers(x).squeeze(-1)
+        return energy if self.base is None else energy - bernoulli_log_prob(x, self.base)
+
+
+class IsingEnergy(nn.Module):
+    """E(x) = -s' J s with s = 2x - 1 in {-1, 1}^D, and J symmetric with a zero diagonal: each pair counts twice.
+
+    Args:
+        dim: D, the number of spins; J starts at zero.
+
+    Source: Grathwohl et al., ICML 2021, section on training Ising models.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"IsingEnergy: dim must be at least 1, but is {dim}")
+        self.weight = nn.Parameter(torch.zeros(dim, dim))
+
+    def coupling(self) -> Tensor:
+        """J (D, D), in nats."""
+        symmetric = 0.5 * (self.weight + self.weight.T)
+        return symmetric - torch.diag(symmetric.diagonal())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """E in nats of bits 0 and 1 of any dtype: (..., D) -> (...)."""
+        spins = 2 * x.to(self.weight.dtype) - 1
+        return -((spins @ self.coupling()) * spins).sum(-1)
