@@ -1,0 +1,177 @@
+"""Gibbs and Gibbs with gradients against enumerated targets and transition matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+from svgdx.energies import DiscreteMLPEnergy, IsingEnergy
+from svgdx.experiments.evaluation import all_states
+from svgdx.samplers import gibbs_sweep, gwg_step
+
+CHAINS = 60_000
+
+
+def ising(dim: int) -> IsingEnergy:
+    energy = IsingEnergy(dim).requires_grad_(False)
+    energy.weight.copy_(0.4 * torch.randn(dim, dim))
+    return energy
+
+
+def network(dim: int) -> DiscreteMLPEnergy:
+    energy = DiscreteMLPEnergy(dim, 16, 2).requires_grad_(False)
+    for parameter in energy.parameters():
+        parameter.mul_(3)
+    return energy
+
+
+def plain_ising(dim: int) -> Callable[[Tensor], Tensor]:
+    """The same energy, without the samplers' knowing what it is."""
+    energy = ising(dim)
+    return lambda x: energy(x)
+
+
+ENERGIES = {"ising": ising, "network": network, "function": plain_ising}
+SAMPLERS = {
+    "gibbs": gibbs_sweep,
+    "gwg": gwg_step,
+    "gwg, temperature 1": lambda *arguments: gwg_step(*arguments, temperature=1.0),
+}
+
+
+def draw(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def index(x: Tensor) -> Tensor:
+    return x.long() @ (2 ** torch.arange(x.shape[-1] - 1, -1, -1))
+
+
+def assert_drawn_from(x: Tensor, probability: Tensor) -> None:
+    """Chi-square at the 1e-4 quantile; the chains are independent. States expected less than 5 times are pooled."""
+    counts = torch.bincount(index(x), minlength=len(probability)).double()
+    expected = probability.double() * len(x)
+    common = expected >= 5
+    counts = torch.cat([counts[common], counts[~common].sum()[None]])
+    expected = torch.cat([expected[common], expected[~common].sum()[None]])
+    kept = expected > 0
+    assert counts[~kept].sum() == 0
+    statistic = ((counts - expected)[kept].square() / expected[kept]).sum()
+    assert float(statistic) < chi2.ppf(1 - 1e-4, max(int(kept.sum()) - 1, 1))
+
+
+@pytest.mark.parametrize("make", ENERGIES.values(), ids=ENERGIES)
+@pytest.mark.parametrize("step", SAMPLERS.values(), ids=SAMPLERS)
+def test_target_is_left_invariant(make: Callable, step: Callable) -> None:
+    energy = make(5)
+    states = all_states(5)
+    target = torch.softmax(-energy(states), 0)
+    x = states[torch.multinomial(target, CHAINS, replacement=True, generator=draw())]
+    generator = draw(2)
+    assert_drawn_from(x, target)
+    for _ in range(3):
+        moved = step(energy, x, generator)
+        assert (moved != x).any()
+        x = moved
+    assert_drawn_from(x, target)
+
+
+@pytest.mark.parametrize("make", ENERGIES.values(), ids=ENERGIES)
+@pytest.mark.parametrize("step", [gibbs_sweep, gwg_step])
+def test_chains_reach_the_target_from_one_corner(make: Callable, step: Callable) -> None:
+    energy = make(5)
+    target = torch.softmax(-energy(all_states(5)), 0)
+    x = torch.zeros(20_000, 5, dtype=torch.int8)
+    x = step(energy, x, draw(3), **({"sweeps": 25} if step is gibbs_sweep else {"steps": 80}))
+    assert_drawn_from(x, target)
+
+
+def gibbs_matrix(energy: Callable[[Tensor], Tensor], dim: int) -> Tensor:
+    """Transition matrix of a sweep, by enumeration: the product of those of its locations."""
+    probability = torch.softmax(-energy(all_states(dim)).double(), 0)
+    sweep = torch.eye(2**dim, dtype=torch.float64)
+    for location in range(dim):
+        one = torch.zeros(2**dim, 2**dim, dtype=torch.float64)
+        for state in range(2**dim):
+            other = state ^ (1 << (dim - 1 - location))
+            one[state, other] = probability[other] / (probability[state] + probability[other])
+            one[state, state] = 1 - one[state, other]
+        sweep = sweep @ one
+    return sweep
+
+
+def gwg_matrix(energy: Callable[[Tensor], Tensor], dim: int, temperature: float) -> Tensor:
+    """Transition matrix of Grathwohl et al., algorithm 1, by enumeration."""
+    x = all_states(dim).float().requires_grad_()
+    log_p = -energy(x)
+    (slope,) = torch.autograd.grad(log_p.sum(), x)
+    proposal = torch.softmax(-(2 * x.detach() - 1) * slope / temperature, -1).double()
+    probability = torch.softmax(log_p.detach().double(), 0)
+    matrix = torch.zeros(2**dim, 2**dim, dtype=torch.float64)
+    for state in range(2**dim):
+        for location in range(dim):
+            other = state ^ (1 << (dim - 1 - location))
+            ratio = probability[other] * proposal[other, location] / (probability[state] * proposal[state, location])
+            matrix[state, other] = proposal[state, location] * ratio.clamp(max=1)
+        matrix[state, state] = 1 - matrix[state].sum()
+    return matrix
+
+
+@pytest.mark.parametrize("make", ENERGIES.values(), ids=ENERGIES)
+@pytest.mark.parametrize("step", SAMPLERS.values(), ids=SAMPLERS)
+def test_transitions_are_those_of_the_enumerated_matrix(make: Callable, step: Callable) -> None:
+    dim = 3
+    energy = make(dim)
+    states = all_states(dim)
+    target = torch.softmax(-energy(states).double(), 0)
+    if step is gibbs_sweep:
+        matrix = gibbs_matrix(energy, dim)
+    else:
+        matrix = gwg_matrix(energy, dim, 2.0 if step is gwg_step else 1.0)
+        flow = target[:, None] * matrix
+        torch.testing.assert_close(flow, flow.T, rtol=1e-5, atol=1e-9)  # detailed balance
+    torch.testing.assert_close(target @ matrix, target, rtol=1e-5, atol=1e-9)
+    generator = draw(4)
+    for state, row in zip(states, matrix, strict=True):
+        assert_drawn_from(step(energy, state.expand(20_000, dim), generator), row)
+
+
+@pytest.mark.parametrize("step", [gibbs_sweep, gwg_step])
+def test_shape_dtype_and_the_input_are_kept(step: Callable) -> None:
+    energy = network(6)
+    for dtype in (torch.int8, torch.int64, torch.float32):
+        x = torch.randint(2, (2, 3, 6), generator=draw()).to(dtype)
+        before = x.clone()
+        moved = step(energy, x, draw())
+        assert moved.shape == x.shape
+        assert moved.dtype == dtype
+        assert torch.equal(x, before)
+        assert torch.equal(moved, step(energy, x.flatten(0, 1), draw()).view_as(x))
+        assert not moved.requires_grad
+
+
+def test_no_gradient_reaches_the_energy() -> None:
+    energy = DiscreteMLPEnergy(4, 8, 1)
+    gwg_step(energy, torch.zeros(3, 4), draw(), steps=2)
+    gibbs_sweep(energy, torch.zeros(3, 4), draw())
+    assert all(parameter.grad is None for parameter in energy.parameters())
+
+
+def test_steps_go_on_from_one_another() -> None:
+    energy = network(6)
+    x = torch.zeros(50, 6, dtype=torch.int8)
+    one, other = draw(), draw()
+    together = gwg_step(energy, x, one, steps=4)
+    for _ in range(4):
+        x = gwg_step(energy, x, other)
+    assert torch.equal(together, x)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_temperature_must_be_positive(temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        gwg_step(network(2), torch.zeros(1, 2), draw(), temperature)
