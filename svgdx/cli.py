@@ -151,8 +151,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from svgdx.experiments.eb_gfn_config import EvaluationSettings
     from svgdx.experiments.settings import given_options
 
-    settings = EvaluationSettings.from_options(given_options(options, EvaluationSettings))
-    return eval_eb_gfn.run(options.run, options.checkpoint, settings)
+    return eval_eb_gfn.run(options.run, options.checkpoint, given_options(options, EvaluationSettings))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,17 @@ def planes(
     save_twice(folder, step, figure)
 
 
+def couplings(folder: Path, step: int, learnt: np.ndarray, true: np.ndarray) -> None:
+    """The learnt J (D, D) beside the true one, on one scale."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
+    limit = np.abs(true).max()
+    for axis, title, values in zip(axes, (f"learnt J, step {step}", "true J"), (learnt, true), strict=True):
+        image = axis.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit)
+        axis.set_title(title, fontsize=10)
+    figure.colorbar(image, ax=axes)
+    save_twice(folder, step, figure)
+
+
 def curves(path: Path, metrics: list[dict[str, Any]]) -> None:
     """Writes the curves of metrics.jsonl as PNG: those panels of PANELS that have a quantity in it."""
     known = {name for record in metrics for name in record}

@@ -15,6 +15,8 @@ IMAGES = ("digits", "mnist", "omniglot", "silhouettes")
 DATASETS = (*SYNTHETIC, "ising", *IMAGES)
 SAMPLERS = ("eb-gfn", "pcd-gibbs", "pcd-gwg")
 
+GIBBS_OR_GWG = ("gibbs", "gwg")
+
 _IMAGES_28 = {
     "batch": 100, "energy_lr": 1e-4, "energy_activation": "silu", "iterations": 50_000, "warmup": 50_000,
     "eval_points": 500, "eval_paths": 10, "checkpoint_every": 500, "clip": 1.0,
@@ -47,7 +49,8 @@ class EBGFNConfig(Settings):
 
     sampler: str = option("eb-gfn", "sampler", "what draws the negatives: EB-GFN, or persistent chains", SAMPLERS)
     chains: int = option(0, "sampler", "pcd: chains kept; 0 takes --batch")
-    sweeps: int = option(1, "sampler", "pcd: Gibbs sweeps, or D GWG steps, an update", least=1)
+    sweeps: int = option(1, "sampler", "pcd-gibbs: sweeps over all bits an update", least=1)
+    flips: int = option(40, "sampler", "pcd-gwg: proposed flips an update", least=1)
 
     loss: str = option("tb", "gflownet", "loss of the GFlowNet", ("tb", "db", "subtb", "vargrad"))
     sub_lambda: float = option(0.9, "gflownet", "subtb: lambda", most=1, positive=True)
@@ -90,6 +93,7 @@ class EBGFNConfig(Settings):
     eval_every: int = option(1000, "run", "iterations between evaluations and pictures", least=1)
     eval_points: int = option(2000, "run", "points of an evaluation during training", least=2)
     eval_paths: int = option(20, "run", "trajectories J a point of an evaluation", least=1)
+    final_points: int = option(10_000, "run", "points of the evaluation at the end, see `svgdx eval`; 0: none")
     log_every: int = option(50, "run", "iterations between lines of metrics.jsonl", least=1)
     checkpoint_every: int = option(1000, "run", "iterations between checkpoints", least=1)
     keep_checkpoints: int = option(3, "run", "checkpoints kept, the newest", least=1)
@@ -132,12 +136,31 @@ class EvaluationSettings(Settings):
     points: int = option(10_000, "evaluation", "points for the NLL; at most all that the data set holds", least=2)
     paths: int = option(20, "evaluation", "trajectories J a point", least=1)
     z_samples: int = option(20_000, "evaluation", "GFlowNet samples for the energy's log Z", least=2)
-    mmd_samples: int = option(4000, "evaluation", "samples on each side of the MMD", least=2)
-    ais_chains: int = option(256, "evaluation", "chains of annealed importance sampling", least=2)
-    ais_temperatures: int = option(2000, "evaluation", "its temperatures; 0: no AIS", least=0)
+    mmd_samples: int = option(4000, "evaluation", "samples on each side of the MMD; 0: no MMD")
+    chain_sweeps: int = option(100, "evaluation", "pcd: sweeps from the chains to the MMD's samples", least=1)
+    ais_temperatures: int = option(0, "evaluation", "temperatures of annealed importance sampling; 0: none")
+    ais_chains: int = option(256, "evaluation", "its chains", least=2)
+    ais_transition: str = option("gwg", "evaluation", "its moves", GIBBS_OR_GWG)
+    ais_steps: int = option(10, "evaluation", "sweeps or flips at each temperature", least=1)
     seed: int = option(0, "evaluation", "seed of the evaluation", least=-math.inf)
-    threads: int = option(1, "evaluation", "CPU threads; 0 takes as many as torch does")
+    threads: int = option(1, "evaluation", "CPU threads", least=1)
 
+    @classmethod
+    def defaults_text(cls, name: str) -> str:
+        text = super().defaults_text(name)
+        return text + "".join(f"; {kind} {value[name]}" for kind, value in EVALUATION_DEFAULTS.items() if name in value)
+
+    @classmethod
+    def for_data(cls, data: str, given: dict[str, Any]) -> EvaluationSettings:
+        """What was given, and the data set's defaults for the rest. Raises UsageError where a value does not fit."""
+        kind = "2-D data" if data in SYNTHETIC else "images" if data in IMAGES else data
+        return cls.from_options(EVALUATION_DEFAULTS.get(kind, {}) | given)
+
+
+EVALUATION_DEFAULTS: dict[str, dict[str, Any]] = {
+    "ising": {"ais_temperatures": 1000, "points": 2000, "mmd_samples": 2000},
+    "images": {"ais_temperatures": 3000, "mmd_samples": 0},
+}
 
 assert all(
     name in {each.name for each in dataclasses.fields(EBGFNConfig)} for d in DATA_DEFAULTS.values() for name in d

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from svgdx.experiments import binary_plots, binary_tasks, loop
+from svgdx.experiments import binary_plots, binary_tasks, eval_eb_gfn, loop
 from svgdx.experiments.binary_tasks import Task
 from svgdx.experiments.eb_gfn import EBGFNTrainer
-from svgdx.experiments.eb_gfn_config import EBGFNConfig
+from svgdx.experiments.eb_gfn_config import EBGFNConfig, EvaluationSettings
 from svgdx.experiments.energy_trainer import EnergyTrainer
 from svgdx.experiments.loop import INTERRUPTED
+from svgdx.experiments.pcd import PCDTrainer
 from svgdx.experiments.run_folder import RunFolder
 
 
@@ -21,7 +22,7 @@ def load(config: EBGFNConfig) -> Task:
 
 
 def trainer_of(config: EBGFNConfig, task: Task) -> EnergyTrainer:
-    return EBGFNTrainer(config, task)
+    return EBGFNTrainer(config, task) if config.sampler == "eb-gfn" else PCDTrainer(config, task)
 
 
 def run(
@@ -29,6 +30,14 @@ def run(
 ) -> int:
     """Trains to the last step. Returns 0, or INTERRUPTED after SIGINT or SIGTERM, with a checkpoint of that step."""
     torch.set_num_threads(config.threads)
-    finished = loop.run(trainer_of(config, task), folder, resume, chosen, quiet)
+    trainer = trainer_of(config, task)
+    finished = loop.run(trainer, folder, resume, chosen, quiet)
     binary_plots.curves(folder.path / "curves.png", folder.read_metrics())
-    return 0 if finished else INTERRUPTED
+    if not finished:
+        return INTERRUPTED
+    if config.final_points > 0:
+        given = {"points": config.final_points, "paths": config.eval_paths, "ais_temperatures": 0}
+        settings = EvaluationSettings.for_data(config.data, given)
+        eval_eb_gfn.report(trainer, settings, folder)
+    print(f"Pictures: {folder.path / 'samples.png'}, {folder.path / 'curves.png'}")
+    return 0
