@@ -1,4 +1,5 @@
 // Schemas of the SVGD ops, their overloads for plain numbers, and the CPU registration.
+#include "common/dispatch.h"
 #include "svgd/register.h"
 
 namespace svgdx {
@@ -17,14 +18,6 @@ Tensor number(const char* op, const char* name, double value, bool positive) {
   SVGDX_CHECK(std::isfinite(value) && (!positive || value > 0), op, name, " must be finite",
               positive ? " and positive" : "", ", but is ", value);
   return torch::stable::full({}, value, ScalarType::Double);
-}
-
-template <class... Results, class... Args>
-auto call(const char* op, const Args&... args) {
-  std::array<StableIValue, std::max(sizeof...(Args), sizeof...(Results))> stack{torch::stable::detail::from(args)...};
-  const std::string full = std::string("svgdx::") + op;
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(full.c_str(), "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::unbox_to_tuple<Results...>(stack.data());
 }
 
 Tensor phi_number(const Tensor& x, const Tensor& score, double bandwidth) {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/cuda/simt_macros.cuh"
-#include "svgd/svgd.h"
+#include "common/per_batch.h"
 
 namespace svgdx::cuda {
 

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "svgd/cpu/buffer.h"
+#include "common/buffer.h"
 #include "svgd/cpu/field_kernel.h"
 #include "svgd/cpu/row.h"
 #include "svgd/pair.h"

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "svgd/cpu/buffer.h"
+#include "common/buffer.h"
 #include "svgd/cpu/row.h"
 #include "svgd/pair.h"
 

@@ -5,6 +5,7 @@
 #include "common/cuda/divider.cuh"
 #include "common/cuda/launch.cuh"
 #include "common/cuda/warp.cuh"
+#include "svgd/svgd.h"
 
 namespace svgdx::cuda {
 

@@ -8,6 +8,7 @@
 #include "common/cuda/divider.cuh"
 #include "common/cuda/tile.cuh"
 #include "common/cuda/warp.cuh"
+#include "svgd/svgd.h"
 
 namespace svgdx::cuda {
 

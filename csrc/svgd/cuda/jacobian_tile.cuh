@@ -10,6 +10,7 @@
 #include "common/cuda/warp.cuh"
 #include "svgd/cuda/field_plan.cuh"
 #include "svgd/pair.h"
+#include "svgd/svgd.h"
 
 namespace svgdx::cuda {
 

@@ -1,0 +1,32 @@
+// Philox4x32-10, the counter-based generator of Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011.
+// The same words on every backend: a draw is a function of seed and counter alone.
+#pragma once
+
+#include <cstdint>
+
+#include "common/hd.h"
+
+namespace svgdx {
+
+struct PhiloxWords {
+  uint32_t w[4];
+};
+
+// Four random words for the 128-bit counter (counter_low, counter_high).
+SVGDX_HD PhiloxWords philox(uint64_t seed, uint64_t counter_low, uint64_t counter_high) {
+  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+  uint32_t c0 = uint32_t(counter_low), c1 = uint32_t(counter_low >> 32);
+  uint32_t c2 = uint32_t(counter_high), c3 = uint32_t(counter_high >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = uint64_t(0xD2511F53u) * c0, b = uint64_t(0xCD9E8D57u) * c2;
+    c0 = uint32_t(b >> 32) ^ c1 ^ k0;
+    c2 = uint32_t(a >> 32) ^ c3 ^ k1;
+    c1 = uint32_t(b);
+    c3 = uint32_t(a);
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return {{c0, c1, c2, c3}};
+}
+
+}  // namespace svgdx

@@ -1,0 +1,13 @@
+// The kernels of the GFlowNet family for one SIMD level: rows [begin, end) of the arguments' own rows.
+#pragma once
+
+#include "common/isa.h"
+#include "gfn/gfn.h"
+
+SVGDX_ISA_DECLARE(template <class S> void trajectory_rows(const TrajectoryRows<S>& args, int64_t begin, int64_t end);
+                  template <class S>
+                  void trajectory_rows_backward(const TrajectoryRowsGrad<S>& args, int64_t begin, int64_t end);
+                  template <class S> void gfn_sample(const SampleArgs<S>& args, int64_t begin, int64_t end);
+                  template <class S> void masked_rows(const MaskedRows<S>& args, int64_t begin, int64_t end);
+                  template <class S>
+                  void masked_rows_backward(const MaskedRowsGrad<S>& args, int64_t begin, int64_t end);)

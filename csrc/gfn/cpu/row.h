@@ -1,0 +1,128 @@
+// One row of masked logits in a buffer of the compute type: filled with -inf where an action is not valid, then its
+// log-sum-exp and its gradient without another look at the mask.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "common/half.h"
+#include "common/vec.h"
+#include "gfn/policy.h"
+
+namespace svgdx::SVGDX_ISA {
+
+template <class C>
+using Mask = typename VecTraits<C>::Int;
+template <class C>
+using MaskVec = typename VecType<C>::I;
+
+template <class C>
+constexpr C kMinusInf = -std::numeric_limits<C>::infinity();
+template <class C>
+constexpr C kLog2e = C(1.4426950408889634);
+
+template <class C>
+SVGDX_INLINE int64_t padded(int64_t n) {
+  return (n + kLanes<C> - 1) / kLanes<C> * kLanes<C>;
+}
+
+template <class C>
+SVGDX_INLINE Vec<C> larger(Vec<C> a, Vec<C> b) {
+  return a > b ? a : b;
+}
+
+template <class C>
+SVGDX_INLINE C horizontal_max(Vec<C> v) {
+  C m = v[0];
+  for (int i = 1; i < kLanes<C>; ++i) m = v[i] > m ? v[i] : m;
+  return m;
+}
+
+// Lanes [0, n) from p, zero behind them.
+template <class C>
+SVGDX_INLINE Vec<C> load_some(const C* p, int64_t n) {
+  Vec<C> v{};
+  memcpy(&v, p, n * sizeof(C));
+  return v;
+}
+
+template <class C>
+SVGDX_INLINE MaskVec<C> load_mask(const Mask<C>* p) {
+  MaskVec<C> v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// The row as the compute type: itself, or widened into `wide`.
+template <class S, class C>
+SVGDX_INLINE const C* as_compute(const S* row, int64_t n, C* wide) {
+  if constexpr (std::is_same_v<S, C>) {
+    return row;
+  } else {
+    for (int64_t i = 0; i < n; ++i) wide[i] = widen(row[i]);
+    return wide;
+  }
+}
+
+// Copies n logits to out (padded), -inf where set_times (padded) say that the entry is not valid at t; returns the
+// largest. kVoid: valid are the entries that are void at t, else those that are set.
+template <bool kVoid, class C>
+SVGDX_INLINE C fill_masked(const C* logits, int64_t n, const Mask<C>* set_times, int64_t t, C* out) {
+  const MaskVec<C> now = MaskVec<C>{} + Mask<C>(t);
+  const Vec<C> nothing = splat(kMinusInf<C>);
+  Vec<C> most = nothing;
+  const auto one = [&](int64_t i, Vec<C> v) {
+    const MaskVec<C> time = load_mask<C>(set_times + i);
+    if constexpr (kVoid) {
+      v = time >= now ? v : nothing;
+    } else {
+      v = time < now ? v : nothing;
+    }
+    store(out + i, v);
+    most = larger<C>(v, most);
+  };
+  int64_t i = 0;
+  for (; i + kLanes<C> <= n; i += kLanes<C>) one(i, load(logits + i));
+  if (i < n) one(i, load_some(logits + i, n - i));
+  return horizontal_max<C>(most);
+}
+
+// log sum exp of the n entries of a padded buffer whose largest is `most`.
+template <class C>
+SVGDX_INLINE C log_sum_exp(const C* buffer, int64_t n, C most) {
+  const Vec<C> scale = splat(kLog2e<C>), largest = splat(most);
+  Vec<C> sums[2] = {Vec<C>{}, Vec<C>{}};
+  const int64_t end = padded<C>(n);
+  int64_t i = 0;
+  for (; i + 2 * kLanes<C> <= end; i += 2 * kLanes<C>) {
+    sums[0] += exp2_nonpositive<C>((load(buffer + i) - largest) * scale);
+    sums[1] += exp2_nonpositive<C>((load(buffer + i + kLanes<C>) - largest) * scale);
+  }
+  if (i < end) sums[0] += exp2_nonpositive<C>((load(buffer + i) - largest) * scale);
+  return most + std::log(horizontal_sum<C>(sums[0] + sums[1]));
+}
+
+// buffer (padded) becomes -upstream softmax, then upstream is added at `taken`: the gradient in the row's n logits.
+template <class C>
+SVGDX_INLINE void log_softmax_grad_row(C* buffer, int64_t n, C normalizer, C upstream, int64_t taken) {
+  const Vec<C> scale = splat(kLog2e<C>), shift = splat(normalizer), factor = splat(-upstream), nothing = Vec<C>{};
+  for (int64_t i = 0; i < n; i += kLanes<C>) {
+    const Vec<C> v = load(buffer + i);
+    const Vec<C> g = factor * exp2_nonpositive<C>((v - shift) * scale);
+    // An entry that is not valid stays exactly zero, whatever comes from above.
+    store(buffer + i, v == splat(kMinusInf<C>) ? nothing : g);
+  }
+  buffer[taken] += upstream;
+}
+
+template <class S, class C>
+SVGDX_INLINE void write_row(const C* values, int64_t n, S* out) {
+  if constexpr (std::is_same_v<S, C>) {
+    memcpy(out, values, n * sizeof(C));
+  } else {
+    for (int64_t i = 0; i < n; ++i) out[i] = narrow<S>(values[i]);
+  }
+}
+
+}  // namespace svgdx::SVGDX_ISA

@@ -1,0 +1,59 @@
+// Drawing an action so that every backend draws the same: the probabilities become integers by arithmetic that rounds
+// the same everywhere, and integers add up the same in any order. On the host this needs -ffp-contract=off: a fused
+// multiply-add would round once where two roundings are meant.
+#pragma once
+
+#include <cstdint>
+
+#include "common/half.h"
+#include "common/philox.h"
+
+namespace svgdx {
+
+#if defined(__CUDA_ARCH__)
+SVGDX_HD float rounded_mul(float a, float b) { return __fmul_rn(a, b); }
+SVGDX_HD float rounded_add(float a, float b) { return __fadd_rn(a, b); }
+#else
+SVGDX_HD float rounded_mul(float a, float b) { return a * b; }
+SVGDX_HD float rounded_add(float a, float b) { return a + b; }
+#endif
+
+// 2^30 e^(below / temperature), truncated to an integer, for a logit that lies `below` <= 0 the largest valid one;
+// scale = log2(e) / temperature. Less likely than 2^-30 of the most likely one means never.
+SVGDX_HD uint32_t draw_weight(float below, float scale) {
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const float wide = rounded_mul(below, scale);
+  const float y = wide > -32.0f ? wide : -32.0f;
+  const float rounded = rounded_add(y, magic);
+  const float f = rounded_add(y, -rounded_add(rounded, -magic));
+  float p = 1.3264727e-3f;  // 2^f on [-1/2, 1/2], as in common/vec.h
+  p = rounded_add(rounded_mul(p, f), 9.6715130e-3f);
+  p = rounded_add(rounded_mul(p, f), 5.5507336e-2f);
+  p = rounded_add(rounded_mul(p, f), 2.4022242e-1f);
+  p = rounded_add(rounded_mul(p, f), 6.9314700e-1f);
+  p = rounded_add(rounded_mul(p, f), 1.0f);
+  const uint32_t shift = bits_of_float(rounded) - bits_of_float(magic) + 30u;
+  return uint32_t(int32_t(float_of_bits(bits_of_float(p) + (shift << 23))));
+}
+
+// What the random words of row b say: a 64-bit fraction that chooses the action, and whether to choose uniformly.
+struct Draw {
+  uint64_t fraction;
+  bool uniform;
+};
+
+SVGDX_HD Draw draw_of(uint64_t seed, uint64_t offset, int64_t row, float epsilon) {
+  const PhiloxWords words = philox(seed, uint64_t(row), offset);
+  return {uint64_t(words.w[1]) << 32 | words.w[0], float(words.w[2] >> 8) * 0x1p-24f < epsilon};
+}
+
+// floor(total * fraction / 2^64): the action drawn is the first whose cumulative weight exceeds it.
+SVGDX_HD uint64_t draw_threshold(uint64_t fraction, uint64_t total) {
+#if defined(__CUDA_ARCH__)
+  return __umul64hi(fraction, total);
+#else
+  return uint64_t((unsigned __int128)(fraction)*total >> 64);
+#endif
+}
+
+}  // namespace svgdx
