@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from svgdx.energies.discrete import IsingEnergy
+from svgdx.energies.discrete import DiscreteMLPEnergy, IsingEnergy
 
 Energy = Callable[[Tensor], Tensor]
 
@@ -16,7 +16,8 @@ Energy = Callable[[Tensor], Tensor]
 def gibbs_sweep(energy: Energy, x: Tensor, generator: torch.Generator, sweeps: int = 1) -> Tensor:
     """Sweeps of Gibbs sampling with systematic scan: each location in turn is drawn from its conditional.
 
-    A location costs one evaluation of the energy for all chains; an IsingEnergy is asked for its conditionals instead.
+    A location costs one evaluation of the energy for all chains. In it, a DiscreteMLPEnergy's first layer is updated by
+    one column; an IsingEnergy costs one row of its coupling only.
 
     Args:
         energy: bits (N, D) -> (N), in nats.
@@ -32,6 +33,8 @@ def gibbs_sweep(energy: Energy, x: Tensor, generator: torch.Generator, sweeps: i
         uniforms = torch.rand(chains.shape[::-1], generator=generator, device=x.device)
         if isinstance(energy, IsingEnergy):
             chains = _ising_sweep(energy.coupling(), chains, uniforms)
+        elif isinstance(energy, DiscreteMLPEnergy):
+            _mlp_sweep(energy, chains, uniforms)
         else:
             _sweep(energy, chains, uniforms)
     return chains.view_as(x)
@@ -45,6 +48,24 @@ def _sweep(energy: Energy, chains: Tensor, uniforms: Tensor) -> None:
         there = energy(flipped)
         flip = uniform < torch.sigmoid(here - there)
         chains[:, location] = torch.where(flip, flipped[:, location], chains[:, location])
+        here = torch.where(flip, there, here)
+
+
+def _mlp_sweep(energy: DiscreteMLPEnergy, chains: Tensor, uniforms: Tensor) -> None:
+    first, rest = energy.layers[0], energy.layers[1:]
+    columns = energy.layers.get_parameter("0.weight").T.contiguous()
+    log_odds = None if energy.base is None else torch.logit(energy.base)
+    hidden = first(chains.to(columns.dtype))
+    here = rest(hidden).squeeze(-1)
+    for location, uniform in enumerate(uniforms):
+        bits = chains[:, location]
+        change = (1 - 2 * bits).to(columns.dtype)
+        moved = torch.addcmul(hidden, change[:, None], columns[location])
+        there = rest(moved).squeeze(-1)
+        fall = here - there if log_odds is None else here - there + change * log_odds[location]
+        flip = uniform < torch.sigmoid(fall)
+        chains[:, location] = torch.where(flip, 1 - bits, bits)
+        hidden = torch.where(flip[:, None], moved, hidden)
         here = torch.where(flip, there, here)
 
 
