@@ -1,6 +1,6 @@
 // The SVGD family's launch functions, by the names Python calls them: "field_forward.float", "row_sum.double" ...
 // One dict holds the fields of the argument struct, in the names of svgd/svgd.h; what is missing is null or zero.
-#include "simt/registry.h"
+#include "simt/fields.h"
 #include "svgd/svgd.h"
 
 namespace svgdx {
@@ -8,41 +8,6 @@ namespace {
 
 using simt::Value;
 using simt::Values;
-
-class Fields {
- public:
-  explicit Fields(const Value& v) : dict_(v.dict) {
-    if (v.kind != Value::kDict) throw std::invalid_argument("a dict of fields is wanted");
-  }
-
-  template <class T>
-  void set(T& field, const char* name) {
-    const auto found = dict_.find(name);
-    field = T();
-    if (found == dict_.end()) return;
-    try {
-      field = simt::convert<T>(found->second);
-    } catch (const std::invalid_argument& e) {
-      throw std::invalid_argument(std::string(name) + ": " + e.what());
-    }
-    ++used_;
-  }
-  // `name` is the array, `name_stride` its stride.
-  template <class T>
-  void set(PerBatch<T>& field, const char* name) {
-    set(field.data, name);
-    set(field.stride, (std::string(name) + "_stride").c_str());
-  }
-  void done() const {
-    if (used_ != dict_.size()) throw std::invalid_argument("a field that the struct does not have");
-  }
-
- private:
-  const std::map<std::string, Value>& dict_;
-  size_t used_ = 0;
-};
-
-#define SVGDX_SET(field) f.set(a.field, #field)
 
 void set_shape(Fields& f, FieldShape& shape) {
   f.set(shape.batch, "batch");
@@ -102,43 +67,39 @@ JacobianGradArgs<T> jacobian_grad_args(const Value& v) {
   return a;
 }
 
-#undef SVGDX_SET
-
-void add(const std::string& name, const simt::Call& call) { simt::exported_calls()[name] = call; }
-
 void* scratch(int64_t bytes) { return bytes > 0 ? simt::device_scratch(size_t(bytes), "scratch") : nullptr; }
 
 template <class T>
 void add_all(const std::string& type) {
 #ifdef SVGDX_SIMT_HAVE_field_forward
-  add("field_forward." + type, [](const Values& v) {
+  add_call("field_forward." + type, [](const Values& v) {
     const FieldArgs<T> a = field_args<T>(v.at(0));
     cuda::field_forward<T>(a, scratch(cuda::field_forward_scratch<T>(a)), nullptr);
     return 0.0;
   });
 #endif
 #ifdef SVGDX_SIMT_HAVE_field_backward
-  add("field_backward." + type, [](const Values& v) {
+  add_call("field_backward." + type, [](const Values& v) {
     const FieldGradArgs<T> a = field_grad_args<T>(v.at(0));
     cuda::field_backward<T>(a, scratch(cuda::field_backward_scratch<T>(a)), nullptr);
     return 0.0;
   });
 #endif
 #ifdef SVGDX_SIMT_HAVE_jacobian
-  add("jacobian_forward." + type, [](const Values& v) {
+  add_call("jacobian_forward." + type, [](const Values& v) {
     cuda::jacobian_forward<T>(jacobian_args<T>(v.at(0)), nullptr);
     return 0.0;
   });
 #endif
 #ifdef SVGDX_SIMT_HAVE_jacobian_backward
-  add("jacobian_backward." + type, [](const Values& v) {
+  add_call("jacobian_backward." + type, [](const Values& v) {
     cuda::jacobian_backward<T>(jacobian_grad_args<T>(v.at(0)), nullptr);
     return 0.0;
   });
 #endif
 #ifdef SVGDX_SIMT_HAVE_median
   // batch, particles, dim, x, out
-  add("median_distance." + type, [](const Values& v) {
+  add_call("median_distance." + type, [](const Values& v) {
     const auto batch = simt::convert<int64_t>(v.at(0)), particles = simt::convert<int64_t>(v.at(1));
     const auto dim = simt::convert<int64_t>(v.at(2));
     cuda::median_distance<T>(batch, particles, dim, simt::convert<const T*>(v.at(3)), simt::convert<T*>(v.at(4)),
@@ -148,7 +109,7 @@ void add_all(const std::string& type) {
 #endif
 #ifdef SVGDX_SIMT_HAVE_row_sum
   // batch, n, in, scale, divisor, divisor stride, out
-  add("row_sum." + type, [](const Values& v) {
+  add_call("row_sum." + type, [](const Values& v) {
     const PerBatch<T> divisor{simt::convert<const T*>(v.at(4)), simt::convert<int64_t>(v.at(5))};
     cuda::row_sum<T>(simt::convert<int64_t>(v.at(0)), simt::convert<int64_t>(v.at(1)), simt::convert<const T*>(v.at(2)),
                      simt::convert<T>(v.at(3)), divisor, simt::convert<T*>(v.at(6)), nullptr);

@@ -5,11 +5,16 @@
 #include <cstdint>
 
 namespace simt::detail {
+typedef short Chunk2 __attribute__((may_alias));
 typedef int Chunk4 __attribute__((may_alias));
 typedef int Chunk8 __attribute__((vector_size(8), may_alias));
 typedef int Chunk16 __attribute__((vector_size(16), may_alias));
 template <int Bytes>
 struct ChunkOf;
+template <>
+struct ChunkOf<2> {
+  using type = Chunk2;
+};
 template <>
 struct ChunkOf<4> {
   using type = Chunk4;

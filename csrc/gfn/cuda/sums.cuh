@@ -1,0 +1,73 @@
+// Sums of rows' log-probabilities over trajectories, in an order that depends on their lengths alone.
+#pragma once
+
+#include "common/cuda/divider.cuh"
+#include "gfn/cuda/row.cuh"
+#include "gfn/gfn.h"
+
+namespace svgdx::cuda {
+
+template <class C>
+__global__ void __launch_bounds__(kGfnThreads)
+    trajectory_sum_kernel(TrajectoryShape shape, RowPlan plan, const C* in, C* log_pf, C* log_pb, int64_t first_block) {
+  SVGDX_SHARED(double, partial, kGfnWarps);
+  const RowGroup group(plan);
+  const int64_t b = (first_block + blockIdx.x) * plan.rows() + group.row, rows = shape.steps + 1;
+  double sum[2] = {0, 0};
+  if (b < shape.batch) {
+    SVGDX_UNROLL_BY(4)
+    for (int64_t t = group.lane; t < rows; t += group.lanes) {
+      Pack<C, 2> pair;
+      load_pack(pair, in + 2 * (b * rows + t), 2, true);
+      sum[0] += pair.v[0];
+      sum[1] += pair.v[1];
+    }
+  }
+  sum[0] = group.combine(sum[0], Sum<double>(), partial);
+  sum[1] = group.combine(sum[1], Sum<double>(), partial);
+  if (b >= shape.batch || group.lane != 0) return;
+  log_pf[b] = C(sum[0]);
+  log_pb[b] = C(sum[1]);
+}
+
+template <class C>
+void trajectory_sum(const TrajectoryShape& shape, const C* in, C* log_pf, C* log_pb, void* stream) {
+  const RowPlan plan = plan_rows(shape.steps + 1, 8);
+  launch_blocks("gfn_trajectory_log_prob", ceil_div(shape.batch, plan.rows()), [&](unsigned grid, int64_t first) {
+    SVGDX_LAUNCH((trajectory_sum_kernel<C>), grid, kGfnThreads, 0, stream, shape, plan, in, log_pf, log_pb, first);
+  });
+}
+
+// Whether rows [offsets[b], offsets[b + 1]) make sense.
+__device__ inline bool is_segment(const int64_t* offsets, int64_t b, int64_t segments, int64_t rows) {
+  const int64_t begin = offsets[b], end = offsets[b + 1];
+  return begin >= 0 && begin <= end && end <= rows && (b > 0 || begin == 0) && (b + 1 < segments || end == rows);
+}
+
+// A warp per segment.
+template <class C>
+__global__ void __launch_bounds__(kGfnThreads)
+    segment_sum_kernel(int64_t segments, int64_t rows, const int64_t* offsets, const C* in, C* out,
+                       int64_t first_block) {
+  const int64_t b = (first_block + blockIdx.x) * kGfnWarps + threadIdx.x / 32;
+  if (b >= segments) return;
+  double sum = 0;
+  if (is_segment(offsets, b, segments, rows)) {
+    const int64_t end = offsets[b + 1];
+    SVGDX_UNROLL_BY(4)
+    for (int64_t n = offsets[b] + threadIdx.x % 32; n < end; n += 32) sum += in[n];
+  } else {
+    sum = not_a_number<double>();
+  }
+  sum = lane_sum(sum, 1, 32);
+  if (threadIdx.x % 32 == 0) out[b] = C(sum);
+}
+
+template <class C>
+void segment_sum(int64_t segments, int64_t rows, const int64_t* offsets, const C* in, C* out, void* stream) {
+  launch_blocks("masked_trajectory_log_prob", ceil_div(segments, kGfnWarps), [&](unsigned grid, int64_t first) {
+    SVGDX_LAUNCH((segment_sum_kernel<C>), grid, kGfnThreads, 0, stream, segments, rows, offsets, in, out, first);
+  });
+}
+
+}  // namespace svgdx::cuda
