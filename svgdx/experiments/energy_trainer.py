@@ -118,7 +118,7 @@ class EnergyTrainer:
 
     def tensors(self) -> dict[str, Tensor]:
         tensors = checkpoint.flatten(self.modules, self.optimisers)
-        return tensors if self.chains is None else tensors | {"chains": self.chains}
+        return tensors if self.chains is None else tensors | {"chains": self.chains.contiguous()}
 
     def restore(self, path: Path, saved: checkpoint.Checkpoint) -> None:
         checkpoint.restore(path, saved.tensors, self.modules, self.optimisers)
