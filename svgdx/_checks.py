@@ -143,7 +143,9 @@ def trajectory(op: str, source: str, rows: Tensor, dim: int, actions: Tensor, in
     _device(op, "actions", actions, rows, source)
     shape(op, "actions", actions, (*lead, steps), f"one action fewer than {source} has states, ")
     if initial_state is not None:
-        states(op, "initial_state", initial_state, source, rows, (*lead, dim))
+        of_dtype(op, "initial_state", initial_state, torch.int8)
+        _device(op, "initial_state", initial_state, rows, source)
+        shape(op, "initial_state", initial_state, (*lead, dim), "shape (..., D), ")
 
 
 def trajectory_logits(op: str, logits: Tensor) -> int:
@@ -169,11 +171,13 @@ def linear_layer(op: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -
 
 
 def policy_row(op: str, logits: Tensor, state: Tensor) -> None:
-    """logits (..., 3D) and state (..., D) int8."""
+    """state (..., D) int8 and logits (..., 3D)."""
     floating(op, "logits", logits)
-    if logits.dim() < 1 or logits.shape[-1] % 3:
-        fail(op, f"logits must have shape (..., 3 D), but has {tuple(logits.shape)}")
-    states(op, "state", state, "logits", logits, (*logits.shape[:-1], logits.shape[-1] // 3))
+    of_dtype(op, "state", state, torch.int8)
+    _device(op, "state", state, logits, "logits")
+    if state.dim() == 0:
+        fail(op, "state must have shape (..., D), but has ()")
+    shape(op, "logits", logits, (*state.shape[:-1], 3 * state.shape[-1]), "shape (..., 3 D), ")
 
 
 def draw(op: str, temperature: float, epsilon: float) -> None:
@@ -196,12 +200,6 @@ def masked_rows(op: str, logits: Tensor, mask: Tensor, actions: Tensor, offsets:
     _device(op, "offsets", offsets, logits, "logits")
     if offsets.dim() != 1 or offsets.shape[0] == 0:
         fail(op, f"offsets must have shape (B + 1,), but has {tuple(offsets.shape)}")
-
-
-def states(op: str, name: str, value: Tensor, source: str, rows: Tensor, expected: Sequence[int]) -> None:
-    of_dtype(op, name, value, torch.int8)
-    _device(op, name, value, rows, source)
-    shape(op, name, value, expected)
 
 
 def of_dtype(op: str, name: str, value: Tensor, dtype: torch.dtype) -> None:

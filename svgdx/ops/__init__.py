@@ -1,4 +1,4 @@
-"""The ops of Stein variational gradient descent, for CPU and CUDA.
+"""The ops, for CPU and CUDA: those of Stein variational gradient descent and those of generative flow networks.
 
 Each is also registered with PyTorch under the same name, ``torch.ops.svgdx``. With ``SVGDX_DISABLE=1`` in the
 environment at import, :mod:`svgdx.reference` takes their place.
@@ -8,7 +8,12 @@ from svgdx import _library
 
 if _library.disabled():
     from svgdx.reference import (
+        gfn_sample_backward,
+        gfn_sample_forward,
+        gfn_trajectory_log_prob,
         ksd,
+        linear_trajectory_log_prob,
+        masked_trajectory_log_prob,
         median_distance,
         svgd_field,
         svgd_jacobian_sqnorm,
@@ -20,11 +25,23 @@ if _library.disabled():
 else:
     _library.require()
     from svgdx.ops.discrepancy import ksd, median_distance
+    from svgdx.ops.gfn import (
+        gfn_sample_backward,
+        gfn_sample_forward,
+        gfn_trajectory_log_prob,
+        linear_trajectory_log_prob,
+        masked_trajectory_log_prob,
+    )
     from svgdx.ops.jacobian import svgd_jacobian_sqnorm, svgd_logdet
     from svgdx.ops.svgd import svgd_field, svgd_phi, svgd_phi_trace, svgd_step
 
 __all__ = [
+    "gfn_sample_backward",
+    "gfn_sample_forward",
+    "gfn_trajectory_log_prob",
     "ksd",
+    "linear_trajectory_log_prob",
+    "masked_trajectory_log_prob",
     "median_distance",
     "svgd_field",
     "svgd_jacobian_sqnorm",

@@ -91,8 +91,10 @@ class Op:
             else:
                 moved[i] = arg.expand(size, *arg.shape) if dim is None else arg.movedim(dim, 0)
         out = self(*moved)
+        if isinstance(out, Tensor):
+            return out, 0
         if self._gradient_of is None:
-            return out, 0 if isinstance(out, Tensor) else (0,) * len(out)
+            return out, (0,) * len(out)
         return self._gather(out, in_dims, args)
 
     def _loop(self, size: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> tuple[Any, Any]:

@@ -310,6 +310,7 @@ def _sample_op(name: str) -> Op:
         logits: Tensor, state: Tensor, seed: int, offset: int, temperature: float = 1.0, epsilon: float = 0.0
     ) -> tuple[Tensor, Tensor, Tensor]:
         _checks.policy_row(name, logits, state)
+        _checks.draw(name, temperature, epsilon)
         lead = logits.shape[:-1]
         action, log_prob = state.new_empty(lead, dtype=torch.int64), logits.new_empty(lead, dtype=compute_dtype(logits))
         return action, log_prob, state.new_empty(state.shape)

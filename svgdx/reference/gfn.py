@@ -67,14 +67,14 @@ def masked_trajectory_log_prob(logits: Tensor, mask: Tensor, actions: Tensor, of
     """
     _checks.masked_rows("masked_trajectory_log_prob", logits, mask, actions, offsets)
     (rows, width), batch = logits.shape, offsets.shape[0] - 1
-    row_log_prob = wide(logits).new_zeros(rows)
+    row_log_prob = wide(logits)[:, :0].sum(-1)
     if width > 0:
         index = actions.clamp(0, width - 1)[:, None]
         allowed = mask.gather(-1, index)[:, 0] & (actions >= 0) & (actions < width)
         row_log_prob = _or_nan(allowed, _log_softmax(wide(logits), mask).gather(-1, index)[:, 0])
     if batch == 0:
         return row_log_prob[:0]
-    segment = torch.searchsorted(offsets, torch.arange(rows, device=logits.device), right=True) - 1
+    segment = torch.searchsorted(offsets.contiguous(), torch.arange(rows, device=logits.device), right=True) - 1
     rising = (offsets[0] == 0) & (offsets[-1] == rows) & (offsets.diff() >= 0).all()
     total = row_log_prob.new_zeros(batch).index_add(0, segment.clamp(0, batch - 1), row_log_prob)
     return _or_nan(rising, total)
