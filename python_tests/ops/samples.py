@@ -67,7 +67,8 @@ class Variant:
     def arguments(self) -> list[str]:
         """Names of the tensor arguments, the optional ones only if in use."""
         parameters = inspect.signature(getattr(svgdx.reference, self.op)).parameters
-        required = [name for name, p in parameters.items() if p.default is inspect.Parameter.empty]
+        fixed = dict(self.fixed)
+        required = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty and n not in fixed]
         return [*required, *self.extra]
 
     def __call__(self, inputs: Inputs) -> tuple[Tensor, ...]:
@@ -135,14 +136,18 @@ def sample_inputs(
 
 
 def to(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    return {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    return {k: v.to(dtype) if is_floating(v) else v for k, v in inputs.items()}
+
+
+def is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def leaves(inputs: Inputs, wanted: Sequence[str] | None = None) -> Inputs:
     """Fresh copies that require grad."""
     result = {}
     for name, value in inputs.items():
-        needs = isinstance(value, Tensor) and (wanted is None or name in wanted)
+        needs = is_floating(value) and (wanted is None or name in wanted)
         result[name] = value.detach().clone().requires_grad_() if needs else value
     return result
 

@@ -32,8 +32,22 @@ for number in (0.0, -1.0, float("nan"), float("inf")):
         assert "bandwidth" in str(error), error
     else:
         raise AssertionError(number)
+logits = torch.linspace(-3, 3, 54, dtype=torch.float64).view(2, 3, 9).sin()
+actions = torch.tensor([[0, 3], [5, 0]])
+trajectory = torch.ops.svgdx.gfn_trajectory_log_prob(logits, actions)
+weight = logits.flatten()[:45].view(9, 5)
+linear = torch.ops.svgdx.linear_trajectory_log_prob(logits[..., :5].contiguous(), weight, None, actions)
+offsets = torch.tensor([0, 2, 4])
+rows, mask = logits[:, :2].flatten(0, 1), torch.ones(4, 9, dtype=torch.bool)
+masked = torch.ops.svgdx.masked_trajectory_log_prob(rows, mask, actions.flatten(), offsets)
+state = torch.tensor([[-1, 0, 1], [1, -1, -1]], dtype=torch.int8)
+draws = [
+    *torch.ops.svgdx.gfn_sample_forward(logits[:, 0], state, 1, 2),
+    *torch.ops.svgdx.gfn_sample_backward(logits[:, 0], state, 1, 2, 2.0, 0.5),
+]
 assert "svgdx" not in sys.modules
-torch.save([phi, trace, x_next, log_q, field, divergence, sqnorm, logdet, ksd, median], sys.argv[2])
+svgd = [phi, trace, x_next, log_q, field, divergence, sqnorm, logdet, ksd, median]
+torch.save([*svgd, *trajectory, *linear, masked, *draws], sys.argv[2])
 """
 
 
@@ -58,6 +72,22 @@ def test_library_without_the_package(tmp_path: object) -> None:
         reference.svgd_logdet(x, -x, 0.7, 0.1),
         reference.ksd(x, -x, 0.7),
         reference.median_distance(x),
+        *gfn_values(),
     ]
     for out, value in zip(torch.load(f"{tmp_path}/out.pt"), expected, strict=True):
         torch.testing.assert_close(out, value, rtol=1e-10, atol=1e-12)
+
+
+def gfn_values() -> list[torch.Tensor]:
+    logits = torch.linspace(-3, 3, 54, dtype=torch.float64).view(2, 3, 9).sin()
+    actions = torch.tensor([[0, 3], [5, 0]])
+    weight = logits.flatten()[:45].view(9, 5)
+    rows, mask = logits[:, :2].flatten(0, 1), torch.ones(4, 9, dtype=torch.bool)
+    state = torch.tensor([[-1, 0, 1], [1, -1, -1]], dtype=torch.int8)
+    return [
+        *reference.gfn_trajectory_log_prob(logits, actions),
+        *reference.linear_trajectory_log_prob(logits[..., :5], weight, None, actions),
+        reference.masked_trajectory_log_prob(rows, mask, actions.flatten(), torch.tensor([0, 2, 4])),
+        *reference.gfn_sample_forward(logits[:, 0], state, 1, 2),
+        *reference.gfn_sample_backward(logits[:, 0], state, 1, 2, 2.0, 0.5),
+    ]

@@ -72,7 +72,8 @@ def linear_trajectory_log_prob(
     The policy's last layer is computed for some trajectories at a time, again in the backward pass.
 
     Args:
-        hidden: activations before the last layer at s_0 .. s_T, (..., T+1, H); float32, float64, bfloat16 or float16.
+        hidden: activations before the last layer at s_0 .. s_T, (..., T+1, H); float32, float64, bfloat16 or float16
+            (for the last two the logits have their precision, the softmaxes and sums float32).
         weight: (3D, H), dtype and device of hidden.
         bias: (3D,), dtype and device of hidden, or None.
         actions, initial_state: as in :func:`gfn_trajectory_log_prob`.
