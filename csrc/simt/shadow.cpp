@@ -96,7 +96,8 @@ void report_race(const Record& old, bool old_writes, Access access, uintptr_t ad
 }
 
 void merge_read(Record& old, const Record& read, const Fiber& f) {
-  if (old.stamp.launch != runtime.launch || before(old, f)) {
+  // A record says which bytes and which lanes, not which lane read which byte: reads of other bytes are not joined.
+  if (old.stamp.launch != runtime.launch || before(old, f) || !(old.bytes & read.bytes)) {
     old = read;
     return;
   }

@@ -32,7 +32,7 @@ def log_softmax(logits: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, floa
     """Over the valid entries; and the log-sum-exp."""
     x = np.where(valid, logits.astype(np.float64), -np.inf)
     top = x.max()
-    normalizer = top + np.log(np.exp(x - top).sum())
+    normalizer = top + np.log(np.exp(x - top).sum()) if top != -np.inf else top
     return x - normalizer, normalizer
 
 

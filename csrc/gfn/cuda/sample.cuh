@@ -40,7 +40,7 @@ struct SampleRow {
   int cached;
 
   __device__ int begin(int k) const { return segment.begin(k * group.lanes + group.lane); }
-  __device__ bool has(int k) const { return begin(k) < segment.count; }
+  __device__ bool has(int k) const { return k * group.lanes + group.lane < segment.packs(); }
   __device__ void fill_cache() const {
     SVGDX_UNROLL_BY(4)
     for (int k = 0; k < cached; ++k) {
