@@ -36,7 +36,7 @@ void masked_rows(const MaskedRows<S>& args, int64_t begin, int64_t end) {
       continue;
     }
     const C most = fill_allowed(args.logits + i * args.width, mask, args.width, row.get());
-    args.normalizers[i] = log_sum_exp(row.get(), args.width, most);
+    args.normalizers[i] = log_sum_exp(row.get(), args.width, most, args.logits + (i + 1) * args.width);
     args.row_log_prob[i] = row.get()[args.action[i]] - args.normalizers[i];
   }
 }
@@ -55,7 +55,8 @@ void masked_rows_backward(const MaskedRowsGrad<S>& args, int64_t begin, int64_t 
       continue;
     }
     fill_allowed(args.logits + i * args.width, mask, args.width, row.get());
-    log_softmax_grad_row(row.get(), args.width, args.normalizers[i], args.grad[b], args.action[i]);
+    log_softmax_grad_row(row.get(), args.width, args.normalizers[i], args.grad[b], args.action[i],
+                         args.logits + (i + 1) * args.width, grad);
     write_row(row.get(), args.width, grad);
   }
 }

@@ -71,8 +71,8 @@ template <bool kVoid, class C>
 SVGDX_INLINE C fill_masked(const C* logits, int64_t n, const Mask<C>* set_times, int64_t t, C* out) {
   const MaskVec<C> now = MaskVec<C>{} + Mask<C>(t);
   const Vec<C> nothing = splat(kMinusInf<C>);
-  Vec<C> most = nothing;
-  const auto one = [&](int64_t i, Vec<C> v) {
+  Vec<C> most = nothing, also = nothing;  // two chains: one maximum need not wait for the other
+  const auto one = [&](int64_t i, Vec<C> v, Vec<C>& most) {
     const MaskVec<C> time = load_mask<C>(set_times + i);
     if constexpr (kVoid) {
       v = time >= now ? v : nothing;
@@ -83,19 +83,26 @@ SVGDX_INLINE C fill_masked(const C* logits, int64_t n, const Mask<C>* set_times,
     most = larger<C>(v, most);
   };
   int64_t i = 0;
-  for (; i + kLanes<C> <= n; i += kLanes<C>) one(i, load(logits + i));
-  if (i < n) one(i, load_some(logits + i, n - i));
-  return horizontal_max<C>(most);
+  for (; i + 2 * kLanes<C> <= n; i += 2 * kLanes<C>) {
+    one(i, load(logits + i), most);
+    one(i + kLanes<C>, load(logits + i + kLanes<C>), also);
+  }
+  for (; i + kLanes<C> <= n; i += kLanes<C>) one(i, load(logits + i), most);
+  if (i < n) one(i, load_some(logits + i, n - i), also);
+  return horizontal_max<C>(larger<C>(most, also));
 }
 
-// log sum exp of the n entries of a padded buffer whose largest is `most`.
-template <class C>
-SVGDX_INLINE C log_sum_exp(const C* buffer, int64_t n, C most) {
+// log sum exp of the n entries of a padded buffer whose largest is `most`. The logits of the caller's next row are asked
+// for meanwhile: the exponentials hide the time that memory takes.
+template <class C, class S>
+SVGDX_INLINE C log_sum_exp(const C* buffer, int64_t n, C most, const S* next) {
   const Vec<C> scale = splat(kLog2e<C>), largest = splat(most);
   Vec<C> sums[2] = {Vec<C>{}, Vec<C>{}};
   const int64_t end = padded<C>(n);
   int64_t i = 0;
   for (; i + 2 * kLanes<C> <= end; i += 2 * kLanes<C>) {
+    __builtin_prefetch(next + i);
+    __builtin_prefetch(next + i + kLanes<C>);
     sums[0] += exp2_nonpositive<C>((load(buffer + i) - largest) * scale);
     sums[1] += exp2_nonpositive<C>((load(buffer + i + kLanes<C>) - largest) * scale);
   }
@@ -103,11 +110,15 @@ SVGDX_INLINE C log_sum_exp(const C* buffer, int64_t n, C most) {
   return most + std::log(horizontal_sum<C>(sums[0] + sums[1]));
 }
 
-// buffer (padded) becomes -upstream softmax, then upstream is added at `taken`: the gradient in the row's n logits.
-template <class C>
-SVGDX_INLINE void log_softmax_grad_row(C* buffer, int64_t n, C normalizer, C upstream, int64_t taken) {
+// buffer (padded) becomes -upstream softmax, then upstream is added at `taken`: the gradient in the row's n logits. The
+// next row's logits and the place of this row's gradient are asked for meanwhile.
+template <class C, class S>
+SVGDX_INLINE void log_softmax_grad_row(C* buffer, int64_t n, C normalizer, C upstream, int64_t taken, const S* next,
+                                       const S* out) {
   const Vec<C> scale = splat(kLog2e<C>), shift = splat(normalizer), factor = splat(-upstream), nothing = Vec<C>{};
   for (int64_t i = 0; i < n; i += kLanes<C>) {
+    __builtin_prefetch(next + i);
+    __builtin_prefetch(out + i, 1);
     const Vec<C> v = load(buffer + i);
     const Vec<C> g = factor * exp2_nonpositive<C>((v - shift) * scale);
     // An entry that is not valid stays exactly zero, whatever comes from above.

@@ -87,7 +87,7 @@ void gfn_sample(const SampleArgs<S>& args, int64_t begin, int64_t end) {
     int64_t action = 0;
     for (uint64_t below = weights[0]; below <= threshold; below += weights[action]) ++action;
     args.action[b] = action;
-    args.log_prob[b] = row[action] - log_sum_exp(row, width, most);
+    args.log_prob[b] = row[action] - log_sum_exp(row, width, most, args.logits + (b + 1) * 3 * dim);
     if (args.forward) {
       next[action / 2] = int8_t(action % 2);
     } else {

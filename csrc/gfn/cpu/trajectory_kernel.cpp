@@ -78,12 +78,12 @@ void trajectory_rows(const TrajectoryRows<S>& args, int64_t begin, int64_t end) 
     normalizer[0] = normalizer[1] = log_prob[0] = log_prob[1] = 0;
     if (work.t < steps) {
       const C most = work.fill_forward(logits);
-      normalizer[0] = log_sum_exp(work.forward_row(), 2 * dim, most);
+      normalizer[0] = log_sum_exp(work.forward_row(), 2 * dim, most, args.logits + (i + 1) * 3 * dim);
       log_prob[0] = logits[actions[work.t]] - normalizer[0];
     }
     if (work.t > 0) {
       const C most = work.fill_backward(logits);
-      normalizer[1] = log_sum_exp(work.backward_row(), dim, most);
+      normalizer[1] = log_sum_exp(work.backward_row(), dim, most, args.logits + (i + 1) * 3 * dim + 2 * dim);
       log_prob[1] = logits[2 * dim + actions[work.t - 1] / 2] - normalizer[1];
     }
   }
@@ -111,14 +111,15 @@ void trajectory_rows_backward(const TrajectoryRowsGrad<S>& args, int64_t begin, 
     const bool with_forward = args.grad_log_pf && work.t < steps, with_backward = args.grad_log_pb && work.t > 0;
     if (with_forward) {
       work.fill_forward(logits);
-      log_softmax_grad_row(forward, 2 * dim, args.normalizers[2 * row], args.grad_log_pf[work.b], actions[work.t]);
+      log_softmax_grad_row(forward, 2 * dim, args.normalizers[2 * row], args.grad_log_pf[work.b], actions[work.t],
+                           args.logits + (i + 1) * 3 * dim, grad);
     } else {
       std::fill(forward, forward + 2 * dim, C(0));
     }
     if (with_backward) {
       work.fill_backward(logits);
       log_softmax_grad_row(backward, dim, args.normalizers[2 * row + 1], args.grad_log_pb[work.b],
-                           actions[work.t - 1] / 2);
+                           actions[work.t - 1] / 2, args.logits + (i + 1) * 3 * dim + 2 * dim, grad + 2 * dim);
     } else {
       std::fill(backward, backward + dim, C(0));
     }
