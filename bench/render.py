@@ -10,6 +10,7 @@ from typing import Any
 
 Row = dict[str, dict[str, Any]]
 OURS = "svgdx"
+COPIES = ("copy", "copy, new tensor")  # no peers: they measure the machine
 
 
 def load(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, dict[str, Row]]]:
@@ -22,6 +23,7 @@ def load(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, dict[str, Row]]]
             test += ", CUDA"
         shape = str(tuple(entry["params"]["shape"])).strip("()")
         values = {"median": entry["stats"]["median"], "memory": entry["extra_info"].get("memory")}
+        values["sizes"] = entry["extra_info"].get("sizes", "B, M, D")
         results[test][shape][entry["params"]["peer"]] = values
     return run, results
 
@@ -30,18 +32,29 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3g}"
 
 
+def peers_of(rows: dict[str, Row]) -> list[str]:
+    return list(dict.fromkeys(peer for row in rows.values() for peer in row if peer not in (OURS, *COPIES)))
+
+
 def table(rows: dict[str, Row]) -> list[str]:
-    peers = list(dict.fromkeys(peer for row in rows.values() for peer in row if peer != OURS))
+    peers = peers_of(rows)
     has_memory = any(row[OURS]["memory"] is not None for row in rows.values())
-    head = ["B, M, D", OURS, *peers, "against the best"] + (["memory, MiB", "best peer's"] if has_memory else [])
+    copies = [name for name in COPIES if all(name in row for row in rows.values())]
+    sizes = next(iter(rows.values()))[OURS]["sizes"]
+    head = [sizes, OURS, *peers, "against the best"] + (["memory, MiB", "best peer's"] if has_memory else [])
+    head += [column for name in copies for column in (name, "of its bandwidth")]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for shape, row in rows.items():
-        best = min((p for p in row if p != OURS), key=lambda p: row[p]["median"])
+        best = min((p for p in peers if p in row), key=lambda p: row[p]["median"])
         cells = [shape, milliseconds(row[OURS]["median"])]
         cells += [milliseconds(row[p]["median"]) if p in row else "–" for p in peers]
         cells += [f"**{row[best]['median'] / row[OURS]['median']:.1f}×** ({best})"]
         if has_memory:
             cells += [f"{row[p]['memory'] / 2**20:.1f}" for p in (OURS, best)]
+        for name in copies:
+            # A copy moves the logits twice, forward and backward three times.
+            share = 1.5 * row[name]["median"] / row[OURS]["median"]
+            cells += [milliseconds(row[name]["median"]), f"{100 * share:.0f} %"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -54,7 +67,7 @@ def draw(results: dict[str, dict[str, Row]], path: pathlib.Path) -> None:
 
     figure, axes = plt.subplots(1, len(results), figsize=(6.4 * len(results), 4), squeeze=False)
     for axis, (test, rows) in zip(axes[0], results.items(), strict=True):
-        peers = list(dict.fromkeys(peer for row in rows.values() for peer in row if peer != OURS))
+        peers = peers_of(rows)
         for k, peer in enumerate(peers):
             shift = (k - (len(peers) - 1) / 2) * 0.8 / len(peers)
             at = [i + shift for i, row in enumerate(rows.values()) if peer in row]
