@@ -10,7 +10,7 @@ from svgdx.gflownets.losses import (
 )
 from svgdx.gflownets.mcmc import Proposal, accept, back_and_forth
 from svgdx.gflownets.policies import MLPFlow, MLPPolicy
-from svgdx.gflownets.rollout import rollout
+from svgdx.gflownets.sampling import rollout
 from svgdx.gflownets.trajectories import Trajectories, void_states
 
 __all__ = [

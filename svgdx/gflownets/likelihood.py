@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from svgdx.gflownets.rollout import rollout
+from svgdx.gflownets.sampling import rollout
 from svgdx.gflownets.trajectories import void_states
 
 

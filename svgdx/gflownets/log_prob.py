@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from svgdx import ops
 from svgdx.gflownets._record import RecordedLogProb, replay
 from svgdx.gflownets.policies import MLPPolicy
-from svgdx.gflownets.rollout import logits_of
+from svgdx.gflownets.sampling import logits_of
 from svgdx.gflownets.trajectories import Trajectories
 
 

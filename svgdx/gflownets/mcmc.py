@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from svgdx.gflownets.rollout import rollout
+from svgdx.gflownets.sampling import rollout
 
 RULES = ("metropolis", "barker")
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svgdx import ops
-from svgdx.gflownets import _inner_ops
-from svgdx.gflownets._record import LOGITS_BYTES, Record, Weights
+from svgdx.gflownets import _inner_ops, _record
+from svgdx.gflownets._record import Record, Weights
 from svgdx.gflownets.policies import ACTIVATIONS, MLPPolicy
 from svgdx.gflownets.trajectories import Trajectories
 
@@ -183,7 +183,7 @@ class _Window:
             self.logits = run.record.logits
         else:
             row = max(1, self.batch * logits.shape[1] * logits.element_size())
-            states = max(2, min(run.steps + 1, LOGITS_BYTES // row))
+            states = max(2, min(run.steps + 1, _record.LOGITS_BYTES // row))
             self.logits = logits.new_empty(self.batch, states, logits.shape[1])
         self.capacity = self.logits.shape[1] - 1
 

@@ -1,0 +1,150 @@
+"""The recorded path of MLPPolicy: its gradients, and when a record may be used."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor
+
+from svgdx import gflownets as gfn
+from svgdx import reference
+from svgdx.gflownets import _record
+
+D = 6
+
+
+def made(dtype: torch.dtype = torch.float64, **arguments: object) -> gfn.MLPPolicy:
+    torch.manual_seed(3)
+    return gfn.MLPPolicy(D, 16, 3, **arguments).to(dtype)
+
+
+def recorded(policy: gfn.MLPPolicy, seed: int = 1, steps: int = D) -> gfn.Trajectories:
+    data = torch.randint(0, 2, (5, D), dtype=torch.int8, generator=torch.Generator().manual_seed(seed))
+    start = data.clone()
+    start[:, torch.randperm(D, generator=torch.Generator().manual_seed(2))[:steps]] = -1
+    return gfn.rollout(policy, steps, seed, forward_from=start, backward_from=data, epsilon=0.3, record=True)
+
+
+def plain(policy: gfn.MLPPolicy, paths: gfn.Trajectories) -> tuple[Tensor, Tensor]:
+    return reference.gfn_trajectory_log_prob(policy(paths.states()), paths.actions, paths.initial)
+
+
+def weighted(sums: tuple[Tensor, Tensor]) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    log_pf, log_pb = sums
+    weight = torch.randn(2, len(log_pf), generator=generator, dtype=torch.float64).to(log_pf.dtype)
+    return (weight[0] * log_pf).sum() + (weight[1] * log_pb).sum()
+
+
+def gradients(policy: gfn.MLPPolicy, sums: tuple[Tensor, Tensor]) -> list[Tensor]:
+    return list(torch.autograd.grad(weighted(sums), list(policy.parameters())))
+
+
+@pytest.mark.parametrize("steps", [D, 2])
+@pytest.mark.parametrize("bytes_of_logits", [2**26, 500])
+@pytest.mark.parametrize("learnt_backward", [True, False])
+@pytest.mark.parametrize("activation", ["leaky_relu", "relu", "elu", "tanh"])
+def test_gradient_is_that_of_autograd(
+    monkeypatch: pytest.MonkeyPatch, activation: str, learnt_backward: bool, bytes_of_logits: int, steps: int
+) -> None:
+    """With the logits recorded and with the last layer computed again, recorded and replayed, in several chunks."""
+    monkeypatch.setattr(_record, "LOGITS_BYTES", bytes_of_logits)
+    monkeypatch.setattr(_record, "CHUNK_ROWS", 20)
+    policy = made(activation=activation, learnt_backward=learnt_backward)
+    paths = recorded(policy, steps=steps)
+    assert (paths.record.logits is None) == (bytes_of_logits == 500)
+    expected = plain(policy, paths)
+    wanted = gradients(policy, expected)
+    replayed = gfn.Trajectories(paths.initial, paths.actions, paths.final)
+    for source in (paths, replayed):
+        sums = gfn.trajectory_log_prob(policy, source)
+        torch.testing.assert_close(sums, expected, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(gradients(policy, sums), wanted, rtol=1e-10, atol=1e-11)
+    assert all(float(grad.abs().max()) > 1e-3 for grad in wanted)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_gradient_of_one_sum_alone(which: int) -> None:
+    policy = made()
+    paths = recorded(policy)
+    grads = [
+        torch.autograd.grad(sums[which].sum(), list(policy.parameters()))
+        for sums in (gfn.trajectory_log_prob(policy, paths), plain(policy, paths))
+    ]
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("learnt_backward", [True, False])
+def test_bfloat16_products_stay_close(learnt_backward: bool) -> None:
+    policy = made(torch.float32, matmul_dtype=torch.bfloat16, learnt_backward=learnt_backward)
+    paths = recorded(policy)
+    assert paths.record.hidden[0].dtype == torch.bfloat16
+    sums, expected = gfn.trajectory_log_prob(policy, paths), plain(policy, paths)
+    torch.testing.assert_close(sums, expected, rtol=0, atol=0.05)
+    assert sums[0].dtype == torch.float32
+    for found, wanted in zip(gradients(policy, sums), gradients(policy, expected), strict=True):
+        assert found.dtype == torch.float32
+        assert torch.linalg.vector_norm(found - wanted) < 0.05 * torch.linalg.vector_norm(wanted)
+
+
+def test_stale_record_is_not_used() -> None:
+    policy = made()
+    paths = recorded(policy)
+    before = gfn.trajectory_log_prob(policy, paths)
+    with torch.no_grad():
+        policy.layers[0].weight.mul_(1.5)
+    after = gfn.trajectory_log_prob(policy, paths)
+    torch.testing.assert_close(after, plain(policy, paths))
+    assert not torch.allclose(before[0], after[0])
+    torch.testing.assert_close(gradients(policy, after), gradients(policy, plain(policy, paths)))
+    with pytest.raises(RuntimeError, match="the backward comes too late"):
+        gradients(policy, before)
+    # Nor is the record of another policy, though it be equal.
+    other = made()
+    torch.testing.assert_close(gfn.trajectory_log_prob(other, paths), plain(other, paths))
+
+
+def test_records_do_not_overwrite_each_other_before_their_backward() -> None:
+    policy = made()
+    first, second = recorded(policy, 1), recorded(policy, 2)
+    sums = [gfn.trajectory_log_prob(policy, paths) for paths in (first, second)]
+    for paths, pair in zip((first, second), sums, strict=True):
+        torch.testing.assert_close(gradients(policy, pair), gradients(policy, plain(policy, paths)))
+
+
+def test_activations_are_reused_after_the_backward() -> None:
+    policy = made()
+    first = recorded(policy)
+    sums = gfn.trajectory_log_prob(policy, first)
+    address = first.record.hidden[0].data_ptr()
+    weighted(sums).backward(retain_graph=True)
+    # Nobody has taken the memory yet.
+    weighted(sums).backward(retain_graph=True)
+    second = recorded(policy, 2)
+    assert second.record.hidden[0].data_ptr() == address
+    with pytest.raises(RuntimeError, match="a later rollout took over the activations"):
+        weighted(sums).backward()
+    torch.testing.assert_close(gfn.trajectory_log_prob(policy, first), plain(policy, first))
+    del first, sums, second
+    assert recorded(policy, 3).record.hidden[0].data_ptr() == address
+
+
+def test_policy_with_a_record_can_be_copied_and_pickled() -> None:
+    policy = made()
+    paths = recorded(policy)
+    for twin in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        twin_paths = recorded(twin)
+        assert torch.equal(twin_paths.actions, paths.actions)
+        assert twin_paths.record.hidden[0].data_ptr() != paths.record.hidden[0].data_ptr()
+        torch.testing.assert_close(gfn.trajectory_log_prob(twin, twin_paths), plain(policy, paths))
+
+
+def test_flow_is_one_number_for_each_state() -> None:
+    flow = gfn.MLPFlow(D, 8, 2)
+    states = recorded(made()).states()
+    assert flow(states).shape == states.shape[:-1]
+    flow(states).sum().backward()
+    assert all(parameter.grad is not None for parameter in flow.parameters())
