@@ -133,6 +133,13 @@ struct GfnOps {
     return as_dense(*grad, compute_type(like.scalar_type()));
   }
 
+  // What the forward kept, (..., T+1, 2).
+  static Tensor saved(const Walks<Backend>& w, const Tensor& normalizers, const Tensor& like) {
+    check_shape(w.op, "normalizers", normalizers, w.with({w.shape.steps + 1, 2}), "shape (..., T+1, 2)");
+    check_device(w.op, "normalizers", normalizers, like);
+    return as_dense(normalizers, compute_type(like.scalar_type()));
+  }
+
   static Tensor trajectory_backward(const OptionalTensor& grad_log_pf, const OptionalTensor& grad_log_pb,
                                     const Tensor& logits, const Tensor& actions, const OptionalTensor& initial_state,
                                     const Tensor& normalizers) {
@@ -142,7 +149,7 @@ struct GfnOps {
     const OptionalTensor h = upstream(w, "grad_log_pb", grad_log_pb, logits);
     const Tensor grad = new_empty(logits, sizes_of(logits), logits.scalar_type());
     if (grad.numel() == 0) return grad;
-    const Tensor rows = dense(logits), sums = as_dense(normalizers, compute_type(logits.scalar_type()));
+    const Tensor rows = dense(logits), sums = saved(w, normalizers, logits);
     with_storage(logits.scalar_type(), [&](auto storage) {
       using S = decltype(storage);
       using C = Compute<S>;
@@ -208,6 +215,8 @@ struct GfnOps {
     const char* op = "masked_trajectory_log_prob_backward";
     check_masked(op, logits, mask, actions, offsets);
     check_shape(op, "grad", grad, {offsets.size(0) - 1}, "shape (B,)");
+    check_shape(op, "normalizers", normalizers, {logits.size(0)}, "shape (N,)");
+    check_device(op, "normalizers", normalizers, logits);
     const ScalarType type = compute_type(logits.scalar_type());
     const Tensor l = dense(logits), m = dense(mask), a = dense(actions), o = dense(offsets);
     const Tensor g = as_dense(grad, type), sums = as_dense(normalizers, type);

@@ -94,8 +94,9 @@ struct LinearOps : GfnOps<Backend> {
     const ScalarType type = hidden.scalar_type(), sums = compute_type(type);
     const OptionalTensor g = Base::upstream(w, "grad_log_pf", grad_log_pf, hidden);
     const OptionalTensor h = Base::upstream(w, "grad_log_pb", grad_log_pb, hidden);
-    const Tensor lse = as_dense(normalizers, sums), dense_weight = detached(weight);
-    const Tensor grad_hidden = new_empty(hidden, sizes_of(hidden), type);
+    const Tensor lse = Base::saved(w, normalizers, hidden), dense_weight = detached(weight);
+    const Tensor grad_hidden =
+        weight.size(0) > 0 ? new_empty(hidden, sizes_of(hidden), type) : new_zeros(hidden, sizes_of(hidden), type);
     const Tensor flat = torch::stable::reshape(grad_hidden, {layer.rows, layer.hidden.size(1)});
     const int64_t outputs = weight.size(0);
     Tensor grad_weight = new_zeros(hidden, sizes_of(weight), sums), grad_bias = new_zeros(hidden, {outputs}, sums);
