@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from ops.gfn_samples import MASKED, SAMPLE, TRAJECTORY, VARIANTS, sample_inputs
-from ops.samples import Inputs, Variant
+from ops.samples import Inputs, Variant, gradients
 from torch import Tensor
 
 from svgdx import ops
@@ -289,3 +289,30 @@ def test_bad_upstream_gradients() -> None:
     with pytest.raises(RuntimeError, match="svgdx::gfn_trajectory_log_prob_backward: normalizers"):
         op(torch.ones(3), None, logits, actions, None, normalizers[:2])
     assert torch.equal(op(None, None, logits, actions, None, normalizers), torch.zeros_like(logits))
+
+
+def spoilt(variant: Variant) -> Inputs:
+    """One row of three that is not valid."""
+    if variant == MASKED:
+        inputs = ragged()
+        inputs["mask"] = changed(inputs["mask"], 1, 1, value=False)
+        return inputs
+    inputs = sample_inputs(variant, LEAD, D, T, torch.float32)
+    if variant.differentiable:
+        inputs["actions"][1, 1] = inputs["actions"][1, 0]
+    else:
+        inputs["state"][1] = 1 if "forward" in variant.op else -1
+    return inputs
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_marked_on_cuda(variant: Variant) -> None:
+    """CUDA cannot stop at a value without waiting for the device: NaN, action -1, the state as it was."""
+    inputs = spoilt(variant)
+    for out, expected in zip(variant(to_device(inputs, "cuda")), variant.reference(inputs), strict=True):
+        torch.testing.assert_close(out.cpu(), expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+    if variant in TRAJECTORY:
+        rows = "hidden" if "hidden" in inputs else "logits"
+        grad = gradients(variant, to_device(inputs, "cuda"))[rows]
+        assert grad.isnan().flatten(1).any(1).tolist() == [False, True, False]

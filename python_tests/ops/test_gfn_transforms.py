@@ -73,6 +73,14 @@ def test_vmap_over_any_arguments(variant: Variant) -> None:
             torch.testing.assert_close(got, torch.stack(expected), **EXACT)
 
 
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_vmap_over_nothing(variant: Variant) -> None:
+    inputs = sample_inputs(variant, (2,), 5, 3)
+    out = mapped(variant, {n: v[None][:0] for n, v in inputs.items()}, dict.fromkeys(inputs, 0))
+    for got, expected in zip(out, variant(inputs), strict=True):
+        assert (got.shape, got.dtype) == ((0, *expected.shape), expected.dtype)
+
+
 def test_vmapped_draws_are_independent() -> None:
     """One state, mapped only over its copies' logits: a draw for each row, not the same one for all."""
     state = torch.full((6,), -1, dtype=torch.int8)

@@ -45,6 +45,7 @@ class Op:
         autocast: bool = True,
     ) -> None:
         self.name = name
+        self._fake = fake
         self._differentiable = formula is not None or gradient_of is not None
         self._ranks = ranks
         self._gradient_of = gradient_of
@@ -102,9 +103,14 @@ class Op:
             self(*(arg if dim is None else arg.select(dim, row) for arg, dim in zip(args, in_dims, strict=True)))
             for row in range(size)
         ]
+        if not rows:  # the shapes alone
+            one = self._fake(
+                *(arg if dim is None else _without(arg, dim) for arg, dim in zip(args, in_dims, strict=True))
+            )
+            rows = [one]
         if isinstance(rows[0], Tensor):
-            return torch.stack(rows), 0
-        return tuple(torch.stack(outputs) for outputs in zip(*rows, strict=True)), (0,) * len(rows[0])
+            return torch.stack(rows)[:size], 0
+        return tuple(torch.stack(outputs)[:size] for outputs in zip(*rows, strict=True)), (0,) * len(rows[0])
 
     def _gather(self, grads: Sequence[Tensor], in_dims: Sequence[int | None], args: Sequence[Any]) -> tuple[Any, Any]:
         """Gradients of the mapped rows, in the shapes of their inputs."""
@@ -196,3 +202,7 @@ def _per_row(value: Tensor, dim: int | None, shape: Sequence[int]) -> Tensor:
         return value.expand(shape)
     value = value.movedim(dim, 0)
     return value if value.dim() > 1 else value.reshape(-1, *(1,) * (len(shape) - 1)).expand(shape)
+
+
+def _without(value: Tensor, dim: int) -> Tensor:
+    return value.new_empty(value.shape[:dim] + value.shape[dim + 1 :])
