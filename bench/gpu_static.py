@@ -93,7 +93,7 @@ def short_names(mangled: Iterable[str]) -> dict[str, str]:
     done = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True)
     short = {}
     for name, full in zip(names, done.stdout.splitlines(), strict=True):
-        plain = re.sub(r"svgdx::cuda::|\((?:int|long)\)|^void ", "", full)
+        plain = re.sub(r"svgdx::(cuda::)?|\((?:int|long)\)|^void ", "", full)
         short[name] = re.sub(r"^void ", "", plain).split("(")[0]
     return short
 

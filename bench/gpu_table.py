@@ -14,14 +14,15 @@ An estimate made without a GPU, never a timing. Made by `{command}`
 with nvcc {nvcc}; source: [gpu_static.py](../gpu_static.py).
 
 - regs, occupancy: of `ptxas -v` and of CUDA's occupancy calculator, for sm_80 / 90 / 100 / 120. Where occupancy is
-  below 50 %, the comment above the kernel in csrc/svgd/cuda says why.
+  below 50 %, the comment above the kernel in csrc/*/cuda says why.
 - spills: bytes, the sum over the four architectures. shared: bytes of a block.
 - traffic: bytes of the 32-byte sectors that requests touch, against the bytes asked for; limit 1.10.
 - wavefronts: passes over the shared-memory banks by reads in inner loops, against the least; limit 1.05; a dash where
   a kernel has no such loop. Reads once per particle or per tile (jacobian.cuh, form_traces) are not inner loops; some
   of them take four times the least. Both from the SIMT harness (csrc/simt), which runs the kernels on the host.
 
-On a machine with a GPU `pytest -m gpu` runs the ops' cases on it; timings are the business of bench_svgd.py.
+On a machine with a GPU `pytest -m gpu` runs the ops' cases on it; timings are the business of bench_svgd.py and
+bench_gfn.py.
 """
 ROOFLINE = """## Roofline
 

@@ -18,11 +18,18 @@ from gpu_model import padded
 from simt import harness
 from simt.svgd_cases import TYPES, draw
 from simt.test_field_kernels import FieldCase, run_backward, run_forward
+from simt.test_gfn_kernels import Case as TrajectoryCase
+from simt.test_gfn_kernels import masked_case, run_masked
+from simt.test_gfn_kernels import run_backward as run_trajectory_backward
+from simt.test_gfn_kernels import run_forward as run_trajectory_forward
+from simt.test_gfn_sample import Case as SampleCase
+from simt.test_gfn_sample import run as run_sample
 from simt.test_jacobian_kernels import Case as JacobianCase
 from simt.test_jacobian_kernels import run_backward as run_jacobian_backward
 from simt.test_jacobian_kernels import run_forward as run_jacobian_forward
 
 PARTICLES = {"field": 160, "jacobian": 96, "median": 160}
+GFN_DIM = 256  # states and logits begin on sectors
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def instance(launch: str, kind: str, dim: int, forward: bool) -> str:
     pairs = "ForwardPairs" if forward else "BackwardPairs"
     mode = pairs if name.startswith("pair_sums") else pairs.replace("Pairs", "Product")
     base, _, arguments = name.partition("<")
-    values = {"T": kind, "Mode": mode}
+    values = {"T": kind, "S": kind, "C": "double" if kind == "double" else "float", "Mode": mode}
     if "P" in (names := re.findall(r"\w+", arguments)):
         values["P"] = str(padded(dim))
     return f"{base}<{', '.join(values[n] for n in names)}>" if names else base
@@ -110,16 +117,29 @@ def runs(kind: str, field_dims: tuple[int, ...], jacobian_dims: tuple[int, ...])
     yield by_instance(_row_sum(kind, counters=True), kind, 1, True)
 
 
+def gfn_runs(kind: str) -> Iterator[dict[str, Traffic]]:
+    """The GFlowNet family for one storage type. At dimensions whose rows begin inside a sector, two requests that share
+    one count it twice: up to 1.2 times in the rows' kernels, 1.5 in the sampling kernel; a cache reads it once."""
+    checked = harness.load("checked")
+    case = TrajectoryCase(kind, (1, 6, GFN_DIM), 0)
+    results = [*run_trajectory_forward(checked, case, counters=True)]
+    results.append(run_trajectory_backward(checked, case, counters=True))
+    results += [run_sample(checked, SampleCase(kind, 6, GFN_DIM, f, 0), counters=True)[2] for f in (True, False)]
+    results += run_masked(checked, kind, masked_case(kind, 400, GFN_DIM, 0), counters=True)
+    yield from (by_instance(result, kind, GFN_DIM, True) for result in results)
+
+
 def measure(
     kinds: tuple[str, ...] = ("float", "double"),
     field_dims: tuple[int, ...] = (2, 4, 8, 16, 64),
     jacobian_dims: tuple[int, ...] = (2, 4, 8, 16),
+    storage: tuple[str, ...] = ("float", "double", "Bf16", "Fp16"),
 ) -> dict[str, Traffic]:
     """By kernel instance; where several runs launch the same, the worst traffic."""
     worst: dict[str, Traffic] = {}
-    for kind in kinds:
-        for found in runs(kind, field_dims, jacobian_dims):
-            for name, traffic in found.items():
-                if name not in worst or traffic.global_ratio > worst[name].global_ratio:
-                    worst[name] = traffic
+    found = [entry for kind in kinds for entry in runs(kind, field_dims, jacobian_dims)]
+    found += [entry for kind in storage for entry in gfn_runs(kind)]
+    for name, traffic in (item for entry in found for item in entry.items()):
+        if name not in worst or traffic.global_ratio > worst[name].global_ratio:
+            worst[name] = traffic
     return worst

@@ -25,9 +25,9 @@
 // uninitialized-read, shared-race, global-race, unwritten-output, misaligned, illegal-address (shadow.h).
 // What is not seen: memcpy and memset called by name; an index that lands inside another array; a race whose older
 // access has since been overwritten in the shadow (one write and one group of reads of the same bytes are remembered
-// per four bytes; other seeds show it); reorderings that a weak memory model allows beyond those reported as races. The counters know
-// neither caches nor registers, and take lanes to be one request when they make the same access equally often since the
-// last barrier. Atomics are not counted.
+// per four bytes; other seeds show it); reorderings that a weak memory model allows beyond those reported as races. The
+// counters know neither caches nor registers, and take lanes to be one request when they make the same access equally
+// often since the last barrier. Atomics are not counted.
 #pragma once
 
 #include <algorithm>

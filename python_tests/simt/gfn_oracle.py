@@ -43,9 +43,7 @@ def set_times(actions: np.ndarray, initial: np.ndarray) -> np.ndarray:
     times[:, dim] = ((initial >= -1) & (initial <= 1)).all(1)
     for b in range(batch):
         for t, action in enumerate(actions[b]):
-            if not 0 <= action < 2 * dim:
-                times[b, dim] = 0
-            elif times[b, action // 2] != steps:
+            if not 0 <= action < 2 * dim or times[b, action // 2] != steps:
                 times[b, dim] = 0
             else:
                 times[b, action // 2] = t

@@ -40,7 +40,7 @@ def test_registers_and_occupancy(static: Any, usages: Any) -> None:
 
 def test_traffic_and_wavefronts(static: Any) -> None:
     """One padded dimension and the large kernels; test_svgd_properties.py goes through the others."""
-    traffic = sys.modules["gpu_traffic"].measure(("float",), (4, 64), (4,))
+    traffic = sys.modules["gpu_traffic"].measure(("float",), (4, 64), (4,), ("float", "Bf16"))
     assert static.violations([], traffic) == []
     assert {name.split("<")[0] for name in traffic} == set(static.launches())
     assert traffic["field_forward_kernel<float, 4>"].least_wavefronts > 0

@@ -53,9 +53,12 @@ __global__ void __launch_bounds__(kGfnThreads)
   if (b >= segments) return;
   double sum = 0;
   if (is_segment(offsets, b, segments, rows)) {
-    const int64_t end = offsets[b + 1];
+    // From the sector in which the segment begins, so that every request of the warp begins with one.
+    const int64_t begin = offsets[b], end = offsets[b + 1];
     SVGDX_UNROLL_BY(4)
-    for (int64_t n = offsets[b] + threadIdx.x % 32; n < end; n += 32) sum += in[n];
+    for (int64_t n = begin - begin % 8 + threadIdx.x % 32; n < end; n += 32) {
+      if (n >= begin) sum += in[n];
+    }
   } else {
     sum = not_a_number<double>();
   }
