@@ -61,7 +61,8 @@ struct Walks {
     const int64_t states = sizes[sizes.size() - 2];
     SVGDX_CHECK(states >= 1, op, name, " must hold at least the row of s_0, but has shape ", text(sizes));
     shape = {product_of(lead), states - 1, dim};
-    SVGDX_CHECK(shape.steps < INT32_MAX, op, name, " has too many steps: ", shape.steps);
+    // Steps and places in a row are 32-bit numbers in the kernels.
+    SVGDX_CHECK(shape.steps < INT32_MAX && dim < INT32_MAX / 3, op, name, " is too large: ", text(sizes));
     check_dtype(op, "actions", actions_in, ScalarType::Long);
     check_device(op, "actions", actions_in, rows);
     check_shape(op, "actions", actions_in, joined(lead, {shape.steps}), "shape (..., T)");
@@ -168,6 +169,7 @@ struct GfnOps {
                            const Tensor& offsets) {
     check_floating(op, "logits", logits);
     SVGDX_CHECK(logits.dim() == 2, op, "logits must have shape (N, A), but has ", text(sizes_of(logits)));
+    SVGDX_CHECK(logits.size(1) < INT32_MAX, op, "logits is too large: ", text(sizes_of(logits)));
     check_dtype(op, "mask", mask, ScalarType::Bool);
     check_shape(op, "mask", mask, sizes_of(logits), "the shape of logits");
     check_dtype(op, "actions", actions, ScalarType::Long);
@@ -247,6 +249,7 @@ struct GfnOps {
     SVGDX_CHECK(!sizes.empty(), op, "state must have shape (..., D), but has ", text(sizes));
     const Sizes lead(sizes.begin(), sizes.end() - 1);
     const int64_t dim = sizes.back(), batch = product_of(lead);
+    SVGDX_CHECK(dim < INT32_MAX / 3, op, "state is too large: ", text(sizes));
     check_shape(op, "logits", logits, joined(lead, {3 * dim}), "shape (..., 3D)");
     SVGDX_CHECK(std::isfinite(temperature) && temperature > 0, op, "temperature must be positive and finite, but is ",
                 temperature);
