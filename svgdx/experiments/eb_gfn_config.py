@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svgdx.experiments.errors import UsageError
-from svgdx.experiments.settings import Settings, option
+from svgdx.experiments.settings import Settings, flag, option
 
 SYNTHETIC = ("2spirals", "8gaussians", "circles", "moons", "pinwheel", "swissroll", "checkerboard")
 IMAGES = ("digits", "mnist", "omniglot", "silhouettes")
@@ -116,6 +116,14 @@ class EBGFNConfig(Settings):
         config = cls(**(defaults | given))
         config.validate()
         return config
+
+    def command(self) -> str:
+        """The command, without --out, that trains with these settings: those that are not the data set's defaults."""
+        usual = dataclasses.asdict(type(self)()) | DATA_DEFAULTS.get(self.data, {})
+        usual["warmup"] = self.iterations if self.iterations != usual["iterations"] else usual["warmup"]
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value != usual[name]}
+        options = [f"{flag(name)} {value}" for name, value in ({"data": self.data} | given).items()]
+        return " ".join(["svgdx train eb-gfn", *options])
 
     def validate(self) -> None:
         super().validate()

@@ -104,7 +104,8 @@ def _loop(trainer: Trainer, folder: RunFolder, writer: SummaryWriter, stop: list
     with tqdm(total=total, initial=trainer.step, unit="step", disable=quiet, mininterval=0.5) as bar:
         while trainer.step < total and not stop:
             begin = time.perf_counter()
-            quantities = trainer.update()
+            with _divergence_named(trainer):
+                quantities = trainer.update()
             trainer.seconds += time.perf_counter() - begin
             step, last = trainer.step, trainer.step == total
             if last or step % options.log_every == 0 or step % options.eval_every == 0:
@@ -121,19 +122,35 @@ def _loop(trainer: Trainer, folder: RunFolder, writer: SummaryWriter, stop: list
 
 
 def _save(trainer: Trainer, folder: RunFolder) -> None:
-    tensors = trainer.tensors()
     # An update can overflow although its gradient was finite: the last good checkpoint must not be displaced.
+    tensors = _finite_tensors(trainer)
+    folder.save(trainer.step, tensors, trainer.options.keep_checkpoints, trainer.seconds)
+
+
+def _finite_tensors(trainer: Trainer) -> dict[str, Tensor]:
+    tensors = trainer.tensors()
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise DivergedError(f"step {trainer.step}: {name} is not finite")
-    folder.save(trainer.step, tensors, trainer.options.keep_checkpoints, trainer.seconds)
+    return tensors
+
+
+@contextmanager
+def _divergence_named(trainer: Trainer) -> Iterator[None]:
+    """Ops refuse NaN with errors of their own: where a parameter is not finite, that is what is told."""
+    try:
+        yield
+    except RuntimeError:
+        _finite_tensors(trainer)
+        raise
 
 
 def _record(trainer: Trainer, folder: RunFolder, writer: SummaryWriter, quantities: dict[str, float]) -> str:
     """Logs one step, with an evaluation where one is due."""
     step = trainer.step
     due = step % trainer.options.eval_every == 0 or step == trainer.last_step
-    record, text = trainer.record(quantities, folder, due)
+    with _divergence_named(trainer):
+        record, text = trainer.record(quantities, folder, due)
     folder.append_metrics({"step": step} | record)
     for name, value in record.items():
         writer.add_scalar(name, value, step)
