@@ -125,14 +125,14 @@ def _annealed(trainer: EnergyTrainer, points: Tensor, settings: EvaluationSettin
         settings.ais_transition,
         settings.ais_steps,
     )
-    facts = {
-        "points": len(points),
+    facts: dict[str, Any] = {
         "temperatures": settings.ais_temperatures,
         "chains": settings.ais_chains,
         "moves": f"{settings.ais_steps} {settings.ais_transition}",
     }
     nll = evaluation.energy_nll(trainer.energy, points, log_z)
     found = [Figure("ais_log_z", "log Z of the energy by AIS", log_z, "nats", error, facts)]
+    facts = {"points": len(points)} | facts
     return found + _nll("energy_nll_ais", "NLL of the energy by AIS", nll, trainer, facts, error)
 
 
