@@ -2,6 +2,7 @@
 256 x 3, batch 128, K = D; and the peak memory of a training step at D = 784.
 
 pytest bench/bench_ebgfn.py --benchmark-json bench/results/ebgfn.json
+python bench/render.py bench/results/ebgfn.json bench/results/ebgfn
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def time_calls(benchmark: Any, call: Any) -> None:
     start = time.perf_counter()
     call()
     rounds = int(min(100, max(5, SECONDS / (time.perf_counter() - start))))
+    benchmark.group = f"D = {DIM}, hidden {HIDDEN} x 3, batch {BATCH}, K = D"
+    benchmark.extra_info["sizes"] = "part"
     benchmark.pedantic(call, rounds=rounds, warmup_rounds=2)
 
 

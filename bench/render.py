@@ -21,7 +21,10 @@ def load(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, dict[str, Row]]]
         test = entry["name"].split("[")[0].removeprefix("test_").replace("_", " + ")
         if entry["params"].get("device") == "cuda":
             test += ", CUDA"
-        shape = str(tuple(entry["params"]["shape"])).strip("()")
+        if "shape" in entry["params"]:
+            shape = str(tuple(entry["params"]["shape"])).strip("()")
+        else:  # parts of one whole: a row each
+            test, shape = entry["group"], test.replace(" + ", " ")
         values = {"median": entry["stats"]["median"], "memory": entry["extra_info"].get("memory")}
         values["sizes"] = entry["extra_info"].get("sizes", "B, M, D")
         results[test][shape][entry["params"]["peer"]] = values
