@@ -53,6 +53,7 @@ def test_gradient_is_that_of_autograd(
     """With the logits recorded and with the last layer computed again, recorded and replayed, in several chunks."""
     monkeypatch.setattr(_record, "LOGITS_BYTES", bytes_of_logits)
     monkeypatch.setattr(_record, "CHUNK_ROWS", 20)
+    monkeypatch.setattr(_record, "LINEAR_ROWS", 20)
     policy = made(activation=activation, learnt_backward=learnt_backward)
     paths = recorded(policy, steps=steps)
     assert (paths.record.logits is None) == (bytes_of_logits == 500)

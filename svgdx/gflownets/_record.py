@@ -11,12 +11,14 @@ from torch import Tensor
 
 from svgdx.gflownets import _inner_ops
 from svgdx.gflownets.policies import ACTIVATIONS, MLPPolicy
-from svgdx.gflownets.trajectories import Trajectories
+from svgdx.gflownets.trajectories import VOID, Trajectories
 
 # Logits of all states are kept up to this size; beyond it they are computed again, chunk by chunk.
 LOGITS_BYTES = 64 * 2**20
-# Rows (trajectory, time) that the backward works on at once: their gradients stay in the cache.
-CHUNK_ROWS = 2048
+# States that the layers work on at once: their gradients stay in the cache.
+CHUNK_ROWS = 1024
+# The same where the last layer is computed again.
+LINEAR_ROWS = 4096
 
 
 class Weights:
@@ -42,16 +44,20 @@ class Weights:
 
 
 class Record:
-    """Activations (B, T+1, H) of each layer, logits where they are small, and the normalizers of both softmaxes."""
+    """Activations (T+1, B, H) of each layer in the order of the visit, which for backward rows is from s_T to s_0.
 
-    def __init__(self, weights: Weights, batch: int, steps: int) -> None:
+    Beside them the logits (B, T+1, 3D) where they are small and the normalizers (B, T+1, 2), both in forward order.
+    The first `split` rows are forward ones.
+    """
+
+    def __init__(self, weights: Weights, batch: int, split: int, steps: int) -> None:
         policy = weights.policy
         self.weights = weights
+        self.batch, self.split, self.steps = batch, split, steps
         self.buffers = policy.buffers_of_rollouts.lend(self)
         self.generation = self.buffers.generation
         device, dtype = weights.first.device, weights.dtype
-        width = weights.first.shape[0]
-        shape = (batch, steps + 1, width)
+        shape = (steps + 1, batch, weights.first.shape[0])
         self.hidden = [self.buffers.take(f"hidden {i}", shape, dtype, device) for i in range(1 + len(weights.deeper))]
         self.logits: Tensor | None = None
         if batch * (steps + 1) * 3 * policy.dim * dtype.itemsize <= LOGITS_BYTES:
@@ -62,52 +68,105 @@ class Record:
         """Whether the activations are still those of the policy as it is."""
         return self.buffers.generation == self.generation and self.weights.current()
 
+    def forward_order(self, layer: Tensor, rows: slice) -> Tensor:
+        """Some rows of one kind, (T+1, n, .) by visit, as (n, T+1, .) by time; and back, as it is its own inverse."""
+        part = layer[:, rows].transpose(0, 1)
+        return (part if rows.stop <= self.split else part.flip(1)).contiguous()
+
     def gradients(self, trajectories: Trajectories, grad_pf: Tensor, grad_pb: Tensor) -> list[Tensor]:
         """Gradients of the policy's parameters, in their order, from those of log_pf and log_pb (B)."""
         policy = self.weights.policy
-        totals = [torch.zeros_like(parameter) for parameter in policy.parameters()]
+        sums = _Gradients(self, trajectories)
+        if self.logits is not None:
+            self._from_logits(sums, trajectories, grad_pf, grad_pb)
+        else:
+            for start, stop in ((0, self.split), (self.split, self.batch)):
+                size = max(1, LINEAR_ROWS // (self.steps + 1))
+                for first in range(start, stop, size):
+                    rows = slice(first, min(first + size, stop))
+                    self._from_last_layer(sums, trajectories, rows, grad_pf, grad_pb)
         if not policy.learnt_backward:
-            for i in (-2, -1):
-                totals[i] = torch.zeros_like(self.weights.head[i], dtype=totals[i].dtype)
-        batch, states = self.hidden[0].shape[:2]
-        rows = max(1, CHUNK_ROWS // states)
-        for start in range(0, batch, rows):
-            chunk = slice(start, min(start + rows, batch))
-            self._add_gradients(totals, trajectories, chunk, grad_pf[chunk], grad_pb[chunk])
-        if not policy.learnt_backward:
-            totals[-2:] = [total[: 2 * policy.dim] for total in totals[-2:]]
-        return totals
+            sums.totals[-2:] = [total[: 2 * policy.dim] for total in sums.totals[-2:]]
+        return sums.totals
 
-    def _add_gradients(
-        self, totals: list[Tensor], trajectories: Trajectories, chunk: slice, grad_pf: Tensor, grad_pb: Tensor
+    def _from_logits(self, sums: _Gradients, paths: Trajectories, grad_pf: Tensor, grad_pb: Tensor) -> None:
+        assert self.logits is not None
+        assert self.normalizers is not None
+        grad = _inner_ops.trajectory_backward(
+            grad_pf, grad_pb, self.logits, paths.actions, paths.initial, self.normalizers
+        )
+        forward, backward = grad[: self.split].transpose(0, 1), grad[self.split :].transpose(0, 1)
+        size = max(1, CHUNK_ROWS // max(1, self.batch))
+        for start in range(0, self.steps + 1, size):
+            times = slice(start, min(start + size, self.steps + 1))
+            late = backward[self.steps + 1 - times.stop : self.steps + 1 - times.start]
+            block = torch.cat([forward[times], late.flip(0)], 1).flatten(0, 1)
+            sums.head(block, times)
+
+    def _from_last_layer(
+        self, sums: _Gradients, paths: Trajectories, rows: slice, grad_pf: Tensor, grad_pb: Tensor
     ) -> None:
         assert self.normalizers is not None
-        actions, initial, normalizers = (
-            trajectories.actions[chunk],
-            trajectories.initial[chunk],
-            self.normalizers[chunk],
-        )
-        last = self.hidden[-1][chunk]
         weight, bias = self.weights.head
-        if self.logits is not None:
-            grads = (grad_pf, grad_pb, self.logits[chunk], actions, initial, normalizers)
-            grad_logits = _inner_ops.trajectory_backward(*grads).flatten(0, 1)
-            _accumulate(totals[-2:], grad_logits, last.flatten(0, 1))
-            grad = torch.mm(grad_logits, weight)
-        else:
-            grad_last, *grad_head = _inner_ops.linear_backward(
-                grad_pf, grad_pb, last, weight, bias, actions, initial, normalizers
-            )
-            for total, part in zip(totals[-2:], grad_head, strict=True):
-                total.add_(part)
-            grad = grad_last.flatten(0, 1)
-        backward_ = ACTIVATIONS[self.weights.policy.activation].backward_
-        for i in range(len(self.hidden) - 1, 0, -1):
-            backward_(grad, self.hidden[i][chunk].flatten(0, 1))
-            _accumulate(totals[2 * i : 2 * i + 2], grad, self.hidden[i - 1][chunk].flatten(0, 1))
-            grad = torch.mm(grad, self.weights.deeper[i - 1][0])
-        backward_(grad, self.hidden[0][chunk].flatten(0, 1))
-        _accumulate(totals[:2], grad, trajectories.states(grad.dtype, chunk).flatten(0, 1))
+        last = self.forward_order(self.hidden[-1], rows)
+        grad_last, *grad_head = _inner_ops.linear_backward(
+            grad_pf[rows],
+            grad_pb[rows],
+            last,
+            weight,
+            bias,
+            paths.actions[rows],
+            paths.initial[rows],
+            self.normalizers[rows],
+        )
+        for total, part in zip(sums.totals[-2:], grad_head, strict=True):
+            total.add_(part)
+        if rows.stop > self.split:
+            grad_last = grad_last.flip(1)
+        sums.layers(grad_last.transpose(0, 1).flatten(0, 1), slice(0, self.steps + 1), rows)
+
+
+class _Gradients:
+    """Sums of the gradients of all parameters, to which blocks of visits and rows add their part."""
+
+    def __init__(self, record: Record, trajectories: Trajectories) -> None:
+        self.record = record
+        weights = record.weights
+        self.totals = [torch.zeros_like(parameter) for parameter in weights.policy.parameters()]
+        if not weights.policy.learnt_backward:
+            self.totals[-2:] = [torch.zeros_like(part, dtype=weights.first.dtype) for part in weights.head]
+        self.backward_ = ACTIVATIONS[weights.policy.activation].backward_
+        self.set_times = trajectories.set_times()
+        self.final = trajectories.final.to(weights.dtype)
+        visit = torch.arange(record.steps + 1, dtype=torch.int32, device=self.final.device).unsqueeze(1)
+        self.times = torch.cat(
+            [visit.expand(-1, record.split), (record.steps - visit).expand(-1, record.batch - record.split)], 1
+        )
+        self.memory: list[Tensor] = []
+
+    def head(self, grad_logits: Tensor, times: slice) -> None:
+        """The part of some visits of all rows, from the gradient of their logits (n, 3D)."""
+        _accumulate(self.totals[-2:], grad_logits, self.record.hidden[-1][times].flatten(0, 1))
+        self.layers(self._product(grad_logits, self.record.weights.head[0]), times, slice(None))
+
+    def layers(self, grad: Tensor, times: slice, rows: slice) -> None:
+        """The part of the layers below the head, from the gradient of the last one's activations (n, H)."""
+        hidden = [layer[times, rows].flatten(0, 1) for layer in self.record.hidden]
+        for i in range(len(hidden) - 1, 0, -1):
+            self.backward_(grad, hidden[i])
+            _accumulate(self.totals[2 * i : 2 * i + 2], grad, hidden[i - 1])
+            grad = self._product(grad, self.record.weights.deeper[i - 1][0])
+        self.backward_(grad, hidden[0])
+        is_set = self.set_times[rows] < self.times[times, rows].unsqueeze(-1)
+        _accumulate(self.totals[:2], grad, torch.where(is_set, self.final[rows], VOID).flatten(0, 1))
+
+    def _product(self, grad: Tensor, weight: Tensor) -> Tensor:
+        """grad @ weight, in one of two pieces of memory that stay in the cache."""
+        if not self.memory or self.memory[0].shape[0] < len(grad):
+            self.memory = [grad.new_empty(len(grad), self.record.hidden[0].shape[2]) for _ in range(2)]
+        # The other piece may hold grad.
+        self.memory.reverse()
+        return torch.mm(grad, weight, out=self.memory[0][: len(grad)])
 
 
 class RecordedLogProb(torch.autograd.Function):
@@ -138,27 +197,42 @@ def replay(policy: MLPPolicy, trajectories: Trajectories) -> Trajectories:
     """Records given trajectories under the policy as it is, by products over all states."""
     weights = Weights(policy)
     batch, steps = trajectories.actions.shape
-    record = Record(weights, batch, steps)
+    record = Record(weights, batch, batch, steps)
     into = ACTIVATIONS[policy.activation].into
-    rows = max(1, CHUNK_ROWS // (steps + 1))
-    for start in range(0, batch, rows):
-        chunk = slice(start, min(start + rows, batch))
-        states = trajectories.states(weights.first.dtype, chunk).flatten(0, 1)
+    set_times, final = trajectories.set_times(), trajectories.final.to(weights.first.dtype)
+    size = max(1, CHUNK_ROWS // max(1, batch))
+    for start in range(0, steps + 1, size):
+        times = torch.arange(start, min(start + size, steps + 1), device=final.device)
+        states = torch.where(set_times < times[:, None, None], final, VOID).flatten(0, 1)
         here = torch.addmm(weights.first_bias, states, weights.first.t()).to(weights.dtype)
-        hidden = [layer[chunk].flatten(0, 1) for layer in record.hidden]
+        hidden = [layer[start : start + size].flatten(0, 1) for layer in record.hidden]
         into(here, hidden[0])
         for i, (weight, bias) in enumerate(weights.deeper):
             torch.addmm(bias, hidden[i], weight.t(), out=hidden[i + 1])
             into(hidden[i + 1], hidden[i + 1])
         if record.logits is not None:
-            torch.addmm(weights.head[1], hidden[-1], weights.head[0].t(), out=record.logits[chunk].flatten(0, 1))
+            logits = torch.addmm(weights.head[1], hidden[-1], weights.head[0].t())
+            record.logits[:, start : start + size] = logits.view(-1, batch, logits.shape[1]).transpose(0, 1)
     actions, initial = trajectories.actions, trajectories.initial
     if record.logits is not None:
         sums = _inner_ops.trajectory_forward(record.logits, actions, initial)
     else:
-        sums = _inner_ops.linear_forward(record.hidden[-1], *weights.head, actions, initial)
+        sums = _by_rows(record, trajectories)
     log_pf, log_pb, record.normalizers = sums
     return dataclasses.replace(trajectories, log_pf=log_pf, log_pb=log_pb, record=record)
+
+
+def _by_rows(record: Record, trajectories: Trajectories) -> tuple[Tensor, Tensor, Tensor]:
+    """log_pf, log_pb and normalizers from the last layer's activations."""
+    size = max(1, LINEAR_ROWS // (record.steps + 1))
+    parts = []
+    for start in range(0, record.batch, size):
+        rows = slice(start, min(start + size, record.batch))
+        last = record.forward_order(record.hidden[-1], rows)
+        path = trajectories.actions[rows], trajectories.initial[rows]
+        parts.append(_inner_ops.linear_forward(last, *record.weights.head, *path))
+    log_pf, log_pb, normalizers = (torch.cat(part) for part in zip(*parts, strict=True))
+    return log_pf, log_pb, normalizers
 
 
 def _accumulate(totals: Sequence[Tensor], grad: Tensor, inputs: Tensor) -> None:

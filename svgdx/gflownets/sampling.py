@@ -96,12 +96,16 @@ class _Run:
         self.start = forward, backward
         self.forward, self.backward = forward, backward
         self.split, batch = len(forward), len(forward) + len(backward)
-        self.actions = torch.empty(batch, steps, dtype=torch.int64, device=forward.device)
+        self.moves = torch.empty(steps, batch, dtype=torch.int64, device=forward.device)
+        self.dim = forward.shape[1]
+        # What erasing each location takes back: 2D + its action.
+        every = torch.arange(self.dim, device=forward.device)
+        self.erasures = torch.add(2 * (every + self.dim), backward)
         self.uniform_backward = not getattr(policy, "learnt_backward", True)
         self.record: Record | None = None
         if isinstance(policy, MLPPolicy):
             weights = Weights(policy)
-            self.record = Record(weights, batch, steps) if record else None
+            self.record = Record(weights, batch, self.split, steps) if record else None
             self.network: _Network = _Incremental(weights, forward, backward, self.record)
         else:
             self.network = _Plain(policy, self.uniform_backward)
@@ -111,34 +115,34 @@ class _Run:
         logits = self.network.logits(step, self.forward, self.backward)
         if self.window is not None:
             self.window.add(self, step, logits)
-        split, last = self.split, self.steps - 1 - step
+        split = self.split
+        made = []
         if split > 0:
             offset = (_STREAMS * stream + _FORWARD_STREAM << 32) + step
             action, _, self.forward = ops.gfn_sample_forward(
                 logits[:split], self.forward, seed, offset, temperature, epsilon
             )
-            self.actions[:split, step] = action
+            made.append(action)
         if len(self.backward) > 0:
             offset = (_STREAMS * stream + _BACKWARD_STREAM << 32) + step
             chance = 1.0 if self.uniform_backward else 0.0
-            location, _, state = ops.gfn_sample_backward(logits[split:], self.backward, seed, offset, 1.0, chance)
-            bit = self.backward.gather(1, location.unsqueeze(1)).squeeze(1)
-            self.backward = state
-            torch.add(bit, location, alpha=2, out=self.actions[split:, last])
-        if step < self.steps - 1 or self.window is not None:
-            self.network.move(self._made(step))
+            location, _, self.backward = ops.gfn_sample_backward(
+                logits[split:], self.backward, seed, offset, 1.0, chance
+            )
+            made.append(_chosen(self.erasures, location))
+        if made:
+            self.network.move(torch.cat(made, out=self.moves[step]))
 
-    def _made(self, step: int) -> Tensor:
-        """This step's actions, (B,), those that were taken back shifted by 2D."""
-        if len(self.backward) == 0:
-            return self.actions[:, step]
-        erased = self.actions[self.split :, self.steps - 1 - step] + 2 * self.backward.shape[1]
-        return erased if self.split == 0 else torch.cat([self.actions[: self.split, step], erased])
+    def actions(self, steps: slice) -> Tensor:
+        """Actions of some steps in forward order, (B, n)."""
+        moves = self.moves[steps]
+        backward = moves[:, self.split :].flip(0).sub_(2 * self.dim)
+        return torch.cat([moves[:, : self.split], backward], 1).t().contiguous()
 
     def finish(self) -> Trajectories:
         forward, backward = self.start
         initial = torch.cat([forward, self.backward])
-        made = Trajectories(initial, self.actions, torch.cat([self.forward, backward]))
+        made = Trajectories(initial, self.actions(slice(self.steps)), torch.cat([self.forward, backward]))
         if self.window is not None:
             self.window.add(self, self.steps, self.network.logits(self.steps, self.forward, self.backward))
             made.log_pf, made.log_pb = self.window.log_pf, self.window.log_pb
@@ -193,10 +197,9 @@ class _Window:
         split = run.split
         early = slice(self.first, self.first + width)
         late = slice(run.steps - early.stop, run.steps - early.start)
-        actions = torch.cat([run.actions[:split, early], run.actions[split:, late]])
         initial = torch.cat([self.begin, run.backward])
         logits = self.logits[:, : width + 1]
-        log_pf, log_pb, normalizers = _inner_ops.trajectory_forward(logits.contiguous(), actions, initial)
+        log_pf, log_pb, normalizers = _inner_ops.trajectory_forward(logits.contiguous(), run.actions(early), initial)
         self.log_pf = log_pf if self.log_pf is None else self.log_pf + log_pf
         self.log_pb = log_pb if self.log_pb is None else self.log_pb + log_pb
         if run.record is None:
@@ -226,14 +229,13 @@ class _Plain:
 class _Incremental:
     """An MLPPolicy whose first layer is kept before its activation and updated by the one column that a move changes.
 
-    With a record every layer writes straight into it: forward rows at time `step`, backward rows at time T - step.
+    With a record every layer writes straight into it.
     """
 
     def __init__(self, weights: Weights, forward: Tensor, backward: Tensor, record: Record | None) -> None:
         states = torch.cat([forward, backward]).to(weights.first.dtype)
         self.weights = weights
         self.record = record
-        self.split, self.batch = len(forward), len(states)
         self.argument = torch.addmm(weights.first_bias, states, weights.first.t())
         # Row 2 location + bit is what setting void (-1) to bit adds; erasing, 2D further down, takes it away.
         columns = weights.first.t()
@@ -242,25 +244,15 @@ class _Incremental:
         self.into = ACTIVATIONS[weights.policy.activation].into
         width = weights.first.shape[0]
         layers = 0 if record is not None else 1 + len(weights.deeper)
-        self.hidden = [states.new_empty(self.batch, width, dtype=weights.dtype) for _ in range(layers)]
-        self.out = states.new_empty(self.batch, weights.head[0].shape[0], dtype=weights.dtype)
+        self.hidden = [states.new_empty(len(states), width, dtype=weights.dtype) for _ in range(layers)]
+        self.out = states.new_empty(len(states), weights.head[0].shape[0], dtype=weights.dtype)
 
     def move(self, actions: Tensor) -> None:
-        self.argument.add_(self.table.index_select(0, actions))
+        self.argument.add_(_rows(self.table, actions))
 
     def logits(self, step: int, forward: Tensor, backward: Tensor) -> Tensor:
-        if self.record is None:
-            self._layers(self.argument, self.hidden, self.out)
-            return self.out
-        split, steps = self.split, self.record.hidden[0].shape[1] - 1
-        for rows, time in ((slice(0, split), step), (slice(split, self.batch), steps - step)):
-            if rows.start < rows.stop:
-                hidden = [layer[rows, time] for layer in self.record.hidden]
-                self._layers(self.argument[rows], hidden, self.out[rows])
-        return self.out
-
-    def _layers(self, argument: Tensor, hidden: list[Tensor], out: Tensor) -> None:
-        into = self.into
+        into, argument = self.into, self.argument
+        hidden = self.hidden if self.record is None else [layer[step] for layer in self.record.hidden]
         if argument.dtype == hidden[0].dtype:
             into(argument, hidden[0])
         else:
@@ -269,7 +261,20 @@ class _Incremental:
         for i, (weight, bias) in enumerate(self.weights.deeper):
             torch.addmm(bias, hidden[i], weight.t(), out=hidden[i + 1])
             into(hidden[i + 1], hidden[i + 1])
-        torch.addmm(self.weights.head[1], hidden[-1], self.weights.head[0].t(), out=out)
+        weight, bias = self.weights.head
+        return torch.addmm(bias, hidden[-1], weight.t(), out=self.out)
+
+
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    """Rows of the table; off the CPU, where an action that cannot be drawn is -1 and no error, any row for it."""
+    return table.index_select(0, index if index.device.type == "cpu" else index.clamp(min=0))
+
+
+def _chosen(table: Tensor, index: Tensor) -> Tensor:
+    """An entry of each row of the table; -1 where the index is -1."""
+    if index.device.type == "cpu":
+        return table.gather(1, index.unsqueeze(1)).squeeze(1)
+    return torch.where(index < 0, -1, table.gather(1, index.clamp(min=0).unsqueeze(1)).squeeze(1))
 
 
 def logits_of(policy: nn.Module, states: Tensor) -> Tensor:

@@ -43,14 +43,16 @@ class Trajectories:
 
     def states(self, dtype: torch.dtype = torch.int8, rows: slice = slice(None)) -> Tensor:
         """s_0 .. s_T of some rows, (B, T+1, D)."""
-        initial, actions, final = self.initial[rows], self.actions[rows], self.final[rows]
-        steps = actions.shape[-1]
-        time = torch.arange(steps + 1, dtype=torch.int32, device=actions.device)
-        # The step that sets each location; what is set from the start has -1, what stays void never gets its turn.
-        set_at = torch.where(initial == VOID, steps, -1).to(torch.int32)
-        set_at.scatter_(1, actions >> 1, time[:steps].expand(actions.shape))
-        is_set = set_at.unsqueeze(1) < time[:, None]
-        return torch.where(is_set, final.to(dtype).unsqueeze(1), torch.tensor(VOID, dtype=dtype, device=final.device))
+        time = torch.arange(self.actions.shape[1] + 1, dtype=torch.int32, device=self.actions.device)
+        is_set = self.set_times()[rows].unsqueeze(1) < time[:, None]
+        return torch.where(is_set, self.final[rows].to(dtype).unsqueeze(1), VOID)
+
+    def set_times(self) -> Tensor:
+        """The step that sets each location, (B, D) int32: -1 where it is set in s_0, T where it stays void."""
+        steps = self.actions.shape[1]
+        times = torch.where(self.initial == VOID, steps, -1).to(torch.int32)
+        order = torch.arange(steps, dtype=torch.int32, device=times.device)
+        return times.scatter_(1, self.actions >> 1, order.expand(self.actions.shape))
 
 
 def void_states(count: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
