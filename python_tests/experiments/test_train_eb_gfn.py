@@ -26,7 +26,8 @@ from svgdx.experiments.train_eb_gfn import trainer_of
 SMALL: dict[str, Any] = {
     "data": "ising", "side": 3, "sigma": 0.2, "samples": 100, "iterations": 8, "batch": 6, "hidden": 8, "depth": 2,
     "energy_hidden": 8, "energy_depth": 2, "eval_every": 4, "eval_points": 10, "eval_paths": 2, "final_points": 0,
-    "checkpoint_every": 2, "log_every": 1,
+    "checkpoint_every": 2, "log_every": 1, "energy_lr": 1e-3, "policy_lr": 1e-3, "energy_l1": 0, "lr_decay": "none",
+    "negatives": "data", "k_schedule": "anneal", "mh": "metropolis", "loss": "tb",
 }  # fmt: skip
 
 
@@ -212,7 +213,7 @@ def run_until(out: Path, lines: int, number: signal.Signals) -> subprocess.Popen
     command = [sys.executable, "-m", "svgdx.cli", *options(out, **LONG)]
     # Away from the repo: the installed package runs, not the source tree.
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=out.parent)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     metrics = out / "metrics.jsonl"
     while process.poll() is None and time.monotonic() < deadline:
         if metrics.exists() and metrics.read_bytes().count(b"\n") > lines:
@@ -235,7 +236,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_killed_run_resumes_to_the_same_numbers(unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert run_until(out, 20, signal.SIGKILL).returncode == -signal.SIGKILL
+    assert run_until(out, 8, signal.SIGKILL).returncode == -signal.SIGKILL
     saved = checkpoint.load(newest(out), "eb-gfn").seconds
     assert resume(out) == 0
     assert_same_run(out, unbroken)
@@ -244,7 +245,7 @@ def test_killed_run_resumes_to_the_same_numbers(unbroken: Path, tmp_path: Path) 
 
 def test_interrupted_run_ends_with_a_checkpoint_and_resumes(unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = run_until(out, 20, signal.SIGTERM)
+    process = run_until(out, 8, signal.SIGTERM)
     assert process.returncode == 130
     assert process.stderr is not None
     message = process.stderr.read().decode()
@@ -284,7 +285,7 @@ REFUSED = {
     "temperature of zero": (["--temperature=0"], "--temperature"),
     "mean never moves": (["--ema=1"], "--ema"),
     "grid too small": (["--side=2"], "--side"),
-    "k of an annealed run": (["--k=3"], "--k"),
+    "k of an annealed run": (["--k=3"], "--k:"),
     "mnist without a folder": (["--data=mnist"], "--data-root"),
     "missing data folder": (["--data=omniglot", "--data-root=no/such/folder"], "no/such/folder"),
     "folder for digits": (["--data=digits", "--data-root=."], "--data-root"),
