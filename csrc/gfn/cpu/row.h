@@ -92,8 +92,8 @@ SVGDX_INLINE C fill_masked(const C* logits, int64_t n, const Mask<C>* set_times,
   return horizontal_max<C>(larger<C>(most, also));
 }
 
-// log sum exp of the n entries of a padded buffer whose largest is `most`. The logits of the caller's next row are asked
-// for meanwhile: the exponentials hide the time that memory takes.
+// log sum exp of the n entries of a padded buffer whose largest is `most`. The logits of the caller's next row are
+// asked for meanwhile: the exponentials hide the time that memory takes.
 template <class C, class S>
 SVGDX_INLINE C log_sum_exp(const C* buffer, int64_t n, C most, const S* next) {
   const Vec<C> scale = splat(kLog2e<C>), largest = splat(most);
