@@ -53,7 +53,7 @@ class EBGFNTrainer(EnergyTrainer):
         if config.ema > 0:
             self.modules["averaged"] = self.averaged.requires_grad_(False)
         if config.negatives == "persistent":
-            self.chains = self.task.batch(config.batch, self.seed(DATA))
+            self.chains = self.task.batch(config.chains or config.batch, self.seed(DATA))
 
     def negatives(self, data: Tensor, quantities: dict[str, float]) -> tuple[Tensor, Tensor]:
         self._train_policy(data, quantities)
@@ -68,10 +68,10 @@ class EBGFNTrainer(EnergyTrainer):
         proposal = gflownets.back_and_forth(self.policy, start, k, self.seed(PROPOSAL))
         # One forward pass; a rejected move keeps its start, whose energy is known as well.
         parts = [data, proposal.x_new] if self.chains is None else [data, proposal.x_new, start]
-        of_data, of_new, *of_start = self.energy(torch.cat(parts).float()).split(len(data))
+        of_data, of_new, *of_start = self.energy(torch.cat(parts).float()).split([len(part) for part in parts])
         of_old = of_start[0] if of_start else of_data
         if config.mh == "none":
-            x_next, accepted = proposal.x_new, torch.ones(len(data), dtype=torch.bool)
+            x_next, accepted = proposal.x_new, torch.ones(len(start), dtype=torch.bool)
             quantities["acceptance"] = 1.0
         else:
             x_next, accepted, probability = gflownets.accept(

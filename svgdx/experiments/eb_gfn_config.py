@@ -25,11 +25,12 @@ _IMAGES_28 = {
 # What differs from the defaults of the fields, which are those of 2-D data.
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
     "pinwheel": {"batch": 125},
-    # Persistent chains: with few moves accepted, negatives that start at data lean towards it, and the penalty wins.
+    # Chains that are kept: where few moves are accepted, negatives that start at data hardly differ from it, and the
+    # penalty wins. Short moves, as J is to be found before the policy knows the couplings.
     "ising": {
-        "iterations": 2000, "warmup": 2000, "energy_lr": 2e-3, "energy_l1": 0.03, "negatives": "persistent",
-        "policy_lr": 2e-3, "lr_decay": "linear", "decay_share": 0.6, "eval_every": 200, "eval_points": 200,
-        "final_points": 2000,
+        "iterations": 3000, "hidden": 128, "depth": 2, "loss": "vargrad", "policy_lr": 2e-3, "negatives": "persistent",
+        "chains": 1024, "k_schedule": "fixed", "k": 10, "energy_lr": 1e-3, "energy_l1": 0.03, "lr_decay": "linear",
+        "decay_share": 0.7, "eval_every": 200, "eval_points": 200, "final_points": 2000, "checkpoint_every": 200,
     },
     "digits": {
         "batch": 64, "loss": "vargrad", "policy_lr": 3e-3, "energy_lr": 5e-4, "energy_activation": "silu",
@@ -54,7 +55,7 @@ class EBGFNConfig(Settings):
     samples: int = option(2000, "data", "ising: samples to learn from", least=2)
 
     sampler: str = option("eb-gfn", "sampler", "what draws the negatives: EB-GFN, or persistent chains", SAMPLERS)
-    chains: int = option(0, "sampler", "pcd: chains kept; 0 takes --batch")
+    chains: int = option(0, "sampler", "pcd, and --negatives persistent: chains kept; 0 takes --batch")
     sweeps: int = option(1, "sampler", "pcd-gibbs: sweeps over all bits an update", least=1)
     flips: int = option(40, "sampler", "pcd-gwg: proposed flips an update", least=1)
 
