@@ -26,10 +26,9 @@ inline Tensor as_type(const Tensor& t, ScalarType type) {
   return t.scalar_type() == type ? t : torch::stable::to(t, type);
 }
 
-inline Tensor as_dense(const Tensor& t, ScalarType type) {
-  const Tensor typed = as_type(t, type);
-  return typed.is_contiguous() ? typed : torch::stable::contiguous(typed);
-}
+inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+inline Tensor as_dense(const Tensor& t, ScalarType type) { return dense(as_type(t, type)); }
 
 inline OptionalTensor as_dense(const OptionalTensor& t, ScalarType type) {
   return t ? OptionalTensor(as_dense(*t, type)) : std::nullopt;

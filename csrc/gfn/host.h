@@ -26,8 +26,6 @@ void with_storage(ScalarType type, F f) {
   }
 }
 
-inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-
 inline void check_dtype(const char* op, const char* name, const Tensor& t, ScalarType expected) {
   SVGDX_CHECK(t.scalar_type() == expected, op, name, " must be ", name_of(expected), ", but is ",
               name_of(t.scalar_type()));
@@ -86,8 +84,7 @@ template <class Backend>
 struct GfnOps {
   using Guard = typename Backend::Guard;
 
-  // ---- gfn_trajectory_log_prob
-  // ---------------------------------------------------------------------------------------
+  // ---- gfn_trajectory_log_prob ----
 
   static Walks<Backend> walks(const char* op, const Tensor& logits, const Tensor& actions,
                               const OptionalTensor& initial) {
@@ -162,8 +159,7 @@ struct GfnOps {
     return grad;
   }
 
-  // ---- masked_trajectory_log_prob
-  // ------------------------------------------------------------------------------------
+  // ---- masked_trajectory_log_prob ----
 
   static void check_masked(const char* op, const Tensor& logits, const Tensor& mask, const Tensor& actions,
                            const Tensor& offsets) {
@@ -235,8 +231,7 @@ struct GfnOps {
     return result;
   }
 
-  // ---- gfn_sample
-  // ----------------------------------------------------------------------------------------------------
+  // ---- gfn_sample ----
 
   static std::tuple<Tensor, Tensor, Tensor> sample(const char* op, bool forward, const Tensor& logits,
                                                    const Tensor& state, int64_t seed, int64_t offset,

@@ -1,15 +1,12 @@
 // Schemas of the GFlowNet ops and the CPU registration.
+#include "common/cpu_device.h"
 #include "common/dispatch.h"
 #include "gfn/register.h"
 
 namespace svgdx {
 namespace {
 
-struct CpuBackend {
-  struct Guard {
-    explicit Guard(const Tensor&) {}
-  };
-  static void* stream(const Tensor&) { return nullptr; }
+struct CpuBackend : CpuDevice {
   // At least two items, so that the loop is a parallel region in which torch's product stays on its thread.
   template <class F>
   static void for_blocks(int64_t count, F f) {

@@ -1,15 +1,12 @@
 // Schemas of the SVGD ops, their overloads for plain numbers, and the CPU registration.
+#include "common/cpu_device.h"
 #include "common/dispatch.h"
 #include "svgd/register.h"
 
 namespace svgdx {
 namespace {
 
-struct CpuBackend {
-  struct Guard {
-    explicit Guard(const Tensor&) {}
-  };
-  static void* stream(const Tensor&) { return nullptr; }
+struct CpuBackend : CpuDevice {
   static Tensor scratch(const Tensor& like, int64_t bytes) { return new_empty(like, {bytes}, ScalarType::Byte); }
   SVGDX_SVGD_BACKEND_MEMBERS(cpu)
 };

@@ -1,6 +1,5 @@
 // Rows of trajectories: the masks follow from set_time, so that any thread can begin at any row.
 #include "common/buffer.h"
-#include "common/check.h"
 #include "gfn/cpu/gfn_kernel.h"
 #include "gfn/cpu/row.h"
 

@@ -1,21 +1,11 @@
-// CUDA registration of the GFlowNet ops: the device guard and torch's current stream around the launches.
-#include <torch/csrc/stable/accelerator.h>
-
+// CUDA registration of the GFlowNet ops.
+#include "common/cuda/device.h"
 #include "gfn/register.h"
 
 namespace svgdx {
 namespace {
 
-struct CudaBackend {
-  struct Guard {
-    explicit Guard(const Tensor& x) : guard(x.get_device_index()) {}
-    torch::stable::accelerator::DeviceGuard guard;
-  };
-  static void* stream(const Tensor& x) {
-    void* handle = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &handle));
-    return handle;
-  }
+struct CudaBackend : CudaDevice {
   // One after the other: the stream orders them.
   template <class F>
   static void for_blocks(int64_t count, F f) {

@@ -1,0 +1,15 @@
+// The CPU has no device to guard and no stream: what every family's CPU backend starts from.
+#pragma once
+
+#include "common/tensors.h"
+
+namespace svgdx {
+
+struct CpuDevice {
+  struct Guard {
+    explicit Guard(const Tensor&) {}
+  };
+  static void* stream(const Tensor&) { return nullptr; }
+};
+
+}  // namespace svgdx
