@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
     "data": "ising", "side": 3, "sigma": 0.2, "samples": 100, "iterations": 8, "batch": 6, "hidden": 8, "depth": 2,
     "energy_hidden": 8, "energy_depth": 2, "eval_every": 4, "eval_points": 10, "eval_paths": 2, "final_points": 0,
     "checkpoint_every": 2, "log_every": 1, "energy_lr": 1e-3, "policy_lr": 1e-3, "energy_l1": 0, "lr_decay": "none",
-    "negatives": "data", "k_schedule": "anneal", "k": 0, "chains": 0, "mh": "metropolis",
+    "negatives": "data", "k_schedule": "anneal", "k": 0, "chains": 0, "sweeps": 1, "mh": "metropolis",
     "loss": "tb",
 }  # fmt: skip
 
@@ -108,7 +108,7 @@ def test_every_data_set_that_needs_no_files_starts(name: str, tmp_path: Path) ->
         {"loss": "subtb", "backward_policy": "uniform"},
         {"loss": "vargrad", "back_ratio": 0.0},
         {"back_ratio": 1.0, "ema": 0.9, "mh": "barker"},
-        {"negatives": "persistent", "chains": 9, "k_schedule": "random", "temperature": 2.0},
+        {"negatives": "persistent", "chains": 9, "sweeps": 3, "k_schedule": "random"},
         {"negatives": "scratch", "epsilon": 0.1},
         {"mh": "none", "k_schedule": "fixed", "k": 3, "matmul": "bf16"},
         {"sampler": "pcd-gibbs", "chains": 10, "energy_l1": 0.1},

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from svgdx import gflownets
 from svgdx.experiments.energy_trainer import ACCEPTANCE, DATA, EVALUATION, LENGTH, PROPOSAL, ROLLOUT, EnergyTrainer
-from svgdx.gflownets import Trajectories, void_states
+from svgdx.gflownets import Proposal, Trajectories, void_states
 
 
 class LogZ(nn.Module):
@@ -63,24 +63,37 @@ class EBGFNTrainer(EnergyTrainer):
             x = gflownets.rollout(self.policy, self.task.dim, self.seed(PROPOSAL), forward_from=void).final
             energies = self.energy(torch.cat([data, x]).float())
             return energies[: len(data)], energies[len(data) :]
-        start = data if self.chains is None else self.chains
         quantities["k"] = k = self._k()
+        start = self._moved(data if self.chains is None else self.chains, k, config.sweeps - 1)
         proposal = gflownets.back_and_forth(self.policy, start, k, self.seed(PROPOSAL))
         # One forward pass; a rejected move keeps its start, whose energy is known as well.
-        parts = [data, proposal.x_new] if self.chains is None else [data, proposal.x_new, start]
+        parts = [data, proposal.x_new] if start is data else [data, proposal.x_new, start]
         of_data, of_new, *of_start = self.energy(torch.cat(parts).float()).split([len(part) for part in parts])
         of_old = of_start[0] if of_start else of_data
-        if config.mh == "none":
-            x_next, accepted = proposal.x_new, torch.ones(len(start), dtype=torch.bool)
-            quantities["acceptance"] = 1.0
-        else:
-            x_next, accepted, probability = gflownets.accept(
-                proposal, -of_old.detach(), -of_new.detach(), self.seed(ACCEPTANCE), config.mh
-            )
-            quantities["acceptance"] = probability.mean().item()
+        x_next, accepted, quantities["acceptance"] = self._accepted(proposal, of_old, of_new, 0)
         if self.chains is not None:
             self.chains = x_next
         return of_data, torch.where(accepted, of_new, of_old)
+
+    @torch.no_grad()
+    def _moved(self, x: Tensor, k: int, count: int) -> Tensor:
+        """x after `count` moves of K steps, without gradient."""
+        here = self.energy(x.float()) if count else x
+        for move in range(1, count + 1):
+            proposal = gflownets.back_and_forth(self.policy, x, k, self.seed(PROPOSAL), stream=move)
+            there = self.energy(proposal.x_new.float())
+            x, accepted, _ = self._accepted(proposal, here, there, move)
+            here = torch.where(accepted, there, here)
+        return x
+
+    def _accepted(self, proposal: Proposal, of_old: Tensor, of_new: Tensor, move: int) -> tuple[Tensor, Tensor, float]:
+        """The next states, which of them were moved, and the mean probability of a move."""
+        if self.config.mh == "none":
+            return proposal.x_new, torch.ones(len(proposal.x), dtype=torch.bool), 1.0
+        x_next, accepted, probability = gflownets.accept(
+            proposal, -of_old.detach(), -of_new.detach(), self.seed(ACCEPTANCE) + move, self.config.mh
+        )
+        return x_next, accepted, probability.mean().item()
 
     def _k(self) -> int:
         """K of this iteration: how many entries a move erases and fills."""

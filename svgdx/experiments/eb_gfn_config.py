@@ -29,8 +29,9 @@ DATA_DEFAULTS: dict[str, dict[str, Any]] = {
     # penalty wins. Short moves, as J is to be found before the policy knows the couplings.
     "ising": {
         "iterations": 3000, "hidden": 128, "depth": 2, "loss": "vargrad", "policy_lr": 2e-3, "negatives": "persistent",
-        "chains": 1024, "k_schedule": "fixed", "k": 10, "energy_lr": 1e-3, "energy_l1": 0.03, "lr_decay": "linear",
-        "decay_share": 0.7, "eval_every": 200, "eval_points": 200, "final_points": 2000, "checkpoint_every": 200,
+        "chains": 256, "sweeps": 10, "k_schedule": "fixed", "k": 5, "energy_lr": 5e-4, "energy_l1": 0.03,
+        "lr_decay": "linear", "decay_share": 0.7, "eval_every": 200, "eval_points": 200, "final_points": 2000,
+        "checkpoint_every": 200,
     },
     "digits": {
         "batch": 64, "loss": "vargrad", "policy_lr": 3e-3, "energy_lr": 5e-4, "energy_activation": "silu",
@@ -56,7 +57,7 @@ class EBGFNConfig(Settings):
 
     sampler: str = option("eb-gfn", "sampler", "what draws the negatives: EB-GFN, or persistent chains", SAMPLERS)
     chains: int = option(0, "sampler", "pcd, and --negatives persistent: chains kept; 0 takes --batch")
-    sweeps: int = option(1, "sampler", "pcd-gibbs: sweeps over all bits an update", least=1)
+    sweeps: int = option(1, "sampler", "pcd-gibbs: sweeps over all bits an update; eb-gfn: moves", least=1)
     flips: int = option(40, "sampler", "pcd-gwg: proposed flips an update", least=1)
 
     loss: str = option("tb", "gflownet", "loss of the GFlowNet", ("tb", "db", "subtb", "vargrad"))

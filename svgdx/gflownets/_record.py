@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svgdx.gflownets import _inner_ops
+from svgdx.gflownets import _engine, _inner_ops
+from svgdx.gflownets._weights import Weights
 from svgdx.gflownets.policies import ACTIVATIONS, MLPPolicy
 from svgdx.gflownets.trajectories import VOID, Trajectories
 
@@ -21,30 +22,8 @@ CHUNK_ROWS = 1024
 LINEAR_ROWS = 4096
 
 
-class Weights:
-    """The policy's matrices as its rollouts multiply with them: cast once, the uniform P_B's head filled with zeros."""
-
-    def __init__(self, policy: MLPPolicy) -> None:
-        first, *deeper, head = policy.linears()
-        dtype = policy.matmul_dtype or first.weight.dtype
-        self.policy = policy
-        self.dtype = dtype
-        self.first, self.first_bias = first.weight.detach(), first.bias.detach()
-        self.deeper = [(layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)) for layer in deeper]
-        weight, bias = head.weight.detach(), head.bias.detach()
-        if not policy.learnt_backward:
-            weight = torch.cat([weight, weight.new_zeros(policy.dim, weight.shape[1])])
-            bias = torch.cat([bias, bias.new_zeros(policy.dim)])
-        self.head = weight.to(dtype), bias.to(dtype)
-        self.versions = _versions(policy)
-
-    def current(self) -> bool:
-        """Whether no parameter was changed in place since."""
-        return self.versions == _versions(self.policy)
-
-
 class Record:
-    """Activations (T+1, B, H) of each layer in the order of the visit, which for backward rows is from s_T to s_0.
+    """Activations (L, T+1, B, H) of all layers in the order of the visit, which for backward rows is from s_T to s_0.
 
     Beside them the logits (B, T+1, 3D) where they are small and the normalizers (B, T+1, 2), both in forward order.
     The first `split` rows are forward ones.
@@ -57,8 +36,8 @@ class Record:
         self.buffers = policy.buffers_of_rollouts.lend(self)
         self.generation = self.buffers.generation
         device, dtype = weights.first.device, weights.dtype
-        shape = (steps + 1, batch, weights.first.shape[0])
-        self.hidden = [self.buffers.take(f"hidden {i}", shape, dtype, device) for i in range(1 + len(weights.deeper))]
+        shape = (1 + len(weights.deeper), steps + 1, batch, weights.first.shape[0])
+        self.hidden = self.buffers.take("hidden", shape, dtype, device)
         self.logits: Tensor | None = None
         if batch * (steps + 1) * 3 * policy.dim * dtype.itemsize <= LOGITS_BYTES:
             self.logits = self.buffers.take("logits", (batch, steps + 1, 3 * policy.dim), dtype, device)
@@ -76,9 +55,12 @@ class Record:
     def gradients(self, trajectories: Trajectories, grad_pf: Tensor, grad_pb: Tensor) -> list[Tensor]:
         """Gradients of the policy's parameters, in their order, from those of log_pf and log_pb (B)."""
         policy = self.weights.policy
+        if self.logits is not None and _engine.usable(self.weights):
+            grad_logits = self._grad_logits(trajectories, grad_pf, grad_pb)
+            return _engine.gradients(self.weights, trajectories, self.hidden, self.split, grad_logits)
         sums = _Gradients(self, trajectories)
         if self.logits is not None:
-            self._from_logits(sums, trajectories, grad_pf, grad_pb)
+            self._from_logits(sums, self._grad_logits(trajectories, grad_pf, grad_pb))
         else:
             for start, stop in ((0, self.split), (self.split, self.batch)):
                 size = max(1, LINEAR_ROWS // (self.steps + 1))
@@ -89,12 +71,14 @@ class Record:
             sums.totals[-2:] = [total[: 2 * policy.dim] for total in sums.totals[-2:]]
         return sums.totals
 
-    def _from_logits(self, sums: _Gradients, paths: Trajectories, grad_pf: Tensor, grad_pb: Tensor) -> None:
+    def _grad_logits(self, paths: Trajectories, grad_pf: Tensor, grad_pb: Tensor) -> Tensor:
         assert self.logits is not None
         assert self.normalizers is not None
-        grad = _inner_ops.trajectory_backward(
+        return _inner_ops.trajectory_backward(
             grad_pf, grad_pb, self.logits, paths.actions, paths.initial, self.normalizers
         )
+
+    def _from_logits(self, sums: _Gradients, grad: Tensor) -> None:
         forward, backward = grad[: self.split].transpose(0, 1), grad[self.split :].transpose(0, 1)
         size = max(1, CHUNK_ROWS // max(1, self.batch))
         for start in range(0, self.steps + 1, size):
@@ -163,7 +147,7 @@ class _Gradients:
     def _product(self, grad: Tensor, weight: Tensor) -> Tensor:
         """grad @ weight, in one of two pieces of memory that stay in the cache."""
         if not self.memory or self.memory[0].shape[0] < len(grad):
-            self.memory = [grad.new_empty(len(grad), self.record.hidden[0].shape[2]) for _ in range(2)]
+            self.memory = [grad.new_empty(len(grad), self.record.hidden.shape[3]) for _ in range(2)]
         # The other piece may hold grad.
         self.memory.reverse()
         return torch.mm(grad, weight, out=self.memory[0][: len(grad)])
@@ -244,7 +228,3 @@ def _accumulate(totals: Sequence[Tensor], grad: Tensor, inputs: Tensor) -> None:
     else:
         weight.add_(torch.mm(grad.t(), inputs))
         bias.add_(grad.sum(0, dtype=bias.dtype))
-
-
-def _versions(policy: MLPPolicy) -> list[tuple[int, int]]:
-    return [(id(parameter), parameter._version) for parameter in policy.parameters()]

@@ -21,6 +21,7 @@ class Activation(NamedTuple):
     apply: Callable[[Tensor], Tensor]
     into: Callable[[Tensor, Tensor], object]  # (argument, out), which may be one tensor
     backward_: Callable[[Tensor, Tensor], object]  # (gradient, result), the gradient in place
+    slope: float | None = None  # below zero, where the activation is linear on both sides
 
 
 ACTIVATIONS = {
@@ -28,11 +29,13 @@ ACTIVATIONS = {
         lambda x: functional.leaky_relu(x, SLOPE),
         lambda x, out: aten.leaky_relu.out(x, SLOPE, out=out),
         lambda grad, y: aten.leaky_relu_backward.grad_input(grad, y, SLOPE, True, grad_input=grad),
+        SLOPE,
     ),
     "relu": Activation(
         torch.relu,
         lambda x, out: torch.clamp_min(x, 0.0, out=out),
         lambda grad, y: aten.threshold_backward.grad_input(grad, y, 0.0, grad_input=grad),
+        0.0,
     ),
     "elu": Activation(
         functional.elu,

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from svgdx import ops
-from svgdx.gflownets import _inner_ops, _record
-from svgdx.gflownets._record import Record, Weights
+from svgdx.gflownets import _engine, _inner_ops, _record
+from svgdx.gflownets._record import Record
+from svgdx.gflownets._weights import Weights
 from svgdx.gflownets.policies import ACTIVATIONS, MLPPolicy
 from svgdx.gflownets.trajectories import Trajectories
 
-# Offsets of the draws: step k of a stream is 2^32 stream + k.
-_FORWARD_STREAM, _BACKWARD_STREAM, _STREAMS = 0, 1, 2
+_FORWARD, _BACKWARD = 0, 1
+
+
+class _Draw(NamedTuple):
+    """How moves are drawn. Rows of one kind share an offset a step; those of another kind or stream have their own."""
+
+    seed: int
+    stream: int
+    temperature: float
+    epsilon: float
+    erase_anything: float  # chance that a backward row erases any entry rather than one drawn by the logits
+
+    def offset(self, kind: int, step: int) -> int:
+        return (2 * self.stream + kind << 32) + step
 
 
 @torch.no_grad()
@@ -65,17 +78,193 @@ def rollout(
         raise ValueError(f"rollout: record needs an MLPPolicy, but the policy is a {type(policy).__name__}")
     some = forward_from if forward_from is not None else backward_from
     assert some is not None
-    run = _Run(
-        policy,
-        steps,
-        some[:0] if forward_from is None else forward_from,
-        some[:0] if backward_from is None else backward_from,
-        record,
-        log_prob or record,
-    )
-    for step in range(steps):
-        run.advance(step, seed, stream, temperature, epsilon)
+    forward = some[:0] if forward_from is None else forward_from
+    backward = some[:0] if backward_from is None else backward_from
+    uniform = not getattr(policy, "learnt_backward", True)
+    draw = _Draw(seed, stream, temperature, epsilon, 1.0 if uniform else 0.0)
+    if not isinstance(policy, MLPPolicy):
+        run = _Run(steps, forward, backward, _Sums(None) if log_prob else None)
+        _step_by_step(run, _Plain(policy), draw)
+        return run.finish()
+    weights = Weights(policy)
+    kept = Record(weights, len(forward) + len(backward), len(forward), steps) if record else None
+    run = _Run(steps, forward, backward, _Sums(kept) if log_prob or record else None)
+    argument = weights.argument(torch.cat([forward, backward]))
+    if _engine.usable(weights):
+        _compiled(run, weights, argument, draw)
+    else:
+        _step_by_step(run, _Incremental(weights, argument, kept), draw)
     return run.finish()
+
+
+class _Run:
+    """One rollout under way. Forward rows stand at s_step, backward rows at s_(T - step)."""
+
+    def __init__(self, steps: int, forward: Tensor, backward: Tensor, sums: _Sums | None) -> None:
+        self.steps, self.step = steps, 0
+        self.start = forward, backward
+        self.forward, self.backward = forward, backward
+        self.split = len(forward)
+        self.sums = sums
+        self.parts: list[Tensor] = []  # actions of successive segments, (B, n) in forward order
+
+    def segment(self, actions: Tensor, forward: Tensor, backward: Tensor, logits: Tensor | None) -> None:
+        """Takes note of some steps: their actions, the states after them, and the logits (B, more than n, 3D)."""
+        count = actions.shape[1]
+        if self.sums is not None:
+            assert logits is not None
+            initial = torch.cat([self.forward, backward])
+            self.sums.add(self.split, self.step, self.steps, actions, initial, logits[:, : count + 1])
+        self.parts.append(actions)
+        self.step += count
+        self.forward, self.backward = forward, backward
+
+    def finish(self) -> Trajectories:
+        forward, backward = self.start
+        actions = self.parts[0]
+        if len(self.parts) > 1:
+            rows = [part[: self.split] for part in self.parts], [part[self.split :] for part in reversed(self.parts)]
+            actions = torch.cat([torch.cat(kind, 1) for kind in rows])
+        made = Trajectories(torch.cat([forward, self.backward]), actions, torch.cat([self.forward, backward]))
+        if self.sums is not None:
+            made.log_pf, made.log_pb, made.record = self.sums.log_pf, self.sums.log_pb, self.sums.record
+        return made
+
+
+class _Sums:
+    """Log-probabilities, summed segment by segment.
+
+    Row by row a segment is a trajectory of its own from the state it begins with; the state that two of them share has
+    its P_B counted in the earlier and its P_F in the later one.
+    """
+
+    def __init__(self, record: Record | None) -> None:
+        self.record = record
+        self.log_pf: Tensor | None = None
+        self.log_pb: Tensor | None = None
+
+    def memory(self, batch: int, steps: int, width: int, like: Tensor) -> Tensor:
+        """For the logits of as many successive states as they may take memory for, (B, n, 3D)."""
+        if self.record is not None and self.record.logits is not None:
+            return self.record.logits
+        row = max(1, batch * width * like.element_size())
+        return like.new_empty(batch, min(steps + 1, max(2, _record.LOGITS_BYTES // row)), width)
+
+    def add(self, split: int, step: int, steps: int, actions: Tensor, initial: Tensor, logits: Tensor) -> None:
+        log_pf, log_pb, normalizers = _inner_ops.trajectory_forward(logits.contiguous(), actions, initial)
+        self.log_pf = log_pf if self.log_pf is None else self.log_pf + log_pf
+        self.log_pb = log_pb if self.log_pb is None else self.log_pb + log_pb
+        count = actions.shape[1]
+        if self.record is None:
+            return
+        if count == steps:
+            self.record.normalizers = normalizers
+            return
+        if self.record.normalizers is None:
+            self.record.normalizers = normalizers.new_zeros(len(actions), steps + 1, 2)
+        for rows, start in ((slice(0, split), step), (slice(split, None), steps - step - count)):
+            stop = start + count
+            self.record.normalizers[rows, start:stop, 0] = normalizers[rows, :-1, 0]
+            self.record.normalizers[rows, start + 1 : stop + 1, 1] = normalizers[rows, 1:, 1]
+
+
+def _compiled(run: _Run, weights: Weights, argument: Tensor, draw: _Draw) -> None:
+    """All steps by the compiled rollout of an MLPPolicy, as many at once as there is memory for their logits."""
+    states = torch.cat(run.start)
+    batch, dim = states.shape
+    record = None if run.sums is None else run.sums.record
+    layers, width = 1 + len(weights.deeper), argument.shape[1]
+    hidden = argument.new_empty(layers, 1, batch, width, dtype=weights.dtype) if record is None else record.hidden
+    logits = None if run.sums is None else run.sums.memory(batch, run.steps, 3 * dim, hidden)
+    capacity = run.steps if logits is None else logits.shape[1] - 1
+    while True:
+        count = min(capacity, run.steps - run.step)
+        draws = draw.seed, draw.offset(_FORWARD, run.step), draw.offset(_BACKWARD, run.step)
+        actions, states = _engine.advance(
+            weights, argument, states, run.split, count, hidden, run.step, logits, draws, draw.temperature, draw.epsilon
+        )
+        run.segment(actions, states[: run.split], states[run.split :], logits)
+        if run.step == run.steps:
+            return
+
+
+def _step_by_step(run: _Run, network: _Network, draw: _Draw) -> None:
+    """All steps by calls of the network and of the sampling ops."""
+    window = _Window(run)
+    for step in range(run.steps + 1):
+        if step == run.steps and run.sums is None:
+            break
+        logits = network.logits(step, window.forward, window.backward)
+        window.logits(run, step, logits)
+        if step < run.steps:
+            network.move(window.draw(run, step, logits, draw))
+    window.close(run)
+
+
+class _Window:
+    """Logits and moves of the segment under way."""
+
+    def __init__(self, run: _Run) -> None:
+        self.forward, self.backward = run.forward, run.backward
+        self.dim = self.forward.shape[1]
+        self.first = 0  # the step it begins with
+        self.kept: Tensor | None = None
+        self.moves: list[Tensor] = []
+        # What erasing each location takes back: 2D + its action.
+        every = torch.arange(self.dim, device=self.backward.device)
+        self.erasures = torch.add(2 * (every + self.dim), self.backward)
+
+    def logits(self, run: _Run, step: int, logits: Tensor) -> None:
+        """Keeps the logits of one step; a full window ends with its last state, with which the next one begins."""
+        if run.sums is None:
+            return
+        if self.kept is None:
+            self.kept = run.sums.memory(len(logits), run.steps, logits.shape[1], logits)
+        capacity = self.kept.shape[1] - 1
+        self._keep(run, step, logits, capacity)
+        if step - self.first == capacity and step < run.steps:
+            self.close(run)
+            self.first = step
+            self._keep(run, step, logits, capacity)
+
+    def _keep(self, run: _Run, step: int, logits: Tensor, capacity: int) -> None:
+        assert self.kept is not None
+        slot, split = step - self.first, run.split
+        self.kept[:split, slot] = logits[:split]
+        self.kept[split:, min(capacity, run.steps - self.first) - slot] = logits[split:]
+
+    def draw(self, run: _Run, step: int, logits: Tensor, draw: _Draw) -> Tensor:
+        """This step's moves, (B,): actions, and those taken back plus 2D."""
+        made = []
+        if run.split > 0:
+            action, _, self.forward = ops.gfn_sample_forward(
+                logits[: run.split],
+                self.forward,
+                draw.seed,
+                draw.offset(_FORWARD, step),
+                draw.temperature,
+                draw.epsilon,
+            )
+            made.append(action)
+        if len(self.backward) > 0:
+            location, _, self.backward = ops.gfn_sample_backward(
+                logits[run.split :], self.backward, draw.seed, draw.offset(_BACKWARD, step), 1.0, draw.erase_anything
+            )
+            made.append(_chosen(self.erasures, location))
+        moves = torch.cat(made) if made else self.erasures.new_empty(0)
+        self.moves.append(moves)
+        return moves
+
+    def close(self, run: _Run) -> None:
+        moves = (
+            torch.stack(self.moves)
+            if self.moves
+            else self.erasures.new_empty(0, len(self.forward) + len(self.backward))
+        )
+        backward = moves[:, run.split :].flip(0) - 2 * self.dim
+        actions = torch.cat([moves[:, : run.split], backward], 1).t().contiguous()
+        run.segment(actions, self.forward, self.backward, self.kept)
+        self.moves = []
 
 
 class _Network(Protocol):
@@ -83,146 +272,19 @@ class _Network(Protocol):
 
     def logits(self, step: int, forward: Tensor, backward: Tensor) -> Tensor: ...
 
-    def move(self, actions: Tensor) -> None: ...
-
-
-class _Run:
-    """One rollout under way. Forward rows stand at s_step, backward rows at s_(T - step)."""
-
-    def __init__(
-        self, policy: nn.Module, steps: int, forward: Tensor, backward: Tensor, record: bool, log_prob: bool
-    ) -> None:
-        self.steps = steps
-        self.start = forward, backward
-        self.forward, self.backward = forward, backward
-        self.split, batch = len(forward), len(forward) + len(backward)
-        self.moves = torch.empty(steps, batch, dtype=torch.int64, device=forward.device)
-        self.dim = forward.shape[1]
-        # What erasing each location takes back: 2D + its action.
-        every = torch.arange(self.dim, device=forward.device)
-        self.erasures = torch.add(2 * (every + self.dim), backward)
-        self.uniform_backward = not getattr(policy, "learnt_backward", True)
-        self.record: Record | None = None
-        if isinstance(policy, MLPPolicy):
-            weights = Weights(policy)
-            self.record = Record(weights, batch, self.split, steps) if record else None
-            self.network: _Network = _Incremental(weights, forward, backward, self.record)
-        else:
-            self.network = _Plain(policy, self.uniform_backward)
-        self.window = _Window(self, batch) if log_prob else None
-
-    def advance(self, step: int, seed: int, stream: int, temperature: float, epsilon: float) -> None:
-        logits = self.network.logits(step, self.forward, self.backward)
-        if self.window is not None:
-            self.window.add(self, step, logits)
-        split = self.split
-        made = []
-        if split > 0:
-            offset = (_STREAMS * stream + _FORWARD_STREAM << 32) + step
-            action, _, self.forward = ops.gfn_sample_forward(
-                logits[:split], self.forward, seed, offset, temperature, epsilon
-            )
-            made.append(action)
-        if len(self.backward) > 0:
-            offset = (_STREAMS * stream + _BACKWARD_STREAM << 32) + step
-            chance = 1.0 if self.uniform_backward else 0.0
-            location, _, self.backward = ops.gfn_sample_backward(
-                logits[split:], self.backward, seed, offset, 1.0, chance
-            )
-            made.append(_chosen(self.erasures, location))
-        if made:
-            self.network.move(torch.cat(made, out=self.moves[step]))
-
-    def actions(self, steps: slice) -> Tensor:
-        """Actions of some steps in forward order, (B, n)."""
-        moves = self.moves[steps]
-        backward = moves[:, self.split :].flip(0).sub_(2 * self.dim)
-        return torch.cat([moves[:, : self.split], backward], 1).t().contiguous()
-
-    def finish(self) -> Trajectories:
-        forward, backward = self.start
-        initial = torch.cat([forward, self.backward])
-        made = Trajectories(initial, self.actions(slice(self.steps)), torch.cat([self.forward, backward]))
-        if self.window is not None:
-            self.window.add(self, self.steps, self.network.logits(self.steps, self.forward, self.backward))
-            made.log_pf, made.log_pb = self.window.log_pf, self.window.log_pb
-        made.record = self.record
-        return made
-
-
-class _Window:
-    """Logits of some successive states, from which log-probabilities are summed whenever it is full.
-
-    Row by row a window is a trajectory of its own from the state it begins with; the state that two windows share has
-    its P_B counted in the earlier and its P_F in the later one.
-    """
-
-    def __init__(self, run: _Run, batch: int) -> None:
-        self.batch = batch
-        self.first = 0  # the step of its first logits
-        self.begin = run.forward
-        self.logits: Tensor | None = None
-        self.log_pf: Tensor | None = None
-        self.log_pb: Tensor | None = None
-
-    def add(self, run: _Run, step: int, logits: Tensor) -> None:
-        if self.logits is None:
-            self._allocate(run, logits)
-        assert self.logits is not None
-        width = min(self.capacity, run.steps - self.first)
-        split, slot = run.split, step - self.first
-        self.logits[:split, slot] = logits[:split]
-        self.logits[split:, width - slot] = logits[split:]
-        if slot < width:
-            return
-        self._sum(run, width)
-        if step < run.steps:
-            next_width = min(self.capacity, run.steps - step)
-            self.first, self.begin = step, run.forward
-            self.logits[:split, 0] = logits[:split]
-            self.logits[split:, next_width] = logits[split:]
-
-    def _allocate(self, run: _Run, logits: Tensor) -> None:
-        if run.record is not None and run.record.logits is not None:
-            self.logits = run.record.logits
-        else:
-            row = max(1, self.batch * logits.shape[1] * logits.element_size())
-            states = max(2, min(run.steps + 1, _record.LOGITS_BYTES // row))
-            self.logits = logits.new_empty(self.batch, states, logits.shape[1])
-        self.capacity = self.logits.shape[1] - 1
-
-    def _sum(self, run: _Run, width: int) -> None:
-        """Adds what the window's `width` steps contribute."""
-        assert self.logits is not None
-        split = run.split
-        early = slice(self.first, self.first + width)
-        late = slice(run.steps - early.stop, run.steps - early.start)
-        initial = torch.cat([self.begin, run.backward])
-        logits = self.logits[:, : width + 1]
-        log_pf, log_pb, normalizers = _inner_ops.trajectory_forward(logits.contiguous(), run.actions(early), initial)
-        self.log_pf = log_pf if self.log_pf is None else self.log_pf + log_pf
-        self.log_pb = log_pb if self.log_pb is None else self.log_pb + log_pb
-        if run.record is None:
-            return
-        if run.record.normalizers is None:
-            run.record.normalizers = normalizers.new_zeros(self.batch, run.steps + 1, 2)
-        for rows, times in ((slice(0, split), early), (slice(split, None), late)):
-            after = slice(times.start + 1, times.stop + 1)
-            run.record.normalizers[rows, times, 0] = normalizers[rows, :-1, 0]
-            run.record.normalizers[rows, after, 1] = normalizers[rows, 1:, 1]
+    def move(self, moves: Tensor) -> None: ...
 
 
 class _Plain:
     """Any module, called on the states of both kinds at once."""
 
-    def __init__(self, policy: nn.Module, uniform_backward: bool) -> None:
+    def __init__(self, policy: nn.Module) -> None:
         self.policy = policy
-        self.uniform_backward = uniform_backward
 
     def logits(self, step: int, forward: Tensor, backward: Tensor) -> Tensor:
         return logits_of(self.policy, torch.cat([forward, backward]))
 
-    def move(self, actions: Tensor) -> None:
+    def move(self, moves: Tensor) -> None:
         pass
 
 
@@ -232,32 +294,27 @@ class _Incremental:
     With a record every layer writes straight into it.
     """
 
-    def __init__(self, weights: Weights, forward: Tensor, backward: Tensor, record: Record | None) -> None:
-        states = torch.cat([forward, backward]).to(weights.first.dtype)
+    def __init__(self, weights: Weights, argument: Tensor, record: Record | None) -> None:
         self.weights = weights
         self.record = record
-        self.argument = torch.addmm(weights.first_bias, states, weights.first.t())
+        self.argument = argument
         # Row 2 location + bit is what setting void (-1) to bit adds; erasing, 2D further down, takes it away.
-        columns = weights.first.t()
+        columns = weights.columns()
         table = torch.stack([columns, 2 * columns], 1).flatten(0, 1)
         self.table = torch.cat([table, -table])
         self.into = ACTIVATIONS[weights.policy.activation].into
-        width = weights.first.shape[0]
+        batch, width = argument.shape
         layers = 0 if record is not None else 1 + len(weights.deeper)
-        self.hidden = [states.new_empty(len(states), width, dtype=weights.dtype) for _ in range(layers)]
-        self.out = states.new_empty(len(states), weights.head[0].shape[0], dtype=weights.dtype)
+        self.hidden = argument.new_empty(layers, batch, width, dtype=weights.dtype)
+        self.out = argument.new_empty(batch, weights.head[0].shape[0], dtype=weights.dtype)
 
-    def move(self, actions: Tensor) -> None:
-        self.argument.add_(_rows(self.table, actions))
+    def move(self, moves: Tensor) -> None:
+        self.argument.add_(_rows(self.table, moves))
 
     def logits(self, step: int, forward: Tensor, backward: Tensor) -> Tensor:
         into, argument = self.into, self.argument
-        hidden = self.hidden if self.record is None else [layer[step] for layer in self.record.hidden]
-        if argument.dtype == hidden[0].dtype:
-            into(argument, hidden[0])
-        else:
-            hidden[0].copy_(argument)
-            into(hidden[0], hidden[0])
+        hidden = self.hidden if self.record is None else self.record.hidden[:, step]
+        into(argument if argument.dtype == hidden.dtype else hidden[0].copy_(argument), hidden[0])
         for i, (weight, bias) in enumerate(self.weights.deeper):
             torch.addmm(bias, hidden[i], weight.t(), out=hidden[i + 1])
             into(hidden[i + 1], hidden[i + 1])

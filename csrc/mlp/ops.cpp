@@ -1,0 +1,95 @@
+// The CPU ops beneath svgdx.gflownets.MLPPolicy: inner ops, whose Python side prepares every argument.
+#include "mlp/backward.h"
+#include "mlp/rollout.h"
+
+namespace svgdx {
+namespace {
+
+// The kernels see plain arrays: whatever reaches them from outside must be what they take it for.
+void expect(const char* op, const char* name, const Tensor& t, ScalarType type, const Sizes& sizes) {
+  SVGDX_CHECK(t.is_cpu() && t.is_contiguous(), op, name, " must be contiguous and on the CPU");
+  check_dtype(op, name, t, type);
+  check_shape(op, name, t, sizes, "shape");
+}
+
+std::tuple<Tensor, Tensor> rollout(const Tensor& argument, const Tensor& state, int64_t split, int64_t steps,
+                                   const Tensor& columns, const Tensor& deeper, const Tensor& deeper_bias,
+                                   const Tensor& head, const Tensor& head_bias, double slope, const Tensor& hidden,
+                                   int64_t first_visit, const OptionalTensor& logits, int64_t seed,
+                                   int64_t forward_offset, int64_t backward_offset, double temperature, double epsilon,
+                                   double backward_epsilon) {
+  const char* op = "mlp_rollout";
+  const ScalarType type = hidden.scalar_type(), sums = compute_type(type);
+  check_floating(op, "hidden", hidden);
+  SVGDX_CHECK(argument.dim() == 2 && state.dim() == 2 && hidden.dim() == 4, op,
+              "argument, state and hidden must have 2, 2 and 4 dimensions");
+  const int64_t batch = state.size(0), dim = state.size(1), width = argument.size(1), deep = hidden.size(0) - 1;
+  const int64_t visits = hidden.size(1);
+  SVGDX_CHECK(split >= 0 && split <= batch && steps >= 0, op, "split must be in [0, B] and steps not negative");
+  SVGDX_CHECK(visits == 1 || (first_visit >= 0 && first_visit + steps < visits), op, "hidden must hold visits ",
+              first_visit, " to ", first_visit + steps, ", or 1, but has ", visits);
+  SVGDX_CHECK(std::isfinite(temperature) && temperature > 0, "gfn_sample_forward",
+              "temperature must be positive and finite, but is ", temperature);
+  SVGDX_CHECK(epsilon >= 0 && epsilon <= 1, "gfn_sample_forward", "epsilon must be in [0, 1], but is ", epsilon);
+  expect(op, "argument", argument, sums, {batch, width});
+  expect(op, "state", state, ScalarType::Char, {batch, dim});
+  expect(op, "columns", columns, sums, {dim, width});
+  expect(op, "deeper", deeper, type, {deep, width, width});
+  expect(op, "deeper_bias", deeper_bias, sums, {deep, width});
+  expect(op, "head", head, type, {3 * dim, width});
+  expect(op, "head_bias", head_bias, sums, {3 * dim});
+  expect(op, "hidden", hidden, type, {deep + 1, visits, batch, width});
+  if (logits) {
+    SVGDX_CHECK(logits->dim() == 3 && logits->size(1) > steps, op, "logits must hold steps + 1 states");
+    expect(op, "logits", *logits, type, {batch, logits->size(1), 3 * dim});
+  }
+  const MlpRolloutTensors tensors{argument,        state,  columns,        deeper,          deeper_bias, head,
+                                  head_bias,       hidden, logits,         split,           steps,       first_visit,
+                                  slope,           seed,   forward_offset, backward_offset, temperature, epsilon,
+                                  backward_epsilon};
+  std::tuple<Tensor, Tensor> result{state, state};
+  with_storage(type, [&](auto storage) { result = MlpRollout<decltype(storage)>(tensors).run(); });
+  return result;
+}
+
+Tensor backward(const Tensor& grad_logits, const Tensor& hidden, int64_t split, const Tensor& set_time,
+                const Tensor& final, const Tensor& deeper, const Tensor& head, double slope) {
+  const char* op = "mlp_rollout_backward";
+  const ScalarType type = hidden.scalar_type();
+  check_floating(op, "hidden", hidden);
+  SVGDX_CHECK(hidden.dim() == 4 && final.dim() == 2, op, "hidden and final must have 4 and 2 dimensions");
+  const int64_t deep = hidden.size(0) - 1, visits = hidden.size(1), batch = hidden.size(2), width = hidden.size(3);
+  const int64_t dim = final.size(1);
+  SVGDX_CHECK(split >= 0 && split <= batch, op, "split must be in [0, B]");
+  expect(op, "hidden", hidden, type, {deep + 1, visits, batch, width});
+  expect(op, "grad_logits", grad_logits, type, {batch, visits, 3 * dim});
+  expect(op, "set_time", set_time, ScalarType::Int, {batch, dim});
+  expect(op, "final", final, ScalarType::Char, {batch, dim});
+  expect(op, "deeper", deeper, type, {deep, width, width});
+  expect(op, "head", head, type, {3 * dim, width});
+  const MlpBackwardTensors tensors{grad_logits, hidden, set_time, final, deeper, head, split, slope};
+  std::optional<Tensor> result;
+  with_storage(type, [&](auto storage) { result = MlpBackward<decltype(storage)>(tensors).run(); });
+  return *result;
+}
+
+}  // namespace
+}  // namespace svgdx
+
+// A namespace of their own: these have no CUDA side, where the same steps are torch's own ops.
+STABLE_TORCH_LIBRARY(svgdx_cpu, m) {
+  m.def(
+      "mlp_rollout(Tensor(a!) argument, Tensor state, int split, int steps, Tensor columns, Tensor deeper, Tensor "
+      "deeper_bias, Tensor head, Tensor head_bias, float slope, Tensor(b!) hidden, int first_visit, Tensor(c!)? "
+      "logits, int seed, int forward_offset, int backward_offset, float temperature, float epsilon, float "
+      "backward_epsilon) -> (Tensor, Tensor)");
+  m.def(
+      "mlp_rollout_backward(Tensor grad_logits, Tensor hidden, int split, Tensor set_time, Tensor final, Tensor "
+      "deeper, "
+      "Tensor head, float slope) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(svgdx_cpu, CPU, m) {
+  m.impl("mlp_rollout", TORCH_BOX(&::svgdx::rollout));
+  m.impl("mlp_rollout_backward", TORCH_BOX(&::svgdx::backward));
+}

@@ -1,0 +1,91 @@
+"""The compiled rollout of an MLPPolicy on the CPU, one thread a block of rows, and the gradient of what it recorded."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from svgdx import _library
+from svgdx.gflownets._weights import Weights
+from svgdx.gflownets.trajectories import Trajectories
+
+
+def usable(weights: Weights) -> bool:
+    """Whether the rollout of this policy is compiled: on the CPU, for the activations that are linear in pieces."""
+    if weights.first.device.type != "cpu" or weights.slope is None or _library.disabled():
+        return False
+    wide = torch.float64 if weights.dtype == torch.float64 else torch.float32
+    return weights.first.dtype == wide
+
+
+def advance(
+    weights: Weights,
+    argument: Tensor,
+    states: Tensor,
+    split: int,
+    steps: int,
+    hidden: Tensor,
+    first_visit: int,
+    logits: Tensor | None,
+    draws: tuple[int, int, int],
+    temperature: float,
+    epsilon: float,
+) -> tuple[Tensor, Tensor]:
+    """Moves all rows by some steps.
+
+    Args:
+        argument: of the first layer's activation (B, H), moved along with the states.
+        states: (B, D), the first `split` of them forward rows.
+        hidden: memory of the activations, (L, V, B, H) by visit, or (L, 1, B, H) where they are not kept.
+        logits: where to those of all steps + 1 states go, in forward order (B, more than steps, 3D).
+        draws: seed, and the offsets of the first step of the forward and of the backward rows.
+
+    Returns:
+        The actions (B, steps) in forward order and the states (B, D) reached.
+    """
+    with torch._C._AutoDispatchBelowAutograd():
+        made: tuple[Tensor, Tensor] = torch.ops.svgdx_cpu.mlp_rollout.default(
+            argument,
+            states.contiguous(),
+            split,
+            steps,
+            weights.columns(),
+            *weights.stacked(),
+            weights.head[0],
+            weights.head[1].to(argument.dtype),
+            weights.slope,
+            hidden,
+            first_visit,
+            logits,
+            *draws,
+            temperature,
+            epsilon,
+            0.0 if weights.policy.learnt_backward else 1.0,
+        )
+    return made
+
+
+def gradients(
+    weights: Weights, trajectories: Trajectories, hidden: Tensor, split: int, grad_logits: Tensor
+) -> list[Tensor]:
+    """Gradients of the policy's parameters, in their order, from that of the logits (B, T+1, 3D)."""
+    deeper, _ = weights.stacked()
+    with torch._C._AutoDispatchBelowAutograd():
+        flat = torch.ops.svgdx_cpu.mlp_rollout_backward.default(
+            grad_logits,
+            hidden,
+            split,
+            trajectories.set_times(),
+            trajectories.final.contiguous(),
+            deeper,
+            weights.head[0],
+            weights.slope,
+        )
+    parameters = list(weights.policy.parameters())
+    # The head of a uniform P_B has rows of zeros behind its own, which are no parameters.
+    shapes = [parameter.shape for parameter in parameters[:-2]] + [part.shape for part in weights.head]
+    parts = flat.split([shape.numel() for shape in shapes])
+    return [
+        part.view(shape)[: len(parameter)].to(parameter.dtype)
+        for part, shape, parameter in zip(parts, shapes, parameters, strict=True)
+    ]
