@@ -6,10 +6,11 @@ namespace svgdx {
 namespace {
 
 // The kernels see plain arrays: whatever reaches them from outside must be what they take it for.
-void expect(const char* op, const char* name, const Tensor& t, ScalarType type, const Sizes& sizes) {
+void expect(const char* op, const char* name, const Tensor& t, ScalarType type, const Sizes& sizes,
+            const char* meaning) {
   SVGDX_CHECK(t.is_cpu() && t.is_contiguous(), op, name, " must be contiguous and on the CPU");
   check_dtype(op, name, t, type);
-  check_shape(op, name, t, sizes, "shape");
+  check_shape(op, name, t, sizes, meaning);
 }
 
 std::tuple<Tensor, Tensor> rollout(const Tensor& argument, const Tensor& state, int64_t split, int64_t steps,
@@ -31,17 +32,17 @@ std::tuple<Tensor, Tensor> rollout(const Tensor& argument, const Tensor& state, 
   SVGDX_CHECK(std::isfinite(temperature) && temperature > 0, "gfn_sample_forward",
               "temperature must be positive and finite, but is ", temperature);
   SVGDX_CHECK(epsilon >= 0 && epsilon <= 1, "gfn_sample_forward", "epsilon must be in [0, 1], but is ", epsilon);
-  expect(op, "argument", argument, sums, {batch, width});
-  expect(op, "state", state, ScalarType::Char, {batch, dim});
-  expect(op, "columns", columns, sums, {dim, width});
-  expect(op, "deeper", deeper, type, {deep, width, width});
-  expect(op, "deeper_bias", deeper_bias, sums, {deep, width});
-  expect(op, "head", head, type, {3 * dim, width});
-  expect(op, "head_bias", head_bias, sums, {3 * dim});
-  expect(op, "hidden", hidden, type, {deep + 1, visits, batch, width});
+  expect(op, "argument", argument, sums, {batch, width}, "shape (B, H)");
+  expect(op, "state", state, ScalarType::Char, {batch, dim}, "shape (B, D)");
+  expect(op, "columns", columns, sums, {dim, width}, "shape (D, H)");
+  expect(op, "deeper", deeper, type, {deep, width, width}, "shape (L-1, H, H)");
+  expect(op, "deeper_bias", deeper_bias, sums, {deep, width}, "shape (L-1, H)");
+  expect(op, "head", head, type, {3 * dim, width}, "shape (3D, H)");
+  expect(op, "head_bias", head_bias, sums, {3 * dim}, "shape (3D)");
+  expect(op, "hidden", hidden, type, {deep + 1, visits, batch, width}, "shape (L, V, B, H)");
   if (logits) {
     SVGDX_CHECK(logits->dim() == 3 && logits->size(1) > steps, op, "logits must hold steps + 1 states");
-    expect(op, "logits", *logits, type, {batch, logits->size(1), 3 * dim});
+    expect(op, "logits", *logits, type, {batch, logits->size(1), 3 * dim}, "shape (B, V, 3D)");
   }
   const MlpRolloutTensors tensors{argument,        state,  columns,        deeper,          deeper_bias, head,
                                   head_bias,       hidden, logits,         split,           steps,       first_visit,
@@ -61,12 +62,12 @@ Tensor backward(const Tensor& grad_logits, const Tensor& hidden, int64_t split, 
   const int64_t deep = hidden.size(0) - 1, visits = hidden.size(1), batch = hidden.size(2), width = hidden.size(3);
   const int64_t dim = final.size(1);
   SVGDX_CHECK(split >= 0 && split <= batch, op, "split must be in [0, B]");
-  expect(op, "hidden", hidden, type, {deep + 1, visits, batch, width});
-  expect(op, "grad_logits", grad_logits, type, {batch, visits, 3 * dim});
-  expect(op, "set_time", set_time, ScalarType::Int, {batch, dim});
-  expect(op, "final", final, ScalarType::Char, {batch, dim});
-  expect(op, "deeper", deeper, type, {deep, width, width});
-  expect(op, "head", head, type, {3 * dim, width});
+  expect(op, "hidden", hidden, type, {deep + 1, visits, batch, width}, "shape (L, V, B, H)");
+  expect(op, "grad_logits", grad_logits, type, {batch, visits, 3 * dim}, "shape (B, V, 3D)");
+  expect(op, "set_time", set_time, ScalarType::Int, {batch, dim}, "shape (B, D)");
+  expect(op, "final", final, ScalarType::Char, {batch, dim}, "shape (B, D)");
+  expect(op, "deeper", deeper, type, {deep, width, width}, "shape (L-1, H, H)");
+  expect(op, "head", head, type, {3 * dim, width}, "shape (3D, H)");
   const MlpBackwardTensors tensors{grad_logits, hidden, set_time, final, deeper, head, split, slope};
   std::optional<Tensor> result;
   with_storage(type, [&](auto storage) { result = MlpBackward<decltype(storage)>(tensors).run(); });

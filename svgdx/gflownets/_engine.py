@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from svgdx import _library
+from svgdx._dtype import compute_dtype
 from svgdx.gflownets._weights import Weights
 from svgdx.gflownets.trajectories import Trajectories
 
@@ -89,3 +92,27 @@ def gradients(
         part.view(shape)[: len(parameter)].to(parameter.dtype)
         for part, shape, parameter in zip(parts, shapes, parameters, strict=True)
     ]
+
+
+def _rollout_fake(argument: Tensor, state: Tensor, split: int, steps: int, *_: Any) -> tuple[Tensor, Tensor]:
+    return state.new_empty(len(state), steps, dtype=torch.int64), torch.empty_like(state)
+
+
+def _backward_fake(
+    grad_logits: Tensor,
+    hidden: Tensor,
+    split: int,
+    set_time: Tensor,
+    final: Tensor,
+    deeper: Tensor,
+    head: Tensor,
+    slope: float,
+) -> Tensor:
+    width, dim = hidden.shape[3], final.shape[1]
+    length = width * (dim + 1) + len(deeper) * width * (width + 1) + 3 * dim * (width + 1)
+    return hidden.new_empty(length, dtype=compute_dtype(hidden))
+
+
+if not _library.disabled():
+    torch.library.register_fake("svgdx_cpu::mlp_rollout", _rollout_fake)
+    torch.library.register_fake("svgdx_cpu::mlp_rollout_backward", _backward_fake)
