@@ -87,9 +87,11 @@ def test_enumeration_sums_every_state() -> None:
     base = torch.tensor([0.1, 0.9, 0.5])
     assert evaluation.exact_log_z(lambda x: -evaluation.bernoulli_log_prob(x, base), 3) == pytest.approx(0, abs=1e-6)
     energy = small_energy(5)
-    nll = evaluation.energy_nll(energy, evaluation.all_states(5), evaluation.exact_log_z(energy, 5), batch=7)
+    log_z = evaluation.Estimate(evaluation.exact_log_z(energy, 5), 0.3)
+    nll, error = evaluation.energy_nll(energy, evaluation.all_states(5), log_z, batch=7)
     log_p = torch.log_softmax(-energy(evaluation.all_states(5)), 0)
     assert nll == pytest.approx(-float(log_p.mean()), rel=1e-5)
+    assert error == pytest.approx(math.sqrt(float(log_p.var()) / 32 + 0.3**2), rel=1e-5)
     with pytest.raises(ValueError, match="at most 16, but is 17"):
         evaluation.exact_log_z(energy, 17)
 

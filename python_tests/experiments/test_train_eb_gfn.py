@@ -347,11 +347,13 @@ def test_eval_prints_what_enumeration_gives(sampler: str, tmp_path: Path, capsys
     trainer = trainer_of(config, binary_tasks.load(config))
     trainer.restore(newest(out), checkpoint.load(newest(out), "eb-gfn"))
     points = trainer.task.held_out(50, 0)
-    exact = evaluation.energy_nll(trainer.energy, points, evaluation.exact_log_z(trainer.energy, 9))
+    log_z = evaluation.Estimate(evaluation.exact_log_z(trainer.energy, 9), 0.0)
+    exact = evaluation.energy_nll(trainer.energy, points, log_z).value
     assert figures["energy_nll_ais"]["value"] == pytest.approx(exact, abs=0.05)
     assert figures["energy_nll_ais"]["settings"]["points"] == 50
     if sampler == "eb-gfn":
         assert figures["energy_nll"]["value"] == pytest.approx(exact, abs=0.05)
+        assert 1000 < figures["energy_nll"]["settings"]["effective"] < 5000
         likelihood = gflownets.log_likelihood(trainer.policy, points, 200, 7)
         assert figures["gflownet_nll"]["value"] == pytest.approx(-float(likelihood.mean()), abs=0.1)
         assert "J 20" in printed

@@ -103,20 +103,27 @@ def _gflownet(trainer: EBGFNTrainer, points: Tensor, settings: EvaluationSetting
     likelihood = gflownets.log_likelihood(trainer.averaged, points, settings.paths, settings.seed + _PATHS)
     facts: dict[str, Any] = {"points": len(points), "J": settings.paths}
     error = float(likelihood.std()) / math.sqrt(len(points))
-    found = _nll("gflownet_nll", "NLL of the GFlowNet", -float(likelihood.mean()), trainer, facts, error)
+    nll = evaluation.Estimate(-float(likelihood.mean()), error)
+    found = _nll("gflownet_nll", "NLL of the GFlowNet", nll, trainer, facts)
     with torch.no_grad():
-        log_z = gflownets.log_z_importance(
+        log_weights = gflownets.log_importance_weights(
             trainer.averaged, lambda x: -trainer.energy(x), settings.z_samples, settings.seed + _LOG_Z
-        )
-    facts = {"points": len(points), "log Z": "importance sampling from the GFlowNet", "samples": settings.z_samples}
-    nll = evaluation.energy_nll(trainer.energy, points, float(log_z))
-    return found + _nll("energy_nll", "NLL of the energy", nll, trainer, facts, None)
+        ).double()
+    effective = (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+    facts = {
+        "points": len(points),
+        "log Z": "importance sampling from the GFlowNet",
+        "samples": settings.z_samples,
+        "effective": round(float(effective)),
+    }
+    nll = evaluation.energy_nll(trainer.energy, points, evaluation.log_z_estimate(log_weights))
+    return found + _nll("energy_nll", "NLL of the energy", nll, trainer, facts)
 
 
 def _annealed(trainer: EnergyTrainer, points: Tensor, settings: EvaluationSettings) -> list[Figure]:
     generator = torch.Generator().manual_seed(settings.seed + _AIS)
     trainer.energy.requires_grad_(False)
-    log_z, error = evaluation.ais_log_z(
+    log_z = evaluation.ais_log_z(
         trainer.energy,
         trainer.task.base(),
         settings.ais_temperatures,
@@ -131,18 +138,18 @@ def _annealed(trainer: EnergyTrainer, points: Tensor, settings: EvaluationSettin
         "moves": f"{settings.ais_steps} {settings.ais_transition}",
     }
     nll = evaluation.energy_nll(trainer.energy, points, log_z)
-    found = [Figure("ais_log_z", "log Z of the energy by AIS", log_z, "nats", error, facts)]
+    found = [Figure("ais_log_z", "log Z of the energy by AIS", log_z.value, "nats", log_z.error, facts)]
     facts = {"points": len(points)} | facts
-    return found + _nll("energy_nll_ais", "NLL of the energy by AIS", nll, trainer, facts, error)
+    return found + _nll("energy_nll_ais", "NLL of the energy by AIS", nll, trainer, facts)
 
 
 def _nll(
-    name: str, text: str, nll: float, trainer: EnergyTrainer, facts: dict[str, Any], error: float | None
+    name: str, text: str, nll: evaluation.Estimate, trainer: EnergyTrainer, facts: dict[str, Any]
 ) -> list[Figure]:
-    found = [Figure(name, text, nll, "nats", error, facts)]
+    found = [Figure(name, text, nll.value, "nats", nll.error, facts)]
     if trainer.config.data in IMAGES:
-        bits = evaluation.bits_per_dim(nll, trainer.task.dim)
-        found.append(Figure(name.replace("nll", "bits_per_dim"), text, bits, "bits/dim", None, facts))
+        bits = [evaluation.bits_per_dim(value, trainer.task.dim) for value in nll]
+        found.append(Figure(name.replace("nll", "bits_per_dim"), text, bits[0], "bits/dim", bits[1], facts))
     return found
 
 

@@ -56,9 +56,23 @@ def bits_per_dim(nll: float, dim: int) -> float:
 
 
 @torch.no_grad()
-def energy_nll(energy: Energy, x: Tensor, log_z: float, batch: int = 1000) -> float:
-    """Mean negative log-likelihood in nats of x (N, D), E(x) + log Z, evaluated in batches of rows."""
-    return sum(float(energy(rows).double().sum()) for rows in x.split(batch)) / len(x) + log_z
+def energy_nll(energy: Energy, x: Tensor, log_z: Estimate, batch: int = 1000) -> Estimate:
+    """Mean negative log-likelihood in nats of x (N, D), E(x) + log Z, evaluated in batches of rows.
+
+    Its standard error is that of log Z and of the mean over x together.
+    """
+    energies = torch.cat([energy(rows).double() for rows in x.split(batch)])
+    error = float(energies.std()) / math.sqrt(len(x))
+    return Estimate(float(energies.mean()) + log_z.value, math.hypot(error, log_z.error))
+
+
+def log_z_estimate(log_weights: Tensor) -> Estimate:
+    """log of the mean of weights (J), J at least 2, and its standard error from their spread (delta method).
+
+    The error is itself too small where few weights carry the mean.
+    """
+    mean = torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
+    return Estimate(float(mean), float((log_weights - mean).exp().std()) / math.sqrt(len(log_weights)))
 
 
 def all_states(dim: int) -> Tensor:
@@ -102,8 +116,7 @@ def ais_log_z(
         steps: see transition.
 
     Returns:
-        log of the mean weight, and its standard error from the spread of the weights (delta method). The error is
-        itself too small where few chains carry the mean.
+        As :func:`log_z_estimate`.
 
     Raises:
         ValueError: an unknown transition, a number below its least, or a probability not inside (0, 1).
@@ -127,8 +140,7 @@ def ais_log_z(
             x = gibbs_sweep(annealed, x, generator, steps)
         else:
             x = gwg_step(annealed, x, generator, steps=steps)
-    mean = torch.logsumexp(log_weight, 0) - math.log(chains)
-    return Estimate(float(mean), float((log_weight - mean).exp().std() / math.sqrt(chains)))
+    return log_z_estimate(log_weight)
 
 
 class _Annealed:

@@ -45,7 +45,7 @@ def log_likelihood(policy: nn.Module, x: Tensor, samples: int, seed: int, batch:
     return torch.cat(weights).view(count, samples).logsumexp(1) - math.log(samples)
 
 
-def log_z_importance(
+def log_importance_weights(
     policy: nn.Module,
     log_reward: Callable[[Tensor], Tensor],
     samples: int,
@@ -54,7 +54,9 @@ def log_z_importance(
     dim: int | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """log Z = log sum_x R(x) by importance sampling: log (1/J) sum_j R(x_j) P_B(tau_j | x_j) / P_F(tau_j).
+    """Weights log R(x_j) P_B(tau_j | x_j) / P_F(tau_j) of trajectories tau_j ~ P_F, whose mean estimates Z = sum_x R(x).
+
+    Z without bias. How uneven the weights are tells how sure the estimate is, where P_F misses no part of R.
 
     Args:
         policy: see :func:`svgdx.gflownets.rollout`; it proposes the trajectories.
@@ -65,14 +67,14 @@ def log_z_importance(
         device: by default that of the policy's parameters.
 
     Returns:
-        0-d, nats, without gradient; Z without bias.
+        (J), nats, without gradient.
 
     Raises:
         ValueError: samples or batch below 1.
 
     Source: Zhang et al., ICML 2022, section 4; Malkin et al., NeurIPS 2022, appendix.
     """
-    _positive("log_z_importance", samples, batch)
+    _positive("log_importance_weights", samples, batch)
     dim = int(policy.dim) if dim is None else dim  # type: ignore[arg-type]
     if device is None:
         device = next((parameter.device for parameter in policy.parameters()), torch.device("cpu"))
@@ -82,7 +84,21 @@ def log_z_importance(
         paths = rollout(policy, dim, seed, forward_from=begin, log_prob=True, stream=stream)
         with torch.no_grad():
             weights.append(log_reward(paths.final) - paths.log_ratio())
-    return torch.cat(weights).logsumexp(0) - math.log(samples)
+    return torch.cat(weights)
+
+
+def log_z_importance(
+    policy: nn.Module,
+    log_reward: Callable[[Tensor], Tensor],
+    samples: int,
+    seed: int,
+    batch: int = 4096,
+    dim: int | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """log Z = log sum_x R(x) in nats, 0-d: log of the mean of :func:`log_importance_weights`, with its arguments."""
+    weights = log_importance_weights(policy, log_reward, samples, seed, batch, dim, device)
+    return weights.logsumexp(0) - math.log(samples)
 
 
 def _positive(function: str, samples: int, batch: int) -> None:
