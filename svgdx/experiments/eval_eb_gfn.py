@@ -143,9 +143,7 @@ def _annealed(trainer: EnergyTrainer, points: Tensor, settings: EvaluationSettin
     return found + _nll("energy_nll_ais", "NLL of the energy by AIS", nll, trainer, facts)
 
 
-def _nll(
-    name: str, text: str, nll: evaluation.Estimate, trainer: EnergyTrainer, facts: dict[str, Any]
-) -> list[Figure]:
+def _nll(name: str, text: str, nll: evaluation.Estimate, trainer: EnergyTrainer, facts: dict[str, Any]) -> list[Figure]:
     found = [Figure(name, text, nll.value, "nats", nll.error, facts)]
     if trainer.config.data in IMAGES:
         bits = [evaluation.bits_per_dim(value, trainer.task.dim) for value in nll]

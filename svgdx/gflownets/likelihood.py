@@ -54,9 +54,10 @@ def log_importance_weights(
     dim: int | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Weights log R(x_j) P_B(tau_j | x_j) / P_F(tau_j) of trajectories tau_j ~ P_F, whose mean estimates Z = sum_x R(x).
+    """Log weights log [R(x_j) P_B(tau_j | x_j) / P_F(tau_j)] of trajectories tau_j ~ P_F.
 
-    Z without bias. How uneven the weights are tells how sure the estimate is, where P_F misses no part of R.
+    The mean weight estimates Z = sum_x R(x) without bias. How uneven the weights are tells how sure that is, where P_F
+    misses no part of R.
 
     Args:
         policy: see :func:`svgdx.gflownets.rollout`; it proposes the trajectories.
