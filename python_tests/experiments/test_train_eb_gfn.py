@@ -27,8 +27,8 @@ SMALL: dict[str, Any] = {
     "data": "ising", "side": 3, "sigma": 0.2, "samples": 100, "iterations": 8, "batch": 6, "hidden": 8, "depth": 2,
     "energy_hidden": 8, "energy_depth": 2, "eval_every": 4, "eval_points": 10, "eval_paths": 2, "final_points": 0,
     "checkpoint_every": 2, "log_every": 1, "energy_lr": 1e-3, "policy_lr": 1e-3, "energy_l1": 0, "lr_decay": "none",
-    "negatives": "data", "backward_policy": "learnt", "k_schedule": "anneal", "k": 0, "chains": 0, "sweeps": 1, "mh": "metropolis",
-    "loss": "tb",
+    "negatives": "data", "k_schedule": "anneal", "k": 0, "chains": 0, "sweeps": 1, "mh": "metropolis",
+    "loss": "tb", "backward_policy": "learnt",
 }  # fmt: skip
 
 
