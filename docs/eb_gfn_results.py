@@ -114,7 +114,7 @@ def settings_text(runs: list[Run]) -> str:
     lines = [
         "## Commands and settings of the figures",
         "",
-        "Hours are those of the updates, evaluations not counted.",
+        "Hours are wall-clock time of the updates, evaluations not counted, whatever else the machine did meanwhile.",
         "",
     ]
     for run in runs:
