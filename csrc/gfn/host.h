@@ -26,6 +26,17 @@ void with_storage(ScalarType type, F f) {
   }
 }
 
+inline void check_draw(const char* op, double temperature, double epsilon) {
+  SVGDX_CHECK(std::isfinite(temperature) && temperature > 0, op, "temperature must be positive and finite, but is ",
+              temperature);
+  SVGDX_CHECK(epsilon >= 0 && epsilon <= 1, op, "epsilon must be in [0, 1], but is ", epsilon);
+}
+
+// What turns logits into exponents of two. A temperature near zero must not make it infinite: zero times it is NaN.
+inline float draw_scale(double temperature) {
+  return float(std::min(1.4426950408889634 / temperature, double(FLT_MAX)));
+}
+
 inline void check_dtype(const char* op, const char* name, const Tensor& t, ScalarType expected) {
   SVGDX_CHECK(t.scalar_type() == expected, op, name, " must be ", name_of(expected), ", but is ",
               name_of(t.scalar_type()));
@@ -246,15 +257,11 @@ struct GfnOps {
     const int64_t dim = sizes.back(), batch = product_of(lead);
     SVGDX_CHECK(dim < INT32_MAX / 3, op, "state is too large: ", text(sizes));
     check_shape(op, "logits", logits, joined(lead, {3 * dim}), "shape (..., 3D)");
-    SVGDX_CHECK(std::isfinite(temperature) && temperature > 0, op, "temperature must be positive and finite, but is ",
-                temperature);
-    SVGDX_CHECK(epsilon >= 0 && epsilon <= 1, op, "epsilon must be in [0, 1], but is ", epsilon);
+    check_draw(op, temperature, epsilon);
     const Tensor action = new_empty(logits, lead, ScalarType::Long), next = new_empty(state, sizes, ScalarType::Char);
     const Tensor log_prob = new_empty(logits, lead, compute_type(logits.scalar_type()));
     if (batch == 0) return {action, log_prob, next};
     const Tensor l = dense(logits), s = dense(state);
-    // A temperature near zero must not make the scale infinite: zero times it would be NaN.
-    const float scale = float(std::min(1.4426950408889634 / temperature, double(FLT_MAX)));
     with_storage(logits.scalar_type(), [&](auto storage) {
       using S = decltype(storage);
       const SampleArgs<S> args{batch,
@@ -264,7 +271,7 @@ struct GfnOps {
                                forward,
                                uint64_t(seed),
                                uint64_t(offset),
-                               scale,
+                               draw_scale(temperature),
                                float(epsilon),
                                out<int64_t>(action),
                                out<Compute<S>>(log_prob),

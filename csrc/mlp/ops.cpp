@@ -29,9 +29,7 @@ std::tuple<Tensor, Tensor> rollout(const Tensor& argument, const Tensor& state, 
   SVGDX_CHECK(split >= 0 && split <= batch && steps >= 0, op, "split must be in [0, B] and steps not negative");
   SVGDX_CHECK(visits == 1 || (first_visit >= 0 && first_visit + steps < visits), op, "hidden must hold visits ",
               first_visit, " to ", first_visit + steps, ", or 1, but has ", visits);
-  SVGDX_CHECK(std::isfinite(temperature) && temperature > 0, "gfn_sample_forward",
-              "temperature must be positive and finite, but is ", temperature);
-  SVGDX_CHECK(epsilon >= 0 && epsilon <= 1, "gfn_sample_forward", "epsilon must be in [0, 1], but is ", epsilon);
+  check_draw("gfn_sample_forward", temperature, epsilon);
   expect(op, "argument", argument, sums, {batch, width}, "shape (B, H)");
   expect(op, "state", state, ScalarType::Char, {batch, dim}, "shape (B, D)");
   expect(op, "columns", columns, sums, {dim, width}, "shape (D, H)");

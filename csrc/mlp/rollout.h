@@ -2,7 +2,6 @@
 // takes a block through all steps, so that its activations stay in that core's cache and nobody waits for anybody.
 #pragma once
 
-#include <cfloat>
 #include <mutex>
 
 #include "gfn/cpu/gfn_kernel.h"
@@ -10,8 +9,6 @@
 #include "mlp/cpu/mlp_kernel.h"
 
 namespace svgdx {
-
-constexpr int8_t kMlpVoid = -1;
 
 struct MlpRolloutTensors {
   Tensor argument, state, columns, deeper, deeper_bias, head, head_bias, hidden;
@@ -121,7 +118,7 @@ class MlpRollout {
   bool draw(const Block& at, int64_t step, int64_t* location, C* factor) {
     const int64_t start = at.start, first = at.row - start;
     const int64_t count = (at.forward ? t_.split : batch_) - start;
-    const float scale = float(std::min(1.4426950408889634 / (at.forward ? t_.temperature : 1.0), double(FLT_MAX)));
+    const float scale = draw_scale(at.forward ? t_.temperature : 1.0);
     const SampleArgs<S> args{count,
                              dim_,
                              data<S>(logits_) + start * 3 * dim_,

@@ -108,7 +108,7 @@ def test_every_data_set_that_needs_no_files_starts(name: str, tmp_path: Path) ->
         {"loss": "subtb", "backward_policy": "uniform"},
         {"loss": "vargrad", "back_ratio": 0.0},
         {"back_ratio": 1.0, "ema": 0.9, "mh": "barker"},
-        {"negatives": "persistent", "chains": 9, "sweeps": 3, "k_schedule": "random"},
+        {"negatives": "persistent", "chains": 9, "sweeps": 3, "k_schedule": "random", "temperature": 2.0},
         {"negatives": "scratch", "epsilon": 0.1},
         {"mh": "none", "k_schedule": "fixed", "k": 3, "matmul": "bf16"},
         {"sampler": "pcd-gibbs", "chains": 10, "energy_l1": 0.1},

@@ -88,8 +88,7 @@ def test_bfloat16_products_stay_close(learnt_backward: bool) -> None:
     assert sums[0].dtype == torch.float32
     for found, wanted in zip(gradients(policy, sums), gradients(policy, expected), strict=True):
         assert found.dtype == torch.float32
-        # Rounding moves some activations across the kink, which turns the gradient a little.
-        assert torch.cosine_similarity(found.flatten(), wanted.flatten(), 0) > 0.98
+        assert torch.linalg.vector_norm(found - wanted) < 0.05 * torch.linalg.vector_norm(wanted)
 
 
 def walks(policy: gfn.MLPPolicy, rows: tuple[int, int]) -> tuple[gfn.Trajectories, list[Tensor]]:

@@ -78,7 +78,9 @@ class EBGFNTrainer(EnergyTrainer):
     @torch.no_grad()
     def _moved(self, x: Tensor, k: int, count: int) -> Tensor:
         """x after `count` moves of K steps, without gradient."""
-        here = self.energy(x.float()) if count else x
+        if count == 0:
+            return x
+        here = self.energy(x.float())
         for move in range(1, count + 1):
             proposal = gflownets.back_and_forth(self.policy, x, k, self.seed(PROPOSAL), stream=move)
             there = self.energy(proposal.x_new.float())

@@ -1,6 +1,6 @@
 """Generative flow networks over {0, 1}^D that fill a vector entry by entry, in any order."""
 
-from svgdx.gflownets.likelihood import log_importance_weights, log_likelihood, log_z_importance
+from svgdx.gflownets.likelihood import log_importance_weights, log_likelihood
 from svgdx.gflownets.log_prob import trajectory_log_prob, transition_log_prob
 from svgdx.gflownets.losses import (
     detailed_balance,
@@ -24,7 +24,6 @@ __all__ = [
     "log_importance_weights",
     "log_likelihood",
     "log_partition_variance",
-    "log_z_importance",
     "rollout",
     "sub_trajectory_balance",
     "trajectory_balance",

@@ -17,8 +17,8 @@ def usable(weights: Weights) -> bool:
     """Whether the rollout of this policy is compiled: on the CPU, for the activations that are linear in pieces."""
     if weights.first.device.type != "cpu" or weights.slope is None or _library.disabled():
         return False
-    wide = torch.float64 if weights.dtype == torch.float64 else torch.float32
-    return weights.first.dtype == wide
+    # Not where the products are rounded: it rounds before the bias and after it, torch's addmm once.
+    return weights.first.dtype == weights.dtype == compute_dtype(weights.first)
 
 
 def advance(
@@ -33,6 +33,7 @@ def advance(
     draws: tuple[int, int, int],
     temperature: float,
     epsilon: float,
+    erase_anything: float,
 ) -> tuple[Tensor, Tensor]:
     """Moves all rows by some steps.
 
@@ -42,6 +43,8 @@ def advance(
         hidden: memory of the activations, (L, V, B, H) by visit, or (L, 1, B, H) where they are not kept.
         logits: where to those of all steps + 1 states go, in forward order (B, more than steps, 3D).
         draws: seed, and the offsets of the first step of the forward and of the backward rows.
+        temperature, epsilon: of the forward rows.
+        erase_anything: chance that a backward row erases any entry rather than one drawn by the logits.
 
     Returns:
         The actions (B, steps) in forward order and the states (B, D) reached.
@@ -63,7 +66,7 @@ def advance(
             *draws,
             temperature,
             epsilon,
-            0.0 if weights.policy.learnt_backward else 1.0,
+            erase_anything,
         )
     return made
 

@@ -56,8 +56,8 @@ def log_importance_weights(
 ) -> Tensor:
     """Log weights log [R(x_j) P_B(tau_j | x_j) / P_F(tau_j)] of trajectories tau_j ~ P_F.
 
-    The mean weight estimates Z = sum_x R(x) without bias. How uneven the weights are tells how sure that is, where P_F
-    misses no part of R.
+    The mean weight estimates Z = sum_x R(x) without bias: log Z is about ``weights.logsumexp(0) - log J``. How uneven
+    the weights are tells how sure that is, where P_F misses no part of R.
 
     Args:
         policy: see :func:`svgdx.gflownets.rollout`; it proposes the trajectories.
@@ -86,20 +86,6 @@ def log_importance_weights(
         with torch.no_grad():
             weights.append(log_reward(paths.final) - paths.log_ratio())
     return torch.cat(weights)
-
-
-def log_z_importance(
-    policy: nn.Module,
-    log_reward: Callable[[Tensor], Tensor],
-    samples: int,
-    seed: int,
-    batch: int = 4096,
-    dim: int | None = None,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """log Z = log sum_x R(x) in nats, 0-d: log of the mean of :func:`log_importance_weights`, with its arguments."""
-    weights = log_importance_weights(policy, log_reward, samples, seed, batch, dim, device)
-    return weights.logsumexp(0) - math.log(samples)
 
 
 def _positive(function: str, samples: int, batch: int) -> None:

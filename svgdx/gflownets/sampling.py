@@ -180,8 +180,9 @@ def _compiled(run: _Run, weights: Weights, argument: Tensor, draw: _Draw) -> Non
     while True:
         count = min(capacity, run.steps - run.step)
         draws = draw.seed, draw.offset(_FORWARD, run.step), draw.offset(_BACKWARD, run.step)
+        how = draw.temperature, draw.epsilon, draw.erase_anything
         actions, states = _engine.advance(
-            weights, argument, states, run.split, count, hidden, run.step, logits, draws, draw.temperature, draw.epsilon
+            weights, argument, states, run.split, count, hidden, run.step, logits, draws, *how
         )
         run.segment(actions, states[: run.split], states[run.split :], logits)
         if run.step == run.steps:
