@@ -58,7 +58,8 @@ def hessian_trace(
     Args:
         log_prob: any log density that is differentiable twice (three times with create_graph), (..., D) -> (...), each
             value a function of its own point alone. With more than one product its derivatives must allow
-            ``torch.autograd.grad(is_grads_batched=True)``.
+            ``torch.autograd.grad(is_grads_batched=True)``. A module with a method score_hvp(x, probe), such as
+            :class:`svgdx.nn.MLPEnergy`, gives value, score and product by it for one probe without create_graph.
         x: points or particles, (..., D), float32 or float64 (half precision: as far as log_prob allows it).
         probes: how many products with H are spent, V; "hutch++" needs 3, and probes - 2 (probes // 3) of them are
             random signs; "exact" does not read it.
@@ -80,6 +81,12 @@ def hessian_trace(
     Woodruff, Hutch++: Optimal Stochastic Trace Estimation, SOSA 2021, algorithm 1.
     """
     _check(x, probes, method)
+    if method == "hutchinson" and probes == 1 and not create_graph and hasattr(log_prob, "score_hvp"):
+        x = x.detach()
+        probe = ops.rademacher(x, _seed(generator), 0)
+        value, score, hvp = log_prob.score_hvp(x, probe)
+        trace, variance = ops.probe_trace(probe[None], hvp[None])
+        return HessianTrace(value, score, trace, probe, hvp, variance)
     with torch.enable_grad():
         if not (create_graph and x.requires_grad):
             x = x.detach().requires_grad_()

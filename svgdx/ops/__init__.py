@@ -16,6 +16,8 @@ if _library.disabled():
         linear_trajectory_log_prob,
         masked_trajectory_log_prob,
         median_distance,
+        mlp_laplacian,
+        mlp_score_hvp,
         probe_trace,
         rademacher,
         svgd_field,
@@ -36,6 +38,7 @@ else:
         masked_trajectory_log_prob,
     )
     from svgdx.ops.jacobian import svgd_jacobian_sqnorm, svgd_logdet
+    from svgdx.ops.mlp import mlp_laplacian, mlp_score_hvp
     from svgdx.ops.svgd import svgd_field, svgd_phi, svgd_phi_trace, svgd_step
     from svgdx.ops.trace import probe_trace, rademacher
 
@@ -47,6 +50,8 @@ __all__ = [
     "linear_trajectory_log_prob",
     "masked_trajectory_log_prob",
     "median_distance",
+    "mlp_laplacian",
+    "mlp_score_hvp",
     "probe_trace",
     "rademacher",
     "svgd_field",

@@ -1,6 +1,7 @@
 // The CPU backend of the trace family: blocks of signs and points shared among torch's threads.
 #include <torch/csrc/stable/ops.h>
 
+#include "trace/cpu/mlp_jet_kernel.h"
 #include "trace/cpu/trace_kernel.h"
 #include "trace/estimate.h"
 
@@ -32,6 +33,22 @@ void probe_trace_backward(const ProbeTraceGradArgs<S>& args, void*) {
   });
 }
 
+// One block of rows, on the thread that calls.
+template <class C>
+void mlp_forward(const MlpForward<C>& args, void*) {
+  SVGDX_ISA_CALL(mlp_forward, args);
+}
+
+template <class C>
+void mlp_reverse(const MlpReverse<C>& args, void*) {
+  SVGDX_ISA_CALL(mlp_reverse, args);
+}
+
+template <class C>
+void mlp_laplacian(const MlpLaplacian<C>& args, void*) {
+  SVGDX_ISA_CALL(mlp_laplacian, args);
+}
+
 #define SVGDX_INSTANTIATE(S)                                  \
   template void rademacher(const SignArgs<S>&, void*);        \
   template void probe_trace(const ProbeTraceArgs<S>&, void*); \
@@ -40,5 +57,12 @@ SVGDX_INSTANTIATE(float)
 SVGDX_INSTANTIATE(double)
 SVGDX_INSTANTIATE(Bf16)
 SVGDX_INSTANTIATE(Fp16)
+
+template void mlp_forward(const MlpForward<float>&, void*);
+template void mlp_forward(const MlpForward<double>&, void*);
+template void mlp_reverse(const MlpReverse<float>&, void*);
+template void mlp_reverse(const MlpReverse<double>&, void*);
+template void mlp_laplacian(const MlpLaplacian<float>&, void*);
+template void mlp_laplacian(const MlpLaplacian<double>&, void*);
 
 }  // namespace svgdx::cpu
