@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Scalar: TypeAlias = "float | Tensor"
 
 MAX_LOGDET_DIM = 16
+MAX_LAPLACIAN_DIM = 64
+# In the order of csrc/trace/activation.h.
+ACTIVATIONS = ("silu", "gelu", "tanh", "softplus", "elu", "relu")
 _HALVES = (torch.bfloat16, torch.float16)
 _FLOATS = (torch.float32, torch.float64, *_HALVES)
 
@@ -116,6 +119,64 @@ def probe_pair(op: str, probe: Tensor | None, hvp: Tensor | None, x: Tensor) -> 
         if value is not None:
             like(op, name, value, x)
             shape(op, name, value, x.shape, "the shape of x, ")
+
+
+def probes(op: str, probe: Tensor, hvp: Tensor) -> None:
+    """(V, ..., D) with at least one probe, and products of the same kind."""
+    floating(op, "probe", probe)
+    if probe.dim() < 2 or probe.shape[0] == 0:
+        fail(op, f"probe must have shape (V, ..., D) with at least one probe, but has {tuple(probe.shape)}")
+    like(op, "hvp", hvp, probe, "probe")
+    shape(op, "hvp", hvp, probe.shape, "the shape of probe, ")
+
+
+def layers(op: str, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+    """Linear layers that fit behind each other, the last with one output."""
+    for name, values in (("weights", weights), ("biases", biases)):
+        if not isinstance(values, Sequence):
+            raise TypeError(f"svgdx::{op}: {name} must be a sequence of tensors, but is {type(values).__name__}")
+        for i, value in enumerate(values):
+            tensor(op, f"{name}[{i}]", value)
+    if len(weights) < 2 or len(biases) != len(weights):
+        found = f"are {len(weights)} and {len(biases)}"
+        fail(op, f"weights and biases must be of the same two or more layers, but {found}")
+    floating(op, "weights[0]", weights[0])
+    outputs = None
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        for name, value in (("weights", weight), ("biases", bias)):
+            like(op, f"{name}[{i}]", value, weights[0], "weights[0]")
+        last = i == len(weights) - 1
+        if weight.dim() != 2 or (outputs is not None and weight.shape[1] != outputs) or (last and len(weight) != 1):
+            wanted = ("1" if last else "out", "in" if outputs is None else str(outputs))
+            fail(op, f"weights[{i}] must have shape ({', '.join(wanted)}), but has {tuple(weight.shape)}")
+        outputs = weight.shape[0]
+        shape(op, f"biases[{i}]", bias, (outputs,))
+
+
+def activation(op: str, name: object) -> None:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"svgdx::{op}: activation must be one of {', '.join(ACTIVATIONS)}, but is {name!r}")
+
+
+def conditioned(op: str, x: Tensor, condition: Tensor | None, parameters: Tensor) -> None:
+    """x (..., M, D), condition (..., C), and parameters of their kind."""
+    points(op, x)
+    if condition is not None:
+        like(op, "condition", condition, x)
+        if condition.shape[:-1] != x.shape[:-2] or condition.dim() == 0:
+            expected = f"shape (..., C) with the leading shape of x, {tuple(x.shape[:-2])}"
+            fail(op, f"condition must have {expected}, but has {tuple(condition.shape)}")
+    like(op, "parameters", parameters, x)
+
+
+def first_layer(op: str, inputs: int, features: int) -> None:
+    if inputs != features:
+        fail(op, f"weights must take D + C = {features} features in the first layer, but take {inputs}")
+
+
+def laplacian_dim(op: str, x: Tensor) -> None:
+    if x.shape[-1] > MAX_LAPLACIAN_DIM:
+        fail(op, f"x must have at most {MAX_LAPLACIAN_DIM} features (D), but has {x.shape[-1]}")
 
 
 def logdet_sizes(op: str, hessian: Tensor | None, x: Tensor) -> None:

@@ -5,26 +5,12 @@
 #include <cfloat>
 #include <tuple>
 
+#include "common/storage.h"
 #include "common/tensors.h"
 #include "gfn/explain.h"
 #include "gfn/gfn.h"
 
 namespace svgdx {
-
-// Calls f with a value of the storage type.
-template <class F>
-void with_storage(ScalarType type, F f) {
-  switch (type) {
-    case ScalarType::Double:
-      return f(double{});
-    case ScalarType::Float:
-      return f(float{});
-    case ScalarType::BFloat16:
-      return f(Bf16{});
-    default:
-      return f(Fp16{});
-  }
-}
 
 inline void check_draw(const char* op, double temperature, double epsilon) {
   SVGDX_CHECK(std::isfinite(temperature) && temperature > 0, op, "temperature must be positive and finite, but is ",
@@ -35,17 +21,6 @@ inline void check_draw(const char* op, double temperature, double epsilon) {
 // What turns logits into exponents of two. A temperature near zero must not make it infinite: zero times it is NaN.
 inline float draw_scale(double temperature) {
   return float(std::min(1.4426950408889634 / temperature, double(FLT_MAX)));
-}
-
-inline void check_dtype(const char* op, const char* name, const Tensor& t, ScalarType expected) {
-  SVGDX_CHECK(t.scalar_type() == expected, op, name, " must be ", name_of(expected), ", but is ",
-              name_of(t.scalar_type()));
-}
-
-inline int64_t product_of(const Sizes& sizes) {
-  int64_t n = 1;
-  for (const int64_t size : sizes) n *= size;
-  return n;
 }
 
 inline Sizes joined(Sizes lead, const Sizes& rest) {

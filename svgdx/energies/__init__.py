@@ -1,6 +1,5 @@
-"""Energy-based models: MLPEnergy is a log density f, p ∝ exp(f); those of bits are energies E, p ∝ exp(-E)."""
+"""Energy-based models of bits: energies E, p ∝ exp(-E). For continuous x there is :class:`svgdx.nn.MLPEnergy`."""
 
 from svgdx.energies.discrete import DiscreteMLPEnergy, IsingEnergy
-from svgdx.energies.mlp import MLPEnergy
 
-__all__ = ["DiscreteMLPEnergy", "IsingEnergy", "MLPEnergy"]
+__all__ = ["DiscreteMLPEnergy", "IsingEnergy"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from svgdx.energies.mlp import ACTIVATIONS
 from svgdx.experiments.data import DATASETS
 from svgdx.experiments.errors import UsageError
 from svgdx.experiments.settings import Settings, option
+from svgdx.nn.mlp import ACTIVATIONS
 from svgdx.samplers.met_svgd import BOUNDS
 
 STARTS = ("normal", "data")

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from svgdx import ops
-from svgdx.energies import MLPEnergy
 from svgdx.experiments import checkpoint, data, loop, plots
 from svgdx.experiments.config import EBMConfig
 from svgdx.experiments.errors import DivergedError
 from svgdx.experiments.frechet import frechet_distance
 from svgdx.experiments.loop import INTERRUPTED, check_finite, stream
 from svgdx.experiments.run_folder import RunFolder
+from svgdx.nn import MLPEnergy
 from svgdx.samplers import Chain, LearntSVGD
 
 _TRAIN, _EVALUATE, _START = 0, 1, 2

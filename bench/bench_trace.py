@@ -1,0 +1,32 @@
+"""mlp_score_hvp against the peers of trace_peers.py in one run: 2 threads, float32, silu.
+
+The entry `products` is the time of the matrix products alone, over all rows at once: its share says what is left.
+
+pytest bench/bench_trace.py --benchmark-json bench/results/trace.json
+python bench/render.py bench/results/trace.json bench/results/trace
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trace_peers
+from bench_svgd import agree, time_calls, two_threads
+
+__all__ = ["two_threads"]
+
+SHAPES = [(256, 10, 6, 17, 256, 2), (1, 128, 64, 0, 256, 3)]
+
+
+@pytest.mark.parametrize("peer", [*trace_peers.PEERS, "products"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_mlp_score_hvp(benchmark: Any, shape: tuple[int, ...], peer: str) -> None:
+    benchmark.extra_info["sizes"] = "B, M, D, C, hidden, depth"
+    problem = trace_peers.problem(*shape, device="cpu")
+    if peer == "products":
+        time_calls(benchmark, "cpu", trace_peers.products(problem))
+        return
+    form = trace_peers.PEERS[peer]
+    agree(form(problem), trace_peers.PEERS["svgdx"](problem))
+    time_calls(benchmark, "cpu", lambda: form(problem))

@@ -1,0 +1,146 @@
+// See mlp_jet_kernel.h. A row's last, partial vector is filled with zeros and stored in part.
+#include "trace/cpu/mlp_jet_kernel.h"
+
+#include "trace/cpu/vec_math.h"
+
+namespace svgdx::SVGDX_ISA {
+namespace {
+
+// Vectors of a row: whole ones, or the n < kLanes entries that are left.
+template <class C>
+struct Whole {
+  SVGDX_INLINE Vec<C> load(const C* p) const { return SVGDX_ISA::load(p); }
+  SVGDX_INLINE void store(C* p, Vec<C> v) const { SVGDX_ISA::store(p, v); }
+};
+template <class C>
+struct Part {
+  int64_t n;
+  SVGDX_INLINE Vec<C> load(const C* p) const {
+    Vec<C> v{};
+    memcpy(&v, p, n * sizeof(C));
+    return v;
+  }
+  SVGDX_INLINE void store(C* p, Vec<C> v) const { memcpy(p, &v, n * sizeof(C)); }
+};
+
+// Calls f(i, access) for each vector of a row.
+template <class C, class F>
+SVGDX_INLINE void for_vectors(int64_t width, F f) {
+  int64_t i = 0;
+  for (; i + kLanes<C> <= width; i += kLanes<C>) f(i, Whole<C>{});
+  if (i < width) f(i, Part<C>{width - i});
+}
+
+template <class C, class Access>
+SVGDX_INLINE Vec<C> argument(const LayerShift<C>& shift, const C* condition, const C* product, int64_t i, Access at) {
+  const Vec<C> z = at.load(product + i) + at.load(shift.bias + i);
+  return condition ? z + at.load(condition + i) : z;
+}
+
+template <Activation kKind, class C>
+void forward_rows(const MlpForward<C>& args) {
+  const int64_t width = args.width, half = args.rows * width;
+  for (int64_t r = 0; r < args.rows; ++r) {
+    const C* condition = args.shift.condition_row(r, width);
+    const C* product = args.product + r * width;
+    C* stacked = args.stacked + r * width;
+    if (args.head.weight == nullptr) {
+      C *slope = args.slope + r * width, *bend = args.bend + r * width;
+      for_vectors<C>(width, [&](int64_t i, auto at) {
+        const Vec<C> tangent = at.load(product + half + i);
+        const auto jet = activation_jet<kKind, VecMath<C>>(argument(args.shift, condition, product, i, at));
+        at.store(stacked + i, jet.value);
+        at.store(stacked + half + i, jet.first * tangent);
+        at.store(slope + i, jet.first);
+        at.store(bend + i, jet.second * tangent);
+      });
+      continue;
+    }
+    Vec<C> sum{};
+    for_vectors<C>(width, [&](int64_t i, auto at) {
+      const Vec<C> tangent = at.load(product + half + i), weight = at.load(args.head.weight + i);
+      const auto jet = activation_jet<kKind, VecMath<C>>(argument(args.shift, condition, product, i, at));
+      sum += weight * jet.value;
+      at.store(stacked + i, jet.first * weight);
+      at.store(stacked + half + i, jet.second * tangent * weight);
+    });
+    args.head.value[r] = horizontal_sum<C>(sum) + args.head.bias[0];
+  }
+}
+
+// One row's vector: h, its Laplacian and its Jacobian, handed to put(row of D + 2, value).
+template <Activation kKind, class C, class Access, class Put>
+SVGDX_INLINE void laplacian_vector(const MlpLaplacian<C>& args, const C* condition, int64_t r, int64_t i, Access at,
+                                   Put put) {
+  const int64_t width = args.width;
+  const C* jacobian = args.jacobian + r * args.jacobian_stride + i;
+  const auto jet = activation_jet<kKind, VecMath<C>>(argument(args.shift, condition, args.argument + r * width, i, at));
+  Vec<C> squares{};
+  for (int64_t d = 0; d < args.dim; ++d) {
+    const Vec<C> slope = at.load(jacobian + d * width);
+    squares += slope * slope;
+    put(d + 2, jet.first * slope);
+  }
+  const Vec<C> bend = jet.second * squares;
+  put(0, jet.value);
+  put(1, args.laplacian ? bend + jet.first * at.load(args.laplacian + r * width + i) : bend);
+}
+
+template <Activation kKind, class C>
+void laplacian_rows(const MlpLaplacian<C>& args) {
+  const int64_t width = args.width, rows = args.rows, dim = args.dim;
+  Vec<C> sums[kMaxLaplacianDim + 2];
+  for (int64_t r = 0; r < rows; ++r) {
+    const C* condition = args.shift.condition_row(r, width);
+    if (args.head.weight == nullptr) {
+      C* to[2] = {args.stacked + r * width, args.stacked + (rows + r) * width};
+      C* jacobian = args.stacked + (2 * rows + r * dim) * width;
+      for_vectors<C>(width, [&](int64_t i, auto at) {
+        laplacian_vector<kKind>(args, condition, r, i, at, [&](int64_t k, Vec<C> v) {
+          at.store((k < 2 ? to[k] : jacobian + (k - 2) * width) + i, v);
+        });
+      });
+      continue;
+    }
+    for (int64_t k = 0; k < dim + 2; ++k) sums[k] = Vec<C>{};
+    for_vectors<C>(width, [&](int64_t i, auto at) {
+      const Vec<C> weight = at.load(args.head.weight + i);
+      laplacian_vector<kKind>(args, condition, r, i, at, [&](int64_t k, Vec<C> v) { sums[k] += weight * v; });
+    });
+    args.head.value[r] = horizontal_sum<C>(sums[0]) + args.head.bias[0];
+    args.trace[r] = horizontal_sum<C>(sums[1]);
+    for (int64_t d = 0; d < dim; ++d) args.score[r * dim + d] = horizontal_sum<C>(sums[d + 2]);
+  }
+}
+
+}  // namespace
+
+template <class C>
+void mlp_forward(const MlpForward<C>& args) {
+  with_activation(args.activation, [&](auto tag) { forward_rows<tag.kind>(args); });
+}
+
+template <class C>
+void mlp_reverse(const MlpReverse<C>& args) {
+  const int64_t count = args.rows * args.width;
+  for_vectors<C>(count, [&](int64_t i, auto at) {
+    const Vec<C> grad = at.load(args.product + i), tangent = at.load(args.product + count + i);
+    const Vec<C> slope = at.load(args.slope + i);
+    at.store(args.stacked + i, slope * grad);
+    at.store(args.stacked + count + i, slope * tangent + at.load(args.bend + i) * grad);
+  });
+}
+
+template <class C>
+void mlp_laplacian(const MlpLaplacian<C>& args) {
+  with_activation(args.activation, [&](auto tag) { laplacian_rows<tag.kind>(args); });
+}
+
+#define SVGDX_INSTANTIATE(C)                       \
+  template void mlp_forward(const MlpForward<C>&); \
+  template void mlp_reverse(const MlpReverse<C>&); \
+  template void mlp_laplacian(const MlpLaplacian<C>&);
+SVGDX_INSTANTIATE(float)
+SVGDX_INSTANTIATE(double)
+
+}  // namespace svgdx::SVGDX_ISA

@@ -1,0 +1,320 @@
+// A multilayer perceptron's value, gradient and second derivatives between torch and a backend. Rows go in blocks of a
+// size that the shape alone decides; on the CPU one thread takes a block through all sweeps, so that what passes
+// between them stays in that core's cache.
+#pragma once
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "common/products.h"
+#include "common/storage.h"
+#include "trace/mlp.h"
+
+namespace svgdx {
+
+// The checked arguments of one call, in the type that is computed in, and the layers as views of the flat parameters.
+struct MlpTensors {
+  const char* op;
+  Sizes shape, lead;            // of x; of its rows
+  int64_t batch, group, dim;    // B, M, D
+  Tensor x;                     // (B M, D)
+  OptionalTensor condition;     // (B, C)
+  std::vector<int64_t> widths;  // D + C, hidden widths, 1
+  std::vector<Tensor> weight, bias;
+  Activation activation;
+  ScalarType storage, type;
+
+  MlpTensors(const char* op, const Tensor& x_in, const OptionalTensor& condition_in, const Tensor& parameters,
+             const Tensor& widths_in, int64_t code)
+      : op(op), shape(sizes_of(x_in)), x(x_in), storage(x_in.scalar_type()), type(compute_type(storage)) {
+    check_floating(op, "x", x_in);
+    SVGDX_CHECK(shape.size() >= 2, op, "x must have shape (..., M, D), but has ", text(shape));
+    SVGDX_CHECK(code >= 0 && code < kActivations, op, "activation must be in [0, ", kActivations, "), but is ", code);
+    activation = Activation(code);
+    lead = Sizes(shape.begin(), shape.end() - 1);
+    const Sizes outer(shape.begin(), shape.end() - 2);
+    batch = product_of(outer);
+    group = shape[shape.size() - 2];
+    dim = shape.back();
+    x = torch::stable::reshape(prepared("x", x_in), {batch * group, dim});
+    int64_t features = 0;
+    if (condition_in) {
+      const Sizes sizes = sizes_of(*condition_in);
+      SVGDX_CHECK(sizes.size() == outer.size() + 1 && std::equal(outer.begin(), outer.end(), sizes.begin()), op,
+                  "condition must have shape (..., C) with the leading shape of x, ", text(outer), ", but has ",
+                  text(sizes));
+      features = sizes.back();
+      condition = torch::stable::reshape(prepared("condition", *condition_in), {batch, features});
+      if (features == 0) condition = std::nullopt;
+    }
+    cut(prepared("parameters", parameters), widths_in, features);
+  }
+
+  // Detached: the pool's threads do not know that autograd is switched off here.
+  Tensor prepared(const char* name, const Tensor& t) const {
+    check_dtype(op, name, t, storage);
+    SVGDX_CHECK(t.is_cuda() == x.is_cuda() && t.get_device_index() == x.get_device_index(), op, name,
+                " must be on the device of x, but is on another");
+    return aten("detach", "", as_dense(t, type));
+  }
+
+  int64_t rows() const { return batch * group; }
+  int64_t hidden_layers() const { return int64_t(widths.size()) - 2; }
+  int64_t widest() const { return *std::max_element(widths.begin() + 1, widths.end()); }
+  // The columns of the first layer's weight that x meets.
+  Tensor first() const { return columns(weight[0], 0, dim); }
+
+  // The condition's part of the first layer, once for each row of B.
+  OptionalTensor condition_part() const {
+    if (!condition) return std::nullopt;
+    const Tensor of_condition = columns(weight[0], dim, widths[0] - dim);
+    const Tensor all = torch::stable::reshape(*condition, {1, batch, widths[0] - dim});
+    const Tensor columns = torch::stable::reshape(dense(of_condition), {1, widths[1], widths[0] - dim});
+    return torch::stable::reshape(product_with_transposed(all, columns), {batch, widths[1]});
+  }
+
+  template <class C>
+  LayerShift<C> shift(int64_t layer, const OptionalTensor& part, int64_t first_row) const {
+    return {data<C>(bias[layer]), layer == 0 ? data<C>(part) : nullptr, first_row, group};
+  }
+
+  Tensor scratch(int64_t rows, int64_t cols) const { return new_empty(x, {rows, cols}, type); }
+  Tensor finished(const Tensor& t, const Sizes& sizes) const {
+    return torch::stable::reshape(as_type(t, storage), sizes);
+  }
+
+ private:
+  static Tensor columns(Tensor t, int64_t first, int64_t count) { return torch::stable::narrow(t, 1, first, count); }
+
+  void cut(const Tensor& flat, const Tensor& widths_in, int64_t features) {
+    SVGDX_CHECK(widths_in.is_cpu() && widths_in.scalar_type() == ScalarType::Long && widths_in.dim() == 1 &&
+                    widths_in.is_contiguous() && widths_in.size(0) >= 3,
+                op, "widths must be a CPU tensor of at least 3 int64 numbers");
+    widths.assign(data<int64_t>(widths_in), data<int64_t>(widths_in) + widths_in.size(0));
+    SVGDX_CHECK(*std::min_element(widths.begin() + 1, widths.end()) >= 1 && widths.back() == 1, op,
+                "widths must be positive and end with 1, but are ", text(widths));
+    SVGDX_CHECK(widths[0] == dim + features, op, "weights must take D + C = ", dim + features,
+                " features in the first layer, but take ", widths[0]);
+    int64_t wanted = 0;
+    for (size_t i = 0; i + 1 < widths.size(); ++i) wanted += widths[i + 1] * (widths[i] + 1);
+    SVGDX_CHECK(flat.dim() == 1 && flat.numel() == wanted, op, "parameters must have shape (", wanted, ",), but has ",
+                text(sizes_of(flat)));
+    int64_t at = 0;
+    for (size_t i = 0; i + 1 < widths.size(); ++i) {
+      const int64_t count = widths[i + 1] * widths[i];
+      Tensor part = flat;
+      weight.push_back(torch::stable::reshape(torch::stable::narrow(part, 0, at, count), {widths[i + 1], widths[i]}));
+      bias.push_back(torch::stable::narrow(part, 0, at + count, widths[i + 1]));
+      at += count + widths[i + 1];
+    }
+  }
+};
+
+// The first rows * cols entries of a flat piece of memory as a matrix.
+inline Tensor matrix(const Tensor& memory, int64_t rows, int64_t cols) {
+  Tensor flat = torch::stable::reshape(memory, {memory.numel()});
+  return torch::stable::reshape(torch::stable::narrow(flat, 0, 0, rows * cols), {rows, cols});
+}
+
+inline Tensor some_rows(Tensor t, int64_t first, int64_t rows) { return torch::stable::narrow(t, 0, first, rows); }
+
+inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out) { aten("mm", "out", a, b, out); }
+
+inline void multiply_transposed(const Tensor& a, const Tensor& b, const Tensor& out) {
+  multiply(a, torch::stable::transpose(b, 0, 1), out);
+}
+
+template <class Backend, class C>
+class MlpScoreHvp {
+ public:
+  MlpScoreHvp(const MlpTensors& t, const Tensor& probe)
+      : t_(t),
+        probe_(probe),
+        part_(t.condition_part()),
+        value_(new_empty(t.x, {t.rows()}, t.type)),
+        score_(t.scratch(t.rows(), t.dim)),
+        hvp_(t.scratch(t.rows(), t.dim)),
+        block_(Backend::mlp_rows(t.rows(), t.widest())) {}
+
+  std::tuple<Tensor, Tensor, Tensor> run() {
+    const int64_t count = (t_.rows() + block_ - 1) / block_;
+    Backend::for_blocks(count, [&](int64_t begin, int64_t end) {
+      const int64_t most = std::min(block_, t_.rows()), wide = std::max(t_.widest(), t_.dim);
+      Work work{t_.scratch(2 * most, wide), t_.scratch(2 * most, wide), {}, {}};
+      for (int64_t layer = 0; layer + 1 < t_.hidden_layers(); ++layer) {
+        work.slope.push_back(t_.scratch(most, t_.widths[layer + 1]));
+        work.bend.push_back(t_.scratch(most, t_.widths[layer + 1]));
+      }
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t first = i * block_;
+        block(first, std::min(block_, t_.rows() - first), work);
+      }
+    });
+    return {value_, score_, hvp_};
+  }
+
+ private:
+  // Memory of one block: what goes into a product, what comes out, and what the reverse sweep needs of each layer.
+  struct Work {
+    Tensor stacked, product;
+    std::vector<Tensor> slope, bend;
+  };
+
+  void block(int64_t first, int64_t rows, const Work& work) const {
+    void* stream = Backend::stream(t_.x);
+    Tensor inputs = matrix(work.stacked, 2 * rows, t_.dim);
+    Tensor top = some_rows(inputs, 0, rows), bottom = some_rows(inputs, rows, rows);
+    torch::stable::copy_(top, some_rows(t_.x, first, rows));
+    torch::stable::copy_(bottom, some_rows(probe_, first, rows));
+    const int64_t last = t_.hidden_layers() - 1;
+    for (int64_t layer = 0; layer <= last; ++layer) {
+      const int64_t width = t_.widths[layer + 1];
+      const Tensor product = matrix(work.product, 2 * rows, width);
+      multiply_transposed(inputs, layer == 0 ? t_.first() : t_.weight[layer], product);
+      inputs = matrix(work.stacked, 2 * rows, width);
+      const bool is_top = layer == last;
+      const MlpForward<C> args{rows,
+                               width,
+                               t_.activation,
+                               data<C>(product),
+                               t_.template shift<C>(layer, part_, first),
+                               out<C>(inputs),
+                               is_top ? nullptr : out<C>(work.slope[layer]),
+                               is_top ? nullptr : out<C>(work.bend[layer]),
+                               head(is_top, first)};
+      Backend::template mlp_forward<C>(args, stream);
+    }
+    for (int64_t layer = last; layer > 0; --layer) {
+      const int64_t width = t_.widths[layer];
+      const Tensor product = matrix(work.product, 2 * rows, width);
+      multiply(inputs, t_.weight[layer], product);
+      inputs = matrix(work.stacked, 2 * rows, width);
+      const MlpReverse<C> args{
+          rows, width, data<C>(product), data<C>(work.slope[layer - 1]), data<C>(work.bend[layer - 1]), out<C>(inputs)};
+      Backend::template mlp_reverse<C>(args, stream);
+    }
+    const Tensor product = matrix(work.product, 2 * rows, t_.dim);
+    multiply(inputs, t_.first(), product);
+    Tensor score = some_rows(score_, first, rows), hvp = some_rows(hvp_, first, rows);
+    torch::stable::copy_(score, some_rows(product, 0, rows));
+    torch::stable::copy_(hvp, some_rows(product, rows, rows));
+  }
+
+  MlpHead<C> head(bool is_top, int64_t first) const {
+    if (!is_top) return {};
+    return {data<C>(t_.weight.back()), data<C>(t_.bias.back()), out<C>(value_) + first};
+  }
+
+  const MlpTensors& t_;
+  Tensor probe_;
+  OptionalTensor part_;
+  Tensor value_, score_, hvp_;
+  int64_t block_;
+};
+
+template <class Backend, class C>
+class MlpLaplacians {
+ public:
+  explicit MlpLaplacians(const MlpTensors& t)
+      : t_(t),
+        part_(t.condition_part()),
+        first_jacobian_(dense(torch::stable::transpose(t.first(), 0, 1))),
+        value_(new_empty(t.x, {t.rows()}, t.type)),
+        score_(t.scratch(t.rows(), t.dim)),
+        trace_(new_empty(t.x, {t.rows()}, t.type)),
+        block_(std::max<int64_t>(1, Backend::mlp_rows(t.rows() * (t.dim + 2), t.widest()) * 2 / (t.dim + 2))) {}
+
+  std::tuple<Tensor, Tensor, Tensor> run() {
+    const int64_t count = (t_.rows() + block_ - 1) / block_;
+    Backend::for_blocks(count, [&](int64_t begin, int64_t end) {
+      const int64_t most = std::min(block_, t_.rows()) * (t_.dim + 2);
+      const Tensor stacked = t_.scratch(most, t_.widest()), product = t_.scratch(most, t_.widest());
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t first = i * block_;
+        block(first, std::min(block_, t_.rows() - first), stacked, product);
+      }
+    });
+    return {value_, score_, trace_};
+  }
+
+ private:
+  void block(int64_t first, int64_t rows, const Tensor& stacked_memory, const Tensor& product_memory) const {
+    const int64_t last = t_.hidden_layers() - 1;
+    Tensor inputs = some_rows(t_.x, first, rows);
+    for (int64_t layer = 0; layer <= last; ++layer) {
+      const int64_t width = t_.widths[layer + 1], all = rows * (t_.dim + 2);
+      const Tensor product = matrix(product_memory, layer == 0 ? rows : all, width);
+      multiply_transposed(inputs, layer == 0 ? t_.first() : t_.weight[layer], product);
+      inputs = matrix(stacked_memory, all, width);
+      const C* made = data<C>(product);
+      MlpLaplacian<C> args{rows,
+                           t_.dim,
+                           width,
+                           t_.activation,
+                           made,
+                           t_.template shift<C>(layer, part_, first),
+                           layer == 0 ? nullptr : made + rows * width,
+                           layer == 0 ? data<C>(first_jacobian_) : made + 2 * rows * width,
+                           layer == 0 ? 0 : t_.dim * width,
+                           out<C>(inputs),
+                           {},
+                           nullptr,
+                           nullptr};
+      if (layer == last) {
+        args.head = {data<C>(t_.weight.back()), data<C>(t_.bias.back()), out<C>(value_) + first};
+        args.score = out<C>(score_) + first * t_.dim;
+        args.trace = out<C>(trace_) + first;
+      }
+      Backend::template mlp_laplacian<C>(args, Backend::stream(t_.x));
+    }
+  }
+
+  const MlpTensors& t_;
+  OptionalTensor part_;
+  Tensor first_jacobian_, value_, score_, trace_;
+  int64_t block_;
+};
+
+template <class Backend>
+struct MlpJetOps {
+  using Guard = typename Backend::Guard;
+  using Three = std::tuple<Tensor, Tensor, Tensor>;
+
+  static Three score_hvp(const Tensor& x, const OptionalTensor& condition, const Tensor& probe,
+                         const Tensor& parameters, const Tensor& widths, int64_t activation) {
+    const Guard guard(x);
+    const char* op = "mlp_score_hvp";
+    const MlpTensors t(op, x, condition, parameters, widths, activation);
+    check_shape(op, "probe", probe, t.shape, "the shape of x");
+    const Tensor rows = torch::stable::reshape(t.prepared("probe", probe), {t.rows(), t.dim});
+    return with_compute(t, [&](auto number) { return MlpScoreHvp<Backend, decltype(number)>(t, rows).run(); }, t.shape);
+  }
+
+  static Three laplacian(const Tensor& x, const OptionalTensor& condition, const Tensor& parameters,
+                         const Tensor& widths, int64_t activation) {
+    const Guard guard(x);
+    const char* op = "mlp_laplacian";
+    const MlpTensors t(op, x, condition, parameters, widths, activation);
+    SVGDX_CHECK(t.dim <= kMaxLaplacianDim, op, "x must have at most ", kMaxLaplacianDim, " features (D), but has ",
+                t.dim);
+    return with_compute(t, [&](auto number) { return MlpLaplacians<Backend, decltype(number)>(t).run(); }, t.lead);
+  }
+
+  // Runs f(float or double) and gives its results their dtype and shape, the last that of `sizes`.
+  template <class F>
+  static Three with_compute(const MlpTensors& t, F f, const Sizes& sizes) {
+    const Tensor none = new_empty(t.x, {0}, t.type);
+    Three made{none, none, none};
+    if (t.rows() == 0 || t.dim == 0) {
+      SVGDX_CHECK(t.dim > 0, t.op, "x must have at least 1 feature (D)");
+      made = {none, none, none};
+    } else {
+      made = t.type == ScalarType::Double ? f(double{}) : f(float{});
+    }
+    return {t.finished(std::get<0>(made), t.lead), t.finished(std::get<1>(made), t.shape),
+            t.finished(std::get<2>(made), sizes)};
+  }
+};
+
+}  // namespace svgdx

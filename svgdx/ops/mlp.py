@@ -1,0 +1,119 @@
+"""A multilayer perceptron's value with its first and second derivatives in x, without an autograd graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from svgdx import _checks
+from svgdx.ops._register import PLAIN, SHARED, Op
+
+__all__ = ["mlp_laplacian", "mlp_score_hvp"]
+
+
+def mlp_score_hvp(
+    x: Tensor,
+    condition: Tensor | None,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    activation: str,
+    probe: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A multilayer perceptron's value f, its gradient in x and its Hessian in x times v.
+
+    One sweep forward carries value and tangent, one back the gradient and its tangent, each layer a matrix product of
+    both at once with the activation's derivatives fused around it. The condition's part of the first layer is computed
+    once for each row of B, not for each particle.
+
+    Args:
+        x: particles, (..., M, D); float32, float64, bfloat16 or float16 (the last two are computed in float32).
+        condition: what the particles of a row share, (..., C), or None. The first layer reads x, then the condition.
+        weights: of each linear layer, (out, in) as in ``torch.nn.Linear``: at least two, the first (H, D + C), the last
+            (1, H); dtype and device of x.
+        biases: of each layer, (out,).
+        activation: between the layers: silu, gelu (by the error function), tanh, softplus, elu or relu. Where a
+            derivative jumps, it is the one that autograd takes.
+        probe: v, the shape, dtype and device of x.
+
+    Returns:
+        f (..., M), grad f (..., M, D) and H v (..., M, D), in the dtype of x. Not differentiable: where a graph is
+        wanted, use autograd.
+
+    Raises:
+        TypeError: an argument is no tensor, or weights or biases no sequence of tensors.
+        ValueError: an unknown activation.
+        RuntimeError: a shape, dtype or device does not fit.
+
+    Source: Pearlmutter, Fast Exact Multiplication by the Hessian, Neural Computation 1994.
+    """
+    op = "mlp_score_hvp"
+    _checks.tensor(op, "x", x)
+    _checks.tensor(op, "probe", probe)
+    packed = _packed(op, condition, weights, biases, activation)
+    made: tuple[Tensor, Tensor, Tensor] = _score_hvp(x, condition, probe, *packed)
+    return made
+
+
+def mlp_laplacian(
+    x: Tensor, condition: Tensor | None, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A multilayer perceptron's value f, its gradient in x and the exact trace of its Hessian in x.
+
+    One sweep forward carries value, Jacobian and Laplacian of each layer for some points at a time.
+
+    Args:
+        x: particles, (..., M, D) with D <= 64; dtypes as in :func:`mlp_score_hvp`.
+        condition, weights, biases, activation: as in :func:`mlp_score_hvp`.
+
+    Returns:
+        f (..., M), grad f (..., M, D) and Tr H (..., M), in the dtype of x. Not differentiable.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as in :func:`mlp_score_hvp`, and for D > 64.
+
+    Source: Li et al., A computational framework for neural network-based variational Monte Carlo with Forward
+    Laplacian, Nature Machine Intelligence 2024.
+    """
+    op = "mlp_laplacian"
+    _checks.tensor(op, "x", x)
+    packed = _packed(op, condition, weights, biases, activation)
+    made: tuple[Tensor, Tensor, Tensor] = _laplacian(x, condition, *packed)
+    return made
+
+
+def _packed(
+    op: str, condition: object, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str
+) -> tuple[Tensor, Tensor, int]:
+    """Weight and bias of each layer behind each other, the widths from D + C to 1, and the activation's number."""
+    if condition is not None:
+        _checks.tensor(op, "condition", condition)
+    _checks.layers(op, weights, biases)
+    _checks.activation(op, activation)
+    parts = [part.detach().reshape(-1) for pair in zip(weights, biases, strict=True) for part in pair]
+    widths = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
+    return torch.cat(parts), torch.tensor(widths, dtype=torch.int64), _checks.ACTIVATIONS.index(activation)
+
+
+def _score_hvp_fake(
+    x: Tensor, condition: Tensor | None, probe: Tensor, parameters: Tensor, widths: Tensor, activation: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    op = "mlp_score_hvp"
+    _checks.conditioned(op, x, condition, parameters)
+    _checks.like(op, "probe", probe, x)
+    _checks.shape(op, "probe", probe, x.shape, "the shape of x, ")
+    return x.new_empty(x.shape[:-1]), x.new_empty(x.shape), x.new_empty(x.shape)
+
+
+def _laplacian_fake(
+    x: Tensor, condition: Tensor | None, parameters: Tensor, widths: Tensor, activation: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    op = "mlp_laplacian"
+    _checks.conditioned(op, x, condition, parameters)
+    _checks.laplacian_dim(op, x)
+    return x.new_empty(x.shape[:-1]), x.new_empty(x.shape), x.new_empty(x.shape[:-1])
+
+
+_score_hvp = Op("mlp_score_hvp", _score_hvp_fake, (2, 1, 2, SHARED, SHARED, PLAIN))
+_laplacian = Op("mlp_laplacian", _laplacian_fake, (2, 1, SHARED, SHARED, PLAIN))
