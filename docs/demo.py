@@ -21,7 +21,7 @@ def main(run: Path, out: Path) -> None:
     images = data.load("digits", None)
     with tempfile.TemporaryDirectory() as folder:
         real = Path(folder) / "real.png"
-        plots.sample_grid(real, images.held_out, images.side)
+        plots.sample_grid(real, images.held_out, images.shape)
         grids = {
             "samples before training": run / "samples-00000000.png",
             f"samples after {distances[-1][0]} updates": run / f"samples-{distances[-1][0]:08d}.png",

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from svgdx.energies.mlp import ACTIVATIONS
-from svgdx.experiments.data import DATASETS
+from svgdx.experiments.data import DATASETS, FOLDERS
 from svgdx.experiments.errors import UsageError
 from svgdx.experiments.settings import Settings, option
 from svgdx.samplers.met_svgd import BOUNDS
@@ -18,8 +18,13 @@ STARTS = ("normal", "data")
 class EBMConfig(Settings):
     """Settings of `svgdx train ebm`. Lengths are in pixel values, which lie in [-1, 1]; energies in nats."""
 
-    data: str = option("digits", "data", "data set: scikit-learn's 8x8 digits or MNIST", DATASETS)
-    data_root: str | None = option(None, "data", "folder that holds MNIST/raw/ in torchvision's layout")
+    data: str = option(
+        "digits",
+        "data",
+        "data set: 8x8 digits, or 32x32 colour patches of photographs, or mnist or cifar10 from --data-root",
+        DATASETS,
+    )
+    data_root: str | None = option(None, "data", "folder of mnist (MNIST/raw/) or cifar10 (cifar-10-batches-py/)")
     noise: float = option(
         0.3, "data", "Gaussian noise added to the training images: its deviation at the start", positive=True
     )
@@ -63,10 +68,10 @@ class EBMConfig(Settings):
 
     def validate(self) -> None:
         super().validate()
-        if self.data == "mnist" and self.data_root is None:
-            raise UsageError("--data mnist needs --data-root DIR, the folder that holds MNIST/raw/")
-        if self.data != "mnist" and self.data_root is not None:
-            raise UsageError(f"--data-root: only --data mnist reads a folder, not --data {self.data}")
+        if self.data in FOLDERS and self.data_root is None:
+            raise UsageError(f"--data {self.data} needs --data-root DIR, the folder that holds {FOLDERS[self.data]}/")
+        if self.data not in FOLDERS and self.data_root is not None:
+            raise UsageError(f"--data-root: only {', '.join(FOLDERS)} read a folder, not --data {self.data}")
         if self.attached_steps > self.svgd_steps:
             raise UsageError(
                 f"--attached-steps: at most --svgd-steps = {self.svgd_steps}, but is {self.attached_steps}"

@@ -26,19 +26,28 @@ PANELS = {
 }
 
 
-def sample_grid(path: Path, samples: Tensor, side: int, columns: int = 8, scale: int = 6) -> None:
-    """Writes the first columns^2 samples (N, side^2), pixel values in [-1, 1], as one grey PNG."""
+def sample_grid(path: Path, samples: Tensor, shape: tuple[int, int, int], columns: int = 8, scale: int = 0) -> None:
+    """Writes the first columns^2 samples as one PNG, in grey or, where they have three channels, in colour.
+
+    Args:
+        samples: rows of pixels in [-1, 1], (N, D); what lies outside is clipped.
+        shape: (channels, height, width) of one of them, channels 1 or 3.
+        scale: pixels of the picture for each pixel; 0 makes an image about 48 wide and at least three times as large.
+    """
     import matplotlib.image
 
-    images = samples[: columns * columns].detach().cpu().numpy().reshape(-1, side, side)
+    channels, height, width = shape
+    scale = scale or max(3, 48 // width)
+    images = samples[: columns * columns].detach().cpu().numpy().reshape(-1, *shape)
     rows = math.ceil(len(images) / columns)
-    sheet = np.full((rows * (side + 1) + 1, columns * (side + 1) + 1), -0.5, dtype=np.float32)
+    sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), -0.5, dtype=np.float32)
     for index, image in enumerate(images):
-        top, left = (index // columns) * (side + 1) + 1, (index % columns) * (side + 1) + 1
-        sheet[top : top + side, left : left + side] = image.clip(-1, 1)
+        top, left = (index // columns) * (height + 1) + 1, (index % columns) * (width + 1) + 1
+        sheet[top : top + height, left : left + width] = image.clip(-1, 1).transpose(1, 2, 0)
+    enlarged = sheet.repeat(scale, axis=0).repeat(scale, axis=1)
     buffer = io.BytesIO()
-    enlarged = np.kron(sheet, np.ones((scale, scale)))
-    matplotlib.image.imsave(buffer, enlarged, cmap="gray", vmin=-1, vmax=1, format="png")
+    # 0 to 1 is what imsave takes as colours; grey is the same number three times.
+    matplotlib.image.imsave(buffer, np.broadcast_to(enlarged / 2 + 0.5, (*enlarged.shape[:2], 3)), format="png")
     write_atomically(path, buffer.getvalue())
 
 

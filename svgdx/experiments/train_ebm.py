@@ -135,8 +135,8 @@ class Trainer:
         if not evaluate:
             return quantities, ""
         samples, distance = self.evaluate()
-        plots.sample_grid(folder.path / f"samples-{self.step:08d}.png", samples, self.images.side)
-        plots.sample_grid(folder.path / "samples.png", samples, self.images.side)
+        plots.sample_grid(folder.path / f"samples-{self.step:08d}.png", samples, self.images.shape)
+        plots.sample_grid(folder.path / "samples.png", samples, self.images.shape)
         return quantities | {"frechet": distance}, f"frechet={distance:.2f}"
 
     def tensors(self) -> dict[str, Tensor]:
