@@ -1,6 +1,7 @@
-"""Energy-based models: MLPEnergy is a log density f, p ∝ exp(f); those of bits are energies E, p ∝ exp(-E)."""
+"""Energy-based models: MLPEnergy and ConvEnergy are log densities f, p ∝ exp(f); those of bits energies E, p ∝ exp(-E)."""
 
+from svgdx.energies.conv import ConvEnergy
 from svgdx.energies.discrete import DiscreteMLPEnergy, IsingEnergy
 from svgdx.energies.mlp import MLPEnergy
 
-__all__ = ["DiscreteMLPEnergy", "IsingEnergy", "MLPEnergy"]
+__all__ = ["ConvEnergy", "DiscreteMLPEnergy", "IsingEnergy", "MLPEnergy"]
