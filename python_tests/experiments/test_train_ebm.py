@@ -77,7 +77,11 @@ def test_metrics_hold_every_quantity(finished: Path) -> None:
         "energy_samples", "objective", "energy_loss", "sampler_loss",
     }  # fmt: skip
     assert all(quantities <= record.keys() for record in records[1:])
-    assert [record["step"] for record in records if "frechet" in record] == [0, 4, 8]
+    assert [record["step"] for record in records if "pixel_distance" in record and "feature_distance" in record] == [
+        0,
+        4,
+        8,
+    ]
     last = records[-1]
     expected = last["energy_samples"] - last["energy_data"] + last["entropy"]
     assert last["objective"] == pytest.approx(expected, rel=1e-5)

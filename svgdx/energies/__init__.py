@@ -1,4 +1,4 @@
-"""Energy-based models: MLPEnergy and ConvEnergy are log densities f, p ∝ exp(f); those of bits energies E, p ∝ exp(-E)."""
+"""Energy-based models: MLPEnergy and ConvEnergy are log densities f, p ∝ exp(f); of bits, E with p ∝ exp(-E)."""
 
 from svgdx.energies.conv import ConvEnergy
 from svgdx.energies.discrete import DiscreteMLPEnergy, IsingEnergy

@@ -17,13 +17,17 @@ matplotlib.use("Agg")
 
 # Panels of curves.png: title, then the metrics drawn in it.
 PANELS = {
-    "Fréchet distance to held-out images": ["frechet"],
+    "Fréchet distance to held-out images": ["feature_distance", "pixel_distance", "fid"],
     "energy f, nats": ["energy_data", "energy_samples"],
     "|grad f| at the samples": ["score_norm"],
     "entropy of the sampler, nats": ["entropy"],
     "step size eps": ["eps", "eps_bound"],
     "bandwidth sigma": ["sigma", "sigma_median"],
+    "steps of a chain": ["steps"],
+    "share of rejected proposals": ["mh_rejection"],
+    "-log p of the data, nats": ["nll"],
 }
+LOGARITHMIC = ("Fréchet distance to held-out images", "|grad f| at the samples", "step size eps")
 
 
 def sample_grid(path: Path, samples: Tensor, shape: tuple[int, int, int], columns: int = 8, scale: int = 0) -> None:
@@ -52,21 +56,26 @@ def sample_grid(path: Path, samples: Tensor, shape: tuple[int, int, int], column
 
 
 def curves(path: Path, metrics: list[dict[str, Any]]) -> None:
-    """Writes the curves of metrics.jsonl over updates as PNG."""
+    """Writes the curves of metrics.jsonl over updates as PNG: the panels that a quantity of the run is in."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 3, figsize=(12, 6), layout="constrained")
-    for axis, (title, names) in zip(axes.flat, PANELS.items(), strict=True):
+    known = {name for record in metrics for name in record}
+    panels = {title: [n for n in names if n in known] for title, names in PANELS.items() if known & set(names)}
+    rows = max(1, math.ceil(len(panels) / 3))
+    figure, axes = plt.subplots(rows, 3, figsize=(12, 3 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, (title, names) in zip(axes.flat, panels.items(), strict=False):
         for name in names:
             points = [(record["step"], record[name]) for record in metrics if name in record]
             axis.plot([step for step, _ in points], [value for _, value in points], label=name.replace("_", " "))
         axis.set_title(title, fontsize=10)
-        axis.set_xlabel("energy updates", fontsize=8)
+        axis.set_xlabel("updates", fontsize=8)
         axis.grid(alpha=0.3)
         if len(names) > 1:
             axis.legend(fontsize=8)
-    for axis in (axes.flat[0], axes.flat[4]):
-        axis.set_yscale("log")
+        if title in LOGARITHMIC:
+            axis.set_yscale("log")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     plt.close(figure)

@@ -114,7 +114,7 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Settings]) -> None:
             flag(each.name),
             type=_type_of(each),
             choices=choices,
-            metavar=None if choices else {int: "N", float: "X", str: "DIR"}[_type_of(each)],
+            metavar=None if choices else {int: "N", float: "X", str: "PATH"}[_type_of(each)],
             default=argparse.SUPPRESS,
             help=each.metadata["help"].replace("%", "%%") + (f" (default: {default})" if default else ""),
         )
