@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from svgdx.energies.mlp import ACTIVATIONS
 from svgdx.experiments.data import DATASETS, FOLDERS
 from svgdx.experiments.errors import UsageError
-from svgdx.experiments.settings import Settings, option
+from svgdx.experiments.settings import Settings, flag, option
 from svgdx.samplers.met_svgd import BOUNDS
 
 STARTS = ("normal", "data")
@@ -101,6 +102,15 @@ class EBMConfig(Settings):
         config = cls(**(changes | given))
         config.validate()
         return config
+
+    def command(self) -> str:
+        """The command, without --out, --seed and --threads, that trains with these settings."""
+        usual = dataclasses.asdict(type(self)()) | CONFIGURATIONS[self.config]
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value != usual[name]}
+        for name in ("config", "seed", "threads"):
+            given.pop(name, None)
+        options = [f"{flag(name)} {value}" for name, value in ({"config": self.config} | given).items()]
+        return " ".join(["svgdx train ebm", *options])
 
     def validate(self) -> None:
         super().validate()
