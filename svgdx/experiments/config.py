@@ -11,17 +11,28 @@ from svgdx.energies.mlp import ACTIVATIONS
 from svgdx.experiments.data import DATASETS, FOLDERS
 from svgdx.experiments.errors import UsageError
 from svgdx.experiments.settings import Settings, flag, option
-from svgdx.samplers.met_svgd import BOUNDS
+from svgdx.samplers.bandwidths import HEURISTICS
+from svgdx.samplers.step_sizes import BOUNDS
+from svgdx.samplers.svgd import DIVISORS
 
 STARTS = ("normal", "data")
 SAMPLERS = ("svgd", "langevin", "glow")
+BANDWIDTHS = ("learnt", *HEURISTICS)
+# Truncation, the third of svgdx.samplers.CONTROLS, leaves no particle of an image's many dimensions.
+CONTROLS = ("none", "metropolis-hastings", "epsilon-greedy")
 CHAINS = ("short-run", "persistent")
 ENERGIES = ("mlp", "conv")
 
 # What differs from the defaults of the fields, which are those of met-svgd.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "langevin": {"sampler": "langevin"},
+    "p-svgd": {"bandwidth": "median", "step": "fixed", "bound": "none", "hessian": "none", "divisor": "M-1"},
+    "met-svgd-sigma": {"step": "fixed"},
     "met-svgd": {},
+    "met-svgd-lc": {"stop_threshold": 1.0},
+    "met-svgd-no-trace": {"hessian": "none"},
+    "met-svgd-no-bound": {"bound": "none"},
+    "met-svgd-mh": {"control": "metropolis-hastings"},
     "glow": {"sampler": "glow"},
 }
 
@@ -53,11 +64,21 @@ class EBMConfig(Settings):
     start: str = option(
         "normal", "sampler", "initial Gaussian before training: N(0, I), or mean and std of the data", STARTS
     )
-    bandwidth: float = option(
-        0.5, "sampler", "sigma before training, as a multiple of the median heuristic", positive=True
+    bandwidth: str = option("learnt", "sampler", "sigma of each step: learnt, or by a heuristic", BANDWIDTHS)
+    bandwidth_start: float = option(
+        0.5, "sampler", "learnt: sigma before training, as a multiple of the median heuristic", positive=True
     )
-    step_size: float = option(0.1, "sampler", "eps / M of each step before training", positive=True)
+    step: str = option("learnt", "sampler", "eps of each step", ("learnt", "fixed"))
+    step_size: float = option(0.1, "sampler", "eps / M before training, or for good", positive=True)
     bound: str = option("leaky", "sampler", "what holds eps under its bound eps_UB", BOUNDS)
+    hessian: str = option("hutchinson", "sampler", "the Hessian term of Tr J", ("hutchinson", "none"))
+    divisor: str = option("M", "sampler", "of the trace's kernel sum", DIVISORS)
+    control: str = option("none", "sampler", "what may refuse steps", CONTROLS)
+    mh_iterations: int = option(10, "sampler", "most iterations of the inverse map in Metropolis-Hastings", least=1)
+    stop_threshold: float = option(
+        0.0, "sampler", "a chain stops once its Stein discrepancy S is less, in nats^2 for a unit of eps; 0: never"
+    )
+    patience: int = option(0, "sampler", "a chain stops after so many rises of S; 0: never")
     attached_steps: int = option(4, "sampler", "steps, drawn at random, that keep their graph in a sampler update")
     sampler_every: int = option(5, "sampler", "energy updates for each sampler update", least=1)
     sampler_lr: float = option(1e-2, "sampler", "Adam's learning rate for start, sigma and eps", positive=True)
@@ -95,6 +116,11 @@ class EBMConfig(Settings):
     log_every: int = option(10, "run", "updates between lines of metrics.jsonl", least=1)
     checkpoint_every: int = option(100, "run", "updates between checkpoints", least=1)
     keep_checkpoints: int = option(3, "run", "checkpoints kept, the newest", least=1)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether a chain may stop before its last step."""
+        return self.stop_threshold > 0 or self.patience > 0
 
     @classmethod
     def from_options(cls, given: dict[str, Any]) -> EBMConfig:

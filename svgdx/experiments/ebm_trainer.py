@@ -29,9 +29,14 @@ class EBMTrainer(ImageTrainer):
             torch.manual_seed(start.initial_seed())
             self.energy = energy_of(config, images.shape)
         self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, betas=(0.0, 0.999))
-        self.negatives = negatives_of(config, images.train, start)
+        self.negatives = self._negatives(start)
         self.modules = {"energy": self.energy, **self.negatives.modules}
         self.optimisers = {"energy_adam": self.energy_adam, **self.negatives.optimisers}
+
+    def _negatives(self, generator: torch.Generator) -> Negatives:
+        if self.config.sampler == "langevin":
+            return LangevinNegatives(self.config, self.images.train, generator)
+        return SVGDNegatives(self.config, self.energy, self.images.train)
 
     def update(self) -> dict[str, float]:
         self.step += 1
@@ -73,8 +78,3 @@ def energy_of(config: EBMConfig, shape: tuple[int, int, int]) -> torch.nn.Module
         return ConvEnergy(shape, config.width, config.activation, config.confinement)
     dim = shape[0] * shape[1] * shape[2]
     return MLPEnergy(dim, config.hidden, config.depth, config.activation, config.confinement)
-
-
-def negatives_of(config: EBMConfig, train: Tensor, generator: torch.Generator) -> Negatives:
-    kind = LangevinNegatives if config.sampler == "langevin" else SVGDNegatives
-    return kind(config, train, generator)

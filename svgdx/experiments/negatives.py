@@ -5,15 +5,27 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from svgdx import ops
 from svgdx.experiments.config import EBMConfig
 from svgdx.experiments.image_trainer import descend
 from svgdx.experiments.loop import check_finite
-from svgdx.samplers import Chain, LearntSVGD, ReplayBuffer, langevin
+from svgdx.samplers import (
+    RBF,
+    SVGD,
+    Chain,
+    EpsilonGreedy,
+    Learnt,
+    LearntGaussian,
+    MetropolisHastings,
+    ReplayBuffer,
+    SteinStop,
+    langevin,
+    median_bandwidth,
+)
+from svgdx.samplers.control import Control
+from svgdx.samplers.step_sizes import step_bound
 
 
 class Negatives(Protocol):
@@ -61,16 +73,14 @@ class LangevinNegatives:
 
 
 class SVGDNegatives:
-    """SVGD chains with a learnt start, and what else of them is learnt, by the reverse KL divergence."""
+    """SVGD chains with a learnt start, and what else of them is learnt, by the reverse KL divergence.
 
-    def __init__(self, config: EBMConfig, train: Tensor, generator: torch.Generator) -> None:
-        self.config, dim = config, train.shape[1]
-        mean, std = torch.zeros(dim), torch.ones(dim)
-        if config.start == "data":
-            mean, std = train.mean(0), (train.var(0) + config.noise**2 + 1e-4).sqrt()
-        sigma = config.bandwidth * median_bandwidth(train[:1000], config.particles)
-        eps = config.step_size * config.particles
-        self.sampler = LearntSVGD(mean, std, config.svgd_steps, sigma, eps, config.bound)
+    Every `sampler_every`-th draw updates the sampler first, through some of its steps, drawn at random.
+    """
+
+    def __init__(self, config: EBMConfig, energy: nn.Module, train: Tensor) -> None:
+        self.config = config
+        self.sampler = sampler_of(config, energy, train)
         self.adam = torch.optim.Adam(self.sampler.parameters(), config.sampler_lr, betas=(0.5, 0.9))
         self.modules: dict[str, nn.Module] = {"sampler": self.sampler}
         self.optimisers: dict[str, torch.optim.Optimizer] = {"sampler_adam": self.adam}
@@ -82,10 +92,16 @@ class SVGDNegatives:
         if learns:
             order = torch.randperm(config.svgd_steps, generator=generator)
             attached = frozenset(order[: config.attached_steps].tolist())
+        self.sampler.progress = step / config.steps
+        batch = (config.batch,)
         with torch.set_grad_enabled(learns):
-            chain = self.sampler(energy, config.batch, config.particles, generator, attached)
-        quantities = chain_quantities(chain)
-        # Kernel against score: what the learnt bandwidth is measured against.
+            chain = self.sampler.run(
+                config.particles, config.svgd_steps, batch=batch, generator=generator, attached=attached
+            )
+        assert chain.log_q is not None
+        quantities = chain_quantities(chain, self.sampler, generator)
+        check_finite(step, quantities)
+        # What the bandwidth, learnt or not, is measured against.
         quantities["sigma_median"] = median_bandwidth(chain.x.detach()[0], config.particles)
         loss = (chain.log_q - energy(chain.x)).mean()
         quantities["sampler_loss"] = loss.item()
@@ -96,19 +112,59 @@ class SVGDNegatives:
 
     @torch.no_grad()
     def sample(self, energy: nn.Module, count: int, generator: torch.Generator) -> Tensor:
-        chains = math.ceil(count / self.config.particles)
-        chain: Chain = self.sampler(energy, chains, self.config.particles, generator)
-        return chain.x.flatten(0, 1)[:count]
+        config, chains = self.config, math.ceil(count / self.config.particles)
+        x = self.sampler.sample(config.particles, config.svgd_steps, batch=(chains,), generator=generator)
+        return x.flatten(0, 1)[:count]
 
 
-def median_bandwidth(x: Tensor, particles: int) -> float:
-    """The site's heuristic, median_ij |x_i - x_j| / sqrt(2 ln M), of the rows of x (N, D)."""
-    return float(ops.median_distance(x)) / math.sqrt(2 * math.log(particles))
+def sampler_of(config: EBMConfig, energy: nn.Module, train: Tensor) -> SVGD:
+    """The SVGD sampler that the settings describe; lengths are measured on the training images (N, D)."""
+    mean, std = torch.zeros(train.shape[1]), torch.ones(train.shape[1])
+    if config.start == "data":
+        mean, std = train.mean(0), (train.var(0) + config.noise**2 + 1e-4).sqrt()
+    sigma = config.bandwidth_start * median_bandwidth(train[:1000], config.particles)
+    eps = config.step_size * config.particles
+    control: str | Control = config.control
+    if config.control == "metropolis-hastings":
+        control = MetropolisHastings(iterations=config.mh_iterations)
+    if config.control == "epsilon-greedy":
+        control = EpsilonGreedy(iterations=config.mh_iterations)
+    return SVGD(
+        energy,
+        LearntGaussian(mean, std),
+        RBF(Learnt(sigma, config.svgd_steps) if config.bandwidth == "learnt" else config.bandwidth),
+        Learnt(eps, config.svgd_steps) if config.step == "learnt" else eps,
+        bound=config.bound,
+        hessian=config.hessian,
+        divisor=config.divisor,
+        control=control,
+        stop=SteinStop(config.stop_threshold, config.patience or None) if config.adaptive else None,
+    )
 
 
-def chain_quantities(chain: Chain) -> dict[str, float]:
-    """Entropy -E[log q] in nats, and each quantity of the steps: mean over steps, eps_bound the least."""
-    steps = chain.steps
-    mean = {name: float(np.mean([getattr(s, name) for s in steps])) for name in ("score_norm", "sigma", "eps", "trace")}
-    entropy = -chain.log_q.detach().mean().item()
-    return mean | {"eps_bound": float(np.min([s.eps_bound for s in steps])), "entropy": entropy}
+def chain_quantities(chain: Chain, sampler: SVGD, generator: torch.Generator) -> dict[str, float]:
+    """Entropy in nats, steps L_c, and each quantity of the steps: mean over steps, eps_bound the least.
+
+    Without a bound in the sampler, eps_bound is that of the last particles. A chain that stopped at once has no steps.
+    """
+    found = {"entropy": float(chain.entropy().detach().mean()), "steps": float(chain.length.double().mean())}
+    if not chain.steps:
+        return found
+    history = chain.history()
+    found |= {name: float(history[name].mean()) for name in ("score_norm", "sigma", "eps", "trace", "discrepancy")}
+    bounded = sampler.bound != "none"
+    found["eps_bound"] = float(history["eps_bound"].min()) if bounded else last_bound(chain, sampler, generator)
+    if isinstance(sampler.control, MetropolisHastings):
+        # Where the control is epsilon-greedy, a step that was not corrected has none; nor may any.
+        corrected = history["acceptance"][~history["acceptance"].isnan()]
+        if corrected.numel():
+            found["mh_rejection"] = 1 - float(corrected.mean())
+    return found
+
+
+def last_bound(chain: Chain, sampler: SVGD, generator: torch.Generator) -> float:
+    """eps_UB at the last particles, without the Hessian's part where the sampler leaves it out."""
+    x = chain.x.detach()
+    found = sampler.target.derivatives(x, sampler.hessian, generator=generator)
+    sqnorm = sampler.kernel.sqnorm(x, found.score, chain.steps[-1].sigma, found.probe, found.hvp)
+    return float(step_bound(sqnorm).min())
