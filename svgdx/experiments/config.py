@@ -9,7 +9,7 @@ from svgdx.energies.mlp import ACTIVATIONS
 from svgdx.experiments.data import DATASETS
 from svgdx.experiments.errors import UsageError
 from svgdx.experiments.settings import Settings, option
-from svgdx.samplers.met_svgd import BOUNDS
+from svgdx.samplers.step_sizes import BOUNDS
 
 STARTS = ("normal", "data")
 

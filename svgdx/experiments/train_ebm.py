@@ -6,11 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from svgdx import ops
 from svgdx.energies import MLPEnergy
 from svgdx.experiments import checkpoint, data, loop, plots
 from svgdx.experiments.config import EBMConfig
@@ -18,7 +16,7 @@ from svgdx.experiments.errors import DivergedError
 from svgdx.experiments.frechet import frechet_distance
 from svgdx.experiments.loop import INTERRUPTED, check_finite, stream
 from svgdx.experiments.run_folder import RunFolder
-from svgdx.samplers import Chain, LearntSVGD
+from svgdx.samplers import RBF, SVGD, Chain, Learnt, LearntGaussian, median_bandwidth
 
 _TRAIN, _EVALUATE, _START = 0, 1, 2
 
@@ -47,7 +45,13 @@ class Trainer:
             mean, std = images.train.mean(0), (images.train.var(0) + config.noise**2 + 1e-4).sqrt()
         sigma = config.bandwidth * median_bandwidth(images.train[:1000], config.particles)
         eps = config.step_size * config.particles
-        self.sampler = LearntSVGD(mean, std, config.svgd_steps, sigma, eps, config.bound)
+        self.sampler = SVGD(
+            self.energy,
+            LearntGaussian(mean, std),
+            RBF(Learnt(sigma, config.svgd_steps)),
+            Learnt(eps, config.svgd_steps),
+            bound=config.bound,
+        )
         self.sampler_adam = torch.optim.Adam(self.sampler.parameters(), config.sampler_lr, betas=(0.5, 0.9))
         self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, betas=(0.0, 0.999))
         self.step = 0
@@ -69,10 +73,11 @@ class Trainer:
             attached = frozenset(order[: config.attached_steps].tolist())
         self.energy.requires_grad_(False)
         with torch.set_grad_enabled(train_sampler):
-            chain = self.sampler(self.energy, config.batch, config.particles, generator, attached)
+            chain = self._chain(config.batch, generator, attached)
         quantities = chain_quantities(chain)
         # Kernel against score: what the learnt bandwidth is measured against.
         quantities["sigma_median"] = median_bandwidth(chain.x.detach()[0], config.particles)
+        assert chain.log_q is not None
         sampler_loss = (chain.log_q - self.energy(chain.x)).mean()
         quantities["sampler_loss"] = sampler_loss.item()
         check_finite(self.step, quantities)
@@ -81,6 +86,12 @@ class Trainer:
         self.energy.requires_grad_(True)
         self._update_energy(chain.x.detach().flatten(0, 1), generator, quantities)
         return quantities
+
+    def _chain(self, batch: int, generator: torch.Generator, attached: frozenset[int] = frozenset()) -> Chain:
+        config = self.config
+        return self.sampler.run(
+            config.particles, config.svgd_steps, batch=(batch,), generator=generator, attached=attached
+        )
 
     def _update_energy(self, samples: Tensor, generator: torch.Generator, quantities: dict[str, float]) -> None:
         config, train = self.config, self.images.train
@@ -125,7 +136,7 @@ class Trainer:
         chains = math.ceil(config.eval_samples / config.particles)
         generator = stream(config.seed, self.step, _EVALUATE)
         with torch.no_grad():
-            chain = self.sampler(self.energy, chains, config.particles, generator)
+            chain = self._chain(chains, generator)
         samples = chain.x.flatten(0, 1)[: config.eval_samples]
         if not bool(samples.isfinite().all()):
             raise DivergedError(f"step {self.step}: evaluation samples are not finite")
@@ -147,17 +158,11 @@ class Trainer:
         self.step, self.seconds = saved.step, saved.seconds
 
 
-def median_bandwidth(x: Tensor, particles: int) -> float:
-    """The site's heuristic, median_ij |x_i - x_j| / sqrt(2 ln M), of the rows of x (N, D)."""
-    return float(ops.median_distance(x)) / math.sqrt(2 * math.log(particles))
-
-
 def chain_quantities(chain: Chain) -> dict[str, float]:
     """Entropy -E[log q] in nats, and each quantity of the steps: mean over steps, eps_bound the least."""
-    steps = chain.steps
-    mean = {name: float(np.mean([getattr(s, name) for s in steps])) for name in ("score_norm", "sigma", "eps", "trace")}
-    entropy = -chain.log_q.detach().mean().item()
-    return mean | {"eps_bound": float(np.min([s.eps_bound for s in steps])), "entropy": entropy}
+    history = chain.history()
+    mean = {name: history[name].mean().item() for name in ("score_norm", "sigma", "eps", "trace")}
+    return mean | {"eps_bound": history["eps_bound"].min().item(), "entropy": chain.entropy().mean().item()}
 
 
 def load(config: EBMConfig) -> data.Images:
