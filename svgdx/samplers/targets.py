@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributions, nn
 
+from svgdx import ops
 from svgdx.samplers.values import one_of
+from svgdx.trace import hessian_trace
 
 LogDensity = Callable[[Tensor], Tensor]
 HESSIANS = ("none", "hutchinson", "exact")
@@ -43,11 +45,6 @@ class Target:
             )
         return found
 
-    def _score(self, x: Tensor, graph: bool) -> tuple[Tensor, Tensor | None]:
-        log_prob = self.log_prob(x)
-        (score,) = torch.autograd.grad(log_prob.sum(), x, create_graph=graph)
-        return score, log_prob
-
     def derivatives(
         self, x: Tensor, hessian: str = "none", graph: bool = False, generator: torch.Generator | None = None
     ) -> Derivatives:
@@ -55,21 +52,18 @@ class Target:
 
         With graph they are differentiable in x, which must require a gradient; without they are detached.
         """
+        if hessian != "none":
+            found = hessian_trace(self.log_prob, x, method=hessian, generator=generator, create_graph=graph)
+            trace = found.trace.to(x.dtype)
+            if hessian == "exact":
+                return Derivatives(found.score, found.log_prob, trace, hessian=found.hvp.movedim(0, -2))
+            return Derivatives(found.score, found.log_prob, trace, found.probe, found.hvp)
         with torch.enable_grad():
             if not graph:
                 x = x.detach().requires_grad_()
-            score, log_prob = self._score(x, graph or hessian != "none")
-            found = Derivatives(score, log_prob)
-            if hessian == "hutchinson":
-                found = self._hutchinson(x, found, graph, rademacher(x, generator))
-            elif hessian == "exact":
-                matrix = _hessian(x, score, graph)
-                found = found._replace(hessian=matrix, trace=_diagonal_sum(matrix))
-        return found if graph else _detached(found)
-
-    def _hutchinson(self, x: Tensor, found: Derivatives, graph: bool, probe: Tensor) -> Derivatives:
-        (hvp,) = torch.autograd.grad(found.score, x, probe, create_graph=graph, retain_graph=graph)
-        return found._replace(trace=(probe * hvp).sum(-1), probe=probe, hvp=hvp)
+            log_prob = self.log_prob(x)
+            (score,) = torch.autograd.grad(log_prob.sum(), x, create_graph=graph)
+        return Derivatives(score, log_prob) if graph else Derivatives(score.detach(), log_prob.detach())
 
 
 class ScoreTarget(Target):
@@ -83,11 +77,27 @@ class ScoreTarget(Target):
     def log_prob(self, x: Tensor) -> Tensor:
         raise ValueError("SVGD: the target is a score alone, and this needs its log density")
 
-    def _score(self, x: Tensor, graph: bool) -> tuple[Tensor, Tensor | None]:
+    def derivatives(
+        self, x: Tensor, hessian: str = "none", graph: bool = False, generator: torch.Generator | None = None
+    ) -> Derivatives:
+        with torch.enable_grad():
+            if not graph:
+                x = x.detach().requires_grad_()
+            found = Derivatives(self._score(x))
+            if hessian == "hutchinson":
+                probe = rademacher(x, generator)
+                (hvp,) = torch.autograd.grad(found.score, x, probe, create_graph=graph)
+                found = found._replace(trace=(probe * hvp).sum(-1), probe=probe, hvp=hvp)
+            elif hessian == "exact":
+                matrix = _rows(x, found.score, graph)
+                found = found._replace(hessian=matrix, trace=_diagonal_sum(matrix))
+        return found if graph else _detached(found)
+
+    def _score(self, x: Tensor) -> Tensor:
         score = self._function(x)
         if score.shape != x.shape:
             raise ValueError(f"SVGD: score must have the shape of x, {tuple(x.shape)}, but has {tuple(score.shape)}")
-        return score, None
+        return score
 
 
 class GaussianTarget(Target):
@@ -144,7 +154,9 @@ def _gaussian(target: distributions.Distribution) -> GaussianTarget | None:
 
 def rademacher(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Independent signs +1 and -1 with the shape, dtype and device of x."""
-    return torch.empty_like(x).bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+    device = None if generator is None else generator.device
+    seed = int(torch.randint(2**62, (), generator=generator, device=device))
+    return ops.rademacher(x.detach(), seed, 0)
 
 
 def check_hessian(hessian: str, density: str) -> str:
@@ -155,14 +167,12 @@ def check_hessian(hessian: str, density: str) -> str:
     return hessian
 
 
-def _hessian(x: Tensor, score: Tensor, graph: bool) -> Tensor:
-    """All rows of the Hessian, (..., M, D, D), in one batched backward pass."""
+def _rows(x: Tensor, score: Tensor, graph: bool) -> Tensor:
+    """The Jacobian of a score, (..., M, D, D), in one batched backward pass."""
     dim = x.shape[-1]
     units = torch.eye(dim, dtype=x.dtype, device=x.device)
     directions = units.reshape(dim, *(1,) * (x.dim() - 1), dim).expand(dim, *x.shape)
-    (rows,) = torch.autograd.grad(
-        score, x, directions, create_graph=graph, is_grads_batched=True, retain_graph=True, allow_unused=False
-    )
+    (rows,) = torch.autograd.grad(score, x, directions, create_graph=graph, is_grads_batched=True, retain_graph=True)
     return rows.movedim(0, -2)
 
 
