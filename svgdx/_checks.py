@@ -118,6 +118,15 @@ def probe_pair(op: str, probe: Tensor | None, hvp: Tensor | None, x: Tensor) -> 
             shape(op, name, value, x.shape, "the shape of x, ")
 
 
+def probes(op: str, probe: Tensor, hvp: Tensor) -> None:
+    """(V, ..., D) with at least one probe, and products of the same kind."""
+    floating(op, "probe", probe)
+    if probe.dim() < 2 or probe.shape[0] == 0:
+        fail(op, f"probe must have shape (V, ..., D) with at least one probe, but has {tuple(probe.shape)}")
+    like(op, "hvp", hvp, probe, "probe")
+    shape(op, "hvp", hvp, probe.shape, "the shape of probe, ")
+
+
 def logdet_sizes(op: str, hessian: Tensor | None, x: Tensor) -> None:
     if x.shape[-1] > MAX_LOGDET_DIM:
         fail(op, f"x must have at most {MAX_LOGDET_DIM} features (D), but has {x.shape[-1]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
 
 from svgdx import cli
-from svgdx.experiments import checkpoint, train_ebm
+from svgdx.experiments import checkpoint, features, image_distances, train_ebm
 from svgdx.experiments.config import CONFIGURATIONS, EBMConfig
 from svgdx.experiments.ebm_trainer import EBMTrainer
 from svgdx.samplers import EpsilonGreedy, Heuristic, Learnt, MetropolisHastings
@@ -26,6 +27,15 @@ LOGGED = dict.fromkeys(CONFIGURATIONS, OF_SVGD) | {
     "met-svgd-mh": OF_SVGD | {"mh_rejection"},
     "glow": EVERY | {"nll"},
 }
+
+
+@pytest.fixture(autouse=True)
+def quick_classifier(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """How good the classifier is, is tested elsewhere."""
+    image_distances._classifier.cache_clear()
+    monkeypatch.setattr(features, "UPDATES", 3)
+    yield
+    image_distances._classifier.cache_clear()
 
 
 def records(run: Path) -> list[dict[str, Any]]:

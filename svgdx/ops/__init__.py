@@ -1,4 +1,5 @@
-"""The ops, for CPU and CUDA: those of Stein variational gradient descent and those of generative flow networks.
+"""The ops, for CPU and CUDA: those of Stein variational gradient descent, of Hessian traces, of generative
+flow networks.
 
 Each is also registered with PyTorch under the same name, ``torch.ops.svgdx``. With ``SVGDX_DISABLE=1`` in the
 environment at import, :mod:`svgdx.reference` takes their place.
@@ -15,6 +16,8 @@ if _library.disabled():
         linear_trajectory_log_prob,
         masked_trajectory_log_prob,
         median_distance,
+        probe_trace,
+        rademacher,
         svgd_field,
         svgd_jacobian_sqnorm,
         svgd_logdet,
@@ -34,6 +37,7 @@ else:
     )
     from svgdx.ops.jacobian import svgd_jacobian_sqnorm, svgd_logdet
     from svgdx.ops.svgd import svgd_field, svgd_phi, svgd_phi_trace, svgd_step
+    from svgdx.ops.trace import probe_trace, rademacher
 
 __all__ = [
     "gfn_sample_backward",
@@ -43,6 +47,8 @@ __all__ = [
     "linear_trajectory_log_prob",
     "masked_trajectory_log_prob",
     "median_distance",
+    "probe_trace",
+    "rademacher",
     "svgd_field",
     "svgd_jacobian_sqnorm",
     "svgd_logdet",

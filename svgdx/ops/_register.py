@@ -12,10 +12,12 @@ from svgdx import _checks
 from svgdx._checks import Scalar
 
 # Instead of a count of dimensions after the leading ones, as in 1 (..., M) and 2 (..., M, D): an argument that is no
-# tensor; one number for all batch rows or for each; a tensor without leading dimensions, which all rows share.
+# tensor; one number for all batch rows or for each; a tensor without leading dimensions, which all rows share; probes,
+# (V, ..., D), whose leading dimensions come behind the first.
 PLAIN = -1
 NUMBER = 0
 SHARED = -2
+PROBES = -3
 
 Formula = Callable[..., tuple[Tensor | None, ...]]
 
@@ -26,7 +28,8 @@ class Op:
     Args:
         name: of the op, whose schema and kernels the compiled library defines.
         fake: makes empty outputs from the inputs and refuses those that do not fit.
-        ranks: for each argument its dimensions after the leading ones, or ``PLAIN``, ``NUMBER``, ``SHARED``.
+        ranks: for each argument its dimensions after the leading ones, or ``PLAIN``, ``NUMBER``, ``SHARED`` or
+            ``PROBES``.
         formula: ``formula(inputs, needs, *grads)`` gives one gradient per input; ``needs`` says which are asked for and
             a gradient that does not reach an output is None. Without one the results do not require grad.
         gradient_of: for a backward op, the input each output is the gradient of.
@@ -89,8 +92,11 @@ class Op:
                 if dim is not None or arg.dim() > 0 or self._gradient_of is not None:
                     lead, device = _lead(self._ranks, in_dims, args)
                     moved[i] = _per_row(arg, dim, (size, *lead)).to(device)
+            elif dim is None:
+                front = _front(rank)
+                moved[i] = arg.unsqueeze(front).expand(*arg.shape[:front], size, *arg.shape[front:])
             else:
-                moved[i] = arg.expand(size, *arg.shape) if dim is None else arg.movedim(dim, 0)
+                moved[i] = arg.movedim(dim, _front(rank))
         out = self(*moved)
         if isinstance(out, Tensor):
             return out, 0
@@ -119,7 +125,7 @@ class Op:
             absent = args[i] is None
             is_0d = not absent and args[i].dim() - (in_dims[i] is not None) == 0
             result.append(grad.flatten(1).sum(1) if is_0d and grad.dim() > 1 else grad)
-            dims.append(None if absent else 0)
+            dims.append(None if absent else _front(self._ranks[i]))
         return tuple(result), tuple(dims)
 
 
@@ -187,6 +193,11 @@ def _function_of(op: Op, setup_context: Callable[..., None], backward: Callable[
         "vmap": staticmethod(op._vmap),
     }
     return type(op.name, (torch.autograd.Function,), members)
+
+
+def _front(rank: int) -> int:
+    """Where the leading dimensions of an argument begin."""
+    return 1 if rank == PROBES else 0
 
 
 def _lead(ranks: Sequence[int], in_dims: Sequence[int | None], args: Sequence[Any]) -> tuple[torch.Size, torch.device]:

@@ -20,6 +20,7 @@ from svgdx.reference.svgd import (
     svgd_phi_trace,
     svgd_step,
 )
+from svgdx.reference.trace import probe_trace, rademacher
 
 __all__ = [
     "gfn_sample_backward",
@@ -29,6 +30,8 @@ __all__ = [
     "linear_trajectory_log_prob",
     "masked_trajectory_log_prob",
     "median_distance",
+    "probe_trace",
+    "rademacher",
     "svgd_field",
     "svgd_jacobian_sqnorm",
     "svgd_logdet",

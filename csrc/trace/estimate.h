@@ -1,0 +1,36 @@
+// The per-element mathematics of the probe estimators, for both backends.
+#pragma once
+
+#include <cstdint>
+
+#include "common/half.h"
+#include "common/philox.h"
+
+namespace svgdx {
+
+// One Philox block gives 128 signs: element i takes bit i % 128 of the block whose counter is i / 128.
+constexpr int64_t kSignsPerBlock = 128;
+constexpr int kSignsPerWord = 32;
+
+// +1 where the bit is clear, -1 where it is set.
+template <class S>
+SVGDX_HD S sign_of(uint32_t word, int bit) {
+  return narrow<S>(Compute<S>(1 - 2 * int32_t(word >> bit & 1u)));
+}
+
+// Adds the (count + 1)th value to a running mean and sum of squared deviations: Welford, Technometrics 1962. Unlike a
+// difference of sums, the variance keeps its digits where the mean is large beside it.
+template <class C>
+SVGDX_HD void add_to_moments(C value, int64_t count, C& mean, C& squares) {
+  const C off = value - mean;
+  mean += off / C(count + 1);
+  squares += off * (value - mean);
+}
+
+// The derivative of grad * variance in the value of one of V probes.
+template <class C>
+SVGDX_HD C variance_grad(C value, C mean, int64_t probes, C grad) {
+  return grad * C(2) * (value - mean) / C(probes - 1);
+}
+
+}  // namespace svgdx

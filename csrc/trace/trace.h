@@ -1,0 +1,55 @@
+// The Hessian-trace family: what the host layer hands to a backend, and the functions each backend provides.
+//
+// Every array is contiguous; S is the storage type (float, double, Bf16, Fp16), Compute<S> that of sums.
+#pragma once
+
+#include <cstdint>
+
+#include "common/half.h"
+
+namespace svgdx {
+
+// Random signs: element i is a function of seed, offset and i alone (trace/estimate.h).
+template <class S>
+struct SignArgs {
+  int64_t count;
+  uint64_t seed, offset;
+  S* out;  // (count)
+};
+
+// Over V probes: mean and sample variance of probe_v . hvp_v at each point.
+template <class S>
+struct ProbeTraceArgs {
+  int64_t probes, points, dim;  // V, N, D
+  const S* probe;               // (V, N, D)
+  const S* hvp;                 // (V, N, D)
+  Compute<S>* mean;             // (N)
+  Compute<S>* variance;         // (N), divisor V - 1; NaN for V = 1
+};
+
+template <class S>
+struct ProbeTraceGradArgs {
+  int64_t probes, points, dim;
+  const S* probe;
+  const S* hvp;
+  const Compute<S>* grad_mean;      // (N), or null: zero
+  const Compute<S>* grad_variance;  // (N), or null: zero
+  S* grad_probe;                    // (V, N, D)
+  S* grad_hvp;                      // (V, N, D)
+};
+
+// Declared once for each backend's namespace.
+#define SVGDX_TRACE_DECLARE_BACKEND(ns)                                       \
+  namespace ns {                                                              \
+  template <class S>                                                          \
+  void rademacher(const SignArgs<S>& args, void* stream);                     \
+  template <class S>                                                          \
+  void probe_trace(const ProbeTraceArgs<S>& args, void* stream);              \
+  template <class S>                                                          \
+  void probe_trace_backward(const ProbeTraceGradArgs<S>& args, void* stream); \
+  }
+
+SVGDX_TRACE_DECLARE_BACKEND(cpu)
+SVGDX_TRACE_DECLARE_BACKEND(cuda)
+
+}  // namespace svgdx

@@ -1,0 +1,100 @@
+"""Estimating the trace of a Hessian: random signs as probes, and the estimate from their products with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from svgdx import _checks
+from svgdx._dtype import compute_dtype
+from svgdx.ops._register import PLAIN, PROBES, Op
+
+__all__ = ["probe_trace", "rademacher"]
+
+Grads = tuple[Tensor | None, ...]
+
+
+def rademacher(like: Tensor, seed: int, offset: int) -> Tensor:
+    """Independent random signs, the probes of Hutchinson's estimator.
+
+    A sign is a function of seed, offset and the element's place in row-major order: the same on CPU and CUDA, for any
+    number of threads and in any dtype. To draw afresh, give another offset. Under vmap the mapped dimension is one more
+    leading dimension.
+
+    Args:
+        like: gives shape, dtype (float32, float64, bfloat16 or float16) and device; its values are not read.
+        seed, offset: any 64-bit integers.
+
+    Returns:
+        +1 and -1, each with probability 1/2, contiguous. Not differentiable.
+
+    Raises:
+        TypeError: like is no tensor.
+        RuntimeError: like is not floating.
+
+    Source: Hutchinson 1989; random words by Philox4x32-10, Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3,
+    SC 2011, 128 signs from each block.
+    """
+    _checks.tensor("rademacher", "like", like)
+    return _rademacher(like, seed, offset)
+
+
+def probe_trace(probe: Tensor, hvp: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sample variance over V probes of v . (H v), in one pass.
+
+    The mean estimates Tr H without bias where the probes have the identity as covariance; sqrt(variance / V) is its
+    standard error.
+
+    Args:
+        probe: v, (V, ..., D) with V >= 1; float32, float64, bfloat16 or float16 (the last two are summed in float32).
+        hvp: H v, the shape, dtype and device of probe.
+
+    Returns:
+        Mean and variance (divisor V - 1), (...), float32, or float64 for float64 probes. The variance of one probe is
+        NaN: one value says nothing about its own spread. Differentiable once in both inputs.
+
+    Raises:
+        TypeError: an argument is no tensor.
+        RuntimeError: a shape, dtype or device does not fit.
+
+    Source: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1989.
+    """
+    _checks.tensor("probe_trace", "probe", probe)
+    _checks.tensor("probe_trace", "hvp", hvp)
+    return _probe_trace(probe, hvp)
+
+
+def _rademacher_fake(like: Tensor, seed: int, offset: int) -> Tensor:
+    _checks.floating("rademacher", "like", like)
+    return like.new_empty(like.shape)
+
+
+_rademacher = Op("rademacher", _rademacher_fake, (1, PLAIN, PLAIN), autocast=False)
+
+
+def _probe_trace_fake(probe: Tensor, hvp: Tensor) -> tuple[Tensor, Tensor]:
+    _checks.probes("probe_trace", probe, hvp)
+    lead, dtype = probe.shape[1:-1], compute_dtype(probe)
+    return probe.new_empty(lead, dtype=dtype), probe.new_empty(lead, dtype=dtype)
+
+
+def _probe_trace_backward_fake(
+    grad_mean: Tensor | None, grad_variance: Tensor | None, probe: Tensor, hvp: Tensor
+) -> tuple[Tensor, Tensor]:
+    return probe.new_empty(probe.shape), hvp.new_empty(hvp.shape)
+
+
+_probe_trace_backward = Op(
+    "probe_trace_backward", _probe_trace_backward_fake, (1, 1, PROBES, PROBES), gradient_of=(2, 3)
+)
+
+
+def _probe_trace_formula(
+    inputs: Sequence[Any], needs: Sequence[bool], grad_mean: Tensor | None, grad_variance: Tensor | None
+) -> Grads:
+    return _probe_trace_backward(grad_mean, grad_variance, *inputs)
+
+
+_probe_trace = Op("probe_trace", _probe_trace_fake, (PROBES, PROBES), _probe_trace_formula, autocast=False)
