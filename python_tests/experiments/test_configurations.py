@@ -121,7 +121,8 @@ def test_langevin_chains_are_kept_and_resumed_to_the_bit(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("data", ["digits", "patches"])
 def test_the_convolutional_energy_trains_on_either_data(tmp_path: Path, data: str) -> None:
-    more = ["--energy=conv", "--width=4", f"--data={data}", "--steps=2", "--eval-every=2"]
+    more = ["--energy=conv", "--width=2", f"--data={data}", "--steps=1", "--eval-every=1", "--eval-samples=8"]
+    more += ["--svgd-steps=1", "--attached-steps=1", "--sampler-every=1"]
     logged = trained(tmp_path / "run", *more)
     assert ("pixel_distance" in logged[-1]) == (data == "digits")
     assert logged[-1]["feature_distance"] > 0

@@ -97,7 +97,7 @@ def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path, capsys: pyte
     first = made(tmp_path / "a", "langevin", 0, [9.0, 5.0])
     cases = {
         "the same configuration and seed": made(tmp_path / "b", "langevin", 0, [9.0, 5.0]),
-        "langevin_step is 0.01 and 0.02": made(tmp_path / "c", "langevin", 1, [9.0, 5.0], langevin_step=0.02),
+        "langevin_step is 0.1 and 0.02": made(tmp_path / "c", "langevin", 1, [9.0, 5.0], langevin_step=0.02),
         "these are of digits, patches": made(tmp_path / "d", "met-svgd", 0, [9.0, 5.0], data="patches"),
         "has not ended: step 10 of 11": made(tmp_path / "e", "met-svgd", 0, [9.0, 5.0], steps=11),
         "holds no config.yaml": str(tmp_path),

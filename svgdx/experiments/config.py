@@ -84,7 +84,7 @@ class EBMConfig(Settings):
     sampler_lr: float = option(1e-2, "sampler", "Adam's learning rate for start, sigma and eps", positive=True)
 
     chains: str = option("short-run", "langevin", "chains from N(0, I) each time, or kept in a buffer", CHAINS)
-    langevin_step: float = option(0.01, "langevin", "step size a of x + a grad f + noise sqrt(2 a) z", positive=True)
+    langevin_step: float = option(0.1, "langevin", "step size a of x + a grad f + noise sqrt(2 a) z", positive=True)
     langevin_noise: float = option(0.1, "langevin", "its noise; 1 is Langevin dynamics at temperature 1")
     buffer: int = option(2000, "langevin", "persistent: chains kept", least=1)
     restart: float = option(0.05, "langevin", "persistent: share of them that starts anew at each draw", most=1)
