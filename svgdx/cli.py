@@ -28,6 +28,11 @@ after a kill, to the same numbers as an unbroken run. Exit code 2: the request c
 EVAL_TEXT = """Evaluates the newest checkpoint of a run, prints each quantity with its settings and writes them to
 evaluation.json in the run folder."""
 
+SAMPLE_TEXT = """Runs an SVGD sampler on a target whose entropy is known and writes config.yaml, result.json, sample.png
+(particles, their density against the target's, entropy along the chain against the truth) and evolution.gif. The preset
+met-svgd first learns its initial Gaussian, bandwidths and step sizes (metrics.jsonl). A setting that is not given takes
+the default of the target."""
+
 # Modules of each experiment: its settings, and its training.
 EXPERIMENTS = {
     "ebm": ("svgdx.experiments.config", "EBMConfig", "svgdx.experiments.train_ebm"),
@@ -48,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation = commands.add_parser("eval", help="evaluate a trained model", description="Evaluates a run.")
     models = evaluation.add_subparsers(dest="model", required=True, metavar="MODEL")
     _add_evaluation(models.add_parser("eb-gfn", help="run of `svgdx train eb-gfn`", description=EVAL_TEXT))
+    _add_sampling(commands.add_parser("sample", help="sample from a toy target", description=SAMPLE_TEXT))
     return parser
 
 
@@ -77,6 +83,17 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     add_options(parser, EvaluationSettings)
 
 
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    from svgdx.experiments.sample_config import SampleConfig
+    from svgdx.experiments.settings import add_options
+    from svgdx.experiments.toys import TARGETS
+
+    parser.add_argument("model", metavar="TARGET", choices=TARGETS, help=", ".join(TARGETS))
+    parser.add_argument("--out", metavar="DIR", required=True, type=Path, help="run folder; must be new or empty")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_options(parser, SampleConfig, positional=("target",))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
@@ -92,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from svgdx.experiments.errors import DivergedError, UsageError
 
-        return _train(options) if options.command == "train" else _evaluate(options)
+        return {"train": _train, "eval": _evaluate, "sample": _sample}[options.command](options)
     except ModuleNotFoundError as error:
         return _missing(error)
     except UsageError as error:
@@ -152,6 +169,20 @@ def _evaluate(options: argparse.Namespace) -> int:
     from svgdx.experiments.settings import given_options
 
     return eval_eb_gfn.run(options.run, options.checkpoint, given_options(options, EvaluationSettings))
+
+
+def _sample(options: argparse.Namespace) -> int:
+    import torch
+
+    from svgdx.experiments import sample
+    from svgdx.experiments.run_folder import RunFolder
+    from svgdx.experiments.sample_config import SampleConfig
+    from svgdx.experiments.settings import given_options
+
+    config = SampleConfig.from_options(given_options(options, SampleConfig) | {"target": options.model})
+    config = dataclasses.replace(config, threads=config.threads or torch.get_num_threads())
+    toy = sample.load(config)
+    return sample.run(config, toy, RunFolder.create(options.out, config.to_yaml(), "sample"), options.quiet)
 
 
 if __name__ == "__main__":
