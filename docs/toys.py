@@ -26,13 +26,13 @@ def main(paths: list[str]) -> None:
     head = ["target", "preset", "σ at the start", "control", "M, steps", "epochs", "entropy, nats", "truth", "method"]
     head += ["error", "largest norm of a particle"]
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *map(row, runs))]
-    names = " ".join(run.name for run in runs)
+    commands = [f"- `{SampleConfig.from_yaml(run / 'config.yaml').command()} --out {run.name}`" for run in runs]
     text = f"""# The sampler on targets with known answers
 
-Made by `svgdx sample TARGET --out RUN` for each run and `python docs/toys.py RUN... {out.name}` with the runs {names};
-settings that are not in the table are the target's defaults. Entropy: mean and standard error over independent chains.
+Made by the commands below and `python docs/toys.py RUN... docs/{out.name}`. Entropy: mean and standard error over independent chains of M particles; the error is what the method leaves, not sampling noise alone.
 """
-    out.write_text(text + "\n" + "\n".join(lines) + "\n")
+    end = "\n\n## Commands\n\n" + "\n".join(commands) + "\n"
+    out.write_text(text + "\n" + "\n".join(lines) + end)
 
 
 if __name__ == "__main__":

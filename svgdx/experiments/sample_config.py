@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from svgdx.experiments.errors import UsageError
-from svgdx.experiments.settings import Settings, option
+from svgdx.experiments.settings import Settings, flag, option
 from svgdx.experiments.toys import MIXTURES, TARGETS
 from svgdx.samplers import BOUNDS, CONTROLS, DENSITIES, HESSIANS, PRESETS
 
@@ -63,6 +64,17 @@ class SampleConfig(Settings):
         config = cls(**(defaults | given))
         config.validate()
         return config
+
+    def command(self) -> str:
+        """The command, without --out, that runs with these settings: those that are not the target's defaults."""
+        usual = type(self).from_options({"target": self.target, "preset": self.preset})
+        names = [
+            each.name for each in dataclasses.fields(self) if getattr(self, each.name) != getattr(usual, each.name)
+        ]
+        options = [f"{flag(name)} {getattr(self, name)}" for name in names]
+        if self.preset != type(self).preset:
+            options.insert(0, f"--preset {self.preset}")
+        return " ".join(["svgdx sample", self.target, *options])
 
     def validate(self) -> None:
         super().validate()
