@@ -33,6 +33,11 @@ evaluation.json in the run folder."""
 REPORT_TEXT = """Writes a table and the paper's figures from finished or diverged runs of one data set: each
 configuration a row and a line, its seeds as mean, spread and band."""
 
+SAMPLE_TEXT = """Runs an SVGD sampler on a target whose entropy is known and writes config.yaml, result.json, sample.png
+(particles, their density against the target's, entropy along the chain against the truth) and evolution.gif. The preset
+met-svgd first learns its initial Gaussian, bandwidths and step sizes (metrics.jsonl). A setting that is not given takes
+the default of the target."""
+
 # Modules of each experiment: its settings, and its training.
 EXPERIMENTS = {
     "ebm": ("svgdx.experiments.config", "EBMConfig", "svgdx.experiments.train_ebm"),
@@ -56,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="compare finished runs", description=REPORT_TEXT)
     report.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folder of `svgdx train ebm`")
     report.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder that gets report.md and PNGs")
+    _add_sampling(commands.add_parser("sample", help="sample from a toy target", description=SAMPLE_TEXT))
     return parser
 
 
@@ -85,6 +91,17 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     add_options(parser, EvaluationSettings)
 
 
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    from svgdx.experiments.sample_config import SampleConfig
+    from svgdx.experiments.settings import add_options
+    from svgdx.experiments.toys import TARGETS
+
+    parser.add_argument("model", metavar="TARGET", choices=TARGETS, help=", ".join(TARGETS))
+    parser.add_argument("--out", metavar="DIR", required=True, type=Path, help="run folder; must be new or empty")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_options(parser, SampleConfig, positional=("target",))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
@@ -101,7 +118,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from svgdx.experiments.errors import DivergedError, UsageError
 
-        return {"train": _train, "eval": _evaluate, "report": _report}[options.command](options)
+        known = {"train": _train, "eval": _evaluate, "report": _report, "sample": _sample}
+        return known[options.command](options)
     except ModuleNotFoundError as error:
         return _missing(error)
     except UsageError as error:
@@ -165,6 +183,20 @@ def _report(options: argparse.Namespace) -> int:
     from svgdx.experiments import report
 
     return report.run(options.runs, options.out)
+
+
+def _sample(options: argparse.Namespace) -> int:
+    import torch
+
+    from svgdx.experiments import sample
+    from svgdx.experiments.run_folder import RunFolder
+    from svgdx.experiments.sample_config import SampleConfig
+    from svgdx.experiments.settings import given_options
+
+    config = SampleConfig.from_options(given_options(options, SampleConfig) | {"target": options.model})
+    config = dataclasses.replace(config, threads=config.threads or torch.get_num_threads())
+    toy = sample.load(config)
+    return sample.run(config, toy, RunFolder.create(options.out, config.to_yaml(), "sample"), options.quiet)
 
 
 if __name__ == "__main__":
