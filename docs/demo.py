@@ -17,11 +17,11 @@ from svgdx.experiments import data, plots
 
 def main(run: Path, out: Path) -> None:
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    distances = [(record["step"], record["frechet"]) for record in metrics if "frechet" in record]
+    distances = [(record["step"], record["pixel_distance"]) for record in metrics if "pixel_distance" in record]
     images = data.load("digits", None)
     with tempfile.TemporaryDirectory() as folder:
         real = Path(folder) / "real.png"
-        plots.sample_grid(real, images.held_out, images.side)
+        plots.sample_grid(real, images.held_out, images.shape)
         grids = {
             "samples before training": run / "samples-00000000.png",
             f"samples after {distances[-1][0]} updates": run / f"samples-{distances[-1][0]:08d}.png",

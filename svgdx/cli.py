@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from svgdx.experiments.run_folder import RunFolder
     from svgdx.experiments.settings import Settings
 
-EBM_TEXT = """Trains an energy-based model p(x) ∝ exp(f(x)) on images, f a multilayer perceptron, by alternating
-MET-SVGD: a sampler of SVGD steps with learnt initial Gaussian, bandwidths and step sizes is trained to maximise
-E_q[f] + H(q), the energy to minimise E_q[f] - E_data[f]."""
+EBM_TEXT = """Trains an energy-based model p(x) ∝ exp(f(x)) on images, f a multilayer perceptron or a residual
+convolutional network. The energy is trained to minimise E_q[f] - E_data[f], where q is what --config names: MET-SVGD
+with learnt initial Gaussian, bandwidths and step sizes, which is trained to maximise E_q[f] + H(q), one of its
+variants, or Langevin dynamics. --config glow trains a normalising flow on the same data. Settings that are given count
+before those of the configuration."""
 
 GFN_TEXT = """Trains an energy-based model p(x) ∝ exp(-E(x)) of binary vectors together with a GFlowNet that samples
 from it (EB-GFN), or by persistent contrastive divergence with Gibbs sampling or Gibbs with gradients. A setting that
@@ -27,6 +29,14 @@ after a kill, to the same numbers as an unbroken run. Exit code 2: the request c
 
 EVAL_TEXT = """Evaluates the newest checkpoint of a run, prints each quantity with its settings and writes them to
 evaluation.json in the run folder."""
+
+REPORT_TEXT = """Writes a table and the paper's figures from finished or diverged runs of one data set: each
+configuration a row and a line, its seeds as mean, spread and band."""
+
+SAMPLE_TEXT = """Runs an SVGD sampler on a target whose entropy is known and writes config.yaml, result.json, sample.png
+(particles, their density against the target's, entropy along the chain against the truth) and evolution.gif. The preset
+met-svgd first learns its initial Gaussian, bandwidths and step sizes (metrics.jsonl). A setting that is not given takes
+the default of the target."""
 
 # Modules of each experiment: its settings, and its training.
 EXPERIMENTS = {
@@ -48,6 +58,10 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation = commands.add_parser("eval", help="evaluate a trained model", description="Evaluates a run.")
     models = evaluation.add_subparsers(dest="model", required=True, metavar="MODEL")
     _add_evaluation(models.add_parser("eb-gfn", help="run of `svgdx train eb-gfn`", description=EVAL_TEXT))
+    report = commands.add_parser("report", help="compare finished runs", description=REPORT_TEXT)
+    report.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folder of `svgdx train ebm`")
+    report.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder that gets report.md and PNGs")
+    _add_sampling(commands.add_parser("sample", help="sample from a toy target", description=SAMPLE_TEXT))
     return parser
 
 
@@ -77,6 +91,17 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     add_options(parser, EvaluationSettings)
 
 
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    from svgdx.experiments.sample_config import SampleConfig
+    from svgdx.experiments.settings import add_options
+    from svgdx.experiments.toys import TARGETS
+
+    parser.add_argument("model", metavar="TARGET", choices=TARGETS, help=", ".join(TARGETS))
+    parser.add_argument("--out", metavar="DIR", required=True, type=Path, help="run folder; must be new or empty")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_options(parser, SampleConfig, positional=("target",))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
@@ -89,22 +114,22 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         return _missing(error)
     options = parser.parse_args(arguments)
+    name = " ".join(["svgdx", options.command, *([options.model] if "model" in options else [])])
     try:
         from svgdx.experiments.errors import DivergedError, UsageError
 
-        return _train(options) if options.command == "train" else _evaluate(options)
+        known = {"train": _train, "eval": _evaluate, "report": _report, "sample": _sample}
+        return known[options.command](options)
     except ModuleNotFoundError as error:
         return _missing(error)
     except UsageError as error:
-        print(f"svgdx {options.command} {options.model}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         # Before training began, or a second Ctrl-C: nothing more is written.
         return 130
     except DivergedError as error:
-        print(
-            f"svgdx {options.command} {options.model}: stopped: {error}; the last checkpoint is kept", file=sys.stderr
-        )
+        print(f"{name}: stopped: {error}; the last checkpoint is kept", file=sys.stderr)
         return 1
 
 
@@ -152,6 +177,26 @@ def _evaluate(options: argparse.Namespace) -> int:
     from svgdx.experiments.settings import given_options
 
     return eval_eb_gfn.run(options.run, options.checkpoint, given_options(options, EvaluationSettings))
+
+
+def _report(options: argparse.Namespace) -> int:
+    from svgdx.experiments import report
+
+    return report.run(options.runs, options.out)
+
+
+def _sample(options: argparse.Namespace) -> int:
+    import torch
+
+    from svgdx.experiments import sample
+    from svgdx.experiments.run_folder import RunFolder
+    from svgdx.experiments.sample_config import SampleConfig
+    from svgdx.experiments.settings import given_options
+
+    config = SampleConfig.from_options(given_options(options, SampleConfig) | {"target": options.model})
+    config = dataclasses.replace(config, threads=config.threads or torch.get_num_threads())
+    toy = sample.load(config)
+    return sample.run(config, toy, RunFolder.create(options.out, config.to_yaml(), "sample"), options.quiet)
 
 
 if __name__ == "__main__":

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
 import signal
-import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
 
 from svgdx import cli
-from svgdx.experiments import checkpoint, data
-from svgdx.experiments.errors import UsageError
+from svgdx.experiments import checkpoint
 from svgdx.experiments.frechet import frechet_distance
 
 SMALL = {
@@ -82,7 +77,11 @@ def test_metrics_hold_every_quantity(finished: Path) -> None:
         "energy_samples", "objective", "energy_loss", "sampler_loss",
     }  # fmt: skip
     assert all(quantities <= record.keys() for record in records[1:])
-    assert [record["step"] for record in records if "frechet" in record] == [0, 4, 8]
+    assert [record["step"] for record in records if "pixel_distance" in record and "feature_distance" in record] == [
+        0,
+        4,
+        8,
+    ]
     last = records[-1]
     expected = last["energy_samples"] - last["energy_data"] + last["entropy"]
     assert last["objective"] == pytest.approx(expected, rel=1e-5)
@@ -263,60 +262,6 @@ def test_help_shows_each_setting_with_its_default(capsys: pytest.CaptureFixture[
         assert group in text
 
 
-def write_mnist(root: Path, compress: bool, side: int = 4) -> np.ndarray:
-    folder = root / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    images = np.random.default_rng(0).integers(0, 256, (40, side, side), dtype=np.uint8)
-    content = struct.pack(">IIII", 0x803, *images.shape) + images.tobytes()
-    for part in ("train", "t10k"):
-        name = f"{part}-images-idx3-ubyte"
-        if compress:
-            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
-        else:
-            (folder / name).write_bytes(content)
-    return images
-
-
-@pytest.mark.parametrize("compress", [False, True])
-def test_mnist_layout_is_read(tmp_path: Path, compress: bool) -> None:
-    images = write_mnist(tmp_path, compress)
-    loaded = data.load("mnist", str(tmp_path))
-    assert loaded.side == 4
-    torch.testing.assert_close(loaded.train, torch.tensor(images.reshape(40, 16)) / 127.5 - 1)
-    assert cli.main(options(tmp_path / "run", data="mnist", data_root=tmp_path)) == 0
-
-
-IDX = struct.pack(">IIII", 0x803, 2, 3, 3) + bytes(18)
-BROKEN_IDX = {
-    "short": IDX[:-1],
-    "long": IDX + b"\0",
-    "labels": b"\0\0\x08\x01" + IDX[4:],
-    "header only": IDX[:15],
-    "empty": b"",
-    "oblong": struct.pack(">IIII", 0x803, 2, 3, 2) + bytes(12),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN_IDX)
-@pytest.mark.parametrize("compress", [False, True])
-def test_broken_idx_files_are_refused_by_name(tmp_path: Path, case: str, compress: bool) -> None:
-    path = tmp_path / ("images.gz" if compress else "images")
-    content = BROKEN_IDX[case]
-    path.write_bytes(gzip.compress(content)[: -3 if case == "short" else None] if compress else content)
-    with pytest.raises(UsageError, match=str(path)):
-        data.read_idx_images(path)
-
-
-def test_real_mnist_is_read() -> None:
-    root = Path(os.environ.get("SVGDX_MNIST_ROOT", Path(__file__).parents[3] / "shared" / "data"))
-    if not (root / "MNIST" / "raw").is_dir():
-        pytest.skip("no MNIST: set SVGDX_MNIST_ROOT to the folder that holds MNIST/raw")
-    images = data.load("mnist", str(root))
-    assert images.side == 28
-    assert images.train.min() == -1
-    assert images.train.max() == 1
-
-
 def test_frechet_distance_of_known_gaussians() -> None:
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(2000, 3, generator=generator, dtype=torch.float64)
@@ -325,11 +270,3 @@ def test_frechet_distance_of_known_gaussians() -> None:
     mean, variance = a.mean(0), a.var(0).sum()
     gap = a.mean(0) + torch.tensor([3.0, 0, 0], dtype=torch.float64)
     assert frechet_distance(a, 2 * a + gap - mean) == pytest.approx(float(gap @ gap + variance), rel=1e-9)
-
-
-def test_digits_are_split_without_overlap() -> None:
-    images = data.load("digits", None)
-    assert images.train.shape == (1437, 64)
-    assert images.held_out.shape == (360, 64)
-    assert images.train.min() == -1
-    assert images.train.max() == 1

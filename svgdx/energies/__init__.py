@@ -1,4 +1,4 @@
-"""Energy-based models of bits: energies E, p ∝ exp(-E). For continuous x there is :class:`svgdx.nn.MLPEnergy`."""
+"""Energy-based models of bits: E, p ∝ exp(-E). Those of continuous x, log densities f, are in svgdx.nn."""
 
 from svgdx.energies.discrete import DiscreteMLPEnergy, IsingEnergy
 

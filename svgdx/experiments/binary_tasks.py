@@ -158,11 +158,12 @@ class Images:
         return {}
 
     def picture(self, folder: Path, step: int, samples: Tensor, energy: nn.Module) -> None:
+        shape = (1, self.images.side, self.images.side)
         for name in (f"samples-{step:08d}.png", "samples.png"):
-            plots.sample_grid(folder / name, 2 * samples.float() - 1, self.images.side, columns=10, scale=4)
+            plots.sample_grid(folder / name, 2 * samples.float() - 1, shape, columns=10, scale=4)
         if not (folder / "data.png").exists():
             data = self.images.test[: self.pictured]
-            plots.sample_grid(folder / "data.png", 2 * data.float() - 1, self.images.side, columns=10, scale=4)
+            plots.sample_grid(folder / "data.png", 2 * data.float() - 1, shape, columns=10, scale=4)
 
 
 def smoothed_mean(bits: Tensor) -> Tensor:

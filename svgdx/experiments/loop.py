@@ -91,6 +91,10 @@ def run(trainer: Trainer, folder: RunFolder, resume: bool, chosen: Path | None, 
                 _record(trainer, folder, writer, {})
                 _save(trainer, folder)
             finished = _loop(trainer, folder, writer, stop, quiet)
+    except DivergedError as error:
+        # How the run ended is one of its results: `svgdx report` reads it.
+        folder.append_metrics({"step": trainer.step, "diverged": str(error)})
+        raise
     finally:
         writer.close()
     if not finished:

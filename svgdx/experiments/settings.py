@@ -101,10 +101,12 @@ def _type_of(each: dataclasses.Field[Any]) -> type:
     return str if each.default is None else type(each.default)
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type[Settings]) -> None:
-    """Adds one option for each field, in its group. Options not given leave no attribute behind."""
+def add_options(parser: argparse.ArgumentParser, cls: type[Settings], positional: tuple[str, ...] = ()) -> None:
+    """Adds one option for each field that is not positional, in its group. Those not given leave no attribute."""
     groups: dict[str, Any] = {}
     for each in dataclasses.fields(cls):
+        if each.name in positional:
+            continue
         title = each.metadata["group"]
         group = groups.setdefault(title, None) or parser.add_argument_group(title)
         groups[title] = group
@@ -114,7 +116,7 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Settings]) -> None:
             flag(each.name),
             type=_type_of(each),
             choices=choices,
-            metavar=None if choices else {int: "N", float: "X", str: "DIR"}[_type_of(each)],
+            metavar=None if choices else {int: "N", float: "X", str: "PATH"}[_type_of(each)],
             default=argparse.SUPPRESS,
             help=each.metadata["help"].replace("%", "%%") + (f" (default: {default})" if default else ""),
         )

@@ -1,6 +1,50 @@
-"""Samplers: the learnt SVGD chain on the fused ops, and Markov chains over bits."""
+"""Samplers: SVGD with the density of its particles, on the fused ops; Langevin dynamics; Markov chains over bits."""
 
+from svgdx.samplers.bandwidths import HEURISTICS, Heuristic, median_bandwidth
+from svgdx.samplers.control import CONTROLS, EpsilonGreedy, MetropolisHastings, Truncation
 from svgdx.samplers.discrete import gibbs_sweep, gwg_step
-from svgdx.samplers.met_svgd import Chain, LearntSVGD, StepRecord
+from svgdx.samplers.initial import LearntGaussian
+from svgdx.samplers.kernels import RBF, InverseMultiquadric
+from svgdx.samplers.langevin import LangevinRun, ReplayBuffer, langevin
+from svgdx.samplers.presets import PRESETS, preset
+from svgdx.samplers.state import Chain, State, StepRecord
+from svgdx.samplers.step_sizes import BOUNDS, LEAKY_SLOPE, SCHEDULES, Scheduled
+from svgdx.samplers.stopping import SteinStop
+from svgdx.samplers.svgd import DENSITIES, SVGD
+from svgdx.samplers.targets import HESSIANS, ScoreTarget
+from svgdx.samplers.values import Fixed, Learnt, OfState
 
-__all__ = ["Chain", "LearntSVGD", "StepRecord", "gibbs_sweep", "gwg_step"]
+__all__ = [
+    "BOUNDS",
+    "CONTROLS",
+    "DENSITIES",
+    "HESSIANS",
+    "HEURISTICS",
+    "LEAKY_SLOPE",
+    "PRESETS",
+    "RBF",
+    "SCHEDULES",
+    "SVGD",
+    "Chain",
+    "EpsilonGreedy",
+    "Fixed",
+    "Heuristic",
+    "InverseMultiquadric",
+    "LangevinRun",
+    "Learnt",
+    "LearntGaussian",
+    "MetropolisHastings",
+    "OfState",
+    "ReplayBuffer",
+    "Scheduled",
+    "ScoreTarget",
+    "State",
+    "SteinStop",
+    "StepRecord",
+    "Truncation",
+    "gibbs_sweep",
+    "gwg_step",
+    "langevin",
+    "median_bandwidth",
+    "preset",
+]

@@ -1,0 +1,58 @@
+"""A chain of svgdx.SVGD with densities and Hessian term against the peers of sampler_peers.py in one run: 2 threads,
+float32, Gaussian target; forward without gradients, and forward with the gradient of every step's parameters.
+
+pytest bench/bench_sampler.py --benchmark-json bench/results/sampler.json
+python bench/render.py bench/results/sampler.json bench/results/sampler
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sampler_peers
+import torch
+from bench_svgd import agree, time_calls, two_threads
+from sampler_peers import DIM, PARTICLES, STEPS, log_density, target
+
+__all__ = ["two_threads"]
+
+SHAPES = [(PARTICLES, STEPS, DIM)]
+
+
+@pytest.mark.parametrize("peer", sampler_peers.PEERS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_forward(benchmark: Any, shape: tuple[int, int, int], peer: str) -> None:
+    benchmark.extra_info["sizes"] = "M, L, D"
+    model = sampler_peers.PEERS[peer]()
+    with torch.no_grad():
+        time_calls(benchmark, "cpu", model)
+
+
+@pytest.mark.parametrize("peer", sampler_peers.PEERS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_forward_backward(benchmark: Any, shape: tuple[int, int, int], peer: str) -> None:
+    benchmark.extra_info["sizes"] = "M, L, D"
+    model = sampler_peers.PEERS[peer]()
+    parameters = list(model.parameters())
+    log_p = log_density(target().precision_matrix)
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        x, log_q = model()
+        return torch.autograd.grad((log_q - log_p(x)).mean(), parameters)
+
+    time_calls(benchmark, "cpu", gradients)
+
+
+def test_the_peer_computes_the_same() -> None:
+    """Its update on one set of particles, scores and traces, and the gradient through it."""
+    torch.manual_seed(0)
+    plain, kernel = sampler_peers.Plain(), sampler_peers.ours(target()).kernel
+    x, score, trace, log_q = torch.randn(PARTICLES, DIM), torch.randn(PARTICLES, DIM), *torch.randn(2, PARTICLES)
+    sigma, eps = torch.tensor(2.0), torch.tensor(0.1)
+    inputs = [each.requires_grad_() for each in (x, score, trace, log_q, sigma, eps)]
+    theirs = plain.move(x, score, trace, log_q, sigma, eps)
+    found = kernel.step(x, score, sigma, eps, log_q, trace)
+    agree(theirs, found)
+    upstream = [torch.randn_like(each) for each in found]
+    agree(torch.autograd.grad(theirs, inputs, upstream), torch.autograd.grad(found, inputs, upstream))

@@ -1,0 +1,111 @@
+"""Where the time of an energy-based model's update goes: python bench/profile_ebm.py OUT.md [UPDATES]
+
+One thread. Each operator's own time counts where it belongs: to matrix products and convolutions; to what else the
+energy does, its forward and the derivatives that autograd takes of it; or to the rest: SVGD, Adam, random numbers,
+Python.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from svgdx.experiments import data
+from svgdx.experiments.config import EBMConfig
+from svgdx.experiments.ebm_trainer import EBMTrainer
+
+CASES = {
+    "digits, mlp": {"data": "digits"},
+    "digits, conv": {"data": "digits", "energy": "conv"},
+    "patches, mlp": {"data": "patches"},
+    "patches, conv": {"data": "patches", "energy": "conv"},
+}
+PRODUCTS = (
+    "aten::mm",
+    "aten::addmm",
+    "aten::bmm",
+    "aten::mkldnn_convolution",
+    "aten::convolution_backward",
+    "aten::mv",
+)
+ENERGY, UPDATE = "the energy's forward", "update"
+PARTS = ("matrix products", "the rest of the energy", "outside both")
+BACKWARD = "autograd::engine::evaluate_function"
+
+
+def part_of(event: Any) -> str:
+    """The part of PARTS that an operator's own time belongs to."""
+    if event.name in PRODUCTS:
+        return PARTS[0]
+    within = event
+    while within is not None:
+        if within.name == ENERGY:
+            return PARTS[1]
+        # Derivatives of svgdx's own ops are no part of the energy.
+        if within.name.startswith(BACKWARD):
+            return PARTS[2] if "svgdx" in within.name.lower() else PARTS[1]
+        within = within.cpu_parent
+    return PARTS[2]
+
+
+def measure(settings: dict[str, Any], updates: int) -> tuple[dict[str, float], Counter[str], float]:
+    """Shares of PARTS, seconds of the ten longest operators outside, and milliseconds of an update."""
+    # No distances: an evaluation is no part of an update.
+    config = EBMConfig.from_options({"steps": 10_000, "threads": 1, **settings})
+    trainer = EBMTrainer(config, data.load(config.data, None), distances=None)  # type: ignore[arg-type]
+    forward = trainer.energy.forward
+
+    def recorded(x: torch.Tensor) -> torch.Tensor:
+        with record_function(ENERGY):
+            return forward(x)
+
+    trainer.energy.forward = recorded  # type: ignore[method-assign]
+    for _ in range(config.sampler_every):
+        trainer.update()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(updates):
+            with record_function(UPDATE):
+                trainer.update()
+    times = dict.fromkeys(PARTS, 0.0)
+    outside: Counter[str] = Counter()
+    whole = 0.0
+    for event in profiler.events():
+        if event.name == UPDATE:
+            whole += event.cpu_time_total
+        part = part_of(event)
+        times[part] += event.self_cpu_time_total
+        if part == PARTS[2]:
+            outside[event.name if event.name != UPDATE else "Python between operators"] += event.self_cpu_time_total
+    shares = {part: time / whole for part, time in times.items()}
+    return shares, Counter({name: time / whole for name, time in outside.items()}), whole / updates / 1e3
+
+
+def main(out: Path, updates: int) -> None:
+    torch.set_num_threads(1)
+    lines = [
+        "# Where the time of an update goes",
+        "",
+        f"`python bench/profile_ebm.py {out} {updates}`: torch {torch.__version__}, {platform.machine()}, one thread, "
+        f"configuration met-svgd, means of {updates} updates, one in five of which trains the sampler. Times are those "
+        "under the profiler, which makes small operators look longer than they are.",
+        "",
+        "| data, energy | update, ms | " + " | ".join(PARTS) + " | longest outside |",
+        "|" + " --- |" * 6,
+    ]
+    for name, settings in CASES.items():
+        shares, outside, milliseconds = measure(settings, updates)
+        longest = ", ".join(f"{op} {100 * share:.1f} %" for op, share in outside.most_common(4))
+        cells = [name, f"{milliseconds:.0f}", *(f"{100 * shares[part]:.1f} %" for part in PARTS), longest]
+        lines.append("| " + " | ".join(cells) + " |")
+        print(lines[-1], flush=True)
+    out.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20)

@@ -1,0 +1,93 @@
+"""What the sampler is compared with: the same chain written in plain PyTorch, as users write it today.
+
+Each peer draws M particles in D dimensions after L steps towards a Gaussian, with their log density and the Hutchinson
+Hessian term; bandwidth and step size are learnt for each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
+
+from svgdx.samplers import RBF, SVGD, Learnt, LearntGaussian
+
+PARTICLES, STEPS, DIM = 100, 100, 10
+
+
+def target() -> MultivariateNormal:
+    return MultivariateNormal(torch.zeros(DIM), torch.eye(DIM) + 0.1)
+
+
+def log_density(precision: Tensor) -> Callable[[Tensor], Tensor]:
+    """The same target as a plain callable."""
+    return lambda x: -0.5 * ((x @ precision) * x).sum(-1)
+
+
+class Plain(nn.Module):
+    """Pairwise differences in an (M, M, D) tensor, score and H v by autograd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.log_std = nn.Parameter(torch.full((DIM,), 2.0)), nn.Parameter(torch.zeros(DIM))
+        self.log_sigma = nn.Parameter(torch.full((STEPS,), 2.0).log())
+        self.log_eps = nn.Parameter(torch.full((STEPS,), 0.1).log())
+        self.log_prob = log_density(target().precision_matrix.contiguous())
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        graph = torch.is_grad_enabled()
+        noise = torch.randn(PARTICLES, DIM)
+        x = self.mean + self.log_std.exp() * noise
+        log_q = torch.distributions.Normal(self.mean, self.log_std.exp()).log_prob(x).sum(-1)
+        for step in range(STEPS):
+            sigma, eps = self.log_sigma[step].exp(), self.log_eps[step].exp()
+            x, log_q = self.step(x if graph else x.detach(), log_q, sigma, eps, graph)
+        return x, log_q
+
+    def step(self, x: Tensor, log_q: Tensor, sigma: Tensor, eps: Tensor, graph: bool) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            if not graph:
+                x = x.requires_grad_()
+            (score,) = torch.autograd.grad(self.log_prob(x).sum(), x, create_graph=True)
+            probe = torch.randint(0, 2, x.shape).to(x.dtype) * 2 - 1
+            (hvp,) = torch.autograd.grad((score * probe).sum(), x, create_graph=graph)
+        x, score = (x, score) if graph else (x.detach(), score.detach())
+        return self.move(x, score, (hvp * probe).sum(-1), log_q, sigma, eps)
+
+    def move(
+        self, x: Tensor, score: Tensor, hessian_trace: Tensor, log_q: Tensor, sigma: Tensor, eps: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        beta = sigma**-2
+        r = x[:, None] - x[None]
+        squared = r.square().sum(-1)
+        kappa = torch.exp(-0.5 * beta * squared)
+        phi = (kappa[..., None] * (score[None] + beta * r)).sum(1) / PARTICLES
+        inner = DIM - beta * squared - (r * score[None]).sum(-1)
+        others = 1 - torch.eye(PARTICLES)
+        trace = (beta * (kappa * inner * others).sum(1) + hessian_trace) / PARTICLES
+        return x + eps * phi, log_q - eps * trace
+
+
+def ours(given: object) -> nn.Module:
+    start = LearntGaussian(torch.full((DIM,), 2.0), torch.ones(DIM))
+    return SVGD(given, start, RBF(Learnt(2.0, STEPS)), Learnt(0.1, STEPS))  # type: ignore[arg-type]
+
+
+class Fused(nn.Module):
+    """svgdx.SVGD with the target as a torch distribution, or as a callable."""
+
+    def __init__(self, given: object) -> None:
+        super().__init__()
+        self.sampler = ours(given)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return self.sampler.sample_with_log_prob(PARTICLES, STEPS)
+
+
+PEERS: dict[str, Callable[[], nn.Module]] = {
+    "svgdx": lambda: Fused(target()),
+    "svgdx, callable": lambda: Fused(log_density(target().precision_matrix.contiguous())),
+    "eager": Plain,
+}

@@ -1,0 +1,333 @@
+"""The sampler: its density, gradients through attached and detached steps, choices and refusals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Independent, MultivariateNormal, Normal
+
+import svgdx
+from svgdx import reference, samplers
+from svgdx.samplers import RBF, SVGD, Learnt, LearntGaussian, OfState, Scheduled, ScoreTarget, State
+from svgdx.samplers.step_sizes import LEAKY_SLOPE, bounded
+from svgdx.samplers.targets import Target, as_target
+
+B, M, D, L = 2, 5, 3, 4
+
+
+def log_density(x: Tensor) -> Tensor:
+    return -0.25 * x.pow(4).sum(-1) - x.square().sum(-1) + torch.sin(x).prod(-1)
+
+
+def sampler(eps: float = 0.5, **changes: object) -> SVGD:
+    start = LearntGaussian(torch.zeros(D), torch.ones(D))
+    made = SVGD(log_density, start, RBF(Learnt(1.3, L)), Learnt(eps, L), **changes)  # type: ignore[arg-type]
+    return made.double()
+
+
+def draw(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def run(model: SVGD, **changes: object) -> samplers.Chain:
+    return model.run(M, L, batch=(B,), generator=draw(), **changes)  # type: ignore[arg-type]
+
+
+def sigma_of(model: SVGD) -> Tensor:
+    return model.get_parameter("kernel.bandwidth.raw")
+
+
+def eps_of(model: SVGD) -> Tensor:
+    return model.get_parameter("step_size.raw")
+
+
+def plain_chain(model: SVGD) -> tuple[Tensor, Tensor]:
+    """The same chain from the reference formulas, every step attached, no bound."""
+    generator = draw()
+    noise = torch.randn(B, M, D, generator=generator, dtype=torch.float64)
+    mean, std = model.get_parameter("initial.mean"), model.get_parameter("initial.log_std").exp()
+    x = mean + std * noise
+    log_q = Normal(mean, std).log_prob(x).sum(-1)
+    for step in range(L):
+        seed = int(torch.randint(-(2**63), 2**63 - 1, (), generator=generator))
+        probe = svgdx.ops.rademacher(noise, seed, 0)
+        (score,) = torch.autograd.grad(log_density(x).sum(), x, create_graph=True)
+        (hvp,) = torch.autograd.grad((score * probe).sum(), x, create_graph=True)
+        phi, trace = reference.svgd_phi_trace(x, score, sigma_of(model)[step].exp())
+        eps = eps_of(model)[step].exp()
+        log_q = log_q - eps * (trace + (hvp * probe).sum(-1) / M)
+        x = x + eps * phi
+    return x, log_q
+
+
+def test_chain_and_its_gradients_are_those_of_the_formulas() -> None:
+    model = sampler()
+    chain = run(model)
+    x, log_q = plain_chain(model)
+    assert chain.log_q is not None
+    torch.testing.assert_close(chain.x, x, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(chain.log_q, log_q, rtol=1e-10, atol=1e-10)
+    parameters = list(model.parameters())
+    assert len(parameters) == 4
+    found = torch.autograd.grad((chain.log_q - log_density(chain.x)).mean(), parameters)
+    wanted = torch.autograd.grad((log_q - log_density(x)).mean(), parameters)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
+
+
+def test_exact_density_is_the_change_of_variables() -> None:
+    """log q against the Jacobian of each particle's whole path would need the others fixed: it is checked by step."""
+    model = sampler(eps=0.8, hessian="exact", density="logdet")
+    chain = model.run(M, 1, batch=(B,), generator=draw())
+    x, log_q = model.initial.draw(M, (B,), draw())
+    score = as_target(log_density).derivatives(x).score
+    for b in range(B):
+        for i in range(M):
+
+            def moved(own: Tensor, b: int = b, i: int = i) -> Tensor:
+                points = torch.cat([x[b, :i], own[None], x[b, i + 1 :]]).detach()
+                points[i] = own
+                scores = score[b].clone()
+                scores[i] = torch.func.grad(log_density)(own)
+                return own + 0.8 * reference.svgd_phi(points, scores, 1.3)[i]
+
+            jacobian = torch.func.jacfwd(moved)(x[b, i].detach())
+            wanted = log_q[b, i] - torch.linalg.slogdet(jacobian).logabsdet
+            assert chain.log_q is not None
+            torch.testing.assert_close(chain.log_q[b, i], wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_exact_hessian_is_the_mean_of_all_probes() -> None:
+    """Trace and bound: a probe estimates both without bias, so their means over all 2^D probes are exact."""
+    model = sampler(hessian="exact", bound="clamp", eps=1e4)
+    x, _ = model.initial.draw(M, (B,), draw())
+    target = Target(log_density)
+    exact = target.derivatives(x, "exact")
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * D)
+    hessian = torch.func.vmap(torch.func.vmap(torch.func.hessian(log_density)))(x)
+    torch.testing.assert_close(exact.hessian, hessian)
+    torch.testing.assert_close(exact.trace, hessian.diagonal(dim1=-2, dim2=-1).sum(-1))
+    norms = []
+    for sign in signs:
+        probe = sign.expand(B, M, D).contiguous()
+        hvp = (hessian @ probe[..., None])[..., 0]
+        norms.append(reference.svgd_jacobian_sqnorm(x, exact.score, 1.3, probe, hvp))
+    wanted = torch.stack(norms).mean(0).amax(-1).rsqrt()
+    record = model.run(M, 1, batch=(B,), generator=draw()).steps[0]
+    torch.testing.assert_close(record.eps_bound, wanted.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(record.eps, wanted.detach(), rtol=1e-6, atol=0)
+
+
+def test_detached_steps_give_the_same_numbers_and_only_the_identity_path() -> None:
+    model = sampler(attach_every=0)
+    attached = run(model, attached=range(L))
+    detached = run(model)
+    assert attached.log_q is not None
+    assert detached.log_q is not None
+    torch.testing.assert_close(attached.x, detached.x)
+    torch.testing.assert_close(attached.log_q, detached.log_q)
+    parameters = dict(model.named_parameters())
+    total = detached.x.sum() + detached.log_q.sum()
+    found = dict(zip(parameters, torch.autograd.grad(total, list(parameters.values()), allow_unused=True), strict=True))
+    torch.testing.assert_close(found["initial.mean"], torch.full((D,), float(B * M), dtype=torch.float64))
+    assert found["initial.log_std"] is not None
+    assert found["kernel.bandwidth.raw"] is None
+    assert found["step_size.raw"] is None
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [(1, [True] * 4), (2, [False, True] * 2), (3, [False, False, True, False])]
+)
+def test_every_kth_step_has_a_gradient(every: int, expected: list[bool]) -> None:
+    model = sampler(attach_every=every)
+    chain = run(model)
+    assert chain.log_q is not None
+    sigma, eps = torch.autograd.grad(chain.log_q.sum(), [sigma_of(model), eps_of(model)])
+    assert (sigma != 0).tolist() == expected
+    assert (eps != 0).tolist() == expected
+
+
+@pytest.mark.parametrize("bound", ["none", "leaky", "clamp"])
+def test_eps_is_held_under_its_bound_for_each_problem(bound: str) -> None:
+    raw = torch.tensor(1e4, dtype=torch.float64, requires_grad=True)
+    limits = torch.tensor([0.5, 2e4], dtype=torch.float64)
+    held = bounded(raw, limits, bound).expand(2)
+    slope = {"none": 1.0, "leaky": LEAKY_SLOPE, "clamp": 0.0}[bound]
+    torch.testing.assert_close(held, torch.tensor([0.5 + slope * (1e4 - 0.5), 1e4], dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(held[0], raw)
+    assert gradient.item() == slope
+    record = run(sampler(eps=1e4, bound=bound)).steps[0]
+    assert record.eps_bound.isnan().all() if bound == "none" else (record.eps_bound < 1e3).all()
+
+
+def test_p_svgd_has_no_hessian_term_and_its_own_divisor() -> None:
+    start = LearntGaussian(torch.zeros(D), torch.ones(D)).double()
+    model = samplers.preset("p-svgd", log_density, start, L, control="none")
+    chain = model.run(M, 1, batch=(B,), generator=draw())
+    x, log_q = model.initial.draw(M, (B,), draw())
+    (score,) = torch.autograd.grad(log_density(x).sum(), x)
+    sigma = (reference.median_distance(x) ** 2 / (2 * math.log(M + 1))).sqrt()
+    phi, trace = reference.svgd_phi_trace(x, score, sigma)
+    torch.testing.assert_close(chain.x, x + 0.1 * phi, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(chain.log_q, log_q - 0.1 * trace * M / (M - 1), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", samplers.PRESETS)
+def test_presets_run(name: str) -> None:
+    model = samplers.preset(name, log_density, LearntGaussian(torch.zeros(D), torch.ones(D)), L)
+    x, log_q = model.sample_with_log_prob(M, L, batch=(B,))
+    assert x.shape == (B, M, D)
+    assert log_q.shape == (B, M)
+    assert log_q.isfinite().all()
+    assert model.sample(M, L).shape == (M, D)
+
+
+def covariance_of(given: torch.distributions.Distribution) -> Tensor:
+    return given.covariance_matrix if isinstance(given, MultivariateNormal) else given.variance.diag()
+
+
+def test_gaussians_in_closed_form_are_those_of_autograd() -> None:
+    covariance = torch.eye(D, dtype=torch.float64) + 0.3
+    mean = torch.arange(D, dtype=torch.float64)
+    for given in (MultivariateNormal(mean, covariance), Independent(Normal(mean, covariance[0]), 1)):
+        closed, plain = as_target(given), Target(given.log_prob)
+        assert type(closed) is not Target
+        x = torch.randn(B, M, D, dtype=torch.float64).requires_grad_()
+        for hessian in samplers.HESSIANS:
+            one, other = (each.derivatives(x, hessian, True, draw()) for each in (closed, plain))
+            names = ("score", "trace", "hessian") if hessian != "hutchinson" else ("score",)
+            for name in names:
+                torch.testing.assert_close(getattr(one, name), getattr(other, name))
+            if hessian == "hutchinson":
+                torch.testing.assert_close(one.hvp, -one.probe @ covariance_of(given).inverse())
+                torch.testing.assert_close(one.trace, (one.probe * one.hvp).sum(-1))
+
+
+def test_a_score_alone_gives_the_same_chain() -> None:
+    def score(x: Tensor) -> Tensor:
+        return torch.func.grad(lambda p: log_density(p).sum())(x)
+
+    wanted = run(sampler(hessian="exact"))
+    model = sampler(hessian="exact")
+    model.target = as_target(ScoreTarget(score))
+    found = run(model)
+    torch.testing.assert_close(found.x, wanted.x)
+    torch.testing.assert_close(found.log_q, wanted.log_q)
+    with pytest.raises(ValueError, match="score alone"):
+        model.fit(M, L, 1)
+
+
+def test_values_of_a_step() -> None:
+    x = torch.zeros(M, D)
+    state = [State(step, x, x, None) for step in range(10)]
+    linear = Scheduled(0.4, "linear", end=8, begin=4, last=0.5)
+    assert [round(linear(each).item(), 4) for each in state] == [0.4, 0.4, 0.4, 0.4, 0.4, 0.35, 0.3, 0.25, 0.2, 0.2]
+    assert Scheduled(1.0, "exponential", end=4, last=0.01)(state[2]).item() == pytest.approx(0.1)
+    assert Scheduled(1.0, "cosine", end=4, last=0.5)(state[2]).item() == pytest.approx(0.75)
+    held = Learnt(0.5, low=0.01, high=2.0)
+    assert held(state[0]).item() == pytest.approx(0.5, rel=1e-5)
+    with torch.no_grad():
+        held.raw.fill_(50.0)
+    assert held(state[0]).item() == pytest.approx(2.0, rel=1e-5)
+
+
+class Spread(torch.nn.Module):
+    """A bandwidth from the state: softplus of a learnt multiple of the particles' spread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, state: State) -> Tensor:
+        return torch.nn.functional.softplus(self.factor * state.x.std(-2).mean(-1))
+
+
+def test_modules_of_the_state_are_learnt_and_stay_in_the_parameters() -> None:
+    start = LearntGaussian(torch.zeros(D), torch.ones(D))
+    model = SVGD(log_density, start, RBF(Spread()), OfState(Spread()), bound="leaky").double()
+    chain = run(model)
+    assert chain.log_q is not None
+    assert chain.history()["sigma"].shape == (L, B)
+    gradients = torch.autograd.grad(chain.log_q.sum(), list(model.parameters()))
+    assert all(bool((each != 0).any()) for each in gradients)
+
+
+def test_module_as_target_is_not_trained() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(D, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1), torch.nn.Flatten(-2))
+    model = SVGD(module, LearntGaussian(torch.zeros(D), torch.ones(D)))
+    assert len(list(model.parameters())) == 2
+    assert model.sample(M, L).shape == (M, D)
+
+
+def test_initial_with_a_batch_of_its_own() -> None:
+    start = Independent(Normal(torch.tensor([[0.0] * D, [100.0] * D]), torch.ones(2, D)), 1)
+    x, log_q = SVGD(log_density, start).sample_with_log_prob(M, 0, batch=(4,), generator=draw())
+    assert x.shape == (4, 2, M, D)
+    assert x[:, 0].mean().abs() < 1
+    assert (x[:, 1].mean() - 100).abs() < 1
+    torch.testing.assert_close(log_q[:, 1], start.log_prob(x.movedim(1, -2))[..., 1])
+
+
+def test_nan_in_one_problem_stays_there() -> None:
+    factor = torch.tensor([[math.nan], [1.0]], dtype=torch.float64)
+    model = sampler(bound="leaky")
+    model.target = as_target(lambda x: log_density(x) * factor)
+    chain = run(model)
+    assert chain.x[0].isnan().all()
+    assert chain.x[1].isfinite().all()
+
+
+def test_same_generator_same_chain() -> None:
+    one, other = run(sampler()), run(sampler())
+    assert torch.equal(one.x, other.x)
+    start = Independent(Normal(torch.zeros(D), torch.ones(D)), 1)
+    model = SVGD(log_density, start)
+    assert torch.equal(model.sample(M, L, generator=draw()), model.sample(M, L, generator=draw()))
+
+
+def test_fit_lowers_the_reverse_kl() -> None:
+    target = MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.4], [0.4, 0.5]]))
+    model = samplers.preset("met-svgd", target, LearntGaussian(torch.full((2,), 2.0), torch.ones(2)), 10)
+    losses = model.fit(20, 10, 40, generator=draw())
+    assert len(losses) == 40
+    assert sum(losses[-5:]) < sum(losses[:5]) - 1
+    assert model.progress == 1.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"bound": "hard"}, "none, clamp, leaky"),
+        ({"hessian": "diagonal"}, "none, hutchinson, exact"),
+        ({"density": "second-order"}, "first-order, logdet"),
+        ({"divisor": "N"}, "M, M-1"),
+        ({"control": "clip"}, "none, truncation, metropolis-hastings, epsilon-greedy"),
+        ({"density": "logdet"}, "a probe gives no determinant"),
+        ({"attach_every": -1}, "attach_every"),
+    ],
+)
+def test_bad_settings_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sampler(**wrong)  # type: ignore[arg-type]
+
+
+def test_bad_requests_are_refused() -> None:
+    model = sampler()
+    with pytest.raises(ValueError, match="4 that are learnt"):
+        model.run(M, L + 1)
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        model.sample(0, L)
+    with pytest.raises(ValueError, match="svgd, p-svgd, met-svgd"):
+        samplers.preset("svgd2", log_density, LearntGaussian(torch.zeros(D), torch.ones(D)), L)
+    with pytest.raises(ValueError, match="over vectors"):
+        SVGD(Normal(0.0, 1.0), LearntGaussian(torch.zeros(D), torch.ones(D)))
+    with pytest.raises(TypeError, match="target"):
+        SVGD(3, LearntGaussian(torch.zeros(D), torch.ones(D)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must map"):
+        SVGD(lambda x: x, LearntGaussian(torch.zeros(D), torch.ones(D))).sample(M, L)
+    with pytest.raises(ValueError, match="nothing is learnt"):
+        SVGD(log_density, Independent(Normal(torch.zeros(D), torch.ones(D)), 1)).fit(M, L, 1)
+    assert svgdx.SVGD is SVGD

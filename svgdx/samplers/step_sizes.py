@@ -1,0 +1,91 @@
+"""Step sizes over the steps of a chain, and what holds them under the bound of invertibility."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from svgdx.samplers.state import State
+from svgdx.samplers.values import Value, as_value, one_of
+
+SCHEDULES = ("constant", "linear", "cosine", "exponential")
+BOUNDS = ("none", "clamp", "leaky")
+# Slope of a step size past its bound: small enough to keep the bound, not zero, so that the gradient survives.
+LEAKY_SLOPE = 0.01
+
+
+class Scheduled(Value):
+    """A step size that changes along the chain.
+
+    With t = (step - begin) / (end - begin) held inside [0, 1] the value is multiplied by
+
+    - "constant": 1;
+    - "linear": 1 + (last - 1) t;
+    - "cosine": last + (1 - last) (1 + cos(pi t)) / 2;
+    - "exponential": last^t.
+
+    Args:
+        value: a number, a Value or a module of the state.
+        schedule: one of SCHEDULES.
+        begin, end: steps between which the factor goes from 1 to `last`.
+        last: factor at the end.
+    """
+
+    def __init__(
+        self, value: float | Value | nn.Module, schedule: str, end: int, begin: int = 0, last: float = 0.1
+    ) -> None:
+        super().__init__()
+        if not 0 <= begin < end:
+            raise ValueError(f"Scheduled: 0 <= begin < end is needed, but they are {begin} and {end}")
+        if not last > 0:
+            raise ValueError(f"Scheduled: last must be positive, but is {last}")
+        self.value = as_value(value)
+        self.schedule = one_of("Scheduled", "schedule", schedule, SCHEDULES)
+        self.begin, self.end, self.last = begin, end, last
+
+    def factor(self, step: int) -> float:
+        t = min(1.0, max(0.0, (step - self.begin) / (self.end - self.begin)))
+        if self.schedule == "constant":
+            return 1.0
+        if self.schedule == "linear":
+            return 1 + (self.last - 1) * t
+        if self.schedule == "cosine":
+            return self.last + (1 - self.last) * (1 + math.cos(math.pi * t)) / 2
+        return float(self.last**t)
+
+    def forward(self, state: State) -> Tensor:
+        value: Tensor = self.value(state)
+        return value * self.factor(state.step)
+
+    def check_steps(self, steps: int) -> None:
+        self.value.check_steps(steps)
+
+
+def as_step_size(value: float | Value | nn.Module) -> Value:
+    """A number, a Value or a module of the state; one number for all dimensions."""
+    found = as_value(value)
+    if found.per_dimension:
+        raise ValueError("SVGD: step_size must be one number for all dimensions")
+    return found
+
+
+def step_bound(sqnorm: Tensor) -> Tensor:
+    """eps_UB = 1 / max_i |J_i|_F of squared norms (..., M), (...); a NaN stays a NaN of its problem.
+
+    Below it x -> x + eps phi is invertible and log det is close to eps Tr J. Where |J_i|_F^2 is estimated with a probe
+    it can fall below zero, which says that the norm is too small to bound anything.
+
+    Source: Messaoud et al., Particles Don't Care About Z, ICML 2026.
+    """
+    return sqnorm.amax(-1).clamp_min(1e-12).rsqrt()
+
+
+def bounded(eps: Tensor, limit: Tensor, bound: str) -> Tensor:
+    """eps held under a limit (...): "clamp", "leaky" (slope LEAKY_SLOPE past the limit) or "none"."""
+    if bound == "none":
+        return eps
+    eps = eps.expand_as(limit)
+    slope = LEAKY_SLOPE if bound == "leaky" else 0.0
+    return torch.where(eps > limit, limit + slope * (eps - limit), eps)

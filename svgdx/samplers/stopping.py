@@ -1,0 +1,48 @@
+"""When a chain is long enough: each problem stops by itself once its Stein discrepancy is small."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class SteinStop:
+    """Stops a problem before the first step at which S = (mean_i [phi_i . s_i + Tr J_i])^2 is under a threshold.
+
+    S is the squared rate at which the step would lower KL(q | p), to first order: zero where q is p.
+
+    Args:
+        threshold: in nats squared for a unit of eps.
+        patience: stops also after so many rises of S from step to step, in all; None: never for that reason.
+
+    Source: Messaoud et al., Particles Don't Care About Z, ICML 2026.
+    """
+
+    def __init__(self, threshold: float, patience: int | None = None) -> None:
+        if not threshold >= 0 or (patience is not None and patience < 1):
+            raise ValueError("SteinStop: threshold must not be negative, and patience at least 1")
+        self.threshold, self.patience = threshold, patience
+
+    def start(self, lead: torch.Size, device: torch.device) -> Stopping:
+        """The state of one run over problems (...)."""
+        return Stopping(self, lead, device)
+
+
+class Stopping:
+    """Which problems still move, (...) bool."""
+
+    def __init__(self, rule: SteinStop, lead: torch.Size, device: torch.device) -> None:
+        self.rule = rule
+        self.active = torch.ones(lead, dtype=torch.bool, device=device)
+        self._last = torch.full(lead, torch.inf, device=device)
+        self._rises = torch.zeros(lead, dtype=torch.int64, device=device)
+
+    def update(self, discrepancy: Tensor) -> Tensor:
+        """Takes in S of a step, (...), and returns the problems that make it."""
+        self._rises += discrepancy > self._last
+        self._last = discrepancy
+        stop = discrepancy < self.rule.threshold
+        if self.rule.patience is not None:
+            stop = stop | (self._rises >= self.rule.patience)
+        self.active = self.active & ~stop
+        return self.active
