@@ -29,7 +29,8 @@ def main(paths: list[str]) -> None:
     commands = [f"- `{SampleConfig.from_yaml(run / 'config.yaml').command()} --out {run.name}`" for run in runs]
     text = f"""# The sampler on targets with known answers
 
-Made by the commands below and `python docs/toys.py RUN... docs/{out.name}`. Entropy: mean and standard error over independent chains of M particles; the error is what the method leaves, not sampling noise alone.
+Made by the commands below and `python docs/toys.py RUN... docs/{out.name}`. Entropy: mean and
+standard error over independent chains of M particles; the error is what the method leaves, not sampling noise alone.
 """
     end = "\n\n## Commands\n\n" + "\n".join(commands) + "\n"
     out.write_text(text + "\n" + "\n".join(lines) + end)
