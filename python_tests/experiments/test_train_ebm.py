@@ -95,8 +95,8 @@ def test_same_seed_same_run_other_seed_another(finished: Path, tmp_path: Path) -
 
 
 def run_until(out: Path, lines: int, number: signal.Signals) -> subprocess.Popen[bytes]:
-    """Starts a run of 150 updates in its own process and sends it a signal once so many metrics are written."""
-    command = [sys.executable, "-m", "svgdx.cli", *options(out, steps=150, eval_every=75, checkpoint_every=7)]
+    """Starts a run of 60 updates in its own process and sends it a signal once so many metrics are written."""
+    command = [sys.executable, "-m", "svgdx.cli", *options(out, steps=60, eval_every=30, checkpoint_every=7)]
     # Away from the repo: the installed package runs, not the source tree.
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=out.parent)
     deadline = time.monotonic() + 120
@@ -113,7 +113,7 @@ def run_until(out: Path, lines: int, number: signal.Signals) -> subprocess.Popen
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("unbroken") / "run"
-    assert cli.main(options(out, steps=150, eval_every=75, checkpoint_every=7)) == 0
+    assert cli.main(options(out, steps=60, eval_every=30, checkpoint_every=7)) == 0
     return out
 
 
