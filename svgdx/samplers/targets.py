@@ -54,8 +54,8 @@ class Target:
         """
         if hessian != "none":
             # The density itself where it has derivatives of its own, as MLPEnergy has.
-            log_prob = self._log_prob if hasattr(self._log_prob, "score_hvp") else self.log_prob
-            found = hessian_trace(log_prob, x, method=hessian, generator=generator, create_graph=graph)
+            density = self._log_prob if hasattr(self._log_prob, "score_hvp") else self.log_prob
+            found = hessian_trace(density, x, method=hessian, generator=generator, create_graph=graph)
             trace = found.trace.to(x.dtype)
             if hessian == "exact":
                 return Derivatives(found.score, found.log_prob, trace, hessian=found.hvp.movedim(0, -2))
