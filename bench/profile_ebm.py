@@ -1,4 +1,4 @@
-"""Where the time of an energy-based model's update goes: python bench/profile_ebm.py OUT.md [UPDATES]
+"""Where the time of an energy-based model's update goes: python bench/profile_ebm.py OUT.md [ROUNDS]
 
 One thread. Each operator's own time counts where it belongs: to matrix products and convolutions; to what else the
 energy does, its forward and the derivatives that autograd takes of it; or to the rest: SVGD, Adam, random numbers,
@@ -45,7 +45,7 @@ def part_of(event: Any) -> str:
         return PARTS[0]
     within = event
     while within is not None:
-        if within.name == ENERGY:
+        if within.name in (ENERGY, "svgdx::mlp_score_hvp"):
             return PARTS[1]
         # Derivatives of svgdx's own ops are no part of the energy.
         if within.name.startswith(BACKWARD):
@@ -54,8 +54,8 @@ def part_of(event: Any) -> str:
     return PARTS[2]
 
 
-def measure(settings: dict[str, Any], updates: int) -> tuple[dict[str, float], Counter[str], float]:
-    """Shares of PARTS, seconds of the ten longest operators outside, and milliseconds of an update."""
+def measure(settings: dict[str, Any], rounds: int) -> tuple[dict[str, float], Counter[str], float]:
+    """Shares of PARTS, shares of the operators outside, and milliseconds of an update."""
     # No distances: an evaluation is no part of an update.
     config = EBMConfig.from_options({"steps": 10_000, "threads": 1, **settings})
     trainer = EBMTrainer(config, data.load(config.data, None), distances=None)  # type: ignore[arg-type]
@@ -68,38 +68,41 @@ def measure(settings: dict[str, Any], updates: int) -> tuple[dict[str, float], C
     trainer.energy.forward = recorded  # type: ignore[method-assign]
     for _ in range(config.sampler_every):
         trainer.update()
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for _ in range(updates):
-            with record_function(UPDATE):
-                trainer.update()
     times = dict.fromkeys(PARTS, 0.0)
     outside: Counter[str] = Counter()
     whole = 0.0
-    for event in profiler.events():
-        if event.name == UPDATE:
-            whole += event.cpu_time_total
-        part = part_of(event)
-        times[part] += event.self_cpu_time_total
-        if part == PARTS[2]:
-            outside[event.name if event.name != UPDATE else "Python between operators"] += event.self_cpu_time_total
+    # The profiler keeps every event: one round of updates at a time.
+    for _ in range(rounds):
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            for _ in range(config.sampler_every):
+                with record_function(UPDATE):
+                    trainer.update()
+        for event in profiler.events():
+            if event.name == UPDATE:
+                whole += event.cpu_time_total
+            part = part_of(event)
+            times[part] += event.self_cpu_time_total
+            if part == PARTS[2]:
+                outside[event.name if event.name != UPDATE else "Python between operators"] += event.self_cpu_time_total
+    milliseconds = whole / (rounds * config.sampler_every) / 1e3
     shares = {part: time / whole for part, time in times.items()}
-    return shares, Counter({name: time / whole for name, time in outside.items()}), whole / updates / 1e3
+    return shares, Counter({name: time / whole for name, time in outside.items()}), milliseconds
 
 
-def main(out: Path, updates: int) -> None:
+def main(out: Path, rounds: int) -> None:
     torch.set_num_threads(1)
     lines = [
         "# Where the time of an update goes",
         "",
-        f"`python bench/profile_ebm.py {out} {updates}`: torch {torch.__version__}, {platform.machine()}, one thread, "
-        f"configuration met-svgd, means of {updates} updates, one in five of which trains the sampler. Times are those "
-        "under the profiler, which makes small operators look longer than they are.",
+        f"`python bench/profile_ebm.py {out} {rounds}`: torch {torch.__version__}, {platform.machine()}, one thread, "
+        f"configuration met-svgd, means of {rounds} rounds of five updates, one of which trains the sampler. "
+        "Times are those under the profiler, which makes small operators look longer than they are.",
         "",
         "| data, energy | update, ms | " + " | ".join(PARTS) + " | longest outside |",
         "|" + " --- |" * 6,
     ]
     for name, settings in CASES.items():
-        shares, outside, milliseconds = measure(settings, updates)
+        shares, outside, milliseconds = measure(settings, rounds)
         longest = ", ".join(f"{op} {100 * share:.1f} %" for op, share in outside.most_common(4))
         cells = [name, f"{milliseconds:.0f}", *(f"{100 * shares[part]:.1f} %" for part in PARTS), longest]
         lines.append("| " + " | ".join(cells) + " |")
@@ -108,4 +111,4 @@ def main(out: Path, updates: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20)
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 2)
