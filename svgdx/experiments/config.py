@@ -29,7 +29,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "p-svgd": {"bandwidth": "median", "step": "fixed", "bound": "none", "hessian": "none", "divisor": "M-1"},
     "met-svgd-sigma": {"step": "fixed"},
     "met-svgd": {},
-    "met-svgd-lc": {"stop_threshold": 1e-3},
+    "met-svgd-lc": {"stop_threshold": 1e-5},
     "met-svgd-no-trace": {"hessian": "none"},
     "met-svgd-no-bound": {"bound": "none"},
     "met-svgd-mh": {"control": "metropolis-hastings"},
