@@ -56,7 +56,9 @@ class Glow(nn.Module):
             with warnings.catch_warnings():
                 # normflows calls torch.lu by its deprecated name.
                 warnings.filterwarnings("ignore", "torch.lu is deprecated")
-                couplings = [normflows.flows.GlowBlock(deep, width, split_mode="channel") for _ in range(blocks)]
+                # A scale below 1 on the way to samples: its inverse, Glow's own, overflowed in rare samples.
+                kind = {"scale_map": "sigmoid_inv", "split_mode": "channel"}
+                couplings = [normflows.flows.GlowBlock(deep, width, **kind) for _ in range(blocks)]
             flows.append([*couplings, normflows.flows.Squeeze()])
             latent = (deep if level == 0 else deep // 2, height >> halvings, side >> halvings)
             bases.append(normflows.distributions.DiagGaussian(latent))
