@@ -112,36 +112,39 @@ class _Field:
             raise RuntimeError(
                 "hessian_trace: log_prob must be differentiable in x, but its result does not depend on x"
             )
-        (self.score,) = torch.autograd.grad(self.value.sum(), x, create_graph=True, materialize_grads=True)
+        ones = torch.ones_like(self.value)
+        (self.score,) = torch.autograd.grad(self.value, x, ones, create_graph=True, materialize_grads=True)
 
     def products(self, vectors: Tensor) -> Tensor:
-        """H v for each of the vectors (V, ..., D)."""
+        """H v for each of the vectors (V, ..., D), or for one, (..., D)."""
         if not self.score.requires_grad:  # linear
             return torch.zeros_like(vectors)
-        is_one = len(vectors) == 1
+        if vectors.dim() > self.x.dim() and len(vectors) == 1:
+            return self.products(vectors[0])[None]
         (result,) = torch.autograd.grad(
             self.score,
             self.x,
-            vectors[0] if is_one else vectors,
+            vectors,
             retain_graph=True,
             create_graph=self.create_graph,
             materialize_grads=True,
-            is_grads_batched=not is_one,
+            is_grads_batched=vectors.dim() > self.x.dim(),
         )
-        return result[None] if is_one else result
+        return result
 
     def signs(self, count: int, seed: int, offset: int) -> Tensor:
         return ops.rademacher(self.x.detach().expand(count, *self.x.shape), seed, offset)
 
 
 def _hutchinson(field: _Field, probes: int, seed: int) -> HessianTrace:
-    probe = field.signs(probes, seed, 0)
+    probe = ops.rademacher(field.x.detach(), seed, 0) if probes == 1 else field.signs(probes, seed, 0)
     hvp = field.products(probe)
-    trace, variance = ops.probe_trace(probe, hvp)
-    error = (variance / probes).sqrt()
     if probes == 1:
-        probe, hvp = probe[0], hvp[0]
-    return HessianTrace(field.value, field.score, trace, probe, hvp, error)
+        # torch's own op costs less to record and to differentiate than ops.probe_trace, which would find no variance.
+        trace = torch.linalg.vecdot(wide(probe), wide(hvp))
+        return HessianTrace(field.value, field.score, trace, probe, hvp, torch.full_like(trace, torch.nan))
+    trace, variance = ops.probe_trace(probe, hvp)
+    return HessianTrace(field.value, field.score, trace, probe, hvp, (variance / probes).sqrt())
 
 
 def _hutchpp(field: _Field, probes: int, seed: int) -> HessianTrace:

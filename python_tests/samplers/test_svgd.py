@@ -288,6 +288,18 @@ def test_same_generator_same_chain() -> None:
     assert torch.equal(model.sample(M, L, generator=draw()), model.sample(M, L, generator=draw()))
 
 
+@pytest.mark.parametrize("control", samplers.CONTROLS)
+def test_samples_are_those_of_a_recorded_chain(control: str) -> None:
+    model = sampler(control=control, bound="leaky")
+    chain = run(model)
+    x, log_q = model.sample_with_log_prob(M, L, batch=(B,), generator=draw())
+    assert len(chain.steps) == L
+    assert torch.equal(chain.length, torch.full((B,), L))
+    assert torch.equal(x, chain.x)
+    assert chain.log_q is not None
+    assert torch.equal(log_q, chain.log_q)
+
+
 def test_fit_lowers_the_reverse_kl() -> None:
     target = MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.4], [0.4, 0.5]]))
     model = samplers.preset("met-svgd", target, LearntGaussian(torch.full((2,), 2.0), torch.ones(2)), 10)

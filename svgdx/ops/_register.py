@@ -64,6 +64,7 @@ class Op:
             setup_context, backward = _refuse_twice(name)
         torch.library.register_autograd(qualname, backward, setup_context=setup_context)
         self._function = _function_of(self, setup_context, backward)
+        self._recorded = _recorded_of(self, setup_context, backward)
 
     def __call__(self, *args: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -71,9 +72,10 @@ class Op:
         # torch.library's own autograd kernel does not know torch.func's transforms; a Function with a vmap rule does.
         if torch._C._are_functorch_transforms_active():
             return self._function.apply(*args)
+        # torch.library's autograd kernel is written in Python and costs as much as a small op: record without it.
         if self._differentiable and torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            return self._op(*args)
-        # Nothing to record: step over the autograd kernel, which is written in Python and costs as much as a small op.
+            # Autocast must change the inputs before they are saved.
+            return self._op(*args) if torch._C._is_any_autocast_enabled() else self._recorded.apply(*args)
         with torch._C._AutoDispatchBelowAutograd():
             return self._op(*args)
 
@@ -193,6 +195,19 @@ def _function_of(op: Op, setup_context: Callable[..., None], backward: Callable[
         "vmap": staticmethod(op._vmap),
     }
     return type(op.name, (torch.autograd.Function,), members)
+
+
+def _recorded_of(op: Op, setup_context: Callable[..., None], backward: Callable[..., Any]) -> Any:
+    """The op as an autograd.Function without torch.func's rules, which is the quickest to apply."""
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = op._op(*args)
+        setup_context(ctx, args, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(f"{op.name}_recorded", (torch.autograd.Function,), members)
 
 
 def _front(rank: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Proposal(NamedTuple):
-    """Where a step leads: particles, the change of log q (..., M), and means over particles of phi.s and Tr J (...)."""
+    """Where a step leads: particles, the change of log q (..., M), and, where the step found them, phi and Tr J."""
 
     x: Tensor
-    change: Tensor | None
-    drift: Tensor | None
-    trace: Tensor | None
+    change: Tensor | None = None
+    phi: Tensor | None = None
+    trace: Tensor | None = None
 
 
 class Runner:
@@ -31,12 +32,25 @@ class Runner:
     Args:
         sampler: its settings.
         x: particles (..., M, D). log_q: their log density (..., M), None where it is not followed.
+        numbers: bandwidth and step size of a state.
         generator: of probes and decisions.
+        recorded: whether somebody will read the record of the steps.
     """
 
-    def __init__(self, sampler: SVGD, x: Tensor, log_q: Tensor | None, generator: torch.Generator | None) -> None:
+    def __init__(
+        self,
+        sampler: SVGD,
+        x: Tensor,
+        log_q: Tensor | None,
+        numbers: tuple[Callable[[State], Tensor], Callable[[State], Tensor]],
+        generator: torch.Generator | None,
+        recorded: bool,
+    ) -> None:
         self.sampler, self.generator = sampler, generator
+        self.bandwidth, self.step_size = numbers
+        self.recorded = recorded or sampler.stop is not None or len(sampler.callbacks) > 0
         lead, particles = x.shape[:-2], x.shape[-2]
+        self.steps = 0
         length = torch.zeros(lead, dtype=torch.int64, device=x.device)
         control = sampler.control
         self.box = sampler.initial.box(control.deviations) if isinstance(control, Truncation) else None
@@ -58,33 +72,41 @@ class Runner:
     def step(self, index: int, graph: bool) -> bool:
         """One step, with its graph or detached. False once every problem has stopped."""
         chain, sampler = self.chain, self.sampler
-        x = chain.x if graph else chain.x.detach()
+        x = chain.x if graph or not chain.x.requires_grad else chain.x.detach()
         if graph and not x.requires_grad:
             x = x.detach().requires_grad_()
         with torch.set_grad_enabled(graph):
             found = sampler.target.derivatives(x, self.hessian, graph, self.generator)
             log_q = chain.log_q if graph or chain.log_q is None else chain.log_q.detach()
             state = State(index, x, found.score, log_q)
-            sigma = sampler.kernel.sigma(state)
+            sigma = sampler.kernel.checked(self.bandwidth(state), x)
             limit = None if sampler.bound == "none" else self._limit(x, found, sigma)
-            eps = sampler.step_size(state)
+            eps = self.step_size(state)
             eps = eps if limit is None else bounded(eps, limit, sampler.bound)
             optimised = self.leaf is not None
             proposal = self._descend(x, found, sigma) if optimised else self._propose(x, found, sigma, eps)
-            record = self._record(found, sigma, eps, limit, proposal)
-            active = self.stopping.update(record.discrepancy) if self.stopping is not None else None
+            record = self._record(x, found, sigma, eps, limit, proposal) if self.recorded else None
+            active = self.stopping.update(record.discrepancy) if self.stopping is not None and record else None
             if active is not None and not bool(active.any()):
                 return False
-            x_next, change = self._control(Move(x, found, sigma, eps, proposal.x, proposal.change), record)
+            move = Move(x, found, sigma, eps, proposal.x, proposal.change)
+            x_next, change = (move.x_next, move.gain) if sampler.control is None else self._control(move, record)
             if active is not None:
                 x_next = torch.where(active[..., None, None], x_next, x)
                 change = None if change is None else torch.where(active[..., None], change, 0)
         self._advance(x, x_next, change, active, graph)
-        chain.steps.append(record)
+        if record is not None:
+            chain.steps.append(record)
         for callback in sampler.callbacks:
             now = None if chain.log_q is None else chain.log_q.detach()
             callback(State(index, chain.x.detach(), found.score.detach(), now, record, active, chain.mask))
         return True
+
+    def finish(self) -> Chain:
+        """The chain as it stands."""
+        if self.stopping is None:
+            self.chain.length += self.steps
+        return self.chain
 
     def _advance(self, x: Tensor, x_next: Tensor, change: Tensor | None, active: Tensor | None, graph: bool) -> None:
         chain = self.chain
@@ -95,7 +117,9 @@ class Runner:
             chain.x = x_next + (chain.x - x)
         if chain.log_q is not None and change is not None:
             chain.log_q = chain.log_q + change
-        chain.length += 1 if active is None else active
+        self.steps += 1
+        if active is not None:
+            chain.length += active
         if self.leaf is not None and active is not None:
             self.leaf.data.copy_(x_next)
 
@@ -103,13 +127,12 @@ class Runner:
         kernel, sampler = self.sampler.kernel, self.sampler
         score = found.score
         if not self.follows:
-            return Proposal(x + eps[..., None, None] * kernel.phi(x, score, sigma), None, None, None)
+            return Proposal(x + eps[..., None, None] * kernel.phi(x, score, sigma))
         if sampler.density == "logdet":
             phi, trace = kernel.phi_trace(x, score, sigma)
             change = -kernel.logdet(x, score, sigma, eps, found.hessian)
             trace = trace if found.trace is None else trace + found.trace / x.shape[-2]
-            drift = torch.linalg.vecdot(phi, score).mean(-1)
-            return Proposal(x + eps[..., None, None] * phi, change, drift, trace.mean(-1))
+            return Proposal(x + eps[..., None, None] * phi, change, phi, trace)
         if self.share == 1.0:
             x_next, change = kernel.step(x, score, sigma, eps, self.zeros, found.trace)
         else:
@@ -117,24 +140,20 @@ class Runner:
             change = self.share * change
             if found.trace is not None:
                 change = change - eps[..., None] * found.trace / x.shape[-2]
-        with torch.no_grad():
-            drift = torch.linalg.vecdot(x_next - x, score).mean(-1) / eps
-            trace = change.mean(-1) / -eps
-        return Proposal(x_next, change, drift, trace)
+        return Proposal(x_next, change)
 
     def _descend(self, x: Tensor, found: Derivatives, sigma: Tensor) -> Proposal:
         """A step of the torch optimiser, down -phi."""
         assert self.leaf is not None
         kernel = self.sampler.kernel
         if not self.follows:
-            phi, drift, trace = kernel.phi(x, found.score, sigma), None, None
+            phi, trace = kernel.phi(x, found.score, sigma), None
         else:
             phi, trace = kernel.phi_trace(x, found.score, sigma)
-            trace = (trace if found.trace is None else trace + found.trace / x.shape[-2]).mean(-1)
-            drift = torch.linalg.vecdot(phi, found.score).mean(-1)
+            trace = trace if found.trace is None else trace + found.trace / x.shape[-2]
         self.leaf.grad = -phi
         self.optimizer.step()
-        return Proposal(self.leaf.detach().clone(), None, drift, trace)
+        return Proposal(self.leaf.detach().clone(), None, phi, trace)
 
     @torch.no_grad()
     def _limit(self, x: Tensor, found: Derivatives, sigma: Tensor) -> Tensor:
@@ -152,7 +171,7 @@ class Runner:
         sqnorm = kernel.sqnorm(*spread, many, probe.contiguous(), hvp.contiguous())
         return step_bound(sqnorm.mean(0))
 
-    def _control(self, move: Move, record: StepRecord) -> tuple[Tensor, Tensor | None]:
+    def _control(self, move: Move, record: StepRecord | None) -> tuple[Tensor, Tensor | None]:
         control, chain, sampler = self.sampler.control, self.chain, self.sampler
         if isinstance(control, Truncation):
             assert chain.mask is not None
@@ -169,24 +188,31 @@ class Runner:
         corrected = move._replace(gain=-move.gain)
         terms = (self.hessian, sampler.density)
         x_next, change, accepted = control.correct(corrected, sampler.kernel, sampler.target, terms, self.generator)
-        record.acceptance = accepted.to(move.x.dtype).mean(-1)
+        if record is not None:
+            record.acceptance = accepted.to(move.x.dtype).mean(-1)
         return x_next, change
 
-    @torch.no_grad()
     def _record(
-        self, found: Derivatives, sigma: Tensor, eps: Tensor, limit: Tensor | None, proposal: Proposal
+        self, x: Tensor, found: Derivatives, sigma: Tensor, eps: Tensor, limit: Tensor | None, proposal: Proposal
     ) -> StepRecord:
-        nan, drift, trace = self.nan, proposal.drift, proposal.trace
-        if self.sampler.kernel.bandwidth.per_dimension:
-            sigma = sigma.mean(-1)
-        discrepancy = nan if drift is None or trace is None else (drift.detach() + trace.detach()).square()
-        norm = torch.linalg.vector_norm(found.score, dim=-1).mean(-1)
-        return StepRecord(
-            sigma.detach(),
-            eps.detach(),
-            nan if limit is None else limit,
-            nan if trace is None else trace.detach(),
-            discrepancy,
-            nan,
-            norm,
-        )
+        with torch.no_grad():
+            score, trace, nan = found.score, proposal.trace, self.nan
+            if self.sampler.kernel.bandwidth.per_dimension:
+                sigma = sigma.mean(-1)
+            norm = torch.linalg.vector_norm(score, dim=-1).mean(-1)
+            mean_trace = discrepancy = nan
+            if trace is not None and proposal.phi is not None:
+                mean_trace = trace.mean(-1)
+                discrepancy = (_mean_dot(proposal.phi, score) + mean_trace).square()
+            elif proposal.change is not None:
+                # The step itself tells phi and Tr J.
+                mean_trace = -proposal.change.mean(-1) / eps
+                discrepancy = (_mean_dot(proposal.x - x, score) / eps + mean_trace).square()
+            return StepRecord(
+                sigma.detach(), eps.detach(), nan if limit is None else limit, mean_trace, discrepancy, nan, norm
+            )
+
+
+def _mean_dot(one: Tensor, other: Tensor) -> Tensor:
+    """Mean over particles of the dot product of (..., M, D), (...)."""
+    return torch.linalg.vecdot(one.flatten(-2), other.flatten(-2)) / one.shape[-2]

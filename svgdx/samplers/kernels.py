@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from svgdx import ops
 from svgdx.samplers.bandwidths import as_bandwidth
-from svgdx.samplers.state import State
 from svgdx.samplers.values import Value
 
 MAX_LOGDET_DIM = 16
@@ -49,10 +48,8 @@ class Kernel(nn.Module):
     def profile(self, u: Tensor) -> Profile:
         raise NotImplementedError
 
-    def sigma(self, state: State) -> Tensor:
-        """The bandwidth of a step: (), (...), or with one for each dimension (D,) or (..., D)."""
-        sigma: Tensor = self.bandwidth(state)
-        x = state.x
+    def checked(self, sigma: Tensor, x: Tensor) -> Tensor:
+        """A bandwidth in the dtype of x: (), (...), or with one for each dimension (D,) or (..., D)."""
         shape = (*x.shape[:-2], x.shape[-1]) if self.bandwidth.per_dimension else x.shape[:-2]
         small = shape[-1:] if self.bandwidth.per_dimension else ()
         if sigma.shape not in (shape, small):

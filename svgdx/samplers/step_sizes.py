@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +60,9 @@ class Scheduled(Value):
         value: Tensor = self.value(state)
         return value * self.factor(state.step)
 
-    def check_steps(self, steps: int) -> None:
-        self.value.check_steps(steps)
+    def over(self, steps: int) -> Callable[[State], Tensor]:
+        value = self.value.over(steps)
+        return lambda state: value(state) * self.factor(state.step)
 
 
 def as_step_size(value: float | Value | nn.Module) -> Value:

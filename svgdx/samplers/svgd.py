@@ -101,13 +101,13 @@ class SVGD(nn.Module):
         self, n: int, steps: int, *, batch: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> Tensor:
         """n particles after so many steps, (batch..., n, D), without the work that only their density needs."""
-        return self.run(n, steps, batch=batch, generator=generator, log_prob=False).x
+        return self._chain(n, steps, batch, generator, log_prob=False, recorded=False).x
 
     def sample_with_log_prob(
         self, n: int, steps: int, *, batch: tuple[int, ...] = (), generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """n particles after so many steps, (batch..., n, D), and their log density in nats, (batch..., n)."""
-        chain = self.run(n, steps, batch=batch, generator=generator)
+        chain = self._chain(n, steps, batch, generator, recorded=False)
         assert chain.log_q is not None
         return chain.x, chain.log_q
 
@@ -137,20 +137,31 @@ class SVGD(nn.Module):
         Raises:
             ValueError: n or steps below 1, more steps than are learnt, or a density where an optimizer has none.
         """
+        return self._chain(n, steps, batch, generator, attached, log_prob)
+
+    def _chain(
+        self,
+        n: int,
+        steps: int,
+        batch: tuple[int, ...],
+        generator: torch.Generator | None,
+        attached: Collection[int] | None = None,
+        log_prob: bool = True,
+        recorded: bool = True,
+    ) -> Chain:
         if n < 1 or steps < 0:
             raise ValueError(f"SVGD: n must be at least 1 and steps not negative, but they are {n} and {steps}")
         if log_prob and self.optimizer is not None:
             raise ValueError("SVGD: steps of an optimizer have no density: use sample, or run with log_prob=False")
-        for value in (self.kernel.bandwidth, self.step_size):
-            value.check_steps(steps)
+        numbers = self.kernel.bandwidth.over(steps), self.step_size.over(steps)
         x, log_q = self.initial.draw(n, batch, generator)
-        runner = Runner(self, x, log_q if log_prob else None, generator)
+        runner = Runner(self, x, log_q if log_prob else None, numbers, generator, recorded)
         graph = torch.is_grad_enabled() and self.optimizer is None
         graph = graph and (x.requires_grad or any(each.requires_grad for each in self.parameters()))
         for step in range(steps):
             if not runner.step(step, graph and self._attached(step, attached)):
                 break
-        return runner.chain
+        return runner.finish()
 
     def _attached(self, step: int, attached: Collection[int] | None) -> bool:
         if attached is not None:

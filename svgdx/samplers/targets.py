@@ -107,21 +107,21 @@ class GaussianTarget(Target):
 
     def __init__(self, log_prob: LogDensity, mean: Tensor, precision: Tensor) -> None:
         super().__init__(log_prob)
-        self.mean, self.precision = mean, precision
+        self.mean, self.hessian = mean, -precision
 
     def derivatives(
         self, x: Tensor, hessian: str = "none", graph: bool = False, generator: torch.Generator | None = None
     ) -> Derivatives:
         with torch.set_grad_enabled(graph):
-            score = (self.mean - x) @ self.precision
+            score = (x - self.mean) @ self.hessian
         if hessian == "none":
             return Derivatives(score)
         if hessian == "exact":
-            matrix = -self.precision.expand(*x.shape, x.shape[-1])
+            matrix = self.hessian.expand(*x.shape, x.shape[-1])
             return Derivatives(score, trace=_diagonal_sum(matrix), hessian=matrix)
         probe = rademacher(x, generator)
-        product = probe @ self.precision
-        return Derivatives(score, trace=-torch.linalg.vecdot(probe, product), probe=probe, hvp=-product)
+        hvp = probe @ self.hessian
+        return Derivatives(score, trace=torch.linalg.vecdot(probe, hvp), probe=probe, hvp=hvp)
 
 
 def as_target(target: Target | distributions.Distribution | nn.Module | LogDensity) -> Target:

@@ -22,8 +22,12 @@ class Value(nn.Module):
     def forward(self, state: State) -> Tensor:
         raise NotImplementedError
 
-    def check_steps(self, steps: int) -> None:
-        """Refuses a chain longer than what is learnt for it."""
+    def over(self, steps: int) -> Callable[[State], Tensor]:
+        """The value in a chain of so many steps: what all of them need is computed once, with its graph.
+
+        Raises ValueError for a chain longer than what is learnt.
+        """
+        return self
 
 
 class Fixed(Value):
@@ -81,15 +85,22 @@ class Learnt(Value):
         self.raw = nn.Parameter(raw.clone() if steps is None else raw.expand(steps, *raw.shape).clone())
 
     def forward(self, state: State) -> Tensor:
-        raw = self.raw if self.steps is None else self.raw[state.step]
+        return self._value(self.raw if self.steps is None else self.raw[state.step])
+
+    def over(self, steps: int) -> Callable[[State], Tensor]:
+        if self.steps is None:
+            value = self._value(self.raw)
+            return lambda state: value
+        if steps > self.steps:
+            raise ValueError(f"SVGD: steps must be at most the {self.steps} that are learnt, but is {steps}")
+        values = self._value(self.raw[:steps]).unbind()
+        return lambda state: values[state.step]
+
+    def _value(self, raw: Tensor) -> Tensor:
         if self.range is None:
             return raw.exp()
         low, high = self.range
         return (low + (high - low) * raw.sigmoid()).exp()
-
-    def check_steps(self, steps: int) -> None:
-        if self.steps is not None and steps > self.steps:
-            raise ValueError(f"SVGD: steps must be at most the {self.steps} that are learnt, but is {steps}")
 
 
 class OfState(Value):
