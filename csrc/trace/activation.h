@@ -93,7 +93,7 @@ struct ActivationTag {
 
 // Calls f with the tag of an activation, so that no inner loop asks which it is.
 template <class F>
-void with_activation(Activation kind, F f) {
+SVGDX_HD void with_activation(Activation kind, F f) {
   switch (kind) {
     case Activation::silu:
       return f(ActivationTag<Activation::silu>{});
