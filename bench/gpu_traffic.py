@@ -144,7 +144,7 @@ def gfn_runs(kind: str) -> Iterator[dict[str, Traffic]]:
 def trace_runs(kind: str) -> Iterator[dict[str, Traffic]]:
     """The Hessian-trace family for one storage type; its layers for float and double."""
     checked, case = harness.load("checked"), ProbeCase(kind, PROBES, 0)
-    results = [run_signs(checked, kind, 20000, 1, 2, counters=True)]
+    results = [run_signs(checked, kind, 20000, (1, 2), counters=True)]
     results += [run(checked, case, counters=True) for run in (run_probe_trace, run_probe_backward)]
     if kind in TYPES:
         results.append(run_reverse(checked, kind, *LAYER[:2], counters=True))

@@ -39,8 +39,9 @@ PROBES = [
 CHECKED_PROBES = [(2, 9, 6), (3, 5, 64), (2, 2, 2103), (2, 1, 2104)]
 
 
-def run_signs(simt: harness.Simt, kind: str, count: int, seed: int, offset: int, **options: Any) -> harness.Result:
-    """The bits of the CPU library."""
+def run_signs(simt: harness.Simt, kind: str, count: int, key: tuple[int, int], **options: Any) -> harness.Result:
+    """The bits of the CPU library, for a key of seed and offset."""
+    seed, offset = key
     expected = ops.rademacher(torch.empty(count, dtype=DTYPES[kind]), seed, offset)
     got = np.zeros(count, oracle.store(kind, np.zeros(1)).dtype)
     args = {"count": count, "seed": seed, "offset": offset, "out": harness.out(got)}
@@ -52,15 +53,15 @@ def run_signs(simt: harness.Simt, kind: str, count: int, seed: int, offset: int,
 @pytest.mark.parametrize("kind", KINDS)
 def test_signs(kind: str) -> None:
     for count in COUNTS:
-        for seed, offset in SEEDS:
-            run_signs(harness.load("fast"), kind, count, seed, offset)
+        for key in SEEDS:
+            run_signs(harness.load("fast"), kind, count, key)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_signs_checked(kind: str) -> None:
     for count in (0, 1, 131, 4097, 16400):
         for seed, preempt in SCHEDULES:
-            run_signs(harness.load("checked"), kind, count, 3, 4, seed=seed, preempt=preempt)
+            run_signs(harness.load("checked"), kind, count, (3, 4), seed=seed, preempt=preempt)
 
 
 def test_signs_of_an_independent_philox() -> None:

@@ -12,6 +12,7 @@ namespace svgdx::cuda {
 template <class C>
 struct CudaMath {
   using V = C;
+  using Number = C;
   static constexpr bool kFloat = std::is_same_v<C, float>;
 
   static SVGDX_HD C splat(double v) { return C(v); }
@@ -32,12 +33,6 @@ struct CudaMath {
       return ::log1pf(x);
     else
       return ::log1p(x);
-  }
-  static SVGDX_HD C erfc(C x) {
-    if constexpr (kFloat)
-      return ::erfcf(x);
-    else
-      return ::erfc(x);
   }
 };
 

@@ -31,11 +31,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
 }
 
 template <class C>
-constexpr int kHeadBlocks = sizeof(C) == 8 ? kRowBlocks - 2 : kRowBlocks;
-
-// Occupancy for double is 38 %: erfc and a row's walk take up to 80 registers.
-template <class C>
-__global__ void __launch_bounds__(kRowThreads, kHeadBlocks<C>)
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     mlp_head_kernel(MlpForward<C> args, ColumnPlan plan, Divider by_group, int64_t first_block) {
   SVGDX_SHARED(C, partial, kRowWarps);
   const RowGroup group(plan.rows);
