@@ -27,9 +27,21 @@ from simt.test_gfn_sample import run as run_sample
 from simt.test_jacobian_kernels import Case as JacobianCase
 from simt.test_jacobian_kernels import run_backward as run_jacobian_backward
 from simt.test_jacobian_kernels import run_forward as run_jacobian_forward
+from simt.test_trace_kernels import (
+    LayerCase,
+    ProbeCase,
+    run_laplacian,
+    run_layer,
+    run_probe_backward,
+    run_probe_trace,
+    run_reverse,
+    run_signs,
+)
 
 PARTICLES = {"field": 160, "jacobian": 96, "median": 160}
 GFN_DIM = 256  # states and logits begin on sectors
+# Rows, width and group of a hidden layer; probes, points and dimensions.
+LAYER, PROBES = (12, 256, 3), (2, 40, 64)
 
 
 @dataclass(frozen=True)
@@ -129,6 +141,21 @@ def gfn_runs(kind: str) -> Iterator[dict[str, Traffic]]:
     yield from (by_instance(result, kind, GFN_DIM, True) for result in results)
 
 
+def trace_runs(kind: str) -> Iterator[dict[str, Traffic]]:
+    """The Hessian-trace family for one storage type; its layers for float and double."""
+    checked, case = harness.load("checked"), ProbeCase(kind, PROBES, 0)
+    results = [run_signs(checked, kind, 20000, (1, 2), counters=True)]
+    results += [run(checked, case, counters=True) for run in (run_probe_trace, run_probe_backward)]
+    if kind in TYPES:
+        results.append(run_reverse(checked, kind, *LAYER[:2], counters=True))
+        for head in (False, True):
+            for seed in range(2):
+                layer = LayerCase(kind, LAYER, "silu", seed)
+                results.append(run_layer(checked, layer, head, counters=True))
+                results.append(run_laplacian(checked, layer, 6, head, counters=True))
+    yield from (by_instance(result, kind, LAYER[1], True) for result in results)
+
+
 def measure(
     kinds: tuple[str, ...] = ("float", "double"),
     field_dims: tuple[int, ...] = (2, 4, 8, 16, 64),
@@ -138,7 +165,7 @@ def measure(
     """By kernel instance; where several runs launch the same, the worst traffic."""
     worst: dict[str, Traffic] = {}
     found = [entry for kind in kinds for entry in runs(kind, field_dims, jacobian_dims)]
-    found += [entry for kind in storage for entry in gfn_runs(kind)]
+    found += [entry for kind in storage for entry in (*gfn_runs(kind), *trace_runs(kind))]
     for name, traffic in (item for entry in found for item in entry.items()):
         if name not in worst or traffic.global_ratio > worst[name].global_ratio:
             worst[name] = traffic

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "common/hd.h"
+#include "trace/erfcx.h"
 
 namespace svgdx {
 
@@ -44,12 +45,14 @@ SVGDX_HD Jet<typename Math::V> tanh_jet(typename Math::V z) {
   return {t, first, -two * t * first};
 }
 
-// Phi the normal distribution function, torch's approximate="none".
+// Phi the normal distribution function, torch's approximate="none"; from its smaller tail, so that neither loses
+// digits.
 template <class Math>
 SVGDX_HD Jet<typename Math::V> gelu_jet(typename Math::V z) {
   using V = typename Math::V;
-  const V half = Math::splat(0.5), density = Math::splat(0.3989422804014327) * Math::exp(-half * z * z);
-  const V phi = half * Math::erfc(z * Math::splat(-0.7071067811865476));
+  const V zero = V{}, half = Math::splat(0.5), e = Math::exp(-half * z * z);
+  const V tail = half * e * erfcx_nonnegative<Math>((z < zero ? -z : z) * Math::splat(0.7071067811865476));
+  const V phi = z < zero ? tail : Math::splat(1) - tail, density = Math::splat(0.3989422804014327) * e;
   return {z * phi, phi + z * density, density * (Math::splat(2) - z * z)};
 }
 
@@ -93,7 +96,7 @@ struct ActivationTag {
 
 // Calls f with the tag of an activation, so that no inner loop asks which it is.
 template <class F>
-void with_activation(Activation kind, F f) {
+SVGDX_HD void with_activation(Activation kind, F f) {
   switch (kind) {
     case Activation::silu:
       return f(ActivationTag<Activation::silu>{});

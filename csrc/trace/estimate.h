@@ -15,7 +15,7 @@ constexpr int kSignsPerWord = 32;
 // +1 where the bit is clear, -1 where it is set.
 template <class S>
 SVGDX_HD S sign_of(uint32_t word, int bit) {
-  return narrow<S>(Compute<S>(1 - 2 * int32_t(word >> bit & 1u)));
+  return word >> bit & 1u ? narrow<S>(Compute<S>(-1)) : narrow<S>(Compute<S>(1));
 }
 
 // Adds the (count + 1)th value to a running mean and sum of squared deviations: Welford, Technometrics 1962. Unlike a
@@ -25,6 +25,18 @@ SVGDX_HD void add_to_moments(C value, int64_t count, C& mean, C& squares) {
   const C off = value - mean;
   mean += off / C(count + 1);
   squares += off * (value - mean);
+}
+
+// With divisor V - 1; one value says nothing about its own spread.
+template <class C>
+SVGDX_HD C sample_variance(C squares, int64_t probes) {
+  return probes > 1 ? squares / C(probes - 1) : C(__builtin_nanf(""));
+}
+
+// The derivative of grad * mean in the value of one of V probes.
+template <class C>
+SVGDX_HD C mean_grad(int64_t probes, C grad) {
+  return grad / C(probes);
 }
 
 // The derivative of grad * variance in the value of one of V probes.

@@ -120,6 +120,18 @@ def test_activations_everywhere(activation: str, dtype: torch.dtype) -> None:
         torch.testing.assert_close(out.double(), expected, rtol=16 * epsilon, atol=64 * epsilon)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_gelu_keeps_its_digits_in_the_tail(dtype: torch.dtype) -> None:
+    """z Phi(z) by the complementary error function; exp turns the rounding of z^2 / 2 into a relative error."""
+    x = torch.linspace(-12, 12, 2001, dtype=dtype)[:, None]
+    one, zero = torch.ones(1, 1, dtype=dtype), torch.zeros(1, dtype=dtype)
+    value, _, _ = ops.mlp_score_hvp(x, None, [one, one], [zero, zero], "gelu", torch.ones_like(x))
+    z = x[:, 0].double()
+    exact = z * torch.special.erfc(-z * 0.5**0.5) / 2
+    error = (value.double() - exact).abs() / exact.abs().clamp_min(torch.finfo(dtype).tiny)
+    assert bool((error <= (8 + z.square()) * torch.finfo(dtype).eps).all())
+
+
 def test_nan_stays_with_its_point() -> None:
     for activation in ACTIVATIONS:
         inputs = sample_inputs("mlp_score_hvp", (2,), 3, 4, None, [9, 9], activation)

@@ -50,7 +50,7 @@ __device__ inline void write_double_bits(uint32_t* words, int group, int groups,
 template <class F>
 __device__ inline void visit_locations(int rows, int groups, F visit) {
   SVGDX_UNROLL_BY(1)
-  for (int item = threadIdx.x / 32; item < rows * groups; item += kGfnWarps) visit(item / groups, item % groups);
+  for (int item = threadIdx.x / 32; item < rows * groups; item += kRowWarps) visit(item / groups, item % groups);
 }
 
 }  // namespace svgdx::cuda

@@ -36,10 +36,10 @@ __device__ inline int64_t allowed_action(const Args& args, int64_t n) {
 }
 
 template <class S>
-__global__ void __launch_bounds__(kGfnThreads, kGfnBlocks<S>)
+__global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
     masked_rows_kernel(MaskedRows<S> args, RowPlan plan, int64_t first_block) {
   using C = Compute<S>;
-  SVGDX_SHARED(C, partial, kGfnWarps);
+  SVGDX_SHARED(C, partial, kRowWarps);
   const RowGroup group(plan);
   const int64_t n = (first_block + blockIdx.x) * plan.rows() + group.row;
   const S* logits = args.logits + n * args.width;
@@ -55,7 +55,7 @@ template <class S>
 void masked_rows(const MaskedRows<S>& args, void* stream) {
   const RowPlan plan = plan_rows(most_packs<S>(args.width), 4);
   launch_blocks("masked_trajectory_log_prob", ceil_div(args.rows, plan.rows()), [&](unsigned grid, int64_t first) {
-    SVGDX_LAUNCH((masked_rows_kernel<S>), grid, kGfnThreads, 0, stream, args, plan, first);
+    SVGDX_LAUNCH((masked_rows_kernel<S>), grid, kRowThreads, 0, stream, args, plan, first);
   });
 }
 
@@ -72,7 +72,7 @@ __device__ inline int64_t segment_of(const MaskedRowsGrad<S>& args, int64_t n) {
 }
 
 template <class S>
-__global__ void __launch_bounds__(kGfnThreads, kGfnBlocks<S>)
+__global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
     masked_rows_backward_kernel(MaskedRowsGrad<S> args, RowPlan plan, int64_t first_block) {
   using C = Compute<S>;
   const RowGroup group(plan);
@@ -90,7 +90,7 @@ void masked_rows_backward(const MaskedRowsGrad<S>& args, void* stream) {
   const RowPlan plan = plan_rows(most_packs<S>(args.width), 4);
   const int64_t blocks = args.width == 0 ? 0 : ceil_div(args.rows, plan.rows());
   launch_blocks("masked_trajectory_log_prob_backward", blocks, [&](unsigned grid, int64_t first) {
-    SVGDX_LAUNCH((masked_rows_backward_kernel<S>), grid, kGfnThreads, 0, stream, args, plan, first);
+    SVGDX_LAUNCH((masked_rows_backward_kernel<S>), grid, kRowThreads, 0, stream, args, plan, first);
   });
 }
 

@@ -1,34 +1,16 @@
 // Rows of logits as 16-byte packs. A row starts anywhere (3 D may be odd): packs lie on the boundaries of memory, and
 // the two that stick out of the row are read element by element.
-//
-// A row belongs to a group of 8, 16 or 32 lanes, or to the whole block, as its length demands; every group of a launch
-// has the same size, so that sums are added in an order that depends on the length alone.
 #pragma once
 
 #include "common/cuda/half.cuh"
-#include "common/cuda/launch.cuh"
-#include "common/cuda/tile.cuh"
-#include "common/cuda/warp.cuh"
+#include "common/cuda/row_group.cuh"
 #include "gfn/policy.h"
 
 namespace svgdx::cuda {
 
-constexpr int kGfnThreads = 128;
-constexpr int kGfnWarps = kGfnThreads / 32;
-
 // Resident blocks asked of the compiler.
 template <class S>
 constexpr int kGfnBlocks = sizeof(S) == 8 ? kRowBlocks - 1 : kRowBlocks;
-
-template <class S>
-constexpr int kPackWidth = 16 / int(sizeof(S));
-
-// Lanes of a row and rows of a block.
-struct RowPlan {
-  int lane_bits;
-  SVGDX_HD int lanes() const { return 1 << lane_bits; }
-  SVGDX_HD int rows() const { return kGfnThreads >> lane_bits; }
-};
 
 // For segments of `packs` packs, a lane working on up to `each`; beyond a warp's share the block takes the row.
 inline RowPlan plan_rows(int64_t packs, int64_t each) {
@@ -39,35 +21,6 @@ template <class S>
 int64_t most_packs(int64_t count) {
   return ceil_div(count, kPackWidth<S>);
 }
-
-template <class C>
-struct Larger {
-  __device__ C operator()(C a, C b) const { return max(a, b); }
-};
-template <class C>
-struct Sum {
-  __device__ C operator()(C a, C b) const { return a + b; }
-};
-
-// The calling thread's place.
-struct RowGroup {
-  int lanes, lane, row;
-  __device__ explicit RowGroup(RowPlan plan)
-      : lanes(plan.lanes()), lane(int(threadIdx.x) & (plan.lanes() - 1)), row(int(threadIdx.x) >> plan.lane_bits) {}
-
-  // Combines one value of each lane; all threads of the block take part. `partial` holds kGfnWarps values.
-  template <class C, class F>
-  __device__ C combine(C value, F f, C* partial) const {
-    for (int offset = 1; offset < min(lanes, 32); offset *= 2) {
-      value = f(value, __shfl_xor_sync(kFullWarp, value, offset));
-    }
-    if (lanes <= 32) return value;
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
-    __syncthreads();
-    return f(f(partial[0], partial[1]), f(partial[2], partial[3]));
-  }
-};
 
 // `count` contiguous elements, below 2^31 - 2^12; pack p holds elements [begin(p), begin(p) + width), some of them
 // outside at the ends.

@@ -45,14 +45,14 @@ struct SampleRow {
     SVGDX_UNROLL_BY(4)
     for (int k = 0; k < cached; ++k) {
       Packed pack;
-      if (has(k)) segment.load(pack, begin(k)), cache[k * kGfnThreads + threadIdx.x] = pack;
+      if (has(k)) segment.load(pack, begin(k)), cache[k * kRowThreads + threadIdx.x] = pack;
     }
   }
   // The pack, and which of its elements are valid.
   __device__ uint32_t read(Packed& pack, int k) const {
     if (!has(k)) return 0;
     if (k < cached) {
-      pack = cache[k * kGfnThreads + threadIdx.x];
+      pack = cache[k * kRowThreads + threadIdx.x];
     } else {
       segment.load(pack, begin(k));
     }
@@ -105,7 +105,7 @@ __device__ inline uint64_t sum_before(const RowGroup& group, uint64_t own, uint6
   __syncthreads();
   all = 0;
   SVGDX_UNROLL
-  for (int warp = 0; warp < kGfnWarps; ++warp) {
+  for (int warp = 0; warp < kRowWarps; ++warp) {
     if (warp < int(threadIdx.x) / 32) sum += partial[warp];
     all += partial[warp];
   }
@@ -170,18 +170,18 @@ __device__ inline void read_states(const SampleArgs<S>& args, const SamplePlan& 
 }
 
 template <class S>
-__global__ void __launch_bounds__(kGfnThreads, kGfnBlocks<S>)
+__global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
     sample_kernel(SampleArgs<S> args, SamplePlan plan, int64_t first_block) {
   using C = Compute<S>;
   using Packed = typename Segment<S>::Packed;
-  SVGDX_SHARED(C, partial, kGfnWarps);
-  SVGDX_SHARED(uint64_t, partial_sum, kGfnWarps);
-  SVGDX_SHARED(int, bad, kGfnThreads / 8);
+  SVGDX_SHARED(C, partial, kRowWarps);
+  SVGDX_SHARED(uint64_t, partial_sum, kRowWarps);
+  SVGDX_SHARED(int, bad, kRowThreads / 8);
   SharedCarver carver;
-  SVGDX_CARVE(carver, Packed, cache, plan.cached * kGfnThreads);
+  SVGDX_CARVE(carver, Packed, cache, plan.cached * kRowThreads);
   SVGDX_CARVE(carver, uint32_t, words, plan.rows.rows() * plan.words());
   const int64_t first = (first_block + blockIdx.x) * plan.rows.rows();
-  if (threadIdx.x < kGfnThreads / 8) bad[threadIdx.x] = 0;
+  if (threadIdx.x < kRowThreads / 8) bad[threadIdx.x] = 0;
   __syncthreads();
   read_states(args, plan, first, words, bad);
   const RowGroup group(plan.rows);
@@ -214,11 +214,11 @@ __global__ void __launch_bounds__(kGfnThreads, kGfnBlocks<S>)
 template <class S>
 void gfn_sample(const SampleArgs<S>& args, void* stream) {
   const SamplePlan plan = SamplePlan::of(args);
-  const size_t shared = carve_bytes<typename Segment<S>::Packed>(size_t(plan.cached) * kGfnThreads) +
+  const size_t shared = carve_bytes<typename Segment<S>::Packed>(size_t(plan.cached) * kRowThreads) +
                         carve_bytes<uint32_t>(size_t(plan.rows.rows()) * size_t(plan.words()));
   const char* op = args.forward ? "gfn_sample_forward" : "gfn_sample_backward";
   launch_blocks(op, ceil_div(args.batch, plan.rows.rows()), [&](unsigned grid, int64_t first) {
-    SVGDX_LAUNCH((sample_kernel<S>), grid, kGfnThreads, shared, stream, args, plan, first);
+    SVGDX_LAUNCH((sample_kernel<S>), grid, kRowThreads, shared, stream, args, plan, first);
   });
 }
 

@@ -8,9 +8,9 @@
 namespace svgdx::cuda {
 
 template <class C>
-__global__ void __launch_bounds__(kGfnThreads)
+__global__ void __launch_bounds__(kRowThreads)
     trajectory_sum_kernel(TrajectoryShape shape, RowPlan plan, const C* in, C* log_pf, C* log_pb, int64_t first_block) {
-  SVGDX_SHARED(double, partial, kGfnWarps);
+  SVGDX_SHARED(double, partial, kRowWarps);
   const RowGroup group(plan);
   const int64_t b = (first_block + blockIdx.x) * plan.rows() + group.row, rows = shape.steps + 1;
   double sum[2] = {0, 0};
@@ -34,7 +34,7 @@ template <class C>
 void trajectory_sum(const TrajectoryShape& shape, const C* in, C* log_pf, C* log_pb, void* stream) {
   const RowPlan plan = plan_rows(shape.steps + 1, 8);
   launch_blocks("gfn_trajectory_log_prob", ceil_div(shape.batch, plan.rows()), [&](unsigned grid, int64_t first) {
-    SVGDX_LAUNCH((trajectory_sum_kernel<C>), grid, kGfnThreads, 0, stream, shape, plan, in, log_pf, log_pb, first);
+    SVGDX_LAUNCH((trajectory_sum_kernel<C>), grid, kRowThreads, 0, stream, shape, plan, in, log_pf, log_pb, first);
   });
 }
 
@@ -46,10 +46,10 @@ __device__ inline bool is_segment(const int64_t* offsets, int64_t b, int64_t seg
 
 // A warp per segment.
 template <class C>
-__global__ void __launch_bounds__(kGfnThreads)
+__global__ void __launch_bounds__(kRowThreads)
     segment_sum_kernel(int64_t segments, int64_t rows, const int64_t* offsets, const C* in, C* out,
                        int64_t first_block) {
-  const int64_t b = (first_block + blockIdx.x) * kGfnWarps + threadIdx.x / 32;
+  const int64_t b = (first_block + blockIdx.x) * kRowWarps + threadIdx.x / 32;
   if (b >= segments) return;
   double sum = 0;
   if (is_segment(offsets, b, segments, rows)) {
@@ -68,8 +68,8 @@ __global__ void __launch_bounds__(kGfnThreads)
 
 template <class C>
 void segment_sum(int64_t segments, int64_t rows, const int64_t* offsets, const C* in, C* out, void* stream) {
-  launch_blocks("masked_trajectory_log_prob", ceil_div(segments, kGfnWarps), [&](unsigned grid, int64_t first) {
-    SVGDX_LAUNCH((segment_sum_kernel<C>), grid, kGfnThreads, 0, stream, segments, rows, offsets, in, out, first);
+  launch_blocks("masked_trajectory_log_prob", ceil_div(segments, kRowWarps), [&](unsigned grid, int64_t first) {
+    SVGDX_LAUNCH((segment_sum_kernel<C>), grid, kRowThreads, 0, stream, segments, rows, offsets, in, out, first);
   });
 }
 

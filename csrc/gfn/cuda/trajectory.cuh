@@ -88,11 +88,11 @@ __device__ inline BitMask mask_of(int side, const uint32_t* words, int row, cons
 }
 
 template <class S>
-__global__ void __launch_bounds__(kGfnThreads, kGfnBlocks<S>)
+__global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
     trajectory_rows_kernel(TrajectoryRows<S> args, TrajectoryPlan plan, int64_t first_block) {
   using C = Compute<S>;
   SVGDX_DYNAMIC_SHARED(uint32_t, words);
-  SVGDX_SHARED(C, partial, kGfnWarps);
+  SVGDX_SHARED(C, partial, kRowWarps);
   const int64_t first = (first_block + blockIdx.x) * plan.rows.rows();
   const int dim = int(args.shape.dim);
   write_masks(args, plan, first, words);
@@ -117,13 +117,13 @@ template <class S>
 void trajectory_rows(const TrajectoryRows<S>& args, void* stream) {
   const auto plan = TrajectoryPlan::of<S>(args.shape);
   launch_blocks("gfn_trajectory_log_prob", ceil_div(args.rows, plan.rows.rows()), [&](unsigned grid, int64_t first) {
-    SVGDX_LAUNCH((trajectory_rows_kernel<S>), grid, kGfnThreads, plan.shared(), stream, args, plan, first);
+    SVGDX_LAUNCH((trajectory_rows_kernel<S>), grid, kRowThreads, plan.shared(), stream, args, plan, first);
   });
 }
 
 // Occupancy for double is 44 % where the compiler takes all registers it may: exp and two 64-bit walks fill them.
 template <class S>
-__global__ void __launch_bounds__(kGfnThreads, kGfnBlocks<S>)
+__global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
     trajectory_rows_backward_kernel(TrajectoryRowsGrad<S> args, TrajectoryPlan plan, int64_t first_block) {
   using C = Compute<S>;
   SVGDX_DYNAMIC_SHARED(uint32_t, words);
@@ -155,7 +155,7 @@ void trajectory_rows_backward(const TrajectoryRowsGrad<S>& args, void* stream) {
   const auto plan = TrajectoryPlan::of<S>(args.shape);
   const int64_t blocks = ceil_div(args.rows, plan.rows.rows());
   launch_blocks("gfn_trajectory_log_prob_backward", blocks, [&](unsigned grid, int64_t first) {
-    SVGDX_LAUNCH((trajectory_rows_backward_kernel<S>), grid, kGfnThreads, plan.shared(), stream, args, plan, first);
+    SVGDX_LAUNCH((trajectory_rows_backward_kernel<S>), grid, kRowThreads, plan.shared(), stream, args, plan, first);
   });
 }
 

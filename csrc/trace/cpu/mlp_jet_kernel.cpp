@@ -2,6 +2,7 @@
 #include "trace/cpu/mlp_jet_kernel.h"
 
 #include "trace/cpu/vec_math.h"
+#include "trace/unit.h"
 
 namespace svgdx::SVGDX_ISA {
 namespace {
@@ -49,10 +50,11 @@ void forward_rows(const MlpForward<C>& args) {
       for_vectors<C>(width, [&](int64_t i, auto at) {
         const Vec<C> tangent = at.load(product + half + i);
         const auto jet = activation_jet<kKind, VecMath<C>>(argument(args.shift, condition, product, i, at));
-        at.store(stacked + i, jet.value);
-        at.store(stacked + half + i, jet.first * tangent);
-        at.store(slope + i, jet.first);
-        at.store(bend + i, jet.second * tangent);
+        const auto unit = hidden_unit(jet, tangent);
+        at.store(stacked + i, unit.value);
+        at.store(stacked + half + i, unit.tangent);
+        at.store(slope + i, unit.slope);
+        at.store(bend + i, unit.bend);
       });
       continue;
     }
@@ -60,9 +62,10 @@ void forward_rows(const MlpForward<C>& args) {
     for_vectors<C>(width, [&](int64_t i, auto at) {
       const Vec<C> tangent = at.load(product + half + i), weight = at.load(args.head.weight + i);
       const auto jet = activation_jet<kKind, VecMath<C>>(argument(args.shift, condition, product, i, at));
-      sum += weight * jet.value;
-      at.store(stacked + i, jet.first * weight);
-      at.store(stacked + half + i, jet.second * tangent * weight);
+      const auto unit = head_unit(jet, tangent, weight);
+      sum += unit.share;
+      at.store(stacked + i, unit.grad);
+      at.store(stacked + half + i, unit.grad_tangent);
     });
     args.head.value[r] = horizontal_sum<C>(sum) + args.head.bias[0];
   }
@@ -81,9 +84,8 @@ SVGDX_INLINE void laplacian_vector(const MlpLaplacian<C>& args, const C* conditi
     squares += slope * slope;
     put(d + 2, jet.first * slope);
   }
-  const Vec<C> bend = jet.second * squares;
   put(0, jet.value);
-  put(1, args.laplacian ? bend + jet.first * at.load(args.laplacian + r * width + i) : bend);
+  put(1, unit_laplacian(jet, squares, args.laplacian ? at.load(args.laplacian + r * width + i) : Vec<C>{}));
 }
 
 template <Activation kKind, class C>
@@ -125,9 +127,9 @@ void mlp_reverse(const MlpReverse<C>& args) {
   const int64_t count = args.rows * args.width;
   for_vectors<C>(count, [&](int64_t i, auto at) {
     const Vec<C> grad = at.load(args.product + i), tangent = at.load(args.product + count + i);
-    const Vec<C> slope = at.load(args.slope + i);
+    const Vec<C> slope = at.load(args.slope + i), bend = at.load(args.bend + i);
     at.store(args.stacked + i, slope * grad);
-    at.store(args.stacked + count + i, slope * tangent + at.load(args.bend + i) * grad);
+    at.store(args.stacked + count + i, reverse_tangent(slope, bend, grad, tangent));
   });
 }
 

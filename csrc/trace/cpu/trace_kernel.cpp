@@ -2,7 +2,6 @@
 #include "trace/cpu/trace_kernel.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "common/buffer.h"
 #include "common/vec.h"
@@ -58,11 +57,8 @@ void rademacher(const SignArgs<S>& args, int64_t begin, int64_t end) {
 
 template <class S>
 void probe_trace(const ProbeTraceArgs<S>& args, int64_t begin, int64_t end) {
-  using C = Compute<S>;
   moments<S>(args, begin, end, args.mean + begin, args.variance + begin);
-  for (int64_t n = begin; n < end; ++n) {
-    args.variance[n] = args.probes > 1 ? args.variance[n] / C(args.probes - 1) : std::numeric_limits<C>::quiet_NaN();
-  }
+  for (int64_t n = begin; n < end; ++n) args.variance[n] = sample_variance(args.variance[n], args.probes);
 }
 
 template <class S>
@@ -73,7 +69,7 @@ void probe_trace_backward(const ProbeTraceGradArgs<S>& args, int64_t begin, int6
   for (int64_t v = 0; v < args.probes; ++v) {
     for (int64_t n = begin; n < end; ++n) {
       const int64_t at = (v * args.points + n) * args.dim;
-      C grad = args.grad_mean ? args.grad_mean[n] / C(args.probes) : C(0);
+      C grad = args.grad_mean ? mean_grad(args.probes, args.grad_mean[n]) : C(0);
       if (args.grad_variance) {
         const C value = dot(args.probe + at, args.hvp + at, args.dim);
         grad += variance_grad(value, mean.get()[n - begin], args.probes, args.grad_variance[n]);

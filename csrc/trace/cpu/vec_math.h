@@ -1,8 +1,6 @@
 // Exponentials of SIMD vectors, as trace/activation.h asks for them.
 #pragma once
 
-#include <cmath>
-
 #include "common/vec.h"
 
 namespace svgdx::SVGDX_ISA {
@@ -10,6 +8,7 @@ namespace svgdx::SVGDX_ISA {
 template <class C>
 struct VecMath {
   using V = Vec<C>;
+  using Number = C;
   static constexpr int kTerms = sizeof(C) == 8 ? 17 : 8;
 
   static SVGDX_INLINE V splat(double v) { return V{} + C(v); }
@@ -31,12 +30,6 @@ struct VecMath {
     V sum = splat(1.0 / (2 * kTerms + 1));
     for (int k = kTerms - 1; k >= 0; --k) sum = sum * square + splat(1.0 / (2 * k + 1));
     return splat(2) * w * sum;
-  }
-
-  static SVGDX_INLINE V erfc(V x) {
-    V result;
-    for (int l = 0; l < kLanes<C>; ++l) result[l] = std::erfc(x[l]);
-    return result;
   }
 };
 
