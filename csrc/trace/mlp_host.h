@@ -13,6 +13,11 @@
 
 namespace svgdx {
 
+// rows * cols entries of a flat piece of memory, from the `first`, as a matrix.
+inline Tensor matrix(Tensor flat, int64_t first, int64_t rows, int64_t cols) {
+  return torch::stable::reshape(torch::stable::narrow(flat, 0, first, rows * cols), {rows, cols});
+}
+
 // The checked arguments of one call, in the type that is computed in, and the layers as views of the flat parameters.
 struct MlpTensors {
   const char* op;
@@ -21,13 +26,20 @@ struct MlpTensors {
   Tensor x;                     // (B M, D)
   OptionalTensor condition;     // (B, C)
   std::vector<int64_t> widths;  // D + C, hidden widths, 1
-  std::vector<Tensor> weight, bias;
+  Tensor flat;                  // weight and bias of each layer behind each other
+  std::vector<int64_t> bias;    // where each begins
+  std::vector<Tensor> weight;   // of the hidden layers
   Activation activation;
   ScalarType storage, type;
 
   MlpTensors(const char* op, const Tensor& x_in, const OptionalTensor& condition_in, const Tensor& parameters,
              const Tensor& widths_in, int64_t code)
-      : op(op), shape(sizes_of(x_in)), x(x_in), storage(x_in.scalar_type()), type(compute_type(storage)) {
+      : op(op),
+        shape(sizes_of(x_in)),
+        x(x_in),
+        flat(parameters),
+        storage(x_in.scalar_type()),
+        type(compute_type(storage)) {
     check_floating(op, "x", x_in);
     SVGDX_CHECK(shape.size() >= 2, op, "x must have shape (..., M, D), but has ", text(shape));
     SVGDX_CHECK(code >= 0 && code < kActivations, op, "activation must be in [0, ", kActivations, "), but is ", code);
@@ -48,7 +60,8 @@ struct MlpTensors {
       condition = torch::stable::reshape(prepared("condition", *condition_in), {batch, features});
       if (features == 0) condition = std::nullopt;
     }
-    cut(prepared("parameters", parameters), widths_in, features);
+    flat = prepared("parameters", parameters);
+    cut(widths_in, features);
   }
 
   // Detached: the pool's threads do not know that autograd is switched off here.
@@ -76,10 +89,17 @@ struct MlpTensors {
 
   template <class C>
   LayerShift<C> shift(int64_t layer, const OptionalTensor& part, int64_t first_row) const {
-    return {data<C>(bias[layer]), layer == 0 ? data<C>(part) : nullptr, first_row, group};
+    return {data<C>(flat) + bias[layer], layer == 0 ? data<C>(part) : nullptr, first_row, group};
+  }
+  // The last layer's weight lies before its bias, the last of all.
+  template <class C>
+  MlpHead<C> head(const Tensor& value, int64_t first_row) const {
+    const C* last = data<C>(flat) + bias.back();
+    return {last - widths[widths.size() - 2], last, out<C>(value) + first_row};
   }
 
   Tensor scratch(int64_t rows, int64_t cols) const { return new_empty(x, {rows, cols}, type); }
+  Tensor scratch(int64_t count) const { return new_empty(x, {count}, type); }
   Tensor finished(const Tensor& t, const Sizes& sizes) const {
     return torch::stable::reshape(as_type(t, storage), sizes);
   }
@@ -87,7 +107,7 @@ struct MlpTensors {
  private:
   static Tensor columns(Tensor t, int64_t first, int64_t count) { return torch::stable::narrow(t, 1, first, count); }
 
-  void cut(const Tensor& flat, const Tensor& widths_in, int64_t features) {
+  void cut(const Tensor& widths_in, int64_t features) {
     SVGDX_CHECK(widths_in.is_cpu() && widths_in.scalar_type() == ScalarType::Long && widths_in.dim() == 1 &&
                     widths_in.is_contiguous() && widths_in.size(0) >= 3,
                 op, "widths must be a CPU tensor of at least 3 int64 numbers");
@@ -103,19 +123,12 @@ struct MlpTensors {
     int64_t at = 0;
     for (size_t i = 0; i + 1 < widths.size(); ++i) {
       const int64_t count = widths[i + 1] * widths[i];
-      Tensor part = flat;
-      weight.push_back(torch::stable::reshape(torch::stable::narrow(part, 0, at, count), {widths[i + 1], widths[i]}));
-      bias.push_back(torch::stable::narrow(part, 0, at + count, widths[i + 1]));
+      bias.push_back(at + count);
+      if (i + 2 < widths.size()) weight.push_back(matrix(flat, at, widths[i + 1], widths[i]));
       at += count + widths[i + 1];
     }
   }
 };
-
-// The first rows * cols entries of a flat piece of memory as a matrix.
-inline Tensor matrix(const Tensor& memory, int64_t rows, int64_t cols) {
-  Tensor flat = torch::stable::reshape(memory, {memory.numel()});
-  return torch::stable::reshape(torch::stable::narrow(flat, 0, 0, rows * cols), {rows, cols});
-}
 
 inline Tensor some_rows(Tensor t, int64_t first, int64_t rows) { return torch::stable::narrow(t, 0, first, rows); }
 
@@ -131,84 +144,87 @@ class MlpScoreHvp {
   MlpScoreHvp(const MlpTensors& t, const Tensor& probe)
       : t_(t),
         probe_(probe),
+        first_(t.first()),
         part_(t.condition_part()),
-        value_(new_empty(t.x, {t.rows()}, t.type)),
+        value_(t.scratch(t.rows())),
         score_(t.scratch(t.rows(), t.dim)),
         hvp_(t.scratch(t.rows(), t.dim)),
-        block_(Backend::mlp_rows(t.rows(), t.widest())) {}
+        block_(Backend::mlp_rows(t.rows(), t.widest())) {
+    for (int64_t layer = 0; layer < t.hidden_layers(); ++layer) {
+      Tensor weight = layer == 0 ? first_ : t.weight[layer];
+      transposed_.push_back(torch::stable::transpose(weight, 0, 1));
+    }
+  }
 
   std::tuple<Tensor, Tensor, Tensor> run() {
-    const int64_t count = (t_.rows() + block_ - 1) / block_;
+    const int64_t count = (t_.rows() + block_ - 1) / block_, most = std::min(block_, t_.rows());
     Backend::for_blocks(count, [&](int64_t begin, int64_t end) {
-      const int64_t most = std::min(block_, t_.rows()), wide = std::max(t_.widest(), t_.dim);
-      Work work{t_.scratch(2 * most, wide), t_.scratch(2 * most, wide), {}, {}};
-      for (int64_t layer = 0; layer + 1 < t_.hidden_layers(); ++layer) {
-        work.slope.push_back(t_.scratch(most, t_.widths[layer + 1]));
-        work.bend.push_back(t_.scratch(most, t_.widths[layer + 1]));
-      }
+      const Tensor stacked = t_.scratch(2 * most * t_.widest()), product = t_.scratch(2 * most * t_.widest());
+      std::vector<Layer> layers = views(stacked, product, most);
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t first = i * block_;
-        block(first, std::min(block_, t_.rows() - first), work);
+        const int64_t first = i * block_, rows = std::min(block_, t_.rows() - first);
+        if (rows < most) layers = views(stacked, product, rows);
+        block(first, rows, layers);
       }
     });
     return {value_, score_, hvp_};
   }
 
  private:
-  // Memory of one block: what goes into a product, what comes out, and what the reverse sweep needs of each layer.
-  struct Work {
-    Tensor stacked, product;
-    std::vector<Tensor> slope, bend;
+  // What of a thread's memory one hidden layer uses: what comes out of a product and what goes into one, each for value
+  // and tangent (2 rows, width), and what the reverse sweep needs. Made once for all blocks: views cost time.
+  struct Layer {
+    int64_t width;
+    Tensor product, stacked, slope, bend;
   };
 
-  void block(int64_t first, int64_t rows, const Work& work) const {
-    void* stream = Backend::stream(t_.x);
-    Tensor inputs = matrix(work.stacked, 2 * rows, t_.dim);
-    Tensor top = some_rows(inputs, 0, rows), bottom = some_rows(inputs, rows, rows);
-    torch::stable::copy_(top, some_rows(t_.x, first, rows));
-    torch::stable::copy_(bottom, some_rows(probe_, first, rows));
-    const int64_t last = t_.hidden_layers() - 1;
-    for (int64_t layer = 0; layer <= last; ++layer) {
-      const int64_t width = t_.widths[layer + 1];
-      const Tensor product = matrix(work.product, 2 * rows, width);
-      multiply_transposed(inputs, layer == 0 ? t_.first() : t_.weight[layer], product);
-      inputs = matrix(work.stacked, 2 * rows, width);
-      const bool is_top = layer == last;
-      const MlpForward<C> args{rows,
-                               width,
-                               t_.activation,
-                               data<C>(product),
-                               t_.template shift<C>(layer, part_, first),
-                               out<C>(inputs),
-                               is_top ? nullptr : out<C>(work.slope[layer]),
-                               is_top ? nullptr : out<C>(work.bend[layer]),
-                               head(is_top, first)};
-      Backend::template mlp_forward<C>(args, stream);
+  std::vector<Layer> views(const Tensor& stacked, const Tensor& product, int64_t rows) const {
+    std::vector<Layer> layers;
+    for (int64_t i = 0; i < t_.hidden_layers(); ++i) {
+      const int64_t width = t_.widths[i + 1], kept = i + 1 < t_.hidden_layers() ? rows : 0;
+      const bool same = i > 0 && layers.back().width == width;
+      layers.push_back({width, same ? layers.back().product : matrix(product, 0, 2 * rows, width),
+                        same ? layers.back().stacked : matrix(stacked, 0, 2 * rows, width), t_.scratch(kept * width),
+                        t_.scratch(kept * width)});
     }
-    for (int64_t layer = last; layer > 0; --layer) {
-      const int64_t width = t_.widths[layer];
-      const Tensor product = matrix(work.product, 2 * rows, width);
-      multiply(inputs, t_.weight[layer], product);
-      inputs = matrix(work.stacked, 2 * rows, width);
-      const MlpReverse<C> args{
-          rows, width, data<C>(product), data<C>(work.slope[layer - 1]), data<C>(work.bend[layer - 1]), out<C>(inputs)};
-      Backend::template mlp_reverse<C>(args, stream);
-    }
-    const Tensor product = matrix(work.product, 2 * rows, t_.dim);
-    multiply(inputs, t_.first(), product);
-    Tensor score = some_rows(score_, first, rows), hvp = some_rows(hvp_, first, rows);
-    torch::stable::copy_(score, some_rows(product, 0, rows));
-    torch::stable::copy_(hvp, some_rows(product, rows, rows));
+    return layers;
   }
 
-  MlpHead<C> head(bool is_top, int64_t first) const {
-    if (!is_top) return {};
-    return {data<C>(t_.weight.back()), data<C>(t_.bias.back()), out<C>(value_) + first};
+  void block(int64_t first, int64_t rows, const std::vector<Layer>& layers) const {
+    void* stream = Backend::stream(t_.x);
+    const size_t last = layers.size() - 1;
+    multiply(some_rows(t_.x, first, rows), transposed_[0], some_rows(layers[0].product, 0, rows));
+    multiply(some_rows(probe_, first, rows), transposed_[0], some_rows(layers[0].product, rows, rows));
+    for (size_t i = 0; i <= last; ++i) {
+      const Layer& layer = layers[i];
+      if (i > 0) multiply(layers[i - 1].stacked, transposed_[i], layer.product);
+      const bool kept = i < last;
+      const MlpForward<C> args{rows,
+                               layer.width,
+                               t_.activation,
+                               data<C>(layer.product),
+                               t_.template shift<C>(int64_t(i), part_, first),
+                               out<C>(layer.stacked),
+                               kept ? out<C>(layer.slope) : nullptr,
+                               kept ? out<C>(layer.bend) : nullptr,
+                               kept ? MlpHead<C>{} : t_.template head<C>(value_, first)};
+      Backend::template mlp_forward<C>(args, stream);
+    }
+    for (size_t i = last; i > 0; --i) {
+      const Layer& below = layers[i - 1];
+      multiply(layers[i].stacked, t_.weight[i], below.product);
+      const MlpReverse<C> args{
+          rows, below.width, data<C>(below.product), data<C>(below.slope), data<C>(below.bend), out<C>(below.stacked)};
+      Backend::template mlp_reverse<C>(args, stream);
+    }
+    multiply(some_rows(layers[0].stacked, 0, rows), first_, some_rows(score_, first, rows));
+    multiply(some_rows(layers[0].stacked, rows, rows), first_, some_rows(hvp_, first, rows));
   }
 
   const MlpTensors& t_;
-  Tensor probe_;
+  Tensor probe_, first_;
   OptionalTensor part_;
+  std::vector<Tensor> transposed_;  // weights of the hidden layers
   Tensor value_, score_, hvp_;
   int64_t block_;
 };
@@ -220,16 +236,16 @@ class MlpLaplacians {
       : t_(t),
         part_(t.condition_part()),
         first_jacobian_(dense(torch::stable::transpose(t.first(), 0, 1))),
-        value_(new_empty(t.x, {t.rows()}, t.type)),
+        value_(t.scratch(t.rows())),
         score_(t.scratch(t.rows(), t.dim)),
-        trace_(new_empty(t.x, {t.rows()}, t.type)),
+        trace_(t.scratch(t.rows())),
         block_(std::max<int64_t>(1, Backend::mlp_rows(t.rows() * (t.dim + 2), t.widest()) * 2 / (t.dim + 2))) {}
 
   std::tuple<Tensor, Tensor, Tensor> run() {
     const int64_t count = (t_.rows() + block_ - 1) / block_;
     Backend::for_blocks(count, [&](int64_t begin, int64_t end) {
       const int64_t most = std::min(block_, t_.rows()) * (t_.dim + 2);
-      const Tensor stacked = t_.scratch(most, t_.widest()), product = t_.scratch(most, t_.widest());
+      const Tensor stacked = t_.scratch(most * t_.widest()), product = t_.scratch(most * t_.widest());
       for (int64_t i = begin; i < end; ++i) {
         const int64_t first = i * block_;
         block(first, std::min(block_, t_.rows() - first), stacked, product);
@@ -244,9 +260,9 @@ class MlpLaplacians {
     Tensor inputs = some_rows(t_.x, first, rows);
     for (int64_t layer = 0; layer <= last; ++layer) {
       const int64_t width = t_.widths[layer + 1], all = rows * (t_.dim + 2);
-      const Tensor product = matrix(product_memory, layer == 0 ? rows : all, width);
+      const Tensor product = matrix(product_memory, 0, layer == 0 ? rows : all, width);
       multiply_transposed(inputs, layer == 0 ? t_.first() : t_.weight[layer], product);
-      inputs = matrix(stacked_memory, all, width);
+      inputs = matrix(stacked_memory, 0, all, width);
       const C* made = data<C>(product);
       MlpLaplacian<C> args{rows,
                            t_.dim,
@@ -262,7 +278,7 @@ class MlpLaplacians {
                            nullptr,
                            nullptr};
       if (layer == last) {
-        args.head = {data<C>(t_.weight.back()), data<C>(t_.bias.back()), out<C>(value_) + first};
+        args.head = t_.template head<C>(value_, first);
         args.score = out<C>(score_) + first * t_.dim;
         args.trace = out<C>(trace_) + first;
       }
