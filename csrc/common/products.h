@@ -8,13 +8,13 @@
 
 namespace svgdx {
 
-// Wide results are cut into columns, others into rows.
+// Wide results are cut into columns, others into rows, and what is done sooner than it is shared not at all.
 struct ProductBlocks {
   int64_t row_step, col_step, down, across;
-  ProductBlocks(int64_t rows, int64_t cols) {
-    const bool wide = cols >= 2 * rows;
-    row_step = wide ? rows : rows <= 64 ? 16 : rows <= 256 ? 32 : 128;
-    col_step = wide ? std::max<int64_t>(64, (cols / 8 + 63) / 64 * 64) : cols;
+  ProductBlocks(int64_t rows, int64_t inner, int64_t cols) {
+    const bool whole = rows * inner * cols <= int64_t(1) << 19, wide = cols >= 2 * rows;
+    row_step = whole || wide ? std::max<int64_t>(1, rows) : rows <= 64 ? 16 : rows <= 256 ? 32 : 128;
+    col_step = wide && !whole ? std::max<int64_t>(64, (cols / 8 + 63) / 64 * 64) : std::max<int64_t>(1, cols);
     down = (rows + row_step - 1) / row_step;
     across = (cols + col_step - 1) / col_step;
   }
@@ -34,7 +34,7 @@ inline Tensor product(const Tensor& left, const Tensor& right, bool symmetric = 
   const Tensor a = aten("detach", "", left), b = aten("detach", "", right);
   const int64_t n = a.size(0), rows = a.size(1), inner = a.size(2), cols = b.size(2);
   const Tensor result = new_empty(a, {n, rows, cols}, a.scalar_type());
-  const ProductBlocks blocks(rows, cols);  // never wide when symmetric: then rows = cols
+  const ProductBlocks blocks(rows, inner, cols);  // never wide when symmetric: then rows = cols
   const int64_t per_matrix = blocks.down * blocks.across, items = n * per_matrix;
   // At least two items, so that the loop is a parallel region in which torch's product stays on its thread.
   torch::stable::parallel_for(0, std::max<int64_t>(2, items), 1, [&](int64_t begin, int64_t end) {

@@ -45,7 +45,7 @@ struct Chunk {
     half = number(0.5), two = number(2.0), dim = number(double(x.size(2)));
     x = x - sum(x, -2) * inv_m;
     c = score - beta * x;
-    g = product(x, transposed(x)), f = product(c, transposed(c)), u = product(x, transposed(c));
+    g = product(x, transposed(x), true), f = product(c, transposed(c), true), u = product(x, transposed(c));
     g_diag = diagonal_column(g);
     kernel = aten("exp", "", beta * (g - half * (g_diag + transposed(g_diag))));
     a = beta * u + half * beta * beta * g_diag;

@@ -52,7 +52,7 @@ def test_table_has_mean_and_spread_over_seeds_and_marks_divergence(tmp_path: Pat
     assert langevin["norm of grad f"] == "2.00 ± 1.41"
     assert langevin["entropy"] == "–"
     assert dict(zip(rows[""], rows["met-svgd-no-trace"], strict=True))["diverged at step"] == "13"
-    assert "met-svgd-no-trace, which diverges in the paper: diverged here in 1 of 1 runs" in text
+    assert "met-svgd-no-trace, which diverges in the paper: of 1 runs here 1 ended with " in text
     assert "not FID" in text
     assert "svgdx train ebm --config langevin --steps 10 --out RUN   # --seed 0, 2" in text
     for picture in ("figures.png", "samples.png"):

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -198,9 +199,24 @@ def beside_paper(groups: dict[str, list[Run]], distance: str) -> list[str]:
     for name in PUBLISHED_DIVERGED:
         runs = groups.get(name, [])
         if runs:
-            count = sum(run.diverged is not None for run in runs)
-            lines.append(f"- {name}, which diverges in the paper: diverged here in {count} of {len(runs)} runs")
+            lines.append(
+                f"- {name}, which diverges in the paper: of {len(runs)} runs here {_count(runs, _ended)} ended with "
+                f"numbers that are not finite, {_count(runs, _worse)} further from the images than they began"
+            )
     return lines
+
+
+def _count(runs: list[Run], holds: Callable[[Run], bool]) -> int:
+    return sum(holds(run) for run in runs)
+
+
+def _ended(run: Run) -> bool:
+    return run.diverged is not None
+
+
+def _worse(run: Run) -> bool:
+    found = run.values("pixel_distance")
+    return bool(found) and found[-1][1] > found[0][1]
 
 
 def _verdict(better: tuple[float, float], worse: tuple[float, float]) -> str:
