@@ -24,7 +24,6 @@ CASES = {
     "digits, mlp": {"data": "digits"},
     "digits, conv": {"data": "digits", "energy": "conv"},
     "patches, mlp": {"data": "patches"},
-    "patches, conv": {"data": "patches", "energy": "conv"},
 }
 PRODUCTS = (
     "aten::mm",
