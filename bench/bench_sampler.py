@@ -1,6 +1,9 @@
 """A chain of svgdx.SVGD with densities and Hessian term against the peers of sampler_peers.py in one run: 2 threads,
 float32, Gaussian target; forward without gradients, and forward with the gradient of every step's parameters.
 
+svgdx is given the target as a distribution, whose derivatives it knows, or as a callable, as plain PyTorch has it;
+"derivatives" is the part of the forward that the target takes.
+
 pytest bench/bench_sampler.py --benchmark-json bench/results/sampler.json
 python bench/render.py bench/results/sampler.json bench/results/sampler
 """
@@ -17,23 +20,25 @@ from sampler_peers import DIM, PARTICLES, STEPS, log_density, target
 
 __all__ = ["two_threads"]
 
-SHAPES = [(PARTICLES, STEPS, DIM)]
+SIZES = "M, L, D, target"
+SHAPES = [(PARTICLES, STEPS, DIM, given) for given in sampler_peers.TARGETS]
 
 
-@pytest.mark.parametrize("peer", sampler_peers.PEERS)
+@pytest.mark.parametrize("peer", [*sampler_peers.PEERS, "derivatives"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_forward(benchmark: Any, shape: tuple[int, int, int], peer: str) -> None:
-    benchmark.extra_info["sizes"] = "M, L, D"
-    model = sampler_peers.PEERS[peer]()
+def test_forward(benchmark: Any, shape: tuple[int, int, int, str], peer: str) -> None:
+    benchmark.extra_info["sizes"] = SIZES
+    made = (sampler_peers.PEERS | {"derivatives": sampler_peers.Derivatives})[peer]
+    model = made(sampler_peers.TARGETS[shape[-1]]())
     with torch.no_grad():
         time_calls(benchmark, "cpu", model)
 
 
 @pytest.mark.parametrize("peer", sampler_peers.PEERS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_forward_backward(benchmark: Any, shape: tuple[int, int, int], peer: str) -> None:
-    benchmark.extra_info["sizes"] = "M, L, D"
-    model = sampler_peers.PEERS[peer]()
+def test_forward_backward(benchmark: Any, shape: tuple[int, int, int, str], peer: str) -> None:
+    benchmark.extra_info["sizes"] = SIZES
+    model = sampler_peers.PEERS[peer](sampler_peers.TARGETS[shape[-1]]())
     parameters = list(model.parameters())
     log_p = log_density(target().precision_matrix)
 

@@ -15,6 +15,7 @@ COPIES = {
     "copy": (1.5, "of its bandwidth"),
     "copy, new tensor": (1.5, "of its bandwidth"),
     "products": (1.0, "of svgdx's time"),
+    "derivatives": (1.0, "of svgdx's time"),
 }
 
 

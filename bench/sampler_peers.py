@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from svgdx.samplers import RBF, SVGD, Learnt, LearntGaussian
+from svgdx.samplers.targets import as_target
 
 PARTICLES, STEPS, DIM = 100, 100, 10
 
@@ -70,13 +71,13 @@ class Plain(nn.Module):
         return x + eps * phi, log_q - eps * trace
 
 
-def ours(given: object) -> nn.Module:
+def ours(given: object) -> SVGD:
     start = LearntGaussian(torch.full((DIM,), 2.0), torch.ones(DIM))
     return SVGD(given, start, RBF(Learnt(2.0, STEPS)), Learnt(0.1, STEPS))  # type: ignore[arg-type]
 
 
 class Fused(nn.Module):
-    """svgdx.SVGD with the target as a torch distribution, or as a callable."""
+    """svgdx.SVGD."""
 
     def __init__(self, given: object) -> None:
         super().__init__()
@@ -86,8 +87,21 @@ class Fused(nn.Module):
         return self.sampler.sample_with_log_prob(PARTICLES, STEPS)
 
 
-PEERS: dict[str, Callable[[], nn.Module]] = {
-    "svgdx": lambda: Fused(target()),
-    "svgdx, callable": lambda: Fused(log_density(target().precision_matrix.contiguous())),
-    "eager": Plain,
+class Derivatives(nn.Module):
+    """What the steps ask of the target, alone: of a callable, two passes of autograd, which nothing here shortens."""
+
+    def __init__(self, given: object) -> None:
+        super().__init__()
+        self.target, self.x = as_target(given), torch.randn(PARTICLES, DIM)  # type: ignore[arg-type]
+
+    def forward(self) -> None:
+        for _ in range(STEPS):
+            self.target.derivatives(self.x, "hutchinson")
+
+
+# The target as svgdx is given it; plain PyTorch knows only the callable.
+TARGETS: dict[str, Callable[[], object]] = {
+    "distribution": target,
+    "callable": lambda: log_density(target().precision_matrix.contiguous()),
 }
+PEERS: dict[str, Callable[[object], nn.Module]] = {"svgdx": Fused, "eager": lambda given: Plain()}

@@ -33,6 +33,13 @@ def test_entropies_of_the_targets() -> None:
     assert abs(sampled.entropy - four - 8 * one) < 4 * sampled.error
 
 
+@pytest.mark.parametrize("name", ["two-gaussians", "mixture-6-10d"])
+def test_densities_of_mixtures_are_normalised(name: str) -> None:
+    toy = toys.load(name)
+    x = 4 * torch.randn(3, 50, toy.dim, generator=draw(0))
+    torch.testing.assert_close(toy.log_prob(x), toys.distribution(name).log_prob(x), rtol=1e-5, atol=1e-4)
+
+
 def test_entropy_of_the_posterior_is_that_of_its_gaussian_nearly() -> None:
     toy = toys.load("breast-cancer")
     mode, covariance = toys.posterior_mode(toy)
@@ -87,6 +94,14 @@ def test_run_folder_holds_what_is_promised(tmp_path: Path, capsys: pytest.Captur
 def test_presets_without_training(tmp_path: Path, name: str) -> None:
     small = [each for each in SMALL if "epochs" not in each]
     assert cli.main(["sample", "mixture-4-10d", "--preset", name, "--out", str(tmp_path / name), *small]) == 0
+
+
+def test_too_large_a_step_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    small = ["--preset=p-svgd", "--eps=100", "--particles=5", "--steps=6", "--frames=0", "--chains=2", "--quiet"]
+    assert cli.main(["sample", "gaussian", "--out", str(out), *small]) != 0
+    assert "--eps 100 is too large" in capsys.readouterr().err
+    assert not (out / "result.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -303,7 +303,16 @@ def test_samples_are_those_of_a_recorded_chain(control: str) -> None:
 def test_fit_lowers_the_reverse_kl() -> None:
     target = MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.4], [0.4, 0.5]]))
     model = samplers.preset("met-svgd", target, LearntGaussian(torch.full((2,), 2.0), torch.ones(2)), 10)
-    losses = model.fit(20, 10, 40, generator=draw())
+    rates: list[float] = []
+    losses = model.fit(
+        20,
+        10,
+        40,
+        optimizer=lambda parameters: torch.optim.Adam(parameters, 1e-2),
+        scheduler=lambda made: torch.optim.lr_scheduler.LambdaLR(made, lambda epoch: rates.append(epoch) or 1.0),
+        generator=draw(),
+    )
+    assert rates == list(range(41))
     assert len(losses) == 40
     assert sum(losses[-5:]) < sum(losses[:5]) - 1
     assert model.progress == 1.0

@@ -54,13 +54,16 @@ def run(config: SampleConfig, toy: toys.Toy, folder: RunFolder, quiet: bool = Fa
     with torch.no_grad():
         many = sampler.run(config.particles, config.steps, batch=(config.chains,), generator=_stream(config, _SAMPLE))
     found = many.entropy()
+    kept = 1.0 if many.mask is None else many.mask.float().mean().item()
+    if many.mask is not None and not bool(many.mask.any(-1).all()):
+        raise DivergedError(f"sampling: truncation left a chain without particles; --eps {config.eps:g} is too large")
     if not bool(found.isfinite().all()):
         raise DivergedError(f"sampling: the entropy is {found.tolist()}")
     error = found.std().item() / config.chains**0.5 if config.chains > 1 else float("nan")
     history = {name: value.float().tolist() for name, value in chain.history().items()}
     result = {
         "target": config.target, "preset": config.preset, "entropy": found.mean().item(), "entropy_error": error,
-        "truth": truth._asdict(), "length": many.length.double().mean().item(), "losses": losses,
+        "truth": truth._asdict(), "kept": kept, "length": many.length.double().mean().item(), "losses": losses,
         "largest_norm": many.x.norm(dim=-1).max().item(), "mean": many.x.flatten(0, 1).mean(0).tolist(),
         "variance": many.x.flatten(0, 1).var(0).tolist(), "steps": history, "entropies": entropies,
     }  # fmt: skip
@@ -71,6 +74,8 @@ def run(config: SampleConfig, toy: toys.Toy, folder: RunFolder, quiet: bool = Fa
     print(
         f"{config.target}, {config.preset}: entropy {found.mean():.3f} ± {error:.3f} nats over {config.chains} chains"
     )
+    if kept < 1:
+        print(f"Truncation kept {kept:.1%} of the particles; the entropy is theirs")
     print(f"truth {truth.entropy:.3f} ± {truth.error:.3f} ({truth.method}); {result['length']:.1f} steps")
     print(f"Pictures: {folder.path / 'sample.png'}")
     return 0
@@ -96,6 +101,8 @@ def train(sampler: SVGD, config: SampleConfig, folder: RunFolder, quiet: bool) -
                 config.steps,
                 config.epochs,
                 optimizer=lambda parameters: torch.optim.Adam(parameters, config.lr),
+                scheduler=lambda made: torch.optim.lr_scheduler.CosineAnnealingLR(made, config.epochs),
+                batch=(config.batch,),
                 generator=_stream(config, _TRAIN),
                 callback=log,
             )

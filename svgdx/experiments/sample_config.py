@@ -15,11 +15,11 @@ from svgdx.samplers import BOUNDS, CONTROLS, DENSITIES, HESSIANS, PRESETS
 # What differs from the defaults of the fields.
 TARGET_DEFAULTS: dict[str, dict[str, Any]] = {
     "gaussian": {"particles": 200, "steps": 200, "decay_from": 180, "epochs": 100, "attach_every": 1},
-    "two-gaussians": {"particles": 50, "steps": 100, "epochs": 300},
+    "two-gaussians": {"particles": 50, "steps": 100, "epochs": 300, "lr": 5e-2, "batch": 4},
     "ill-conditioned": {"steps": 25, "control": "metropolis-hastings"},
     "gaussian-10d": {"steps": 100, "epochs": 200, "lr": 5e-2, "sigma_high": math.sqrt(5), "sigma_low": 0.01},
-    "breast-cancer": {"steps": 100, "sigma": 0.5},
-    **{name: {"sigma": 2.0, "eps": 0.5} for name in MIXTURES},
+    "breast-cancer": {"steps": 100, "eps": 0.02, "epochs": 100, "lr": 5e-2},
+    **{name: {"sigma": 2.0, "eps": 0.5, "epochs": 60, "lr": 5e-2} for name in MIXTURES},
 }  # fmt: skip
 
 
@@ -44,7 +44,8 @@ class SampleConfig(Settings):
     stop: float = option(0.0, "sampler", "Stein discrepancy under which the chain stops; 0: never")
 
     epochs: int = option(100, "training", "met-svgd: updates of what is learnt; 0: none")
-    lr: float = option(1e-2, "training", "Adam's learning rate", positive=True)
+    lr: float = option(1e-2, "training", "Adam's first learning rate; it falls to zero by a cosine", positive=True)
+    batch: int = option(1, "training", "independent chains of an update", least=1)
     attach_every: int = option(1, "training", "steps k, 2k, ... keep their graph", least=1)
 
     chains: int = option(10, "run", "independent chains of the final entropy", least=1)

@@ -64,7 +64,7 @@ def load(name: str) -> Toy:
     else:
         std[:2] = math.sqrt(9.0)
     # Gaussians are given as distributions, whose derivatives the sampler knows.
-    given = target if isinstance(target, MultivariateNormal) else target.log_prob
+    given = target if isinstance(target, MultivariateNormal) else _mixture_log_prob(target)
     return Toy(name, given, mean, std)
 
 
@@ -90,6 +90,19 @@ def distribution(name: str) -> MultivariateNormal | MixtureSameFamily:
 def _mixture(means: Tensor, std: float) -> MixtureSameFamily:
     parts = Independent(Normal(means, torch.full_like(means, std)), 1)
     return MixtureSameFamily(Categorical(torch.ones(len(means))), parts)
+
+
+def _mixture_log_prob(mixture: MixtureSameFamily) -> LogDensity:
+    """log_prob of a mixture of `_mixture`, in a few ops: a chain differentiates it twice at each of its steps."""
+    means, precision = mixture.component_distribution.mean, mixture.component_distribution.variance[0, 0].reciprocal()
+    linear, constant = precision * means, -0.5 * precision * means.square().sum(-1)
+    constant = constant - 0.5 * means.shape[-1] * (2 * math.pi / precision).log() - math.log(len(means))
+
+    def log_prob(x: Tensor) -> Tensor:
+        parts = x @ linear.T.to(x.dtype) + constant
+        return torch.logsumexp(parts, -1) - 0.5 * precision * x.square().sum(-1)
+
+    return log_prob
 
 
 def truth(toy: Toy) -> Truth:

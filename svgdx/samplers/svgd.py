@@ -175,6 +175,7 @@ class SVGD(nn.Module):
         epochs: int,
         *,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = Adam,
+        scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
         clip: float = 10.0,
         batch: tuple[int, ...] = (),
         generator: torch.Generator | None = None,
@@ -186,6 +187,7 @@ class SVGD(nn.Module):
             n, steps, batch, generator: as in `run`.
             epochs: updates; `progress` rises from 0 to 1 over them.
             optimizer: makes the optimiser of the parameters.
+            scheduler: makes what changes its learning rate after each update; None: nothing does.
             clip: largest norm of the gradient.
             callback: called with epoch, loss and chain before each update.
 
@@ -202,6 +204,7 @@ class SVGD(nn.Module):
                 "SVGD.fit: nothing is learnt: give a Learnt value, a module of the state or LearntGaussian"
             )
         made, losses = optimizer(parameters), []
+        rate = None if scheduler is None else scheduler(made)
         for epoch in range(epochs):
             self.progress = epoch / max(1, epochs - 1)
             chain = self.run(n, steps, batch=batch, generator=generator)
@@ -216,4 +219,6 @@ class SVGD(nn.Module):
             if not (math.isfinite(losses[-1]) and bool(norm.isfinite())):
                 raise FloatingPointError(f"SVGD.fit: epoch {epoch}: loss {losses[-1]}, norm of its gradient {norm}")
             made.step()
+            if rate is not None:
+                rate.step()
         return losses
