@@ -142,8 +142,8 @@ def gfn_runs(kind: str) -> Iterator[dict[str, Traffic]]:
 
 
 def trace_runs(kind: str) -> Iterator[dict[str, Traffic]]:
-    """The Hessian-trace family for one storage type; its layers for float and double. As above, rows that begin inside a
-    sector count it twice: up to 1.5 times at a width of 33."""
+    """The Hessian-trace family for one storage type; its layers for float and double. As above, rows that begin
+    inside a sector count it twice: up to 1.5 times at a width of 33."""
     checked, case = harness.load("checked"), ProbeCase(kind, PROBES, 0)
     results = [run_signs(checked, kind, 20000, (1, 2), counters=True)]
     results += [run(checked, case, counters=True) for run in (run_probe_trace, run_probe_backward)]

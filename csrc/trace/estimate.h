@@ -12,10 +12,20 @@ namespace svgdx {
 constexpr int64_t kSignsPerBlock = 128;
 constexpr int kSignsPerWord = 32;
 
-// +1 where the bit is clear, -1 where it is set.
+// +1 where the bit is clear, -1 where it is set: the bit is the number's sign bit.
 template <class S>
 SVGDX_HD S sign_of(uint32_t word, int bit) {
-  return word >> bit & 1u ? narrow<S>(Compute<S>(-1)) : narrow<S>(Compute<S>(1));
+  const uint32_t sign = word >> bit & 1u;
+  if constexpr (std::is_same_v<S, double>) {
+    const uint64_t bits = uint64_t(0x3ff00000u | sign << 31) << 32;
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+  } else if constexpr (std::is_same_v<S, float>) {
+    return float_of_bits(0x3f800000u | sign << 31);
+  } else {
+    return {uint16_t((std::is_same_v<S, Bf16> ? 0x3f80u : 0x3c00u) | sign << 15)};
+  }
 }
 
 // Adds the (count + 1)th value to a running mean and sum of squared deviations: Welford, Technometrics 1962. Unlike a
