@@ -18,7 +18,8 @@ def row(path: Path) -> list[str]:
     found = f"{result['entropy']:.3f} ± {result['entropy_error']:.3f}"
     cells = [config.target, config.preset, f"{config.sigma:g}" if config.sigma else "heuristic", config.control]
     cells += [f"{config.particles}, {result['length']:.0f}", str(config.epochs), found, known, truth["method"]]
-    return [*cells, f"{off:+.3f}", f"{result['kept']:.0%}", f"{result['largest_norm']:.2f}"]
+    kept = f"{result['kept']:.0%}" if config.control == "truncation" else "all"
+    return [*cells, f"{off:+.3f}", kept, f"{result['largest_norm']:.2f}"]
 
 
 def main(paths: list[str]) -> None:

@@ -19,7 +19,7 @@ TARGET_DEFAULTS: dict[str, dict[str, Any]] = {
     "ill-conditioned": {"steps": 25, "control": "metropolis-hastings"},
     "gaussian-10d": {"steps": 100, "epochs": 200, "lr": 5e-2, "sigma_high": math.sqrt(5), "sigma_low": 0.01},
     "breast-cancer": {"steps": 100, "eps": 0.02, "epochs": 100, "lr": 5e-2},
-    **{name: {"sigma": 2.0, "eps": 0.5, "epochs": 60, "lr": 5e-2} for name in MIXTURES},
+    **{name: {"sigma": 2.0, "eps": 0.5, "epochs": 150, "lr": 5e-2} for name in MIXTURES},
 }  # fmt: skip
 
 

@@ -86,7 +86,9 @@ class Runner:
             optimised = self.leaf is not None
             proposal = self._descend(x, found, sigma) if optimised else self._propose(x, found, sigma, eps)
             record = self._record(x, found, sigma, eps, limit, proposal) if self.recorded else None
-            active = self.stopping.update(record.discrepancy) if self.stopping is not None and record else None
+            active = (
+                self.stopping.update(record.discrepancy) if self.stopping is not None and record is not None else None
+            )
             if active is not None and not bool(active.any()):
                 return False
             move = Move(x, found, sigma, eps, proposal.x, proposal.change)
