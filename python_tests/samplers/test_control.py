@@ -192,6 +192,17 @@ def test_problems_stop_one_by_one() -> None:
     assert states[easy].active.tolist() == [False, True]
 
 
+def test_stopping_takes_fewer_steps_on_the_easier_of_two_targets() -> None:
+    """From the same start: N(0, I), and a Gaussian that is ten times narrower, in variance, in one direction."""
+    start = Independent(Normal(torch.zeros(2).double(), torch.full((2,), 2.0).double()), 1)
+    lengths = []
+    for variance in (1.0, 0.1):
+        target = Independent(Normal(torch.zeros(2).double(), torch.tensor([1.0, variance]).double().sqrt()), 1)
+        model = SVGD(target, start, RBF("median"), 1.0, bound="clamp", hessian="exact", stop=SteinStop(0.1))
+        lengths.append(int(model.run(100, 500, generator=draw()).length))
+    assert 0 < 5 * lengths[0] < lengths[1] < 500
+
+
 def test_discrepancy_is_the_rate_of_the_kl() -> None:
     """S against a numerical derivative: -d/d eps of E[log q - log p] along the step, squared."""
     target, start = gaussian(), gaussian(mean=1.5)
