@@ -352,3 +352,10 @@ def test_bad_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="nothing is learnt"):
         SVGD(log_density, Independent(Normal(torch.zeros(D), torch.ones(D)), 1)).fit(M, L, 1)
     assert svgdx.SVGD is SVGD
+
+
+def test_target_and_initial_of_different_dimensions_are_refused() -> None:
+    target = MultivariateNormal(torch.zeros(3), torch.eye(3))
+    for initial in (LearntGaussian(torch.zeros(2), torch.ones(2)), MultivariateNormal(torch.zeros(2), torch.eye(2))):
+        with pytest.raises(ValueError, match=r"initial must be over \(3,\) as the target, but is over \(2,\)"):
+            SVGD(target, initial)

@@ -78,6 +78,13 @@ class SVGD(nn.Module):
         super().__init__()
         self.target = as_target(target)
         self.initial = as_initial(initial)
+        # An initial distribution of another kind tells its shape in its draws alone.
+        shape = initial.event_shape if isinstance(initial, distributions.Distribution) else None
+        shape = initial.mean.shape if isinstance(initial, LearntGaussian) else shape
+        if shape is not None and isinstance(target, distributions.Distribution) and shape != target.event_shape:
+            raise ValueError(
+                f"SVGD: initial must be over {tuple(target.event_shape)} as the target, but is over {tuple(shape)}"
+            )
         self.kernel = RBF("median") if kernel is None else kernel
         self.step_size = as_step_size(step_size)
         self.bound = one_of("SVGD", "bound", bound, BOUNDS)
