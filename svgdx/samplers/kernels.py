@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from svgdx import ops
+from svgdx._checks import MAX_LOGDET_DIM
 from svgdx.samplers.bandwidths import as_bandwidth
 from svgdx.samplers.values import Value
-
-MAX_LOGDET_DIM = 16
 
 
 class Profile(NamedTuple):
