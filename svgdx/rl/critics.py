@@ -173,7 +173,7 @@ class MinimumAt:
             for weights, biases in zip(self.weights, self.biases, strict=True)
         ]
         (q1, score1, hvp1), (q2, score2, hvp2) = found
-        first = (q1 <= q2).unsqueeze(-1)
+        first = _is_first(q1, q2).unsqueeze(-1)
         value, score = torch.minimum(q1, q2), torch.where(first, score1, score2)
         hvp = torch.where(first, hvp1, hvp2)
         return (value[(0,) * len(lead)], score[(0,) * len(lead)], hvp) if lead else (value, score, hvp)
@@ -231,12 +231,17 @@ class _Derivatives(torch.autograd.Function):
         return grad, None, None
 
 
+def _is_first(one: Tensor, other: Tensor) -> Tensor:
+    """Where Q1 is the minimum; a NaN is, as in torch.minimum."""
+    return (one <= other) | one.isnan()
+
+
 def _smaller(at: MinimumAt, action: Tensor) -> tuple[list[_Rows], Tensor]:
     """Both critics forward, the smaller one of each particle backward to its first hidden layer; min(Q1, Q2), (B M)."""
     activation = ACTIVATIONS[at.activation]
     sweeps = [critic.hidden(part, action) for critic, part in zip(at.critics, at.state_parts, strict=True)]
     values = [critic.last(sweep) for critic, sweep in zip(at.critics, sweeps, strict=True)]
-    first = values[0] <= values[1]
+    first = _is_first(*values)
     groups = []
     for k, (sweep, chosen) in enumerate(zip(sweeps, (first, ~first), strict=True)):
         index = chosen.nonzero().squeeze(-1)
