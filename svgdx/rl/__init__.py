@@ -3,8 +3,9 @@
 from svgdx.rl.multigoal import Multigoal, register
 from svgdx.rl.policy import SteinPolicy
 from svgdx.rl.presets import PRESETS, SteinSettings
+from svgdx.rl.sac_nf import SACNF
 from svgdx.rl.stein_sac import SteinSAC
 
 register()
 
-__all__ = ["PRESETS", "Multigoal", "SteinPolicy", "SteinSAC", "SteinSettings"]
+__all__ = ["PRESETS", "SACNF", "Multigoal", "SteinPolicy", "SteinSAC", "SteinSettings"]
