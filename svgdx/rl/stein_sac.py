@@ -142,17 +142,23 @@ class SteinSAC(OffPolicyAlgorithm):
         losses: dict[str, list[float]] = {"critic_loss": [], "actor_loss": []}
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            losses["critic_loss"].append(self._update_critic(batch))
-            sample, loss = self._update_actor(self.policy.states(batch.observations))
-            losses["actor_loss"].append(loss)
-            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-            self._n_updates += 1
+            sample, found = self.update(batch)
+            for name, value in found.items():
+                losses[name].append(value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/ent_coef", float(self.policy.temperature))
         for name, values in losses.items():
             self.logger.record(f"train/{name}", float(np.mean(values)))
         if gradient_steps > 0:
             self._record_sample(sample)
+
+    def update(self, batch: ReplayBufferSamples) -> tuple[SteinSample, dict[str, float]]:
+        """One update of critics, actor and alpha; what the actor sampled, and both losses."""
+        critic_loss = self._update_critic(batch)
+        sample, actor_loss = self._update_actor(self.policy.states(batch.observations))
+        polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+        self._n_updates += 1
+        return sample, {"critic_loss": critic_loss, "actor_loss": actor_loss}
 
     def target_values(self, batch: ReplayBufferSamples) -> Tensor:
         """r + gamma (1 - done) (mean_p min Q' - alpha log pi) of a batch, (B, 1)."""
