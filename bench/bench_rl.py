@@ -1,0 +1,78 @@
+"""One update of critics and actor by SteinSAC against S2AC's update written plainly in PyTorch, in one run: 2 threads,
+float32, sizes of Walker2d, 100 states, 3 SVGD steps, hidden layers of 256. extra_info states what share of the time is
+matrix products.
+
+pytest bench/bench_rl.py --benchmark-json bench/results/rl.json
+python bench/render.py bench/results/rl.json bench/results/rl
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
+
+import rl_peers
+from bench_svgd import time_calls, two_threads
+
+__all__ = ["two_threads"]
+
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+
+
+def updates(particles: int) -> dict[str, Callable[[], object]]:
+    """The update of each peer, on one batch."""
+    given, model = rl_peers.batch(), rl_peers.ours(particles)
+    plain = rl_peers.Plain(model.policy, 0.2, model.gamma, model.tau)
+    return {"svgdx": lambda: model.update(given), "eager": lambda: plain.update(given)}
+
+
+def share_of_products(work: Callable[[], object], calls: int = 5) -> float:
+    """The share of matrix products in the time of all ops."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(calls):
+            work()
+    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    return sum(times.get(name, 0.0) for name in PRODUCTS) / sum(times.values())
+
+
+@pytest.mark.parametrize("peer", ["svgdx", "eager"])
+@pytest.mark.parametrize("shape", [(10, 3, 6), (64, 3, 6)], ids=str)
+def test_update(benchmark: Any, shape: tuple[int, int, int], peer: str) -> None:
+    benchmark.extra_info["sizes"] = "M, L, D"
+    work = updates(shape[0])[peer]
+    time_calls(benchmark, "cpu", work)
+    benchmark.extra_info["share of matrix products"] = round(share_of_products(work), 3)
+
+
+def test_the_peer_computes_the_same() -> None:
+    """Critic targets, the actor's loss and its gradient, from the same networks and noise."""
+    given, model = rl_peers.batch(), rl_peers.ours(10)
+    with torch.no_grad():
+        for parameter in model.critic.parameters():
+            parameter.mul_(1.5)
+    plain = rl_peers.Plain(model.policy, 0.2, model.gamma, model.tau)
+    plain.targets.load_state_dict(rl_peers.Plain(model.policy, 0.2, 0.99, 0.005).critics.state_dict())
+    model.critic_target.load_state_dict(model.critic.state_dict())
+    torch.manual_seed(1)
+    target = plain.target_values(given)
+    torch.manual_seed(1)
+    torch.testing.assert_close(model.target_values(given), target, rtol=1e-4, atol=1e-4)
+    torch.manual_seed(2)
+    plain.critics.requires_grad_(False)
+    loss = plain.actor_loss(given.observations)
+    loss.backward()
+    torch.manual_seed(2)
+    sample = model.policy.sample(given.observations)
+    assert sample.log_prob is not None
+    value, _ = model.critic.at(given.observations).score(sample.action)
+    found = sample.mean(0.2 * sample.log_prob - value).mean()
+    torch.testing.assert_close(found, loss, rtol=1e-4, atol=1e-4)
+    found.backward()
+    theirs = [each.grad for each in plain.net.parameters()]
+    ours = [each.grad for layer in [*model.actor.layers, model.actor.head] for each in layer.parameters()]
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)

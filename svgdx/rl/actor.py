@@ -1,0 +1,168 @@
+"""The Stein actor: SVGD particles of a state, their actions and the density of these."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from svgdx.rl.critics import ACTIVATIONS
+from svgdx.rl.presets import SteinSettings
+from svgdx.rl.targets import log_tanh_slope
+from svgdx.samplers import RBF, SVGD, Chain, EpsilonGreedy, Heuristic, Learnt, MetropolisHastings, State, SteinStop
+from svgdx.samplers.control import Control
+from svgdx.samplers.initial import Initial
+from svgdx.samplers.targets import Target
+from svgdx.samplers.values import Value
+
+LOG_STD = (-20.0, 2.0)
+STD = (0.1, 1.0)
+# Learnt bandwidths and step sizes stay inside: a factor of 100 around actions, which are of order 1 before their tanh.
+BANDWIDTH = (0.01, 10.0)
+STEP_SIZE = (1e-4, 10.0)
+
+
+class StateGaussian:
+    """The initial distribution of B states: a diagonal Gaussian with mean and std (B, D)."""
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        self.mean, self.std = mean, std
+
+    def draw(self, n: int, batch: tuple[int, ...], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        mean, std = self.mean.unsqueeze(-2), self.std.unsqueeze(-2)
+        shape = (*batch, *self.mean.shape[:-1], n, self.mean.shape[-1])
+        noise = torch.randn(shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        log_q = -(0.5 * noise.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
+        return mean + std * noise, log_q
+
+    def box(self, deviations: float) -> tuple[Tensor, Tensor]:
+        mean, std = self.mean.detach(), self.std.detach()
+        return mean - deviations * std, mean + deviations * std
+
+
+class SteinSample(NamedTuple):
+    """Particles of B states.
+
+    action: tanh u, in [-1, 1], (B, M, D). log_prob: log density of the environment's action, limit times tanh u, in
+    nats, (B, M); None where it was not followed. chain: where they come from.
+    """
+
+    action: Tensor
+    log_prob: Tensor | None
+    chain: Chain
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a value (B, M) over the particles that truncation kept, all where it kept none, (B,)."""
+        weight = self.weights()
+        return value.mean(-1) if weight is None else (weight * value).sum(-1) / weight.sum(-1)
+
+    def weights(self) -> Tensor | None:
+        """1 for particles that count, else 0, (B, M); None: all count."""
+        mask = self.chain.mask
+        if mask is None:
+            return None
+        return (mask | ~mask.any(-1, keepdim=True)).to(self.action.dtype)
+
+
+class SteinActor(nn.Module):
+    """pi(a | s): a network's diagonal Gaussian of the state, moved by SVGD towards a target, then limit times tanh.
+
+    Args:
+        state_dim: S.
+        limit: half of the range of each action, (D,), in the environment's units.
+        settings: of the sampler.
+        hidden: widths of the network's hidden layers.
+        activation: one of `svgdx.rl.critics.ACTIVATIONS`.
+
+    Sources: Messaoud et al., S2AC, ICLR 2024, and Particles Don't Care About Z, ICML 2026.
+    """
+
+    limit: Tensor
+    progress: Tensor
+
+    def __init__(
+        self, state_dim: int, limit: Tensor, settings: SteinSettings, hidden: tuple[int, ...], activation: str
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.register_buffer("limit", limit)
+        # Of training, in [0, 1]: what "epsilon-greedy" goes by.
+        self.register_buffer("progress", torch.zeros(()))
+        widths = [state_dim, *hidden]
+        self.layers = nn.ModuleList(nn.Linear(one, other) for one, other in itertools.pairwise(widths))
+        self.head = nn.Linear(widths[-1], 2 * limit.numel())
+        self.activation = ACTIVATIONS[activation].function
+        self.kernel = RBF(self._bandwidth())
+        start = settings.step_size
+        learnt = settings.step == "learnt" and settings.steps > 0
+        self.step_size: float | Value = Learnt(start, settings.steps, *STEP_SIZE) if learnt else start
+
+    def _bandwidth(self) -> Value:
+        settings = self.settings
+        if settings.bandwidth != "learnt":
+            return Heuristic(settings.bandwidth)
+        return Learnt(settings.bandwidth_start, max(1, settings.steps), *BANDWIDTH)
+
+    def initial(self, state: Tensor) -> StateGaussian:
+        """Where the particles of states (B, S) start."""
+        z = state
+        for layer in self.layers:
+            z = self.activation(layer(z))
+        mean, log_std = self.head(z).chunk(2, -1)
+        return StateGaussian(mean, log_std.clamp(*LOG_STD).exp().clamp(*STD))
+
+    def sample(self, initial: Initial, target: Target, log_prob: bool = True) -> SteinSample:
+        """Particles from an initial distribution over B states to a target of the same states.
+
+        Raises FloatingPointError where the target's score is NaN or infinite.
+        """
+        settings = self.settings
+        sampler = SVGD(
+            target,
+            initial,  # type: ignore[arg-type]
+            self.kernel,
+            self.step_size,
+            bound=settings.bound,
+            hessian=settings.hessian,
+            density=settings.density,
+            divisor=settings.divisor,
+            control=self._control(),
+            stop=self._stop(),
+            callbacks=[_check_score],
+        )
+        sampler.progress = float(self.progress)
+        chain = sampler.run(settings.particles, settings.steps, log_prob=log_prob)
+        u = chain.x
+        if chain.log_q is None:
+            return SteinSample(u.tanh(), None, chain)
+        volume = (log_tanh_slope(u) + self.limit.log()).sum(-1)
+        return SteinSample(u.tanh(), chain.log_q - volume, chain)
+
+    def _control(self) -> str | Control:
+        settings = self.settings
+        if settings.control == "metropolis-hastings":
+            return MetropolisHastings(iterations=settings.mh_iterations)
+        if settings.control == "epsilon-greedy":
+            return EpsilonGreedy(settings.mh_low, settings.mh_high, iterations=settings.mh_iterations)
+        return settings.control
+
+    def _stop(self) -> SteinStop | None:
+        settings = self.settings
+        if settings.stop_threshold == 0 and settings.patience == 0:
+            return None
+        return SteinStop(settings.stop_threshold, settings.patience or None)
+
+
+def _check_score(state: State) -> None:
+    if not bool(state.score.isfinite().all()):
+        rows = (~state.score.isfinite()).any(-1).any(-1).sum()
+        raise FloatingPointError(
+            f"SteinActor: SVGD step {state.step}: the critics' score is NaN or infinite at {int(rows)} "
+            f"of {state.score.shape[0]} states"
+        )
+
+
+__all__ = ["StateGaussian", "SteinActor", "SteinSample"]

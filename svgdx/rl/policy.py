@@ -1,0 +1,141 @@
+"""The Stein policy as Stable-Baselines3 knows policies."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor
+
+from svgdx.rl.actor import SteinActor, SteinSample
+from svgdx.rl.critics import TwinCritic
+from svgdx.rl.presets import settings_of
+from svgdx.rl.targets import make_target
+from svgdx.samplers.values import one_of
+
+TEST_ACTIONS = ("best", "softmax")
+
+
+class SteinPolicy(BasePolicy):
+    """Actor, twin critics and target critics, with their optimisers.
+
+    While training, and with deterministic=False, the action is that of a random particle. With deterministic=True, as
+    Stable-Baselines3 evaluates, it is chosen by min(Q1, Q2) at the final particles.
+
+    Args:
+        observation_space: a Box; observations of more than one dimension are flattened.
+        action_space: a Box with finite limits.
+        lr_schedule: learning rate by the training that remains.
+        preset, stein_kwargs: see `svgdx.rl.presets.settings_of`.
+        net_arch: widths of the hidden layers of the initial distribution's network. critic_arch: of each critic.
+        activation: between layers, one of `svgdx.rl.critics.ACTIVATIONS`.
+        test_action: "best", the particle with the largest Q, or "softmax", a particle drawn with probability
+            proportional to exp(Q / test_temperature); the temperature is in units of return.
+        optimizer_class, optimizer_kwargs: of actor and critic.
+
+    Raises:
+        ValueError: a space of another kind, or an unknown setting.
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        preset: str = "met-svgd",
+        stein_kwargs: dict[str, Any] | None = None,
+        net_arch: tuple[int, ...] = (256, 256, 256),
+        critic_arch: tuple[int, ...] = (256, 256),
+        activation: str = "elu",
+        test_action: str = "best",
+        test_temperature: float = 1.0,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            FlattenExtractor,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            squash_output=True,
+        )
+        if not isinstance(observation_space, spaces.Box):
+            raise ValueError(f"SteinPolicy: observation_space must be a Box, but is {observation_space}")
+        limited = isinstance(action_space, spaces.Box) and action_space.is_bounded()
+        if not limited or not bool((action_space.high > action_space.low).all()):
+            raise ValueError(f"SteinPolicy: action_space must be a Box with finite limits, but is {action_space}")
+        if not test_temperature > 0:
+            raise ValueError(f"SteinPolicy: test_temperature must be positive, but is {test_temperature}")
+        self.arguments = {
+            "preset": preset,
+            "stein_kwargs": stein_kwargs,
+            "net_arch": net_arch,
+            "critic_arch": critic_arch,
+            "activation": activation,
+            "test_action": one_of("SteinPolicy", "test_action", test_action, TEST_ACTIONS),
+            "test_temperature": test_temperature,
+        }
+        self.test_action, self.test_temperature = test_action, test_temperature
+        self.features_extractor = self.make_features_extractor()
+        self.settings = settings_of(preset, stein_kwargs)
+        states, actions = self.features_extractor.features_dim, int(np.prod(action_space.shape))
+        # alpha, in units of reward; SteinSAC keeps it.
+        self.register_buffer("temperature", torch.ones(()))
+        limit = torch.as_tensor((action_space.high - action_space.low) / 2, dtype=torch.float32).flatten()
+        self.actor = SteinActor(states, limit, self.settings, tuple(net_arch), activation)
+        self.critic = TwinCritic(states, actions, tuple(critic_arch), activation)
+        self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
+        kwargs = {"lr": lr_schedule(1.0), **self.optimizer_kwargs}
+        self.actor_optimizer = self.optimizer_class(self.actor.parameters(), **kwargs)
+        self.critic_optimizer = self.optimizer_class(self.critic.parameters(), **kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        given = {"observation_space": self.observation_space, "action_space": self.action_space}
+        optimiser = {"optimizer_class": self.optimizer_class, "optimizer_kwargs": self.optimizer_kwargs}
+        # Without an environment there is nothing to train: a policy by itself has no schedule.
+        return given | self.arguments | optimiser | {"lr_schedule": self._dummy_schedule}
+
+    def states(self, observation: PyTorchObs) -> Tensor:
+        """Observations as the networks read them, (B, S)."""
+        features: Tensor = self.extract_features(observation, self.features_extractor)
+        return features
+
+    def sample(self, state: Tensor, log_prob: bool = True) -> SteinSample:
+        """M particles for each of the states (B, S)."""
+        target = make_target(self.settings.target, self.critic.at(state), self.temperature)
+        return self.actor.sample(self.actor.initial(state), target, log_prob)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """One action for each observation, scaled to [-1, 1], in the shape of the action space."""
+        state = self.states(observation)
+        with torch.no_grad():
+            sample = self.sample(state, log_prob=False)
+            chosen = self._chosen(state, sample, deterministic)
+            action = sample.action[torch.arange(len(state), device=state.device), chosen]
+        return action.view(-1, *self.action_space.shape)
+
+    def _chosen(self, state: Tensor, sample: SteinSample, deterministic: bool) -> Tensor:
+        """The particle that acts, (B,)."""
+        weight = sample.weights()
+        weight = torch.ones_like(sample.action[..., 0]) if weight is None else weight
+        if not deterministic:
+            return weight.multinomial(1).squeeze(-1)
+        q = self.critic(state, sample.action).amin(0)
+        if not bool(q.isfinite().all()):
+            raise FloatingPointError("SteinPolicy: a critic's value of an action is NaN or infinite")
+        q = q.masked_fill(weight == 0, -torch.inf)
+        if self.test_action == "best":
+            return q.argmax(-1)
+        return (q / self.test_temperature).softmax(-1).multinomial(1).squeeze(-1)
+
+
+__all__ = ["TEST_ACTIONS", "SteinPolicy"]

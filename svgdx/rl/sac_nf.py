@@ -1,0 +1,125 @@
+"""SAC-NF: Stable-Baselines3's SAC with a normalising flow for a policy."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import zuko
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.sac.policies import SACPolicy
+from torch import Tensor, nn
+
+from svgdx.rl.targets import log_tanh_slope
+
+
+class FlowActor(BasePolicy):
+    """pi(a | s): a masked autoregressive flow over u, conditioned on the state, and a = tanh(u) in [-1, 1].
+
+    Args:
+        observation_space, action_space, features_extractor, features_dim, normalize_images: as for SAC's actor.
+        net_arch: widths of the hidden layers of each transform's network. activation_fn: between them.
+        transforms: autoregressive transforms behind each other, every second one in reversed order of dimensions.
+
+    Sources: Papamakarios et al., Masked Autoregressive Flow, NeurIPS 2017; Mazoure et al., SAC-NF, CoRL 2019.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: nn.Module,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        transforms: int = 3,
+        normalize_images: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=True,
+        )
+        if transforms < 1:
+            raise ValueError(f"FlowActor: transforms must be at least 1, but is {transforms}")
+        self.flow = zuko.flows.MAF(
+            get_action_dim(action_space),
+            features_dim,
+            transforms=transforms,
+            hidden_features=net_arch,
+            activation=activation_fn,
+        )
+
+    def distribution(self, obs: PyTorchObs) -> zuko.distributions.NormalizingFlow:
+        """Of u, for each observation."""
+        return self.flow(self.extract_features(obs, self.features_extractor))
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Actions in [-1, 1], (B, D); where deterministic, the image of the base distribution's mode."""
+        flow = self.distribution(obs)
+        u: Tensor = flow.transform.inv(flow.base.mean) if deterministic else flow.rsample()
+        return u.tanh()
+
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
+        """Actions in [-1, 1], (B, D), and their log density in nats, (B,)."""
+        u, log_prob = self.distribution(obs).rsample_and_log_prob()
+        return u.tanh(), log_prob - log_tanh_slope(u).sum(-1)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        return self(observation, deterministic)
+
+
+class FlowPolicy(SACPolicy):
+    """SAC's policy with a FlowActor in place of its Gaussian; n_transforms is the flow's length."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        n_transforms: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        self.n_transforms = n_transforms
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> FlowActor:
+        kwargs = self._update_features_extractor(self.net_args, features_extractor)
+        return FlowActor(transforms=self.n_transforms, **kwargs).to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        given: dict[str, Any] = super()._get_constructor_parameters()
+        return given | {"n_transforms": self.n_transforms}
+
+
+class SACNF(SAC):
+    """Soft actor-critic with a masked autoregressive flow for a policy; arguments and use are those of SAC.
+
+    Raises:
+        FloatingPointError: a parameter is NaN or infinite after an update.
+
+    Source: Mazoure et al., Leveraging Exploration in Off-Policy Algorithms via Normalizing Flows, CoRL 2019.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": FlowPolicy}
+
+    def __init__(self, policy: str | type[FlowPolicy], env: Any, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("use_sde"):
+            raise ValueError("SACNF: use_sde is of Gaussian policies")
+        super().__init__(policy, env, *args, **kwargs)
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        super().train(gradient_steps, batch_size)
+        for name, value in self.policy.named_parameters():
+            if not bool(torch.isfinite(value).all()):
+                raise FloatingPointError(f"SACNF: step {self.num_timesteps}: {name} is NaN or infinite")
+
+
+__all__ = ["SACNF", "FlowActor", "FlowPolicy"]
