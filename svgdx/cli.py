@@ -43,6 +43,10 @@ after a kill, to the same numbers as an unbroken run. Exit code 2: the request c
 EVAL_TEXT = """Evaluates the newest checkpoint of a run, prints each quantity with its settings and writes them to
 evaluation.json in the run folder."""
 
+RL_EVAL_TEXT = """Evaluates the newest checkpoint of a run: mean, standard deviation and interquartile mean of the
+returns, for svgdx/Multigoal-v0 the share of rollouts that reach each goal; writes them to evaluation.json in the run
+folder. --video draws MuJoCo by EGL where there is no screen, unless MUJOCO_GL names another way."""
+
 REPORT_TEXT = """Writes a table and the paper's figures from finished or diverged runs of one data set: each
 configuration a row and a line, its seeds as mean, spread and band."""
 
@@ -73,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation = commands.add_parser("eval", help="evaluate a trained model", description="Evaluates a run.")
     models = evaluation.add_subparsers(dest="model", required=True, metavar="MODEL")
     _add_evaluation(models.add_parser("eb-gfn", help="run of `svgdx train eb-gfn`", description=EVAL_TEXT))
+    _add_rl_evaluation(models.add_parser("rl", help="run of `svgdx train rl`", description=RL_EVAL_TEXT))
     report = commands.add_parser("report", help="compare finished runs", description=REPORT_TEXT)
     report.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folder of `svgdx train ebm`")
     report.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder that gets report.md and PNGs")
@@ -123,6 +128,16 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder of `svgdx train eb-gfn`")
     parser.add_argument("--checkpoint", metavar="FILE", type=Path, help="evaluate this checkpoint, not the newest")
     add_options(parser, EvaluationSettings)
+
+
+def _add_rl_evaluation(parser: argparse.ArgumentParser) -> None:
+    from svgdx.experiments.rl_config import RLEvaluationSettings
+    from svgdx.experiments.settings import add_options
+
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder of `svgdx train rl`: DIR/seed-N")
+    parser.add_argument("--checkpoint", metavar="FOLDER", type=Path, help="evaluate this checkpoint, not the newest")
+    parser.add_argument("--video", metavar="FILE", type=Path, help="film one rollout: FILE.mp4 or FILE.gif")
+    add_options(parser, RLEvaluationSettings)
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -215,11 +230,22 @@ def _open_run(options: argparse.Namespace, experiment: Any) -> tuple[Settings, A
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    if options.model == "rl":
+        return _evaluate_rl(options)
     from svgdx.experiments import eval_eb_gfn
     from svgdx.experiments.eb_gfn_config import EvaluationSettings
     from svgdx.experiments.settings import given_options
 
     return eval_eb_gfn.run(options.run, options.checkpoint, given_options(options, EvaluationSettings))
+
+
+def _evaluate_rl(options: argparse.Namespace) -> int:
+    from svgdx.experiments import eval_rl
+    from svgdx.experiments.rl_config import RLEvaluationSettings
+    from svgdx.experiments.settings import given_options
+
+    given = given_options(options, RLEvaluationSettings)
+    return eval_rl.run(options.run, options.checkpoint, options.video, given)
 
 
 def _report(options: argparse.Namespace) -> int:

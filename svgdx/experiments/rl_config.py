@@ -146,6 +146,31 @@ class RLConfig(Settings):
         return self.algo if self.preset is None else self.preset
 
 
+@dataclass
+class RLEvaluationSettings(Settings):
+    """Settings of `svgdx eval rl`."""
+
+    episodes: int = option(10, "evaluation", "rollouts", least=1)
+    actions: str = option(
+        "test", "evaluation", "as in evaluations of the training, or sampled from the policy", ("test", "sampled")
+    )
+    seed: int = option(0, "evaluation", "seed of the rollouts")
+    threads: int = option(1, "evaluation", "CPU threads", least=1)
+
+    @classmethod
+    def defaults_text(cls, name: str) -> str:
+        text = super().defaults_text(name)
+        return text + (f"; {MULTIGOAL} {MULTIGOAL_EVALUATION[name]}" if name in MULTIGOAL_EVALUATION else "")
+
+    @classmethod
+    def for_environment(cls, env: str, given: dict[str, Any]) -> RLEvaluationSettings:
+        """What was given, and the environment's defaults for the rest. Raises UsageError where a value does not fit."""
+        return cls.from_options((MULTIGOAL_EVALUATION if env == MULTIGOAL else {}) | given)
+
+
+# What shows the shares of the goals.
+MULTIGOAL_EVALUATION: dict[str, Any] = {"episodes": 200, "actions": "sampled"}
+
 assert all(
     name in {each.name for each in dataclasses.fields(RLConfig)}
     for changes in [*ENVIRONMENTS.values(), *ALGORITHM_DEFAULTS.values()]

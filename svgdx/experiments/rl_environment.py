@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from svgdx.experiments.errors import StoppedError, UsageError
 from svgdx.experiments.rl_config import RLConfig
+from svgdx.rl.multigoal import GOALS
 
 # Of a wrapper or an environment: what is no part of its state, or is saved by other means.
 _NO_STATE = ("env", "spec", "_cached_spec", "model", "data", "mujoco_renderer", "results_writer")
@@ -58,6 +59,11 @@ def make(config: RLConfig, count: int = 1, **kwargs: Any) -> DummyVecEnv:
         return DummyVecEnv([one] * count)
     except (gymnasium.error.Error, ValueError, TypeError) as error:
         raise UsageError(f"--env {config.env}: {error}") from error
+
+
+def goal_count(config: RLConfig) -> int:
+    """How many goals the run's environment has; 0 where it is none of goals."""
+    return 0 if config.goals is None else len(GOALS[config.goals])
 
 
 def snapshot(env: DummyVecEnv) -> bytes | None:
