@@ -47,13 +47,18 @@ RL_EVAL_TEXT = """Evaluates the newest checkpoint of a run: mean, standard devia
 returns, for svgdx/Multigoal-v0 the share of rollouts that reach each goal; writes them to evaluation.json in the run
 folder. --video draws MuJoCo by EGL where there is no screen, unless MUJOCO_GL names another way."""
 
-REPORT_TEXT = """Writes a table and the paper's figures from finished or diverged runs of one data set: each
-configuration a row and a line, its seeds as mean, spread and band."""
+REPORT_TEXT = """Writes a table and figures from runs of `svgdx train ebm` or of `svgdx train rl`. Of ebm, finished or
+diverged runs of one data set: each configuration a row and a line, its seeds as mean, spread and band. Of rl, runs of
+any length: for each environment the interquartile mean of the returns over seeds with its 95 % interval by stratified
+bootstrap, the norm of the score, steps per second, and the shares of goals that `svgdx eval rl` found."""
 
 SAMPLE_TEXT = """Runs an SVGD sampler on a target whose entropy is known and writes config.yaml, result.json, sample.png
 (particles, their density against the target's, entropy along the chain against the truth) and evolution.gif. The preset
 met-svgd first learns its initial Gaussian, bandwidths and step sizes (metrics.jsonl). A setting that is not given takes
 the default of the target."""
+
+# What svgdx[rl] has beyond svgdx[train].
+RL_PACKAGES = ("gymnasium", "mujoco", "stable_baselines3", "zuko", "moviepy")
 
 # Modules of each experiment: its settings, and its training.
 EXPERIMENTS = {
@@ -79,8 +84,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluation(models.add_parser("eb-gfn", help="run of `svgdx train eb-gfn`", description=EVAL_TEXT))
     _add_rl_evaluation(models.add_parser("rl", help="run of `svgdx train rl`", description=RL_EVAL_TEXT))
     report = commands.add_parser("report", help="compare finished runs", description=REPORT_TEXT)
-    report.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folder of `svgdx train ebm`")
-    report.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder that gets report.md and PNGs")
+    report.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folder, or folder of folders seed-N")
+    report.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder that gets report.md and PNG")
     _add_sampling(commands.add_parser("sample", help="sample from a toy target", description=SAMPLE_TEXT))
     return parser
 
@@ -170,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
         known = {"train": _train, "eval": _evaluate, "report": _report, "sample": _sample}
         return known[options.command](options)
     except ModuleNotFoundError as error:
-        return _missing(error, "rl" if getattr(options, "model", None) == "rl" else "train")
+        return _missing(error)
     except UsageError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
@@ -182,8 +187,9 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def _missing(error: ModuleNotFoundError, extra: str = "train") -> int:
+def _missing(error: ModuleNotFoundError) -> int:
     package = str(error.name).partition(".")[0]
+    extra = "rl" if package in RL_PACKAGES else "train"
     print(f"svgdx: training needs the package {package}: pip install 'svgdx[{extra}]'", file=sys.stderr)
     return 2
 

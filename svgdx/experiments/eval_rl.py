@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.envs.mujoco import MujocoEnv
-from scipy.stats import trim_mean
 
 from svgdx.experiments import rl_environment, rl_models
 from svgdx.experiments.checkpoint import write_atomically
@@ -21,6 +20,7 @@ from svgdx.experiments.errors import UsageError
 from svgdx.experiments.rl_callback import evaluate
 from svgdx.experiments.rl_checkpoint import MODEL, RLCheckpoint, RLFolder
 from svgdx.experiments.rl_config import RLConfig, RLEvaluationSettings
+from svgdx.experiments.rl_statistics import iqm
 
 FORMATS = (".mp4", ".gif")
 # Rollouts side by side.
@@ -43,11 +43,6 @@ class Evaluation:
         if goals:
             found["goal_shares"] = [self.goals.count(goal) / len(self.goals) for goal in range(goals)]
         return found
-
-
-def iqm(values: Any) -> float:
-    """The interquartile mean: that of the middle half (Agarwal et al., NeurIPS 2021)."""
-    return float(trim_mean(np.asarray(values), 0.25, axis=None))
 
 
 def run(path: Path, chosen: Path | None, video: Path | None, given: dict[str, Any]) -> int:
@@ -154,4 +149,4 @@ def _encode(path: Path, frames: list[Any], rate: float) -> None:
         temporary.unlink(missing_ok=True)
 
 
-__all__ = ["Evaluation", "iqm", "measured", "run"]
+__all__ = ["Evaluation", "measured", "run"]

@@ -1,19 +1,17 @@
-"""`svgdx report`: a table and figures from run folders of `svgdx train ebm`."""
+"""`svgdx report`: a table and figures from run folders of `svgdx train ebm`; those of `rl` go to rl_report."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from svgdx.experiments import report_plots
 from svgdx.experiments.checkpoint import write_atomically
 from svgdx.experiments.config import CONFIGURATIONS, EBMConfig
 from svgdx.experiments.errors import UsageError
+from svgdx.experiments.report_runs import Run, check_same, expanded, is_rl, make_folder, spread
 from svgdx.experiments.run_folder import RunFolder
 
 # FID on CIFAR-10 of the best iteration, mean of 5 seeds, and who diverges: read off the plots of Messaoud et al.,
@@ -21,43 +19,24 @@ from svgdx.experiments.run_folder import RunFolder
 PUBLISHED_FID = {"langevin": 34.0, "p-svgd": 114.0, "met-svgd-sigma": 34.0, "met-svgd": 23.0, "met-svgd-lc": 22.9}
 PUBLISHED_DIVERGED = ("met-svgd-no-trace", "met-svgd-no-bound", "met-svgd-mh")
 READING = 1.0
-# These may differ between seeds of one configuration.
-FREE = ("seed", "threads")
 
 
-class Run:
-    """A run that has ended.
+class EBMRun(Run):
+    """A run of `svgdx train ebm` that has ended.
 
     Attributes:
-        metrics: its lines of metrics.jsonl.
-        diverged: the step at which it ended before its last, and why; None for a run that reached it.
         seconds: of all updates, as its newest checkpoint tells; evaluations are not in it.
 
-    Raises UsageError that names the folder where it holds no run, or one that has not ended.
+    Raises UsageError for one that has not ended.
     """
 
     def __init__(self, path: Path) -> None:
         folder = RunFolder.reopen(path)
-        self.path = path
-        self.config = EBMConfig.from_yaml(folder.config)
-        try:
-            self.metrics = folder.read_metrics()
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{folder.metrics}: cannot be read: {error}") from error
-        last: dict[str, Any] = self.metrics[-1] if self.metrics else {"step": 0}
-        self.diverged: tuple[int, str] | None = (last["step"], last["diverged"]) if "diverged" in last else None
-        if not self.diverged and last["step"] < self.config.steps:
-            raise UsageError(f"{path}: has not ended: step {last['step']} of {self.config.steps}")
+        super().__init__(folder, EBMConfig.from_yaml(folder.config))
+        if not self.diverged and self.step < self.config.steps:
+            raise UsageError(f"{path}: has not ended: step {self.step} of {self.config.steps}")
         found = folder.load(None)
         self.seconds = found[1].seconds if found else 0.0
-
-    def values(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) where the quantity was logged."""
-        return [(record["step"], record[name]) for record in self.metrics if name in record]
-
-    def last(self, name: str) -> float | None:
-        found = self.values(name)
-        return found[-1][1] if found else None
 
     def best(self, name: str) -> float | None:
         return min((value for _, value in self.values(name)), default=None)
@@ -69,11 +48,13 @@ def run(paths: list[Path], out: Path) -> int:
     Raises UsageError for a folder without a run, a run that has not ended, runs of different data, and seeds of one
     configuration whose other settings differ.
     """
-    groups = grouped([Run(path) for path in paths])
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out: {out} cannot be written: {error}") from error
+    paths = expanded(paths)
+    if is_rl(paths):
+        from svgdx.experiments import rl_report
+
+        return rl_report.run(paths, out)
+    groups = grouped([EBMRun(path) for path in paths])
+    make_folder(out)
     report_plots.figures(out / "figures.png", groups)
     report_plots.sample_sheet(out / "samples.png", groups)
     write_atomically(out / "report.md", text(groups).encode())
@@ -81,46 +62,28 @@ def run(paths: list[Path], out: Path) -> int:
     return 0
 
 
-def grouped(runs: list[Run]) -> dict[str, list[Run]]:
+def grouped(runs: list[EBMRun]) -> dict[str, list[EBMRun]]:
     """Runs by configuration, in the order of the paper's rows, seeds in order."""
     data = {run.config.data for run in runs}
     if len(data) > 1:
         raise UsageError(f"runs of one data set are compared, but these are of {', '.join(sorted(data))}")
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[EBMRun]] = {}
     for name in CONFIGURATIONS:
         found = sorted((run for run in runs if run.config.config == name), key=lambda run: run.config.seed)
         for one, other in itertools.pairwise(found):
-            _check_same(one, other)
+            check_same(one, other)
         if found:
             groups[name] = found
     return groups
 
 
-def _check_same(one: Run, other: Run) -> None:
-    first, second = dataclasses.asdict(one.config), dataclasses.asdict(other.config)
-    if first["seed"] == second["seed"]:
-        raise UsageError(f"{one.path} and {other.path}: the same configuration and seed")
-    for name in first:
-        if name not in FREE and first[name] != second[name]:
-            raise UsageError(f"{one.path} and {other.path}: {name} is {first[name]} and {second[name]}")
-
-
-def distance_of(groups: dict[str, list[Run]]) -> str:
+def distance_of(groups: dict[str, list[EBMRun]]) -> str:
     """The distance that is compared: FID where every run has it, else that in the features of a classifier."""
     runs = [run for found in groups.values() for run in found]
     return "fid" if all(run.values("fid") for run in runs) else "feature_distance"
 
 
-def spread(values: list[float | None], digits: int = 2) -> str:
-    """Mean ± standard deviation over seeds of those that are there."""
-    found = [value for value in values if value is not None]
-    if not found:
-        return "–"
-    deviation = f" ± {statistics.stdev(found):.{digits}f}" if len(found) > 1 else ""
-    return f"{statistics.mean(found):.{digits}f}{deviation}"
-
-
-def text(groups: dict[str, list[Run]]) -> str:
+def text(groups: dict[str, list[EBMRun]]) -> str:
     """The report as Markdown."""
     distance = distance_of(groups)
     columns = {"best": f"{distance}, best", "last": "last", "pixel": "pixel_distance, last", "score": "norm of grad f"}
@@ -172,16 +135,16 @@ _EXPLAINED = {
 }
 
 
-def _seeds(runs: list[Run]) -> str:
+def _seeds(runs: list[EBMRun]) -> str:
     return ", ".join(str(run.config.seed) for run in runs)
 
 
-def _diverged(runs: list[Run]) -> str:
+def _diverged(runs: list[EBMRun]) -> str:
     ended = [str(run.diverged[0]) for run in runs if run.diverged]
     return ", ".join(ended) if ended else "none"
 
 
-def beside_paper(groups: dict[str, list[Run]], distance: str) -> list[str]:
+def beside_paper(groups: dict[str, list[EBMRun]], distance: str) -> list[str]:
     """Which pairs stand in the order of the paper's figures and which do not; and who diverges."""
     found = {}
     for name in PUBLISHED_FID:
@@ -206,15 +169,15 @@ def beside_paper(groups: dict[str, list[Run]], distance: str) -> list[str]:
     return lines
 
 
-def _count(runs: list[Run], holds: Callable[[Run], bool]) -> int:
+def _count(runs: list[EBMRun], holds: Callable[[EBMRun], bool]) -> int:
     return sum(holds(run) for run in runs)
 
 
-def _ended(run: Run) -> bool:
+def _ended(run: EBMRun) -> bool:
     return run.diverged is not None
 
 
-def _worse(run: Run) -> bool:
+def _worse(run: EBMRun) -> bool:
     found = run.values("pixel_distance")
     return bool(found) and found[-1][1] > found[0][1]
 

@@ -12,12 +12,12 @@ import numpy as np
 from svgdx.experiments.checkpoint import write_atomically
 
 if TYPE_CHECKING:
-    from svgdx.experiments.report import Run
+    from svgdx.experiments.report import EBMRun
 
 matplotlib.use("Agg")
 
 
-def figures(path: Path, groups: dict[str, list[Run]]) -> None:
+def figures(path: Path, groups: dict[str, list[EBMRun]]) -> None:
     """Distance, |grad f|, sigma against the median heuristic, eps against the fixed one, MH rejection; and a legend."""
     import matplotlib.pyplot as plt
 
@@ -48,15 +48,15 @@ def figures(path: Path, groups: dict[str, list[Run]]) -> None:
     axes.flat[5].axis("off")
     handles = [plt.Line2D([], [], color=colours[name], label=_label(name, runs)) for name, runs in groups.items()]
     axes.flat[5].legend(handles=handles, loc="center", fontsize=10, title="mean over seeds; band: least to most")
-    _write(path, figure)
+    write_figure(path, figure)
 
 
-def _label(name: str, runs: list[Run]) -> str:
+def _label(name: str, runs: list[EBMRun]) -> str:
     ended = [str(run.diverged[0]) for run in runs if run.diverged]
     return f"{name} (× diverged at {', '.join(ended)})" if ended else name
 
 
-def _band(axis: Any, runs: list[Run], quantity: str, colour: Any, style: str = "-") -> None:
+def _band(axis: Any, runs: list[EBMRun], quantity: str, colour: Any, style: str = "-") -> None:
     """Mean over the runs that reached a step, between their least and most; a cross where a run ended."""
     curves = [dict(run.values(quantity)) for run in runs]
     steps = sorted({step for curve in curves for step in curve})
@@ -72,7 +72,7 @@ def _band(axis: Any, runs: list[Run], quantity: str, colour: Any, style: str = "
             axis.plot([max(curve)], [curve[max(curve)]], "x", color=colour, ms=8)
 
 
-def sample_sheet(path: Path, groups: dict[str, list[Run]]) -> None:
+def sample_sheet(path: Path, groups: dict[str, list[EBMRun]]) -> None:
     """The last sample grid of each configuration's first seed, side by side."""
     import matplotlib.pyplot as plt
 
@@ -86,10 +86,11 @@ def sample_sheet(path: Path, groups: dict[str, list[Run]]) -> None:
         if picture.is_file():
             axis.imshow(plt.imread(picture))
         axis.set_title(_label(name, runs[:1]), fontsize=9)
-    _write(path, figure)
+    write_figure(path, figure)
 
 
-def _write(path: Path, figure: Any) -> None:
+def write_figure(path: Path, figure: Any) -> None:
+    """Writes a figure of matplotlib as PNG and closes it."""
     import matplotlib.pyplot as plt
 
     buffer = io.BytesIO()
