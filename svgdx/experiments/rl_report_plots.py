@@ -117,6 +117,9 @@ def _shares(axis: Any, groups: list[Group], colours: dict[str, Any]) -> None:
 
 
 def _titled(axis: Any, title: str, label: str) -> None:
+    if not axis.has_data():
+        axis.set(xticks=[], yticks=[])
+        axis.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axis.transAxes, color="grey")
     axis.set_title(title, fontsize=9)
     axis.set_xlabel(label, fontsize=8)
     axis.tick_params(labelsize=8)
