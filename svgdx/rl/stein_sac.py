@@ -167,7 +167,7 @@ class SteinSAC(OffPolicyAlgorithm):
             state = self.policy.states(batch.next_observations)
             sample = self.policy.sample(state)
             assert sample.log_prob is not None
-            q = self.critic_target(state, sample.action).amin(0)
+            q = self.critic_target.at(state).value(sample.action)
             value = sample.mean(q - self.policy.temperature * sample.log_prob).unsqueeze(-1)
             return batch.rewards + (1 - batch.dones) * discounts * value
 
@@ -181,7 +181,7 @@ class SteinSAC(OffPolicyAlgorithm):
     def _update_actor(self, state: Tensor) -> tuple[SteinSample, float]:
         sample = self.policy.sample(state)
         assert sample.log_prob is not None
-        q, _ = self.critic.at(state).score(sample.action)
+        q = self.critic.at(state).value_once(sample.action)
         loss = sample.mean(self.policy.temperature * sample.log_prob - q).mean()
         self._descend("actor", loss, self.actor, self.policy.actor_optimizer)
         if self.ent_coef_optimizer is not None:
