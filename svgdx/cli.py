@@ -23,6 +23,19 @@ GFN_TEXT = """Trains an energy-based model p(x) ∝ exp(-E(x)) of binary vectors
 from it (EB-GFN), or by persistent contrastive divergence with Gibbs sampling or Gibbs with gradients. A setting that
 is not given takes the default of the data set."""
 
+RL_TEXT = """Trains SAC, SAC with a normalising flow, or SteinSAC (--algo), whose actions are SVGD particles of
+exp(Q / alpha) with a known density, on an environment of Gymnasium. The seeds are trained one after another, each into
+the run folder DIR/seed-N, one seed too; one that diverges does not keep the others from being trained. The defaults are
+the settings of the published runs on MuJoCo; --steps 1000000, the full length, is one of them."""
+
+RL_FILES = """A run folder holds config.yaml, metrics.jsonl (losses, entropy, and with --algo stein sigma, eps, the norm
+of the score and the rejection by Metropolis-Hastings; all returns of each evaluation; steps per second without
+evaluations), TensorBoard events and checkpoints: model.zip, which Stable-Baselines3 loads, replay buffer, generators
+and the state of the environment. Ctrl-C or SIGTERM ends the run after the updates in hand with a checkpoint (exit code
+130). --resume goes on with every seed in --out that has not ended, to the same numbers as an unbroken run; only where
+an environment's state cannot be saved does an episode begin anew. Exit code 2: the request cannot be carried out; 1: a
+seed diverged, the environment failed, or a checkpoint could not be written. The last checkpoint then is whole."""
+
 FILES = """The run folder holds config.yaml, metrics.jsonl, TensorBoard events, samples.png, curves.png and
 checkpoints. Ctrl-C ends the run with a checkpoint (exit code 130); --resume goes on from it, or from the last one
 after a kill, to the same numbers as an unbroken run. Exit code 2: the request cannot be carried out; 1: diverged."""
@@ -42,6 +55,7 @@ the default of the target."""
 EXPERIMENTS = {
     "ebm": ("svgdx.experiments.config", "EBMConfig", "svgdx.experiments.train_ebm"),
     "eb-gfn": ("svgdx.experiments.eb_gfn_config", "EBGFNConfig", "svgdx.experiments.train_eb_gfn"),
+    "rl": ("svgdx.experiments.rl_config", "RLConfig", "svgdx.experiments.train_rl"),
 }
 
 
@@ -55,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     texts = {"ebm": ("energy-based model on images", EBM_TEXT), "eb-gfn": ("EB-GFN on binary data", GFN_TEXT)}
     for name, (short, long) in texts.items():
         _add_training(models.add_parser(name, help=short, description=long, epilog=FILES), name)
+    _add_rl_training(models.add_parser("rl", help="reinforcement learning", description=RL_TEXT, epilog=RL_FILES))
     evaluation = commands.add_parser("eval", help="evaluate a trained model", description="Evaluates a run.")
     models = evaluation.add_subparsers(dest="model", required=True, metavar="MODEL")
     _add_evaluation(models.add_parser("eb-gfn", help="run of `svgdx train eb-gfn`", description=EVAL_TEXT))
@@ -82,6 +97,25 @@ def _add_training(parser: argparse.ArgumentParser, model: str) -> None:
     add_options(parser, _settings(model))
 
 
+def _add_rl_training(parser: argparse.ArgumentParser) -> None:
+    from svgdx.experiments.settings import add_options
+
+    folder = parser.add_argument_group("run folders")
+    folder.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder of the run folders seed-N")
+    folder.add_argument("--seeds", metavar="N,N,...", type=_seeds, help="seeds to train (default: 0; resuming: all)")
+    folder.add_argument("--resume", action="store_true", help="go on with the runs in --out, with their own settings")
+    folder.add_argument("--checkpoint", metavar="FOLDER", type=Path, help="with --resume: go on from this checkpoint")
+    folder.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_options(parser, _settings("rl"), without=("seed",))
+
+
+def _seeds(text: str) -> list[int]:
+    found = [int(each) for each in text.split(",")]
+    if min(found) < 0 or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"seeds are at least 0 and differ, but are {text}")
+    return found
+
+
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     from svgdx.experiments.eb_gfn_config import EvaluationSettings
     from svgdx.experiments.settings import add_options
@@ -99,7 +133,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="TARGET", choices=TARGETS, help=", ".join(TARGETS))
     parser.add_argument("--out", metavar="DIR", required=True, type=Path, help="run folder; must be new or empty")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_options(parser, SampleConfig, positional=("target",))
+    add_options(parser, SampleConfig, without=("target",))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,32 +150,42 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     name = " ".join(["svgdx", options.command, *([options.model] if "model" in options else [])])
     try:
-        from svgdx.experiments.errors import DivergedError, UsageError
+        from svgdx.experiments.errors import StoppedError, UsageError
 
         known = {"train": _train, "eval": _evaluate, "report": _report, "sample": _sample}
         return known[options.command](options)
     except ModuleNotFoundError as error:
-        return _missing(error)
+        return _missing(error, "rl" if getattr(options, "model", None) == "rl" else "train")
     except UsageError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         # Before training began, or a second Ctrl-C: nothing more is written.
         return 130
-    except DivergedError as error:
+    except StoppedError as error:
         print(f"{name}: stopped: {error}; the last checkpoint is kept", file=sys.stderr)
         return 1
 
 
-def _missing(error: ModuleNotFoundError) -> int:
-    print(f"svgdx: training needs the package {error.name}: pip install 'svgdx[train]'", file=sys.stderr)
+def _missing(error: ModuleNotFoundError, extra: str = "train") -> int:
+    print(f"svgdx: training needs the package {error.name}: pip install 'svgdx[{extra}]'", file=sys.stderr)
     return 2
 
 
 def _train(options: argparse.Namespace) -> int:
     experiment = importlib.import_module(EXPERIMENTS[options.model][2])
+    if options.model == "rl":
+        return _train_rl(options, experiment)
     config, data, folder = _open_run(options, experiment)
     code: int = experiment.run(config, data, folder, options.resume, options.checkpoint, options.quiet)
+    return code
+
+
+def _train_rl(options: argparse.Namespace, experiment: Any) -> int:
+    from svgdx.experiments.settings import given_options
+
+    given = given_options(options, _settings("rl"))
+    code: int = experiment.run(given, options.out, options.seeds, options.resume, options.checkpoint, options.quiet)
     return code
 
 
@@ -150,7 +194,7 @@ def _open_run(options: argparse.Namespace, experiment: Any) -> tuple[Settings, A
 
     from svgdx.experiments.errors import UsageError
     from svgdx.experiments.run_folder import RunFolder
-    from svgdx.experiments.settings import flag, given_options
+    from svgdx.experiments.settings import check_kept, given_options
 
     cls = _settings(options.model)
     given = given_options(options, cls)
@@ -158,9 +202,7 @@ def _open_run(options: argparse.Namespace, experiment: Any) -> tuple[Settings, A
     if options.resume:
         folder = RunFolder.reopen(options.out, options.model)
         config = cls.from_yaml(folder.config)
-        for name, value in given.items():
-            if value != getattr(config, name):
-                raise UsageError(f"{flag(name)} {value}: the run has {getattr(config, name)}, and --resume keeps it")
+        check_kept(config, given)
         return config, experiment.load(config), folder
     if options.checkpoint:
         raise UsageError("--checkpoint: only with --resume")

@@ -6,17 +6,20 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from svgdx.experiments import checkpoint
 from svgdx.experiments.checkpoint import Checkpoint
 from svgdx.experiments.errors import UsageError
 
-_NAME = re.compile(r"step-(\d{8})\.safetensors")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class RunFolder:
     """Paths and files of a run; made by `create` for a new run or by `reopen` for one to go on with."""
+
+    checkpoint_name = re.compile(r"step-(\d{8})\.safetensors")
 
     def __init__(self, path: Path, experiment: str = "ebm") -> None:
         self.path = path
@@ -26,14 +29,19 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.events = path / "tensorboard"
 
-    @classmethod
-    def create(cls, path: Path, config_text: str, experiment: str = "ebm") -> RunFolder:
+    @staticmethod
+    def check_free(path: Path) -> None:
         """Raises UsageError when the path is taken: nothing that exists is written over."""
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out: {path} exists and is no folder")
         # A run killed while it wrote config.yaml leaves its temporary file, and nothing else.
         if path.is_dir() and any(found.name != "config.yaml.tmp" for found in path.iterdir()):
             raise UsageError(f"--out: the folder {path} is not empty; --resume goes on with the run in it")
+
+    @classmethod
+    def create(cls, path: Path, config_text: str, experiment: str = "ebm") -> Self:
+        """A new run. Raises UsageError when the path is taken or cannot be written."""
+        cls.check_free(path)
         folder = cls(path, experiment)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -44,7 +52,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def reopen(cls, path: Path, experiment: str = "ebm") -> RunFolder:
+    def reopen(cls, path: Path, experiment: str = "ebm") -> Self:
         folder = cls(path, experiment)
         if not folder.config.is_file():
             raise UsageError(f"{path} holds no config.yaml, so it is no run folder")
@@ -53,7 +61,7 @@ class RunFolder:
 
     def saved(self) -> list[Path]:
         """The checkpoints, oldest first."""
-        return sorted(path for path in self.checkpoints.iterdir() if _NAME.fullmatch(path.name))
+        return sorted(path for path in self.checkpoints.iterdir() if self.checkpoint_name.fullmatch(path.name))
 
     def save(self, step: int, tensors: dict[str, Any], keep: int, seconds: float = 0.0) -> None:
         """Writes the checkpoint of a step, then removes all but the newest `keep`."""
@@ -76,7 +84,7 @@ class RunFolder:
             return None
         path = chosen or saved[-1]
         try:
-            found = checkpoint.load(path, self.experiment)
+            found = self.read(path)
         except UsageError as error:
             earlier = [other for other in saved if other.name < path.name]
             hint = f"--checkpoint {earlier[-1]} goes on from the one before" if earlier else "there is none before it"
@@ -85,6 +93,10 @@ class RunFolder:
         if length < found.metrics_bytes:
             raise UsageError(f"{self.metrics}: {length} bytes, but {path} was saved with {found.metrics_bytes}")
         return path, found
+
+    def read(self, path: Path) -> Checkpoint:
+        """A checkpoint. Raises UsageError, naming the file, when it is missing or damaged."""
+        return checkpoint.load(path, self.experiment)
 
     def rewind(self, step: int, metrics_bytes: int) -> None:
         """Takes back what the run wrote after the checkpoint. Later checkpoints are set aside, not removed."""

@@ -24,9 +24,14 @@ def option(
     least: float = 0.0,
     most: float = math.inf,
     positive: bool = False,
+    kind: type = str,
 ) -> Any:
-    """A field with its help text; numbers must lie in [least, most], and be above 0 where `positive`."""
-    facts = {"group": group, "help": text, "choices": choices, "least": least, "most": most, "positive": positive}
+    """A field with its help text; numbers must lie in [least, most], and be above 0 where `positive`.
+
+    kind: the type of a value where the default is None, which stands for "not given".
+    """
+    facts: dict[str, Any] = {"group": group, "help": text, "choices": choices, "kind": kind}
+    facts |= {"least": least, "most": most, "positive": positive}
     return field(default=default, metadata=facts)
 
 
@@ -76,11 +81,13 @@ class Settings:
 
 def _validate_field(each: dataclasses.Field[Any], value: Any) -> None:
     name, facts = flag(each.name), each.metadata
+    if value is None and each.default is None:
+        return
     if facts["choices"] and value not in facts["choices"]:
         raise UsageError(f"{name}: must be one of {', '.join(facts['choices'])}, but is {value!r}")
     expected = _type_of(each)
     if expected is str:
-        if not (isinstance(value, str) or (value is None and each.default is None)):
+        if not isinstance(value, str):
             raise UsageError(f"{name}: must be text, but is {value!r}")
         return
     if isinstance(value, bool) or not isinstance(value, expected if expected is int else (int, float)):
@@ -98,14 +105,15 @@ def flag(name: str) -> str:
 
 
 def _type_of(each: dataclasses.Field[Any]) -> type:
-    return str if each.default is None else type(each.default)
+    kind: type = each.metadata["kind"]
+    return kind if each.default is None else type(each.default)
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type[Settings], positional: tuple[str, ...] = ()) -> None:
-    """Adds one option for each field that is not positional, in its group. Those not given leave no attribute."""
+def add_options(parser: argparse.ArgumentParser, cls: type[Settings], without: tuple[str, ...] = ()) -> None:
+    """Adds one option for each field but those of `without`, in its group. Those not given leave no attribute."""
     groups: dict[str, Any] = {}
     for each in dataclasses.fields(cls):
-        if each.name in positional:
+        if each.name in without:
             continue
         title = each.metadata["group"]
         group = groups.setdefault(title, None) or parser.add_argument_group(title)
@@ -126,3 +134,10 @@ def given_options(options: argparse.Namespace, cls: type[Settings]) -> dict[str,
     """The settings that were given on the command line."""
     names = [each.name for each in dataclasses.fields(cls)]
     return {name: getattr(options, name) for name in names if hasattr(options, name)}
+
+
+def check_kept(config: Settings, given: dict[str, Any]) -> None:
+    """Raises UsageError where an option that was given differs from the setting of the run that goes on."""
+    for name, value in given.items():
+        if value != getattr(config, name):
+            raise UsageError(f"{flag(name)} {value}: the run has {getattr(config, name)}, and --resume keeps it")
