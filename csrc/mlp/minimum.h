@@ -12,8 +12,8 @@
 
 namespace svgdx {
 
-// The networks' shape. Parameters of one: the columns of the first layer's weight that x meets, then of each later
-// layer weight and bias.
+// The networks' shape. Parameters of one: the columns of the first layer's weight that x meets, transposed, then of
+// each later layer weight and bias.
 struct MinimumShape {
   int64_t rows, dim, group;     // group: rows of x that share a shift of the first layer
   std::vector<int64_t> widths;  // D, hidden widths, 1
@@ -34,7 +34,7 @@ struct MinimumShape {
       widest = std::max(widest, widths[i + 1]);
     }
     inner = units - widths[widths.size() - 2];
-    block = rows >= 128 ? 64 : rows >= 64 ? 32 : 16;
+    block = rows >= 512 ? 128 : rows >= 128 ? 64 : rows >= 64 ? 32 : 16;
   }
 
   int64_t layers() const { return int64_t(widths.size()) - 2; }
@@ -60,8 +60,13 @@ struct MinimumWeights {
   MinimumWeights(const MinimumShape& shape, const C* parameters) : shape(shape), parameters(parameters) {
     for (int k = 0; k < 2; ++k) {
       for (int64_t i = 0; i < shape.layers(); ++i) {
-        weight[k].push_back(over(of(k) + shape.weight[i], shape.widths[i + 1], shape.widths[i]));
-        transposed[k].push_back(torch::stable::transpose(weight[k].back(), 0, 1));
+        // (D, H) in memory: as the other way round it would be slow to multiply with.
+        const int64_t in = shape.widths[i], width = shape.widths[i + 1];
+        const Tensor stored = over(of(k) + shape.weight[i], i == 0 ? in : width, i == 0 ? width : in);
+        const Tensor turned =
+            torch::stable::transpose(over(of(k) + shape.weight[i], i == 0 ? in : width, i == 0 ? width : in), 0, 1);
+        weight[k].push_back(i == 0 ? turned : stored);
+        transposed[k].push_back(i == 0 ? stored : turned);
       }
     }
   }

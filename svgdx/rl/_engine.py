@@ -29,7 +29,7 @@ def usable(at: Networks) -> bool:
 def pack(at: Networks) -> Packed:
     rows = []
     for weights, biases in zip(at.weights, at.biases, strict=True):
-        parts = [weights[0].reshape(-1)]
+        parts = [weights[0].mT.reshape(-1)]
         for weight, bias in zip(weights[1:], biases, strict=True):
             parts += [weight.reshape(-1), bias]
         rows.append(torch.cat(parts))
