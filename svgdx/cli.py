@@ -168,7 +168,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _missing(error: ModuleNotFoundError, extra: str = "train") -> int:
-    print(f"svgdx: training needs the package {error.name}: pip install 'svgdx[{extra}]'", file=sys.stderr)
+    package = str(error.name).partition(".")[0]
+    print(f"svgdx: training needs the package {package}: pip install 'svgdx[{extra}]'", file=sys.stderr)
     return 2
 
 

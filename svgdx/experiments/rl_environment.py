@@ -56,7 +56,7 @@ def make(config: RLConfig, count: int = 1, **kwargs: Any) -> DummyVecEnv:
 
     try:
         return DummyVecEnv([one] * count)
-    except (gymnasium.error.Error, ImportError, ValueError, TypeError) as error:
+    except (gymnasium.error.Error, ValueError, TypeError) as error:
         raise UsageError(f"--env {config.env}: {error}") from error
 
 
