@@ -27,8 +27,8 @@ class MlpAlong {
       const Tensor memory = new_empty(first_, {most}, first_.scalar_type());
       for (int64_t i = begin; i < std::min(end, shape_.blocks()); ++i) {
         const int64_t rows = std::min(shape_.block, shape_.rows - i * shape_.block);
-        const int64_t count = data<int32_t>(kept_.counts)[i];
-        SVGDX_CHECK(count >= 0 && count <= rows, "mlp_along", "counts must be at most the rows of a block");
+        const int32_t* order = data<int32_t>(kept_.order) + i * shape_.block;
+        const int64_t count = std::count_if(order, order + rows, [](int32_t r) { return r >= 0; });
         for (int k = 0; k < 2; ++k) {
           part({k, i * shape_.block, k == 0 ? 0 : count, k == 0 ? count : rows - count}, out<C>(memory));
         }
@@ -49,9 +49,8 @@ class MlpAlong {
     return PerUnit<C>{out<C>(t), shape_.rows}.at(shape_, layer, at.begin());
   }
   int64_t row(const Rows& at, int64_t p) const {
-    const int64_t within = data<int32_t>(kept_.order)[at.begin() + p];
-    SVGDX_CHECK(within >= 0 && at.first + within < shape_.rows, "mlp_along", "order must hold rows of a block");
-    return (at.first + within) * shape_.dim;
+    const int32_t r = data<int32_t>(kept_.order)[at.begin() + p];
+    return (at.first + (r < 0 ? ~r : r)) * shape_.dim;
   }
 
   void part(const Rows& at, C* memory) const {

@@ -95,7 +95,7 @@ struct PerUnit {
 
 // What the sweeps leave for derivatives of the score; rows ordered within their block.
 struct MinimumKept {
-  Tensor order, counts;  // (rows): which row of the block lies there; (blocks): how many of the first network
+  Tensor order;          // (rows): which row of the block lies there: r of the first network, ~r of the second
   Tensor slope, second;  // (rows, units): a'(z), a''(z)
   Tensor back;           // (rows, inner): the gradient in a(z)
 };
@@ -113,9 +113,8 @@ class MlpMinimum {
         depth_(depth),
         value_(new_empty(x, {shape.rows}, x.scalar_type())),
         score_(new_empty(x, {depth > 0 ? shape.rows : 0, shape.dim}, x.scalar_type())),
-        kept_{new_empty(x, {depth > 1 ? shape.rows : 0}, ScalarType::Int),
-              new_empty(x, {depth > 1 ? shape.blocks() : 0}, ScalarType::Int), units(x, shape.units),
-              units(x, shape.units), units(x, shape.inner)} {}
+        kept_{new_empty(x, {depth > 1 ? shape.rows : 0}, ScalarType::Int), units(x, shape.units), units(x, shape.units),
+              units(x, shape.inner)} {}
 
   void run() {
     // At least two items, so that the loop is a parallel region in which torch's product stays on its thread.
@@ -173,8 +172,8 @@ class MlpMinimum {
     for (int64_t r = 0; r < rows; ++r) count += is_first(r);
     for (int64_t r = 0, a = 0, b = count; r < rows; ++r) memory.order[is_first(r) ? a++ : b++] = int32_t(r);
     if (depth_ > 1) {
-      memcpy(out<int32_t>(kept_.order) + first, memory.order.data(), rows * sizeof(int32_t));
-      out<int32_t>(kept_.counts)[i] = int32_t(count);
+      int32_t* order = out<int32_t>(kept_.order) + first;
+      for (int64_t p = 0; p < rows; ++p) order[p] = p < count ? memory.order[p] : ~memory.order[p];
     }
     choose(first, rows, count, memory);
     back(0, first, 0, count, memory);

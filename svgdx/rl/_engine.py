@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,3 +52,23 @@ def along(at: Packed, kept: list[Tensor], direction: Tensor, order: int) -> list
     with torch._C._AutoDispatchBelowAutograd():
         made = torch.ops.svgdx_cpu.mlp_along.default(rows, *kept, *at[1:], order)
     return [each.view(direction.shape) for each in made[:order]]
+
+
+def _minimum_fake(
+    x: Tensor, shift: Tensor, parameters: Tensor, widths: Tensor, activation: int, depth: int
+) -> tuple[Tensor, ...]:
+    rows, scored, kept = len(x), len(x) if depth > 0 else 0, len(x) if depth > 1 else 0
+    *below, last = widths.tolist()[1:-1]
+    units = sum(below) + last
+    empty = [x.new_empty(kept, width) for width in (units, units, sum(below))]
+    return x.new_empty(rows), x.new_empty(scored, x.shape[1]), x.new_empty(kept, dtype=torch.int32), *empty
+
+
+def _along_fake(direction: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+    rows = len(direction) if given[-1] > 1 else 0
+    return torch.empty_like(direction), direction.new_empty(rows, direction.shape[1])
+
+
+if not _library.disabled():
+    torch.library.register_fake("svgdx_cpu::mlp_minimum", _minimum_fake)
+    torch.library.register_fake("svgdx_cpu::mlp_along", _along_fake)
