@@ -1,17 +1,10 @@
 // The CPU ops beneath svgdx.gflownets.MLPPolicy: inner ops, whose Python side prepares every argument.
 #include "mlp/backward.h"
+#include "mlp/expect.h"
 #include "mlp/rollout.h"
 
 namespace svgdx {
 namespace {
-
-// The kernels see plain arrays: whatever reaches them from outside must be what they take it for.
-void expect(const char* op, const char* name, const Tensor& t, ScalarType type, const Sizes& sizes,
-            const char* meaning) {
-  SVGDX_CHECK(t.is_cpu() && t.is_contiguous(), op, name, " must be contiguous and on the CPU");
-  check_dtype(op, name, t, type);
-  check_shape(op, name, t, sizes, meaning);
-}
 
 std::tuple<Tensor, Tensor> rollout(const Tensor& argument, const Tensor& state, int64_t split, int64_t steps,
                                    const Tensor& columns, const Tensor& deeper, const Tensor& deeper_bias,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from svgdx.rl.critics import ACTIVATIONS
 from svgdx.rl.presets import SteinSettings
 from svgdx.rl.targets import log_tanh_slope
-from svgdx.samplers import RBF, SVGD, Chain, EpsilonGreedy, Heuristic, Learnt, MetropolisHastings, State, SteinStop
+from svgdx.samplers import RBF, SVGD, Chain, EpsilonGreedy, Heuristic, Learnt, MetropolisHastings, SteinStop
 from svgdx.samplers.control import Control
 from svgdx.samplers.initial import Initial
 from svgdx.samplers.targets import Target
@@ -114,7 +114,7 @@ class SteinActor(nn.Module):
         mean, log_std = self.head(z).chunk(2, -1)
         return StateGaussian(mean, log_std.clamp(*LOG_STD).exp().clamp(*STD))
 
-    def sample(self, initial: Initial, target: Target, log_prob: bool = True) -> SteinSample:
+    def sample(self, initial: Initial, target: Target, log_prob: bool = True, recorded: bool = False) -> SteinSample:
         """Particles from an initial distribution over B states to a target of the same states.
 
         Raises FloatingPointError where the target's score is NaN or infinite.
@@ -131,10 +131,9 @@ class SteinActor(nn.Module):
             divisor=settings.divisor,
             control=self._control(),
             stop=self._stop(),
-            callbacks=[_check_score],
         )
         sampler.progress = float(self.progress)
-        chain = sampler.run(settings.particles, settings.steps, log_prob=log_prob)
+        chain = sampler.run(settings.particles, settings.steps, log_prob=log_prob, recorded=recorded)
         u = chain.x
         if chain.log_q is None:
             return SteinSample(u.tanh(), None, chain)
@@ -154,15 +153,6 @@ class SteinActor(nn.Module):
         if settings.stop_threshold == 0 and settings.patience == 0:
             return None
         return SteinStop(settings.stop_threshold, settings.patience or None)
-
-
-def _check_score(state: State) -> None:
-    if not bool(state.score.isfinite().all()):
-        rows = (~state.score.isfinite()).any(-1).any(-1).sum()
-        raise FloatingPointError(
-            f"SteinActor: SVGD step {state.step}: the critics' score is NaN or infinite at {int(rows)} "
-            f"of {state.score.shape[0]} states"
-        )
 
 
 __all__ = ["StateGaussian", "SteinActor", "SteinSample"]

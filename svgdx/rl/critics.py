@@ -11,50 +11,15 @@ Computation 1994 (Hessian-vector products).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from svgdx import ops
+from svgdx.rl import _engine, _sweeps
+from svgdx.rl._sweeps import ACTIVATIONS, Networks, is_first
 from svgdx.samplers.values import one_of
-
-
-class Activation(NamedTuple):
-    """An activation; its slope as a function of its value; second and third derivative, of value and slope."""
-
-    function: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-    curves: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-def _elu_curves(a: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    # The slope where it is under 1, else 0: faster than a mask.
-    curve = -nn.functional.threshold(-slope, -1.0, 0.0)
-    return curve, curve
-
-
-def _relu_curves(a: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    none = torch.zeros_like(a)
-    return none, none
-
-
-def _softplus_curves(a: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    curve = slope * (1 - slope)
-    return curve, curve * (1 - 2 * slope)
-
-
-def _tanh_curves(a: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    return -2 * a * slope, -2 * slope * (1 - 3 * a.square())
-
-
-ACTIVATIONS = {
-    "elu": Activation(nn.functional.elu, lambda a: a.clamp_max(0).add_(1), _elu_curves),
-    "relu": Activation(nn.functional.relu, lambda a: (a > 0).to(a.dtype), _relu_curves),
-    "softplus": Activation(nn.functional.softplus, lambda a: -torch.expm1(-a), _softplus_curves),
-    "tanh": Activation(torch.tanh, lambda a: 1 - a.square(), _tanh_curves),
-}
 
 
 class Critic(nn.Module):
@@ -118,7 +83,7 @@ class TwinCritic(nn.Module):
     ) -> None:
         super().__init__()
         self.critics = nn.ModuleList(Critic(state_dim, action_dim, hidden, activation) for _ in range(2))
-        self.activation = activation
+        self.action_dim, self.activation = action_dim, activation
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Q1 and Q2 at states (B, S) and actions (B, M, D): (2, B, M), differentiable in all."""
@@ -133,45 +98,66 @@ class MinimumAt:
     """min(Q1, Q2) at B states, a function of actions (B, M, D) and of nothing else."""
 
     def __init__(self, twin: TwinCritic, state: Tensor) -> None:
-        self.critics = [critic for critic in twin.critics if isinstance(critic, Critic)]
+        critics = [critic for critic in twin.critics if isinstance(critic, Critic)]
         self.state = state.detach()
         with torch.no_grad():
-            self.state_parts = [critic.state_part(self.state) for critic in self.critics]
-        self.weights = [[layer.weight.detach() for layer in critic.linear] for critic in self.critics]
-        self.biases = [[layer.bias.detach() for layer in critic.linear] for critic in self.critics]
-        self.activation = twin.activation
+            shift = torch.stack([critic.state_part(self.state) for critic in critics])
+        self.weights = [[layer.weight.detach() for layer in critic.linear] for critic in critics]
+        self.biases = [[layer.bias.detach() for layer in critic.linear] for critic in critics]
+        of_action = [[each[0][:, : twin.action_dim], *each[1:]] for each in self.weights]
+        self.networks = Networks(shift, of_action, [each[1:] for each in self.biases], twin.activation)
+        self.packed = _engine.pack(self.networks) if _engine.usable(self.networks) else None
 
     def value(self, action: Tensor) -> Tensor:
         """(B, M), differentiable in the action any number of times by autograd."""
-        function = ACTIVATIONS[self.activation].function
+        if not (torch.is_grad_enabled() and action.requires_grad):
+            return self.sweep(action, 0)[0]
+        networks, function = self.networks, ACTIVATIONS[self.networks.activation].function
         values = []
-        for part, weights, biases in zip(self.state_parts, self.weights, self.biases, strict=True):
-            first = nn.functional.linear(action, weights[0][:, : action.shape[-1]])
-            z = function(first + part.unsqueeze(-2))
-            for weight, bias in zip(weights[1:-1], biases[1:-1], strict=True):
+        for shift, weights, biases in zip(networks.shift, networks.weights, networks.biases, strict=True):
+            z = function(nn.functional.linear(action, weights[0]) + shift.unsqueeze(-2))
+            for weight, bias in zip(weights[1:-1], biases[:-1], strict=True):
                 z = function(nn.functional.linear(z, weight, bias))
             values.append(nn.functional.linear(z, weights[-1], biases[-1]).squeeze(-1))
         return torch.minimum(*values)
 
+    def value_once(self, action: Tensor) -> Tensor:
+        """(B, M), differentiable in the action once, and faster than `value`."""
+        value: Tensor = _Value.apply(action, self)
+        return value
+
     def score(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """Value (B, M) and gradient (B, M, D), differentiable in the action once."""
+        if not (torch.is_grad_enabled() and action.requires_grad):
+            value, score, _ = self.sweep(action, 1)
+            assert score is not None
+            return value, score
         value, score, _, _ = _Derivatives.apply(action, None, self)
         return value, score
 
     def score_hvp(self, action: Tensor, probe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Value (B, M), gradient and Hessian times probe (B, M, D), or (V, B, M, D) for probes (V, B, M, D).
 
-        Detached; by `ops.mlp_score_hvp`.
+        Detached. Without compiled sweeps by `ops.mlp_score_hvp`.
         """
+        if self.packed is None:
+            return self._score_hvp_by_op(action, probe)
+        value, score, kept = self.sweep(action, 2)
+        assert score is not None
+        if probe.dim() == action.dim():
+            return value, score, self.along(kept, probe, 1)[0]
+        return value, score, torch.stack([self.along(kept, each, 1)[0] for each in probe])
+
+    def _score_hvp_by_op(self, action: Tensor, probe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         lead = probe.shape[: probe.dim() - action.dim()]
         at = action.detach().expand(probe.shape).contiguous()
         state = self.state.to(at.dtype).expand(*lead, *self.state.shape).contiguous()
         found = [
-            ops.mlp_score_hvp(at, state, weights, biases, self.activation, probe.contiguous())
+            ops.mlp_score_hvp(at, state, weights, biases, self.networks.activation, probe.contiguous())
             for weights, biases in zip(self.weights, self.biases, strict=True)
         ]
         (q1, score1, hvp1), (q2, score2, hvp2) = found
-        first = _is_first(q1, q2).unsqueeze(-1)
+        first = is_first(q1, q2).unsqueeze(-1)
         value, score = torch.minimum(q1, q2), torch.where(first, score1, score2)
         hvp = torch.where(first, hvp1, hvp2)
         return (value[(0,) * len(lead)], score[(0,) * len(lead)], hvp) if lead else (value, score, hvp)
@@ -184,108 +170,60 @@ class MinimumAt:
         found: tuple[Tensor, Tensor, Tensor, Tensor] = _Derivatives.apply(action, probe, self)
         return found
 
+    def sweep(self, action: Tensor, depth: int) -> tuple[Tensor, Tensor | None, Any]:
+        """Value, for a depth of 1 or more its gradient, and for one of 2 what `along` needs; detached."""
+        if self.packed is not None:
+            return _engine.minimum(self.packed, action, depth)
+        return _sweeps.minimum(self.networks, action.detach(), depth)
 
-class _Rows(NamedTuple):
-    """The particles whose smaller critic is one of the two, and what its sweeps left there."""
+    def along(self, kept: Any, direction: Tensor, order: int) -> list[Tensor]:
+        """H v, and for an order of 2 the gradient of v . H v in the action; (B, M, D) each, detached."""
+        if self.packed is not None:
+            return _engine.along(self.packed, kept, direction, order)
+        return _sweeps.along(self.networks, kept, direction, order)
 
-    particles: Tensor  # their indices among all B M, (N,)
-    critic: int
-    values: list[Tensor]  # of the hidden layers, (N, H)
-    slopes: list[Tensor]  # the activation's first derivative there
-    back: list[Tensor]  # the gradient of Q in the hidden layers' values, (N, H)
+
+class _Value(torch.autograd.Function):
+    """min(Q1, Q2), and the gradient that was computed beside it."""
+
+    @staticmethod
+    def forward(ctx: Any, action: Tensor, at: MinimumAt) -> Tensor:
+        value, ctx.score, _ = at.sweep(action, 1 if ctx.needs_input_grad[0] else 0)
+        return value
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_value: Tensor) -> tuple[Tensor, None]:
+        return of_value.unsqueeze(-1) * ctx.score, None
 
 
 class _Derivatives(torch.autograd.Function):
     """Value, score, v . H v and H v of min(Q1, Q2); the backward pass is H g and the gradient of v . H v."""
 
     @staticmethod
-    def forward(ctx: Any, action: Tensor, probe: Tensor | None, at: MinimumAt) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        groups, value = _smaller(at, action)
-        score = torch.empty_like(action).view(-1, action.shape[-1])
-        third, hvp, form = torch.zeros_like(score), torch.zeros_like(score), torch.zeros_like(value)
-        for rows in groups:
-            weight = at.weights[rows.critic][0][:, : action.shape[-1]]
-            score[rows.particles] = (rows.back[0] * rows.slopes[0]) @ weight
-            if probe is not None:
-                v = probe.reshape(-1, probe.shape[-1])[rows.particles]
-                first, second = _along(at, rows, v, 2)
-                hvp[rows.particles], third[rows.particles] = first, second
-                form[rows.particles] = torch.linalg.vecdot(first, v)
-        made = value.view(action.shape[:-1]), score.view_as(action), form.view(action.shape[:-1]), hvp.view_as(action)
-        ctx.mark_non_differentiable(made[3])
-        ctx.groups, ctx.at, ctx.shape = groups, at, action.shape
-        ctx.score, ctx.third = made[1].detach(), third.view_as(action)
-        return made
+    def forward(ctx: Any, action: Tensor, probe: Tensor | None, at: MinimumAt) -> tuple[Tensor | None, ...]:
+        value, score, kept = at.sweep(action, 2)
+        assert score is not None
+        form = hvp = ctx.third = None
+        if probe is not None:
+            hvp, ctx.third = at.along(kept, probe, 2)
+            form = torch.linalg.vecdot(hvp, probe)
+            ctx.mark_non_differentiable(hvp)
+        ctx.set_materialize_grads(False)
+        ctx.kept, ctx.at, ctx.score = kept, at, score.detach()
+        return value, score, form, hvp
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, of_value: Tensor, of_score: Tensor, of_form: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        flat = of_score.reshape(-1, of_score.shape[-1])
-        grad = torch.empty_like(flat)
-        for rows in ctx.groups:
-            (grad[rows.particles],) = _along(ctx.at, rows, flat[rows.particles], 1)
-        grad = grad.view(ctx.shape)
-        grad = grad + of_value.unsqueeze(-1) * ctx.score + of_form.unsqueeze(-1) * ctx.third
-        return grad, None, None
-
-
-def _is_first(one: Tensor, other: Tensor) -> Tensor:
-    """Where Q1 is the minimum; a NaN is, as in torch.minimum."""
-    return (one <= other) | one.isnan()
-
-
-def _smaller(at: MinimumAt, action: Tensor) -> tuple[list[_Rows], Tensor]:
-    """Both critics forward, the smaller one of each particle backward to its first hidden layer; min(Q1, Q2), (B M)."""
-    activation = ACTIVATIONS[at.activation]
-    sweeps = [critic.hidden(part, action) for critic, part in zip(at.critics, at.state_parts, strict=True)]
-    values = [critic.last(sweep) for critic, sweep in zip(at.critics, sweeps, strict=True)]
-    first = _is_first(*values)
-    groups = []
-    for k, (sweep, chosen) in enumerate(zip(sweeps, (first, ~first), strict=True)):
-        index = chosen.nonzero().squeeze(-1)
-        if index.numel() == 0:
-            continue
-        kept = sweep if index.numel() == len(chosen) else [value.index_select(0, index) for value in sweep]
-        slopes = [activation.slope(value) for value in kept]
-        back = [at.weights[k][-1].expand_as(kept[-1])]
-        for weight, slope in zip(at.weights[k][-2:0:-1], slopes[:0:-1], strict=True):
-            back.insert(0, (back[0] * slope) @ weight)
-        groups.append(_Rows(index, k, kept, slopes, back))
-    return groups, torch.minimum(*values)
-
-
-def _along(at: MinimumAt, rows: _Rows, direction: Tensor, order: int) -> list[Tensor]:
-    """Derivatives of the gradient of Q at x + t v in t at 0, first to `order` (at most second), each (N, D).
-
-    The first is H v, the second the gradient of v . H v in x.
-    """
-    weights, activation = at.weights[rows.critic], ACTIVATIONS[at.activation]
-    curves = [activation.curves(value, slope) for value, slope in zip(rows.values, rows.slopes, strict=True)]
-    first = weights[0][:, : direction.shape[-1]]
-    inputs: list[tuple[Tensor, Tensor | None]] = []
-    z1, z2 = direction, None
-    for weight, slope, (curve, _) in zip([first, *weights[1:-1]], rows.slopes, curves, strict=True):
-        h1, h2 = z1 @ weight.mT, None if z2 is None else z2 @ weight.mT
-        inputs.append((h1, h2))
-        z1 = slope * h1
-        if order == 2:
-            z2 = curve * h1.square() if h2 is None else torch.addcmul(slope * h2, curve, h1.square())
-    g1: Tensor | None = None
-    g2: Tensor | None = None
-    for k in reversed(range(len(inputs))):
-        (h1, h2), slope, (curve, third), g = inputs[k], rows.slopes[k], curves[k], rows.back[k]
-        bend = curve * h1
-        d1 = g * bend if g1 is None else torch.addcmul(g * bend, g1, slope)
-        weight = first if k == 0 else weights[k]
-        if order == 2:
-            d2 = third * h1.square() if h2 is None else torch.addcmul(third * h1.square(), curve, h2)
-            d2 = g * d2
-            if g1 is not None and g2 is not None:
-                d2 = torch.addcmul(torch.addcmul(d2, g2, slope), g1, bend, value=2)
-            g2 = d2 @ weight
-        g1 = d1 @ weight
-    assert g1 is not None
-    return [g1] if g2 is None else [g1, g2]
+    def backward(
+        ctx: Any, of_value: Tensor | None, of_score: Tensor | None, of_form: Tensor | None, _: Tensor | None
+    ) -> tuple[Tensor | None, None, None]:
+        parts = [] if of_score is None else ctx.at.along(ctx.kept, of_score, 1)
+        if of_value is not None:
+            parts.append(of_value.unsqueeze(-1) * ctx.score)
+        if of_form is not None:
+            parts.append(of_form.unsqueeze(-1) * ctx.third)
+        return sum(parts[1:], parts[0]) if parts else None, None, None
 
 
 __all__ = ["ACTIVATIONS", "Critic", "MinimumAt", "TwinCritic"]

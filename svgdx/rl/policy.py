@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from svgdx.rl.actor import SteinActor, SteinSample
-from svgdx.rl.critics import TwinCritic
+from svgdx.rl.critics import MinimumAt, TwinCritic
 from svgdx.rl.presets import settings_of
 from svgdx.rl.targets import make_target
 from svgdx.samplers.values import one_of
@@ -95,6 +95,9 @@ class SteinPolicy(BasePolicy):
         self.critic = TwinCritic(states, actions, tuple(critic_arch), activation)
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
         kwargs = {"lr": lr_schedule(1.0), **self.optimizer_kwargs}
+        if self.optimizer_class is torch.optim.Adam:
+            # One pass over all parameters: as a loop over them it would take longer than a critic's gradient.
+            kwargs = {"fused": True, **kwargs}
         self.actor_optimizer = self.optimizer_class(self.actor.parameters(), **kwargs)
         self.critic_optimizer = self.optimizer_class(self.critic.parameters(), **kwargs)
 
@@ -109,10 +112,19 @@ class SteinPolicy(BasePolicy):
         features: Tensor = self.extract_features(observation, self.features_extractor)
         return features
 
-    def sample(self, state: Tensor, log_prob: bool = True) -> SteinSample:
-        """M particles for each of the states (B, S)."""
-        target = make_target(self.settings.target, self.critic.at(state), self.temperature)
-        return self.actor.sample(self.actor.initial(state), target, log_prob)
+    def sample(
+        self, state: Tensor, log_prob: bool = True, recorded: bool = False, critic: MinimumAt | None = None
+    ) -> SteinSample:
+        """M particles for each of the states (B, S).
+
+        Args:
+            state: (B, S).
+            log_prob: whether the density is followed. recorded: whether the chain's steps are recorded.
+            critic: min(Q1, Q2) at the states, for callers that have it.
+        """
+        critic = self.critic.at(state) if critic is None else critic
+        target = make_target(self.settings.target, critic, self.temperature)
+        return self.actor.sample(self.actor.initial(state), target, log_prob, recorded)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         """One action for each observation, scaled to [-1, 1], in the shape of the action space."""

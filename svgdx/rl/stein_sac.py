@@ -140,9 +140,9 @@ class SteinSAC(OffPolicyAlgorithm):
         self._update_learning_rate(optimizers)
         self.actor.progress.fill_(1 - self._current_progress_remaining)
         losses: dict[str, list[float]] = {"critic_loss": [], "actor_loss": []}
-        for _ in range(gradient_steps):
+        for step in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            sample, found = self.update(batch)
+            sample, found = self.update(batch, recorded=step == gradient_steps - 1)
             for name, value in found.items():
                 losses[name].append(value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -152,10 +152,10 @@ class SteinSAC(OffPolicyAlgorithm):
         if gradient_steps > 0:
             self._record_sample(sample)
 
-    def update(self, batch: ReplayBufferSamples) -> tuple[SteinSample, dict[str, float]]:
-        """One update of critics, actor and alpha; what the actor sampled, and both losses."""
+    def update(self, batch: ReplayBufferSamples, recorded: bool = False) -> tuple[SteinSample, dict[str, float]]:
+        """One update of critics, actor and alpha; what the actor sampled, recorded or not, and both losses."""
         critic_loss = self._update_critic(batch)
-        sample, actor_loss = self._update_actor(self.policy.states(batch.observations))
+        sample, actor_loss = self._update_actor(self.policy.states(batch.observations), recorded)
         polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
         self._n_updates += 1
         return sample, {"critic_loss": critic_loss, "actor_loss": actor_loss}
@@ -167,7 +167,7 @@ class SteinSAC(OffPolicyAlgorithm):
             state = self.policy.states(batch.next_observations)
             sample = self.policy.sample(state)
             assert sample.log_prob is not None
-            q = self.critic_target(state, sample.action).amin(0)
+            q = self.critic_target.at(state).value(sample.action)
             value = sample.mean(q - self.policy.temperature * sample.log_prob).unsqueeze(-1)
             return batch.rewards + (1 - batch.dones) * discounts * value
 
@@ -178,10 +178,11 @@ class SteinSAC(OffPolicyAlgorithm):
         self._descend("critic", loss, self.critic, self.policy.critic_optimizer)
         return loss.item()
 
-    def _update_actor(self, state: Tensor) -> tuple[SteinSample, float]:
-        sample = self.policy.sample(state)
+    def _update_actor(self, state: Tensor, recorded: bool) -> tuple[SteinSample, float]:
+        critic = self.critic.at(state)
+        sample = self.policy.sample(state, recorded=recorded, critic=critic)
         assert sample.log_prob is not None
-        q, _ = self.critic.at(state).score(sample.action)
+        q = critic.value_once(sample.action)
         loss = sample.mean(self.policy.temperature * sample.log_prob - q).mean()
         self._descend("actor", loss, self.actor, self.policy.actor_optimizer)
         if self.ent_coef_optimizer is not None:

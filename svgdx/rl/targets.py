@@ -19,7 +19,30 @@ def log_tanh_slope(u: Tensor) -> Tensor:
     return 2 * (_LOG_2 - u - torch.nn.functional.softplus(-2 * u))
 
 
-class S2ACTarget(Target):
+class CriticTarget(Target):
+    """A target made of min(Q1, Q2) at some states; derivatives by the critics' own sweeps.
+
+    Raises FloatingPointError where its score is NaN or infinite.
+    """
+
+    def derivatives(
+        self, x: Tensor, hessian: str = "none", graph: bool = False, generator: torch.Generator | None = None
+    ) -> Derivatives:
+        found = self.of_critic(x, hessian, graph, generator)
+        finite = found.score.detach().isfinite()
+        if not bool(finite.all()):
+            rows = int((~finite).any(-1).any(-1).sum())
+            raise FloatingPointError(
+                f"SteinActor: the critics' score is NaN or infinite at {rows} of {finite.shape[0]} states"
+            )
+        return found
+
+    def of_critic(self, x: Tensor, hessian: str, graph: bool, generator: torch.Generator | None) -> Derivatives:
+        """As `Target.derivatives`."""
+        return super().derivatives(x, hessian, graph, generator)
+
+
+class S2ACTarget(CriticTarget):
     """min(Q1, Q2)(s, u): no tanh inside Q and no temperature, as the authors of S2AC ran it.
 
     Source: Messaoud et al., S2AC, ICLR 2024, its code.
@@ -29,9 +52,7 @@ class S2ACTarget(Target):
         super().__init__(critic.value)
         self.critic = critic
 
-    def derivatives(
-        self, x: Tensor, hessian: str = "none", graph: bool = False, generator: torch.Generator | None = None
-    ) -> Derivatives:
+    def of_critic(self, x: Tensor, hessian: str, graph: bool, generator: torch.Generator | None) -> Derivatives:
         with torch.set_grad_enabled(graph):
             if hessian == "none":
                 value, score = self.critic.score(x)
@@ -45,13 +66,13 @@ class S2ACTarget(Target):
                     trace = torch.linalg.vecdot(probe, hvp)
                 return Derivatives(score, value, trace, probe, hvp)
         if graph:
-            return super().derivatives(x, hessian, graph, generator)
+            return super().of_critic(x, hessian, graph, generator)
         value, score, rows = self.critic.score_hvp(x, _units(x))
         matrix = rows.movedim(0, -2)
         return Derivatives(score, value, _trace(matrix), hessian=matrix)
 
 
-class MaxEntropyTarget(Target):
+class MaxEntropyTarget(CriticTarget):
     """min(Q1, Q2)(s, tanh u) / alpha + sum log(1 - tanh^2 u): what the policy would be without approximation.
 
     Q reads actions scaled to [-1, 1]; the limits of the environment only shift this log density by a constant.
@@ -67,11 +88,9 @@ class MaxEntropyTarget(Target):
         super().__init__(lambda u: critic.value(u.tanh()) / temperature + log_tanh_slope(u).sum(-1))
         self.critic, self.temperature = critic, temperature
 
-    def derivatives(
-        self, x: Tensor, hessian: str = "none", graph: bool = False, generator: torch.Generator | None = None
-    ) -> Derivatives:
+    def of_critic(self, x: Tensor, hessian: str, graph: bool, generator: torch.Generator | None) -> Derivatives:
         if hessian == "exact" and graph:
-            return super().derivatives(x, hessian, graph, generator)
+            return super().of_critic(x, hessian, graph, generator)
         with torch.set_grad_enabled(graph):
             action = x.tanh()
             slope = 1 - action.square()

@@ -127,6 +127,7 @@ class SVGD(nn.Module):
         generator: torch.Generator | None = None,
         attached: Collection[int] | None = None,
         log_prob: bool = True,
+        recorded: bool = True,
     ) -> Chain:
         """A chain of n particles for each of `batch` independent problems, with all that was recorded of it.
 
@@ -137,6 +138,7 @@ class SVGD(nn.Module):
             generator: source of start, probes and decisions; torch's own where None.
             attached: steps (0 is the first) that keep their graph, in place of those of attach_every.
             log_prob: whether the density is followed.
+            recorded: whether the steps are recorded; with a stop or callbacks they always are.
 
         Returns:
             The chain; x and log_q carry gradients to the start, and to bandwidth and step size of attached steps.
@@ -144,7 +146,7 @@ class SVGD(nn.Module):
         Raises:
             ValueError: n or steps below 1, more steps than are learnt, or a density where an optimizer has none.
         """
-        return self._chain(n, steps, batch, generator, attached, log_prob)
+        return self._chain(n, steps, batch, generator, attached, log_prob, recorded)
 
     def _chain(
         self,

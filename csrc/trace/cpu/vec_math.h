@@ -1,9 +1,22 @@
 // Exponentials of SIMD vectors, as trace/activation.h asks for them.
 #pragma once
 
+#include <array>
+
 #include "common/vec.h"
 
 namespace svgdx::SVGDX_ISA {
+
+// (2^f - 1) / f on [-1/2, 1/2], highest power first, to less than eps: fitted at Chebyshev's points.
+template <class C>
+constexpr auto kExp2m1 = std::array<double, 13>{1.3716962402936005e-12, 2.5733568330831899e-11, 4.4455303090987326e-10,
+                                                7.0548943863345513e-9,  1.0178086021185489e-7,  1.3215486816000008e-6,
+                                                1.5252733804051129e-5,  1.5403530393362755e-4,  1.3333558146428446e-3,
+                                                9.6181291076284831e-3,  5.5504108664821580e-2,  2.4022650695910071e-1,
+                                                6.9314718055994531e-1};
+template <>
+constexpr auto kExp2m1<float> = std::array<double, 6>{1.545316297e-4, 1.339086339e-3, 9.618082557e-3,
+                                                      5.550357114e-2, 2.402265076e-1, 6.93147188e-1};
 
 template <class C>
 struct VecMath {
@@ -16,12 +29,15 @@ struct VecMath {
   // For x <= 0.
   static SVGDX_INLINE V exp(V x) { return exp2_nonpositive<C>(x * splat(1.4426950408889634)); }
 
-  // For x <= 0. Above -1/4 by Taylor's series, where the difference would lose digits; its remainder is below eps.
+  // For x <= 0: (2^f - 1) 2^n + (2^n - 1), whose first term keeps its digits near 0.
   static SVGDX_INLINE V expm1(V x) {
-    const V zero = V{}, near = x > splat(-0.25) ? x : zero;
-    V sum = splat(1);
-    for (int k = sizeof(C) == 8 ? 12 : 6; k >= 2; --k) sum = sum * near * splat(1.0 / k) + splat(1);
-    return x > splat(-0.25) ? near * sum : exp(x) - splat(1);
+    const V lowest = splat(sizeof(C) == 8 ? -1023 : -127), magic = splat(sizeof(C) == 8 ? 0x1.8p52 : 0x1.8p23);
+    const V scaled = x * splat(1.4426950408889634), y = lowest > scaled ? lowest : scaled, rounded = y + magic;
+    const V f = y - (rounded - magic);
+    V q{};
+    for (const double term : kExp2m1<C>) q = q * f + splat(term);
+    const V power = scale_by_power<C, sizeof(C) == 8 ? 52 : 23>(splat(1), rounded);
+    return f * q * power + (power - splat(1));
   }
 
   // For 0 <= u <= 1: 2 artanh(w), w = u / (2 + u) <= 1/3, whose series falls by a factor 9 each term.

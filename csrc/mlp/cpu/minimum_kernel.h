@@ -1,0 +1,56 @@
+// The passes over rows between the matrix products of the smaller of two multilayer perceptrons, for one SIMD level.
+// All arrays are contiguous; C is float or double.
+#pragma once
+
+#include <cstdint>
+
+#include "common/isa.h"
+#include "trace/activation.h"
+
+namespace svgdx {
+
+// A hidden layer of one network, for some rows.
+template <class C>
+struct MinimumLayer {
+  int64_t rows, width;
+  Activation activation;
+  const C* product;  // (rows, width): the argument z without its shift
+  const C* shift;    // what row r adds to it: entry (first + r) / group of (B, width), or the bias alone, group 0
+  int64_t first, group;
+  C* value;              // (rows, width): a(z); null at the last layer
+  C *slope, *second;     // (rows, width): a'(z), a''(z); null where nobody asks
+  const C* head_weight;  // (width) at the last layer, else null
+  const C* head_bias;    // (1)
+  C* output;             // (rows): the network's value
+};
+
+// Derivatives in t of a hidden layer at x + t v: from those of z, h, to those of a(z).
+template <class C>
+struct AlongLayer {
+  int64_t count;
+  const C *first, *second;        // (count): h', h''; h'' null: zero, as in the first layer
+  const C *slope, *curve;         // (count): a'(z), a''(z)
+  C *value_first, *value_second;  // (count); the second null where the order is 1
+};
+
+// The same on the way back: from derivatives of the gradient in a(z) to those of the gradient in z.
+template <class C>
+struct AlongBack {
+  int64_t rows, width;
+  Activation activation;
+  const C *first, *second;  // (rows, width): h', h'' of the way forward
+  const C *slope, *curve;   // (rows, width)
+  const C* back;            // (rows, width), the gradient in a(z); (width) at the last layer
+  bool last;
+  const C *grad_first, *grad_second;  // (rows, width); null at the last layer, where they are 0
+  C *out_first, *out_second;          // (rows, width); the second null where the order is 1
+};
+
+}  // namespace svgdx
+
+SVGDX_ISA_DECLARE(template <class C> void minimum_layer(const MinimumLayer<C>& args);
+                  // out = slope times the gradient in a(z): (rows, width), or (width) for all rows.
+                  template <class C>
+                  void minimum_back(int64_t rows, int64_t width, const C* slope, const C* grad, bool shared, C* out);
+                  template <class C> void along_layer(const AlongLayer<C>& args);
+                  template <class C> void along_back(const AlongBack<C>& args);)

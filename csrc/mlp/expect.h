@@ -1,0 +1,17 @@
+// The check of an inner op's argument.
+#pragma once
+
+#include "common/storage.h"
+#include "common/tensors.h"
+
+namespace svgdx {
+
+// The kernels see plain arrays: whatever reaches them from outside must be what they take it for.
+inline void expect(const char* op, const char* name, const Tensor& t, ScalarType type, const Sizes& sizes,
+                   const char* meaning) {
+  SVGDX_CHECK(t.is_cpu() && t.is_contiguous(), op, name, " must be contiguous and on the CPU");
+  check_dtype(op, name, t, type);
+  check_shape(op, name, t, sizes, meaning);
+}
+
+}  // namespace svgdx

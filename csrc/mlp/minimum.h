@@ -1,0 +1,256 @@
+// min(f_1, f_2) of two multilayer perceptrons of the same shape, with its gradient in x and derivatives of that along a
+// direction. Rows go in blocks of a size that the shape alone decides; one thread takes a block through all sweeps. A
+// row is differentiated in its smaller network alone: within a block the rows of the first network come first, and
+// whatever is kept of the sweeps lies in that order.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "common/tensors.h"
+#include "mlp/cpu/minimum_kernel.h"
+
+namespace svgdx {
+
+// The networks' shape. Parameters of one: the columns of the first layer's weight that x meets, transposed, then of
+// each later layer weight and bias.
+struct MinimumShape {
+  int64_t rows, dim, group;     // group: rows of x that share a shift of the first layer
+  std::vector<int64_t> widths;  // D, hidden widths, 1
+  Activation activation;
+  std::vector<int64_t> weight, bias, before;  // offsets in the parameters; the hidden units of the layers before
+  int64_t parameters = 0, units = 0, widest = 0, block;
+  int64_t inner;  // hidden units below the last hidden layer
+
+  MinimumShape(int64_t rows, int64_t group, std::vector<int64_t> all, Activation activation)
+      : rows(rows), dim(all[0]), group(group), widths(std::move(all)), activation(activation) {
+    for (size_t i = 0; i + 1 < widths.size(); ++i) {
+      weight.push_back(parameters);
+      parameters += widths[i] * widths[i + 1];
+      bias.push_back(parameters);
+      if (i > 0) parameters += widths[i + 1];
+      before.push_back(units);
+      if (i + 2 < widths.size()) units += widths[i + 1];
+      widest = std::max(widest, widths[i + 1]);
+    }
+    inner = units - widths[widths.size() - 2];
+    block = rows >= 512 ? 128 : rows >= 128 ? 64 : rows >= 64 ? 32 : 16;
+  }
+
+  int64_t layers() const { return int64_t(widths.size()) - 2; }
+  int64_t blocks() const { return (rows + block - 1) / block; }
+};
+
+// A matrix over memory that somebody else holds.
+template <class C>
+Tensor over(const C* memory, int64_t rows, int64_t cols) {
+  const Sizes sizes{rows, cols}, strides{cols, 1};
+  return torch::stable::from_blob(const_cast<C*>(memory), sizes, strides,
+                                  torch::stable::Device(torch::headeronly::DeviceType::CPU),
+                                  sizeof(C) == 8 ? ScalarType::Double : ScalarType::Float);
+}
+
+// The weights of both networks as the products take them.
+template <class C>
+struct MinimumWeights {
+  const MinimumShape& shape;
+  const C* parameters;
+  std::vector<Tensor> weight[2], transposed[2];
+
+  MinimumWeights(const MinimumShape& shape, const C* parameters) : shape(shape), parameters(parameters) {
+    for (int k = 0; k < 2; ++k) {
+      for (int64_t i = 0; i < shape.layers(); ++i) {
+        // (D, H) in memory: as the other way round it would be slow to multiply with.
+        const int64_t in = shape.widths[i], width = shape.widths[i + 1];
+        const Tensor stored = over(of(k) + shape.weight[i], i == 0 ? in : width, i == 0 ? width : in);
+        const Tensor turned =
+            torch::stable::transpose(over(of(k) + shape.weight[i], i == 0 ? in : width, i == 0 ? width : in), 0, 1);
+        weight[k].push_back(i == 0 ? turned : stored);
+        transposed[k].push_back(i == 0 ? stored : turned);
+      }
+    }
+  }
+  const C* of(int k) const { return parameters + k * shape.parameters; }
+  const C* head(int k) const { return of(k) + shape.weight[shape.layers()]; }
+
+  // in (rows, width of layer i - 1) to out (rows, width of layer i), and back.
+  void forward(int k, int64_t i, int64_t rows, const C* in, C* out) const {
+    aten("mm", "out", over(in, rows, shape.widths[i]), transposed[k][i], over(out, rows, shape.widths[i + 1]));
+  }
+  void back(int k, int64_t i, int64_t rows, const C* in, C* out) const {
+    aten("mm", "out", over(in, rows, shape.widths[i + 1]), weight[k][i], over(out, rows, shape.widths[i]));
+  }
+};
+
+// Numbers for each hidden unit of each row, layer by layer: (rows, width of the first), (rows, width of the second),
+// ...
+template <class C>
+struct PerUnit {
+  C* memory;
+  int64_t rows;
+  C* at(const MinimumShape& shape, int64_t layer, int64_t row = 0) const {
+    return memory ? memory + rows * shape.before[layer] + row * shape.widths[layer + 1] : nullptr;
+  }
+};
+
+// What the sweeps leave for derivatives of the score; rows ordered within their block.
+struct MinimumKept {
+  Tensor order;          // (rows): which row of the block lies there: r of the first network, ~r of the second
+  Tensor slope, second;  // (rows, units): a'(z), a''(z)
+  Tensor back;           // (rows, inner): the gradient in a(z)
+};
+
+template <class C>
+class MlpMinimum {
+ public:
+  // depth: 0 the value alone, 1 its gradient as well, 2 and what derivatives of that need.
+  MlpMinimum(const MinimumShape& shape, const Tensor& x, const Tensor& shift, const Tensor& parameters, int64_t depth)
+      : shape_(shape),
+        weights_(shape, data<C>(parameters)),
+        x_(data<C>(x)),
+        shift_(data<C>(shift)),
+        states_(shift.size(1)),
+        depth_(depth),
+        value_(new_empty(x, {shape.rows}, x.scalar_type())),
+        score_(new_empty(x, {depth > 0 ? shape.rows : 0, shape.dim}, x.scalar_type())),
+        kept_{new_empty(x, {depth > 1 ? shape.rows : 0}, ScalarType::Int), units(x, shape.units), units(x, shape.units),
+              units(x, shape.inner)} {}
+
+  void run() {
+    // At least two items, so that the loop is a parallel region in which torch's product stays on its thread.
+    torch::stable::parallel_for(0, std::max<int64_t>(2, shape_.blocks()), 1, [&](int64_t begin, int64_t end) {
+      Memory memory(shape_, value_, depth_);
+      for (int64_t i = begin; i < std::min(end, shape_.blocks()); ++i) block(i, memory);
+    });
+  }
+  const Tensor& value() const { return value_; }
+  const Tensor& score() const { return score_; }
+  const MinimumKept& kept() const { return kept_; }
+
+ private:
+  // One thread's.
+  struct Memory {
+    Tensor all;
+    C *one, *other, *output;
+    PerUnit<C> slope[2], second[2], chosen;
+    std::vector<int32_t> order;
+
+    Memory(const MinimumShape& shape, const Tensor& like, int64_t depth)
+        : all(new_empty(like, {shape.block * (shape.widest + wide(shape) + 2 + 5 * shape.units)}, like.scalar_type())),
+          order(shape.block) {
+      C* next = out<C>(all);
+      const auto take = [&](int64_t count) {
+        C* taken = next;
+        next += shape.block * count;
+        return taken;
+      };
+      one = take(shape.widest), other = take(wide(shape)), output = take(2);
+      for (int k = 0; k < 2; ++k) {
+        slope[k] = {depth > 0 ? take(shape.units) : nullptr, shape.block};
+        second[k] = {depth > 1 ? take(shape.units) : nullptr, shape.block};
+      }
+      chosen = {take(shape.units), shape.block};
+    }
+    // The score of a block lies there at the end.
+    static int64_t wide(const MinimumShape& shape) { return std::max(shape.widest, shape.dim); }
+  };
+
+  Tensor units(const Tensor& x, int64_t count) const {
+    return new_empty(x, {depth_ > 1 ? shape_.rows : 0, count}, x.scalar_type());
+  }
+
+  void block(int64_t i, Memory& memory) const {
+    const int64_t first = i * shape_.block, rows = std::min(shape_.block, shape_.rows - first);
+    for (int k = 0; k < 2; ++k) forward(k, first, rows, memory);
+    const C *one = memory.output, *other = memory.output + shape_.block;
+    // As torch.minimum: a NaN is the smaller.
+    const auto is_first = [&](int64_t r) { return one[r] <= other[r] || one[r] != one[r]; };
+    C* value = out<C>(value_) + first;
+    for (int64_t r = 0; r < rows; ++r) value[r] = is_first(r) ? one[r] : other[r];
+    if (depth_ == 0) return;
+    int64_t count = 0;
+    for (int64_t r = 0; r < rows; ++r) count += is_first(r);
+    for (int64_t r = 0, a = 0, b = count; r < rows; ++r) memory.order[is_first(r) ? a++ : b++] = int32_t(r);
+    if (depth_ > 1) {
+      int32_t* order = out<int32_t>(kept_.order) + first;
+      for (int64_t p = 0; p < rows; ++p) order[p] = p < count ? memory.order[p] : ~memory.order[p];
+    }
+    choose(first, rows, count, memory);
+    back(0, first, 0, count, memory);
+    back(1, first, count, rows - count, memory);
+  }
+
+  void forward(int k, int64_t first, int64_t rows, Memory& memory) const {
+    const int64_t last = shape_.layers() - 1;
+    const C* in = x_ + first * shape_.dim;
+    for (int64_t i = 0; i <= last; ++i) {
+      const int64_t width = shape_.widths[i + 1];
+      weights_.forward(k, i, rows, in, memory.one);
+      const bool from_state = i == 0, is_last = i == last;
+      const MinimumLayer<C> args{rows,
+                                 width,
+                                 shape_.activation,
+                                 memory.one,
+                                 from_state ? shift_ + k * states_ * width : weights_.of(k) + shape_.bias[i],
+                                 first,
+                                 from_state ? shape_.group : 0,
+                                 is_last ? nullptr : memory.other,
+                                 memory.slope[k].at(shape_, i),
+                                 memory.second[k].at(shape_, i),
+                                 is_last ? weights_.head(k) : nullptr,
+                                 weights_.head(k) + width,
+                                 memory.output + k * shape_.block};
+      SVGDX_ISA_CALL(minimum_layer, args);
+      in = memory.other;
+    }
+  }
+
+  PerUnit<C> chosen_slope(const Memory& memory) const {
+    return depth_ > 1 ? PerUnit<C>{out<C>(kept_.slope), shape_.rows} : memory.chosen;
+  }
+  // Kept numbers lie behind those of the blocks before.
+  int64_t row_of(int64_t first) const { return depth_ > 1 ? first : 0; }
+
+  // Brings the rows of each network's own together.
+  void choose(int64_t first, int64_t rows, int64_t count, const Memory& memory) const {
+    const PerUnit<C> slope = chosen_slope(memory), second{out<C>(kept_.second), shape_.rows};
+    for (int64_t i = 0; i < shape_.layers(); ++i) {
+      const int64_t width = shape_.widths[i + 1];
+      for (int64_t p = 0; p < rows; ++p) {
+        const int k = p < count ? 0 : 1;
+        const auto copy = [&](const PerUnit<C>& from, C* to) {
+          memcpy(to + p * width, from.at(shape_, i, memory.order[p]), width * sizeof(C));
+        };
+        copy(memory.slope[k], slope.at(shape_, i, row_of(first)));
+        if (depth_ > 1) copy(memory.second[k], second.at(shape_, i, first));
+      }
+    }
+  }
+
+  void back(int k, int64_t first, int64_t skipped, int64_t rows, const Memory& memory) const {
+    if (rows == 0) return;
+    const PerUnit<C> slope = chosen_slope(memory), kept{depth_ > 1 ? out<C>(kept_.back) : nullptr, shape_.rows};
+    const int64_t last = shape_.layers() - 1, row = row_of(first) + skipped;
+    const C* grad = weights_.head(k);
+    for (int64_t i = last; i >= 0; --i) {
+      const int64_t width = shape_.widths[i + 1];
+      SVGDX_ISA_CALL(minimum_back, rows, width, slope.at(shape_, i, row), grad, i == last, memory.one);
+      C* to = i > 0 && depth_ > 1 ? kept.at(shape_, i - 1, row) : memory.other;
+      weights_.back(k, i, rows, memory.one, to);
+      grad = to;
+    }
+    C* score = out<C>(score_) + first * shape_.dim;
+    for (int64_t p = 0; p < rows; ++p) {
+      memcpy(score + memory.order[skipped + p] * shape_.dim, grad + p * shape_.dim, shape_.dim * sizeof(C));
+    }
+  }
+
+  const MinimumShape& shape_;
+  MinimumWeights<C> weights_;
+  const C *x_, *shift_;
+  int64_t states_, depth_;
+  Tensor value_, score_;
+  MinimumKept kept_;
+};
+
+}  // namespace svgdx

@@ -1,0 +1,146 @@
+"""The compiled sweeps through twin critics: torch's own sweeps, PyTorch's checks, threads, bad input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("gymnasium", reason="reinforcement learning needs the packages of svgdx[rl]")
+pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
+
+from svgdx import _library
+from svgdx.rl import _engine, _sweeps
+from svgdx.rl.critics import ACTIVATIONS, TwinCritic
+
+if _library.disabled():
+    pytest.skip("SVGDX_DISABLE: the compiled sweeps are off", allow_module_level=True)
+
+# B, M, S, D, hidden: blocks of 16, 32, 64 and 128 rows and a rest; partial vectors; more actions than units.
+SIZES: list[tuple[int, int, int, int, tuple[int, ...]]] = [
+    (1, 1, 1, 1, (1,)),
+    (3, 5, 2, 3, (7,)),
+    (4, 20, 3, 2, (9, 5)),
+    (7, 19, 4, 6, (16, 33, 8)),
+    (9, 61, 2, 12, (10, 10)),
+]
+Inputs = dict[str, Any]
+
+
+def networks(
+    size: tuple[int, int, int, int, tuple[int, ...]], activation: str = "elu", dtype: torch.dtype = torch.float64
+) -> tuple[_sweeps.Networks, Tensor, Tensor]:
+    """Two critics at B states, actions and directions (B, M, D)."""
+    b, m, s, d, hidden = size
+    torch.manual_seed(b + m)
+    made = TwinCritic(s, d, hidden, activation).to(dtype)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    at = made.at(torch.randn(b, s, dtype=dtype))
+    return at.networks, torch.randn(b, m, d, dtype=dtype), torch.randn(b, m, d, dtype=dtype)
+
+
+def everything(engine: Any, at: Any, action: Tensor, direction: Tensor) -> list[Tensor]:
+    found = []
+    for depth in range(3):
+        value, score, kept = engine.minimum(at, action, depth)
+        found += [value] if score is None else [value, score]
+    return [*found, *engine.along(at, kept, direction, 1), *engine.along(at, kept, direction, 2)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_the_same_as_by_torch(size: Any, activation: str, dtype: torch.dtype) -> None:
+    at, action, direction = networks(size, activation, dtype)
+    expected = everything(_sweeps, at, action, direction)
+    close = {} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(everything(_engine, _engine.pack(at), action, direction), expected, **close)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_same_bits_for_any_number_of_threads(threads: int) -> None:
+    at, action, direction = networks(SIZES[-1], dtype=torch.float32)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = everything(_engine, _engine.pack(at), action, direction)
+        torch.set_num_threads(threads)
+        found = everything(_engine, _engine.pack(at), action, direction)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("size", [(0, 3, 2, 2, (4,)), (3, 0, 2, 2, (4, 4))], ids=str)
+def test_no_particles(size: Any) -> None:
+    at, action, direction = networks(size)
+    for found in everything(_engine, _engine.pack(at), action, direction):
+        assert found.numel() == 0
+
+
+def test_a_nan_stays_with_its_particle_and_is_the_minimum() -> None:
+    at, action, direction = networks(SIZES[2])
+    clean = everything(_engine, _engine.pack(at), action, direction)
+    action[1, 3, 0] = torch.nan
+    others = torch.ones(action.shape[:2], dtype=torch.bool)
+    others[1, 3] = False
+    for found, expected in zip(everything(_engine, _engine.pack(at), action, direction), clean, strict=True):
+        assert bool(found[1, 3].isnan().any())
+        # Their block's rows lie in another order, which moves the last bits of a product.
+        torch.testing.assert_close(found[others], expected[others])
+    one = at._replace(weights=[[torch.full_like(each, torch.nan) for each in at.weights[1]], at.weights[1]])
+    assert bool(_engine.minimum(_engine.pack(one), direction, 0)[0].isnan().all())
+
+
+def inputs_of(name: str) -> Inputs:
+    at, action, direction = networks((3, 5, 2, 3, (8, 6)), dtype=torch.float32)
+    packed = _engine.pack(at)
+    last = {"parameters": packed.parameters, "widths": packed.widths, "activation": packed.activation}
+    if name == "mlp_minimum":
+        return {"x": action.flatten(0, 1), "shift": packed.shift, **last, "depth": 2}
+    kept = zip(("order", "slope", "second", "back"), _engine.minimum(packed, action, 2)[2], strict=True)
+    return {"direction": direction.flatten(0, 1), **dict(kept), **last, "streams": 2}
+
+
+@pytest.mark.parametrize("least", [False, True])
+@pytest.mark.parametrize("name", ["mlp_minimum", "mlp_along"])
+def test_opcheck(name: str, least: bool) -> None:
+    inputs = inputs_of(name)
+    if least:
+        inputs |= {"depth": 0} if name == "mlp_minimum" else {"streams": 1}
+    op = getattr(torch.ops.svgdx_cpu, name).default
+    torch.library.opcheck(op, tuple(inputs.values()), test_utils=("test_schema", "test_faketensor"))
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "mlp_minimum": {
+        "x": lambda t: t[:, :2],
+        "shift": lambda t: t[:, :, :4].contiguous(),
+        "parameters": lambda t: t[:, 1:].contiguous(),
+        "widths": lambda t: t.int(),
+        "activation": lambda _: 1,
+        "depth": lambda _: 3,
+    },
+    "mlp_along": {
+        "direction": lambda t: t.t(),
+        "order": lambda t: t + 100,
+        "slope": lambda t: t.double(),
+        "second": lambda t: t[1:],
+        "back": lambda t: t[:, 1:].contiguous(),
+        "parameters": lambda t: t[:1],
+        "widths": lambda t: t[:2],
+        "activation": lambda _: 6,
+        "streams": lambda _: 0,
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "argument"), [(name, argument) for name, bad in BAD.items() for argument in bad])
+def test_bad_input_is_named(name: str, argument: str) -> None:
+    inputs = inputs_of(name)
+    inputs[argument] = BAD[name][argument](inputs[argument])
+    with pytest.raises(RuntimeError, match=rf"svgdx::{name}: .*{argument}"):
+        getattr(torch.ops.svgdx_cpu, name)(*inputs.values())
