@@ -173,14 +173,18 @@ struct JacobianOps : SvgdOps<Backend> {
     int64_t step() const { return std::max<int64_t>(1, kGramNumbers / (p.count * p.count)); }
     Tensor part(const Tensor& t, int64_t begin, int64_t n, int64_t width) const {
       Tensor flat = torch::stable::reshape(t, {p.batch, p.count, width});
-      return as_type(torch::stable::narrow(flat, 0, begin, n), ScalarType::Double);
+      return torch::stable::narrow(flat, 0, begin, n);
     }
-    gram::Chunk chunk(int64_t begin, int64_t n, const OptionalTensor& probe, const OptionalTensor& hvp) const {
-      Tensor rows = beta;
-      rows = torch::stable::narrow(rows, 0, begin, n);
-      return gram::Chunk(part(p.x, begin, n, p.dim), part(p.score, begin, n, p.dim), rows,
-                         probe ? OptionalTensor(part(*probe, begin, n, p.dim)) : std::nullopt,
-                         hvp ? OptionalTensor(part(*hvp, begin, n, p.dim)) : std::nullopt);
+    OptionalTensor part(const OptionalTensor& t, int64_t begin, int64_t n) const {
+      return t ? OptionalTensor(part(*t, begin, n, p.dim)) : std::nullopt;
+    }
+    Tensor beta_of(int64_t begin, int64_t n) const {
+      Tensor all = beta;
+      return torch::stable::narrow(all, 0, begin, n);
+    }
+    gram::Rows rows(int64_t begin, int64_t n, const OptionalTensor& probe, const OptionalTensor& hvp) const {
+      return Backend::gram_rows(part(p.x, begin, n, p.dim), part(p.score, begin, n, p.dim), beta_of(begin, n),
+                                part(probe, begin, n), part(hvp, begin, n));
     }
     void write(const Tensor& all, int64_t begin, int64_t n, int64_t width, const Tensor& value) const {
       Tensor flat = torch::stable::view(all, {p.batch, p.count, width});
@@ -195,7 +199,7 @@ struct JacobianOps : SvgdOps<Backend> {
     const Tensor result = p.per_row();
     for (int64_t begin = 0; begin < p.batch; begin += gram.step()) {
       const int64_t n = std::min(gram.step(), p.batch - begin);
-      gram.write(result, begin, n, 1, gram.chunk(begin, n, probe, hvp).sqnorm());
+      gram.write(result, begin, n, 1, Backend::gram_sqnorm(gram.rows(begin, n, probe, hvp), gram.beta_of(begin, n)));
     }
     return result;
   }
@@ -208,8 +212,8 @@ struct JacobianOps : SvgdOps<Backend> {
     const Tensor grad_probe = new_empty(p.x, probe_shape, p.compute), grad_hvp = new_empty(p.x, probe_shape, p.compute);
     for (int64_t begin = 0; begin < p.batch; begin += gram.step()) {
       const int64_t n = std::min(gram.step(), p.batch - begin);
-      const gram::Chunk chunk = gram.chunk(begin, n, probe, hvp);
-      const gram::Gradients grads = gram::backward(chunk, gram.part(w, begin, n, 1));
+      const gram::Chunk chunk(gram.rows(begin, n, probe, hvp), gram.beta_of(begin, n));
+      const gram::Gradients grads = gram::backward(chunk, as_type(gram.part(w, begin, n, 1), ScalarType::Double));
       gram.write(grad_x, begin, n, p.dim, grads.x);
       gram.write(grad_score, begin, n, p.dim, grads.score);
       gram.write(euler, begin, n, 1, grads.euler);

@@ -24,10 +24,36 @@ inline Tensor sum(const Tensor& a, int64_t dim) {
 inline Tensor rows(const Tensor& a) { return sum(a, -1); }
 inline Tensor dots(const Tensor& a, const Tensor& b) { return rows(a * b); }
 
+// What the route reads of a chunk of batch rows, all float64: x centred, C, v and h, (c, M, D), and the dots x.h, v.h
+// and h.h of a particle's own rows, (c, M, 3).
+struct Rows {
+  Tensor x, c;
+  OptionalTensor probe, hvp, dots;
+
+  // By torch's own ops. beta: (c, 1, 1).
+  Rows(const Tensor& x_in, const Tensor& score, const Tensor& beta, const OptionalTensor& probe_in,
+       const OptionalTensor& hvp_in) {
+    const Tensor all = as_type(x_in, ScalarType::Double);
+    const Tensor inv_m =
+        torch::stable::full({}, 1.0 / double(all.size(1)), ScalarType::Double, std::nullopt, all.device());
+    x = all - sum(all, -2) * inv_m;
+    c = as_type(score, ScalarType::Double) - beta * x;
+    if (!probe_in) return;
+    probe = as_type(*probe_in, ScalarType::Double), hvp = as_type(*hvp_in, ScalarType::Double);
+    const Tensor own[] = {gram::dots(*hvp, x), gram::dots(*probe, *hvp), gram::dots(*hvp, *hvp)};
+    dots = new_empty(x, {x.size(0), x.size(1), 3}, ScalarType::Double);
+    for (int64_t i = 0; i < 3; ++i) {
+      Tensor all = *dots, column = torch::stable::narrow(all, 2, i, 1);
+      torch::stable::copy_(column, own[i]);
+    }
+  }
+  Rows() = default;
+};
+
 // One chunk of batch rows. x, score, probe, hvp: (c, M, D); beta: (c, 1, 1); all float64.
 struct Chunk {
-  Tensor x, score, beta, inv_m, inv_m2, half, two, dim;
-  OptionalTensor probe, hvp;
+  Tensor x, beta, inv_m2, half, two, dim;
+  OptionalTensor probe, hvp, x_hvp, probe_hvp, hvp_hvp;
   Tensor c, g, f, u, g_diag, kernel, a, b, k, rho, tau, kf, kg, ke, sum_a, sum_b, sum_ab, p, q, zeta;
 
   Tensor number(double value) const {
@@ -37,14 +63,17 @@ struct Chunk {
     return torch::stable::unsqueeze(aten("diagonal", "", m, int64_t(0), int64_t(-2), int64_t(-1)), -1);
   }
 
-  Chunk(const Tensor& x_in, const Tensor& score_in, const Tensor& beta_in, const OptionalTensor& probe_in,
-        const OptionalTensor& hvp_in)
-      : x(x_in), score(score_in), beta(beta_in), probe(probe_in), hvp(hvp_in) {
+  Chunk(const Rows& rows_in, const Tensor& beta_in)
+      : x(rows_in.x), beta(beta_in), probe(rows_in.probe), hvp(rows_in.hvp), c(rows_in.c) {
+    if (probe) {
+      Tensor all = *rows_in.dots;
+      x_hvp = torch::stable::narrow(all, 2, 0, 1);
+      probe_hvp = torch::stable::narrow(all, 2, 1, 1);
+      hvp_hvp = torch::stable::narrow(all, 2, 2, 1);
+    }
     const double count = double(x.size(1));
-    inv_m = number(1.0 / count), inv_m2 = number(1.0 / (count * count));
+    inv_m2 = number(1.0 / (count * count));
     half = number(0.5), two = number(2.0), dim = number(double(x.size(2)));
-    x = x - sum(x, -2) * inv_m;
-    c = score - beta * x;
     g = product(x, transposed(x), true), f = product(c, transposed(c), true), u = product(x, transposed(c));
     g_diag = diagonal_column(g);
     kernel = aten("exp", "", beta * (g - half * (g_diag + transposed(g_diag))));
@@ -58,8 +87,9 @@ struct Chunk {
     kf = product(kernel, f), kg = product(kernel, g), ke = product(kernel, f * g);
     sum_a = dots(kernel, a), sum_b = dots(kernel, b), sum_ab = dots(kernel, a * b);
     if (!probe) return;
-    p = product(*hvp, transposed(c)) + beta * dots(*hvp, x);
-    q = dots(*probe, x) - product(*probe, transposed(x));
+    p = product(*hvp, transposed(c)) + beta * *x_hvp;
+    const Tensor probe_x = product(*probe, transposed(x));
+    q = diagonal_column(probe_x) - probe_x;
     zeta = dots(kernel, p * q);
   }
 
@@ -67,11 +97,11 @@ struct Chunk {
     const Tensor n = dots(kernel, ke + two * (b * kf + a * kg)) + two * (k * sum_ab + sum_a * sum_b);
     return beta * beta * inv_m2 * (dim * k * k - two * k * tau + n);
   }
-  Tensor cross() const { return two * beta * inv_m2 * (k * dots(*probe, *hvp) - zeta); }
+  Tensor cross() const { return two * beta * inv_m2 * (k * *probe_hvp - zeta); }
 
   Tensor sqnorm() const {
     const Tensor n = a_sqnorm();
-    return probe ? n + cross() + inv_m2 * dots(*hvp, *hvp) : n;
+    return probe ? n + cross() + inv_m2 * *hvp_hvp : n;
   }
 };
 
@@ -103,7 +133,7 @@ inline Gradients backward(const Chunk& m, const Tensor& w) {
   Tensor bar_x, bar_c;
   if (m.probe) {
     const Tensor gamma = m.two * w * m.beta * m.inv_m2;
-    bar_k = bar_k + gamma * dots(*m.probe, *m.hvp);
+    bar_k = bar_k + gamma * *m.probe_hvp;
     euler = euler - m.two * w * m.cross();
     bar_kernel = bar_kernel - gamma * m.p * m.q;
     const Tensor bar_p = m.number(-1.0) * gamma * m.kernel * m.q, bar_q = m.number(-1.0) * gamma * m.kernel * m.p;
@@ -124,7 +154,7 @@ inline Gradients backward(const Chunk& m, const Tensor& w) {
           bar_u_diag * m.c - m.beta * bar_c;
   out.x = bar_x;
   out.score = bar_c;
-  out.euler = euler - dots(m.x, bar_x) + dots(m.score, bar_c);
+  out.euler = euler - dots(m.x, bar_x) + dots(m.c + m.beta * m.x, bar_c);
   return out;
 }
 

@@ -1,6 +1,7 @@
 // Schemas of the SVGD ops, their overloads for plain numbers, and the CPU registration.
 #include "common/cpu_device.h"
 #include "common/dispatch.h"
+#include "svgd/cpu/gram.h"
 #include "svgd/register.h"
 
 namespace svgdx {
@@ -8,6 +9,11 @@ namespace {
 
 struct CpuBackend : CpuDevice {
   static Tensor scratch(const Tensor& like, int64_t bytes) { return new_empty(like, {bytes}, ScalarType::Byte); }
+  static gram::Rows gram_rows(const Tensor& x, const Tensor& score, const Tensor& beta, const OptionalTensor& probe,
+                              const OptionalTensor& hvp) {
+    return cpu::gram_rows(x, score, beta, probe, hvp);
+  }
+  static Tensor gram_sqnorm(const gram::Rows& rows, const Tensor& beta) { return cpu::gram_sqnorm(rows, beta); }
   SVGDX_SVGD_BACKEND_MEMBERS(cpu)
 };
 

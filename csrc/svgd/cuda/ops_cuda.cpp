@@ -7,6 +7,11 @@ namespace {
 
 struct CudaBackend : CudaDevice {
   static Tensor scratch(const Tensor& like, int64_t bytes) { return new_empty(like, {bytes}, ScalarType::Byte); }
+  static gram::Rows gram_rows(const Tensor& x, const Tensor& score, const Tensor& beta, const OptionalTensor& probe,
+                              const OptionalTensor& hvp) {
+    return gram::Rows(x, score, beta, probe, hvp);
+  }
+  static Tensor gram_sqnorm(const gram::Rows& rows, const Tensor& beta) { return gram::Chunk(rows, beta).sqnorm(); }
   SVGDX_SVGD_BACKEND_MEMBERS(cuda)
 };
 
