@@ -97,6 +97,7 @@ def test_interval_refuses_what_has_none() -> None:
 def test_table_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed, final in enumerate([-10.0, -20.0, -60.0]):
         made(tmp_path, "sac", seed, [-90.0, -50.0, -40.0, final])
+    made(tmp_path, "sac", 3, [])
     made(tmp_path, "met-svgd", 0, [-90.0, -30.0, -8.0, -7.0])
     made(tmp_path, "met-svgd", 1, [-90.0, -33.0], diverged=1450)
     made(tmp_path, "p-svgd", 0, [-80.0, -70.0, -60.0, -50.0])
@@ -104,6 +105,7 @@ def test_table_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     paths = [tmp_path / name for name in ("met-svgd", "p-svgd", "sac")]
     code, text = report(tmp_path / "out", walker, *paths)
     assert code == 0
+    assert "seed-3: holds no evaluation yet and is left out" in capsys.readouterr().err
     assert list(table(text, 1)) == ["sac", "p-svgd", "met-svgd"]
     sac, p_svgd, met = table(text, 1).values()
     assert sac["seeds"] == "3"
@@ -149,7 +151,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = {
         "the same configuration and seed": [one, same],
         "alpha is 10.0 and 3.0": [one, other],
-        "holds no evaluation yet": [empty],
+        "no run holds an evaluation yet": [empty],
         "runs of one experiment are compared": [one, image],
         "holds no config.yaml": [tmp_path / "none"],
     }

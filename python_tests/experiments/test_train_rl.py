@@ -135,14 +135,14 @@ def test_an_interrupted_run_ends_with_a_checkpoint_and_resumes_with_all_seeds(fi
     # Long enough to be caught; the interrupted seed has the numbers of a shorter run up to there.
     command = [sys.executable, "-m", "svgdx.cli", *options(out, seeds="0,1", steps=4000, checkpoint_every=4000)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=tmp_path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     lines = out / "seed-0" / "metrics.jsonl"
     while process.poll() is None and time.monotonic() < deadline:
         if lines.exists() and lines.read_bytes().count(b"\n") > 3:
             break
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
-    _, message = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=300)
     assert process.returncode == 130
     assert b"interrupted: checkpoint of step" in message
     assert b"Traceback" not in message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,12 @@ class RLRun(Run):
         returns: step -> mean return of the evaluation there.
         evaluation: what `svgdx eval rl` wrote; None where it did not.
 
-    Raises UsageError for a run without an evaluation.
     """
 
     def __init__(self, path: Path) -> None:
         folder = RunFolder.reopen(path, "rl")
         super().__init__(folder, RLConfig.from_yaml(folder.config))
         self.returns: dict[int, float] = {step: float(np.mean(found)) for step, found in self.values("returns")}
-        if not self.returns:
-            raise UsageError(f"{path}: holds no evaluation yet")
         file = path / "evaluation.json"
         self.evaluation: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
 
@@ -87,9 +85,17 @@ class Group:
 def run(paths: list[Path], out: Path) -> int:
     """Writes report.md and figures.png into a folder, which is made where there is none.
 
-    Raises UsageError for runs without an evaluation and seeds of one algorithm whose other settings differ.
+    Runs that have not begun are left out, which is told. Raises UsageError where all have not, and for seeds of one
+    algorithm whose other settings differ.
     """
-    environments = grouped([RLRun(path) for path in paths])
+    runs = [RLRun(path) for path in paths]
+    begun = [run for run in runs if run.returns]
+    for run in runs:
+        if run not in begun:
+            print(f"{run.path}: holds no evaluation yet and is left out", file=sys.stderr)
+    if not begun:
+        raise UsageError("no run holds an evaluation yet")
+    environments = grouped(begun)
     make_folder(out)
     rl_report_plots.figures(out / "figures.png", environments)
     write_atomically(out / "report.md", text(environments).encode())
