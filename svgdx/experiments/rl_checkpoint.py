@@ -104,6 +104,12 @@ class RLFolder(RunFolder):
         for each in [*folder.iterdir(), folder]:
             _sync(each)
 
+    def rewind(self, step: int, metrics_bytes: int) -> None:
+        # Folders, unlike files, do not take the place of those that were set aside before.
+        for path in self.saved():
+            shutil.rmtree(path.with_name(path.name + ".discarded"), ignore_errors=True)
+        super().rewind(step, metrics_bytes)
+
     def read(self, path: Path) -> RLCheckpoint:
         """A checkpoint. Raises UsageError, naming the folder, when it is missing, damaged or foreign."""
         if not path.is_dir():

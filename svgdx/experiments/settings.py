@@ -139,5 +139,6 @@ def given_options(options: argparse.Namespace, cls: type[Settings]) -> dict[str,
 def check_kept(config: Settings, given: dict[str, Any]) -> None:
     """Raises UsageError where an option that was given differs from the setting of the run that goes on."""
     for name, value in given.items():
-        if value != getattr(config, name):
+        # 0 threads stand for what the run found.
+        if value != getattr(config, name) and (name, value) != ("threads", 0):
             raise UsageError(f"{flag(name)} {value}: the run has {getattr(config, name)}, and --resume keeps it")
