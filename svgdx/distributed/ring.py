@@ -88,7 +88,7 @@ class _RingSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         x, score, *parameters = ctx.saved_tensors
         back = _Backward(ctx.block, ctx.shards, ctx.query_rows, x, tuple(parameters), grads)
         home = back.run(torch.cat([x, score], -1))
