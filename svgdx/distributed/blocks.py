@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svgdx import ops
-from svgdx.distributed.ring import Parts
+from svgdx import _library, ops
+from svgdx.distributed.ring import Block, Parts
 
 # Numbers of the largest tensor of pairs, (..., Q, M_q, D).
 PAIR_NUMBERS = 2**21
 
 
-class Field:
+class Field(Block):
     """phi (..., Q, D) and the kernel part of Tr J (..., Q) of the Gaussian kernel, by the fused ops.
 
     The square op leaves j = i out of the trace; the field of another rank's particles counts each of them.
@@ -38,8 +38,21 @@ class Field:
         share = x.shape[-2] / self.total
         return found[0] * share, found[1] * share
 
+    def gradients(
+        self, query: Tensor, x: Tensor, score: Tensor, parameters: Parts, own: int | None, upstream: Parts
+    ) -> Parts:
+        if _library.disabled():
+            return super().gradients(query, x, score, parameters, own, upstream)
+        # Straight from the ops' gradients, which need no forward before them.
+        share, fused = x.shape[-2] / self.total, torch.ops.svgdx
+        inputs = (*(each * share for each in upstream), x.contiguous(), score.contiguous(), parameters[0])
+        if own is None:
+            found: Parts = fused.svgd_field_backward(*inputs[:2], query.contiguous(), *inputs[2:])
+            return found
+        return torch.zeros_like(query), *fused.svgd_phi_trace_backward(*inputs)
 
-class Pairs:
+
+class Pairs(Block):
     """Sums over j of a radial kernel k(u), u = sum_d (r_d / h_d)^2, r = x_i - x_j, with w = -2 k' and v = -2 w'.
 
     With rho = r / h^2: phi = (1/M) sum_j [k s_j + w rho] and Tr J - Tr H / M = (1/M) sum_{j != i} [w sum_d h_d^-2 -

@@ -8,8 +8,8 @@ gradient of a block, to which every rank adds, follows it one step behind, so th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,20 +21,33 @@ from svgdx.distributed.shards import Shards
 Parts = tuple[Tensor, ...]
 
 
-class Block(Protocol):
-    """A sum over the particles of one block, for points of this rank, as differentiable PyTorch."""
+class Block:
+    """A sum over the particles of one block, for points of this rank; sub-classes give it as differentiable PyTorch."""
 
     def zeros(self, query: Tensor) -> Parts:
         """The sums over no particles, each (..., Q, anything)."""
+        raise NotImplementedError
 
     def rows(self, block: Tensor) -> int:
         """How many points to work on at once."""
+        raise NotImplementedError
 
     def __call__(self, query: Tensor, x: Tensor, score: Tensor, parameters: Parts, own: int | None) -> Parts:
         """Sums over the particles x, score (..., M_q, D) for query (..., Q, D).
 
         own: the index in x of the first query where they are this rank's own particles, otherwise None.
         """
+        raise NotImplementedError
+
+    def gradients(
+        self, query: Tensor, x: Tensor, score: Tensor, parameters: Parts, own: int | None, upstream: Parts
+    ) -> Parts:
+        """The gradients of query, x, score and each parameter, from those of the sums."""
+        leaves = [each.detach().requires_grad_() for each in (query, x, score, *parameters)]
+        with torch.enable_grad():
+            found = self(leaves[0], leaves[1], leaves[2], tuple(leaves[3:]), own)
+        grads = torch.autograd.grad(found, leaves, upstream, allow_unused=True)
+        return tuple(torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, grads, strict=True))
 
 
 def ring_sum(block: Block, shards: Shards, x: Tensor, score: Tensor, rows: slice, *parameters: Tensor) -> Parts:
@@ -140,24 +153,15 @@ class _Backward:
         if moving.numel() == 0 or self.query.numel() == 0:
             return total
         for part, at in _parts(self.block, self.query, moving):
-            size = at.stop - at.start
             points, scores = _halves(wide(moving))
-            leaves = [each.detach().requires_grad_() for each in (part, points, scores, *self.parameters)]
-            with torch.enable_grad():
-                offset = None if own is None else own + at.start
-                found = self.block(leaves[0], leaves[1], leaves[2], tuple(leaves[3:]), offset)
-            upstream = [grad.narrow(self.query.dim() - 2, at.start, size) for grad in self.grads]
-            gradients = _gradients(found, leaves, upstream)
+            upstream = tuple(each.narrow(part.dim() - 2, at.start, at.stop - at.start) for each in self.grads)
+            offset = None if own is None else own + at.start
+            gradients = self.block.gradients(part, points, scores, self.parameters, offset, upstream)
             self.query_grad[..., at, :] += gradients[0]
             total += torch.cat(gradients[1:3], -1)
             for sum_, grad in zip(self.parameter_grads, gradients[3:], strict=True):
                 sum_ += grad
         return total
-
-
-def _gradients(found: Parts, leaves: Sequence[Tensor], upstream: Sequence[Tensor]) -> list[Tensor]:
-    gradients = torch.autograd.grad(found, leaves, upstream, allow_unused=True)
-    return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, gradients, strict=True)]
 
 
 def _parts(block: Block, query: Tensor, moving: Tensor) -> Iterator[tuple[Tensor, slice]]:

@@ -105,7 +105,8 @@ class Runner:
             chain.steps.append(record)
         for callback in sampler.callbacks:
             now = None if chain.log_q is None else chain.log_q.detach()
-            callback(State(index, chain.x.detach(), found.score.detach(), now, record, active, chain.mask))
+            seen = chain.x.detach(), found.score.detach(), now, record, active, chain.mask, self.shards
+            callback(State(index, *seen))
         return True
 
     def finish(self) -> Chain:
