@@ -38,7 +38,9 @@ seed diverged, the environment failed, or a checkpoint could not be written. The
 
 FILES = """The run folder holds config.yaml, metrics.jsonl, TensorBoard events, samples.png, curves.png and
 checkpoints. Ctrl-C ends the run with a checkpoint (exit code 130); --resume goes on from it, or from the last one
-after a kill, to the same numbers as an unbroken run. Exit code 2: the request cannot be carried out; 1: diverged."""
+after a kill, to the same numbers as an unbroken run. Exit code 2: the request cannot be carried out; 1: diverged.
+`torchrun --nproc-per-node N -m svgdx train ...` trains data-parallel: an update sees N times --batch, gradients are
+averaged, rank 0 writes; ranks that torchrun starts again go on from the last checkpoint."""
 
 EVAL_TEXT = """Evaluates the newest checkpoint of a run, prints each quantity with its settings and writes them to
 evaluation.json in the run folder."""
@@ -104,6 +106,8 @@ def _add_training(parser: argparse.ArgumentParser, model: str) -> None:
     folder.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own settings")
     folder.add_argument("--checkpoint", metavar="FILE", type=Path, help="with --resume: go on from this checkpoint")
     folder.add_argument("--quiet", action="store_true", help="no progress bar")
+    wait = "under torchrun: most seconds a rank waits for the others (default: 1800)"
+    folder.add_argument("--timeout", metavar="X", type=float, default=1800.0, help=wait)
     add_options(parser, _settings(model))
 
 
@@ -195,17 +199,28 @@ def _missing(error: ModuleNotFoundError) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from svgdx.experiments import parallel
+
     experiment = importlib.import_module(EXPERIMENTS[options.model][2])
     if options.model == "rl":
         return _train_rl(options, experiment)
-    config, data, folder = _open_run(options, experiment)
-    code: int = experiment.run(config, data, folder, options.resume, options.checkpoint, options.quiet)
+    with parallel.launched(options.timeout):
+        if parallel.from_main(parallel.restarted() and (options.out / "config.yaml").is_file()):
+            # Only how to go on has changed since the command was given.
+            options.resume, options.checkpoint = True, None
+        with parallel.together():
+            config, data, folder = _open_run(options, experiment)
+        code: int = experiment.run(config, data, folder, options.resume, options.checkpoint, options.quiet)
     return code
 
 
 def _train_rl(options: argparse.Namespace, experiment: Any) -> int:
+    from svgdx.experiments import parallel
+    from svgdx.experiments.errors import UsageError
     from svgdx.experiments.settings import given_options
 
+    if parallel.ranks_launched() > 1:
+        raise UsageError("train rl: is not data-parallel; start it without torchrun")
     given = given_options(options, _settings("rl"))
     code: int = experiment.run(given, options.out, options.seeds, options.resume, options.checkpoint, options.quiet)
     return code
@@ -214,6 +229,7 @@ def _train_rl(options: argparse.Namespace, experiment: Any) -> int:
 def _open_run(options: argparse.Namespace, experiment: Any) -> tuple[Settings, Any, RunFolder]:
     import torch
 
+    from svgdx.experiments import parallel
     from svgdx.experiments.errors import UsageError
     from svgdx.experiments.run_folder import RunFolder
     from svgdx.experiments.settings import check_kept, given_options
@@ -232,6 +248,8 @@ def _open_run(options: argparse.Namespace, experiment: Any) -> tuple[Settings, A
     config = dataclasses.replace(config, threads=config.threads or torch.get_num_threads())
     # Before the folder is made: a refused run leaves nothing behind.
     data = experiment.load(config)
+    if not parallel.main():
+        return config, data, RunFolder(options.out, options.model)
     return config, data, RunFolder.create(options.out, config.to_yaml(), options.model)
 
 

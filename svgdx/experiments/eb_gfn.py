@@ -104,7 +104,7 @@ class EBGFNTrainer(EnergyTrainer):
         if config.k_schedule == "fixed":
             return most
         if config.k_schedule == "random":
-            return int(np.random.default_rng(self.seed(LENGTH)).integers(1, most + 1))
+            return int(np.random.default_rng(self.seed(LENGTH, shared=True)).integers(1, most + 1))
         return max(1, min(dim, dim * self.step // config.warmup))
 
     def _train_policy(self, data: Tensor, quantities: dict[str, float]) -> None:

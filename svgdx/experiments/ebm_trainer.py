@@ -24,12 +24,12 @@ class EBMTrainer(ImageTrainer):
 
     def __init__(self, config: EBMConfig, images: data.Images, distances: ImageDistances) -> None:
         super().__init__(config, images, distances)
-        start = stream(config.seed, 0, START)
+        start = stream(config.seed, 0, START, shared=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(start.initial_seed())
             self.energy = energy_of(config, images.shape)
         self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, betas=(0.0, 0.999))
-        self.negatives = self._negatives(start)
+        self.negatives = self._negatives(stream(config.seed, 0, START))
         self.modules = {"energy": self.energy, **self.negatives.modules}
         self.optimisers = {"energy_adam": self.energy_adam, **self.negatives.optimisers}
 

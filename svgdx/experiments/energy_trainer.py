@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svgdx.experiments import checkpoint
+from svgdx.experiments import checkpoint, parallel
 from svgdx.experiments.binary_tasks import Task
 from svgdx.experiments.eb_gfn_config import EBGFNConfig
 from svgdx.experiments.loop import check_finite, stream_seed
@@ -32,7 +32,7 @@ class EnergyTrainer:
         self.step = 0
         self.task = task
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed(START))
+            torch.manual_seed(self.seed(START, shared=True))
             self.energy = task.energy(config)
             self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, fused=True)
             self.modules: dict[str, nn.Module] = {"energy": self.energy}
@@ -56,9 +56,9 @@ class EnergyTrainer:
         """Quantities of an evaluation beside those of the task."""
         return {}
 
-    def seed(self, purpose: int) -> int:
-        """A seed that fits the ops' signed 64 bits."""
-        return stream_seed(self.config.seed, self.step, purpose) >> 1
+    def seed(self, purpose: int, shared: bool = False) -> int:
+        """A seed that fits the ops' signed 64 bits; each rank's own unless `shared`."""
+        return stream_seed(self.config.seed, self.step, purpose, shared) >> 1
 
     def update(self) -> dict[str, float]:
         self.step += 1
@@ -85,6 +85,7 @@ class EnergyTrainer:
         """One step of Adam. Raises DivergedError, before it, where the loss or its gradient is not finite."""
         check_finite(self.step, quantities)
         parameters = [each for group in adam.param_groups for each in group["params"]]
+        loss = parallel.averaged(loss, adam)
         adam.zero_grad()
         loss.backward()
         gradients = [each.grad for each in parameters if each.grad is not None]
@@ -118,7 +119,9 @@ class EnergyTrainer:
 
     def tensors(self) -> dict[str, Tensor]:
         tensors = checkpoint.flatten(self.modules, self.optimisers)
-        return tensors if self.chains is None else tensors | {"chains": self.chains.contiguous()}
+        return (
+            tensors if self.chains is None else tensors | {"chains": parallel.gathered_rows(self.chains.contiguous())}
+        )
 
     def restore(self, path: Path, saved: checkpoint.Checkpoint) -> None:
         checkpoint.restore(path, saved.tensors, self.modules, self.optimisers)
@@ -127,5 +130,5 @@ class EnergyTrainer:
         groups = [group for each in self.optimisers.values() for group in each.param_groups]
         self._rates = list(zip(groups, rates, strict=True))
         if self.chains is not None:
-            self.chains = saved.tensors["chains"]
+            self.chains = parallel.rows_of_rank(saved.tensors["chains"], len(self.chains))
         self.step, self.seconds = saved.step, saved.seconds

@@ -18,7 +18,7 @@ class GlowTrainer(ImageTrainer):
 
     def __init__(self, config: EBMConfig, images: data.Images, distances: ImageDistances) -> None:
         super().__init__(config, images, distances)
-        start = stream(config.seed, 0, START)
+        start = stream(config.seed, 0, START, shared=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(start.initial_seed())
             self.glow = Glow(images.shape, config.glow_blocks, config.glow_width, self.noisy_images(256, start))

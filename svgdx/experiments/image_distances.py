@@ -31,9 +31,13 @@ class ImageDistances:
     """
 
     def __init__(self, images: data.Images, name: str, root: str | None, inception_weights: str | None = None) -> None:
-        self.images = images
-        self.features = _classifier(name, root)
+        self.images, self._source = images, (name, root)
         self.inception = None if inception_weights is None else Inception(Path(inception_weights), images)
+
+    @property
+    def features(self) -> features.FeatureDistance:
+        """Made when first asked for: a rank that does not evaluate never trains it."""
+        return _classifier(*self._source)
 
     def __call__(self, samples: Tensor) -> dict[str, float]:
         """Each distance of samples (N, D) to the held-out images."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svgdx.experiments import checkpoint, data, plots
+from svgdx.experiments import checkpoint, data, parallel, plots
 from svgdx.experiments.config import EBMConfig
 from svgdx.experiments.errors import DivergedError
 from svgdx.experiments.image_distances import ImageDistances
@@ -16,6 +16,8 @@ from svgdx.experiments.loop import check_finite, stream
 from svgdx.experiments.run_folder import RunFolder
 
 TRAIN, EVALUATE, START = 0, 1, 2
+# Each rank's own: checkpoints hold those of all ranks.
+_CHAINS = "buffer/chains"
 
 
 class ImageTrainer:
@@ -71,20 +73,28 @@ class ImageTrainer:
         return quantities | distances, f"feature_distance={distances['feature_distance']:.2f}"
 
     def tensors(self) -> dict[str, Tensor]:
-        return checkpoint.flatten(self.modules, self.optimisers)
+        tensors = checkpoint.flatten(self.modules, self.optimisers)
+        if _CHAINS in tensors:
+            tensors[_CHAINS] = parallel.gathered_rows(tensors[_CHAINS])
+        return tensors
 
     def restore(self, path: Path, saved: checkpoint.Checkpoint) -> None:
-        checkpoint.restore(path, saved.tensors, self.modules, self.optimisers)
+        tensors = dict(saved.tensors)
+        if _CHAINS in tensors and "buffer" in self.modules:
+            count = len(self.modules["buffer"].get_buffer("chains"))
+            tensors[_CHAINS] = parallel.rows_of_rank(tensors[_CHAINS], count)
+        checkpoint.restore(path, tensors, self.modules, self.optimisers)
         self.step, self.seconds = saved.step, saved.seconds
 
 
 def descend(
     step: int, adam: torch.optim.Optimizer, loss: Tensor, module: torch.nn.Module, name: str
 ) -> dict[str, float]:
-    """One step of Adam on a gradient clipped to norm 10; returns that norm before clipping.
+    """One step of Adam on a gradient, the mean over the ranks, clipped to norm 10; returns its norm before that.
 
     Raises DivergedError where it is not finite, and leaves the parameters as they were.
     """
+    loss = parallel.averaged(loss, adam)
     adam.zero_grad()
     loss.backward()
     quantities = {f"{name}_gradient": torch.nn.utils.clip_grad_norm_(module.parameters(), 10.0).item()}

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from svgdx.experiments import parallel
 from svgdx.experiments.checkpoint import Checkpoint
 from svgdx.experiments.errors import DivergedError
 from svgdx.experiments.run_folder import RunFolder
@@ -55,36 +56,37 @@ class Trainer(Protocol):
     def restore(self, path: Path, saved: Checkpoint) -> None: ...
 
 
-def stream_seed(seed: int, step: int, purpose: int) -> int:
-    """64 bits that depend on seed, step and purpose alone: a resumed run needs no state of a generator."""
-    words = np.random.SeedSequence([seed % 2**64, step, purpose]).generate_state(2, np.uint32)
+def stream_seed(seed: int, step: int, purpose: int, shared: bool = False) -> int:
+    """64 bits that depend on seed, step, purpose and rank alone: a resumed run needs no state of a generator.
+
+    shared: the same on every rank, that of rank 0 and of a run without others.
+    """
+    entropy = [seed % 2**64, step, purpose, *([] if shared or parallel.main() else [parallel.rank()])]
+    words = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
     return int(words[0]) << 32 | int(words[1])
 
 
-def stream(seed: int, step: int, purpose: int) -> torch.Generator:
+def stream(seed: int, step: int, purpose: int, shared: bool = False) -> torch.Generator:
     """A generator of random numbers seeded by `stream_seed`."""
-    return torch.Generator().manual_seed(stream_seed(seed, step, purpose))
+    return torch.Generator().manual_seed(stream_seed(seed, step, purpose, shared))
 
 
 def check_finite(step: int, quantities: dict[str, float]) -> None:
-    """Raises DivergedError that names the step and the first quantity that is not finite."""
-    for name, value in quantities.items():
-        if not math.isfinite(value):
-            raise DivergedError(f"step {step}: {name} is {value}")
+    """Raises DivergedError, on every rank, that names the step and the first quantity that is not finite."""
+    bad = next((f"{name} is {value}" for name, value in quantities.items() if not math.isfinite(value)), None)
+    parallel.raise_together(None if bad is None else DivergedError(f"step {step}: {bad}"))
 
 
 def run(trainer: Trainer, folder: RunFolder, resume: bool, chosen: Path | None, quiet: bool) -> bool:
     """Trains to the last step: True; or False after SIGINT or SIGTERM, with a checkpoint of the step reached."""
-    found = folder.load(chosen) if resume else None
-    if found:
-        path, saved = found
-        trainer.restore(path, saved)
-        print(f"resuming at step {saved.step} from {path}", file=sys.stderr)
-        folder.rewind(saved.step, saved.metrics_bytes)
-    elif resume:
-        print("the run was ended before its first checkpoint: starting at step 0", file=sys.stderr)
-        folder.rewind(-1, 0)
-    writer = SummaryWriter(str(folder.events), purge_step=trainer.step + 1)
+    # No rank goes on before all have read: what rank 0 writes next is not to be found here.
+    with parallel.together():
+        found = folder.load(chosen) if resume else None
+        if found:
+            trainer.restore(*found)
+    if resume and parallel.main():
+        _rewind(folder, found)
+    writer = SummaryWriter(str(folder.events), purge_step=trainer.step + 1) if parallel.main() else None
     try:
         with _signals() as stop:
             if not found:
@@ -93,20 +95,33 @@ def run(trainer: Trainer, folder: RunFolder, resume: bool, chosen: Path | None, 
             finished = _loop(trainer, folder, writer, stop, quiet)
     except DivergedError as error:
         # How the run ended is one of its results: `svgdx report` reads it.
-        folder.append_metrics({"step": trainer.step, "diverged": str(error)})
+        if parallel.main():
+            folder.append_metrics({"step": trainer.step, "diverged": str(error)})
         raise
     finally:
-        writer.close()
-    if not finished:
+        if writer:
+            writer.close()
+    if not finished and parallel.main():
         print(f"interrupted: checkpoint of step {trainer.step} written; --resume goes on", file=sys.stderr)
     return finished
 
 
-def _loop(trainer: Trainer, folder: RunFolder, writer: SummaryWriter, stop: list[int], quiet: bool) -> bool:
+def _rewind(folder: RunFolder, found: tuple[Path, Checkpoint] | None) -> None:
+    if found:
+        path, saved = found
+        print(f"resuming at step {saved.step} from {path}", file=sys.stderr)
+        folder.rewind(saved.step, saved.metrics_bytes)
+    else:
+        print("the run was ended before its first checkpoint: starting at step 0", file=sys.stderr)
+        folder.rewind(-1, 0)
+
+
+def _loop(trainer: Trainer, folder: RunFolder, writer: SummaryWriter | None, stop: list[int], quiet: bool) -> bool:
     """True when the last step was reached, False when a signal came first."""
     options, total = trainer.options, trainer.last_step
-    with tqdm(total=total, initial=trainer.step, unit="step", disable=quiet, mininterval=0.5) as bar:
-        while trainer.step < total and not stop:
+    hidden = quiet or not parallel.main()
+    with tqdm(total=total, initial=trainer.step, unit="step", disable=hidden, mininterval=0.5) as bar:
+        while trainer.step < total and not parallel.any_rank(bool(stop)):
             begin = time.perf_counter()
             with _divergence_named(trainer):
                 quantities = trainer.update()
@@ -127,16 +142,17 @@ def _loop(trainer: Trainer, folder: RunFolder, writer: SummaryWriter, stop: list
 
 def _save(trainer: Trainer, folder: RunFolder) -> None:
     # An update can overflow although its gradient was finite: the last good checkpoint must not be displaced.
-    tensors = _finite_tensors(trainer)
-    folder.save(trainer.step, tensors, trainer.options.keep_checkpoints, trainer.seconds)
-
-
-def _finite_tensors(trainer: Trainer) -> dict[str, Tensor]:
     tensors = trainer.tensors()
+    with parallel.together():
+        _check_tensors(trainer.step, tensors)
+        if parallel.main():
+            folder.save(trainer.step, tensors, trainer.options.keep_checkpoints, trainer.seconds)
+
+
+def _check_tensors(step: int, tensors: dict[str, Tensor]) -> None:
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise DivergedError(f"step {trainer.step}: {name} is not finite")
-    return tensors
+            raise DivergedError(f"step {step}: {name} is not finite")
 
 
 @contextmanager
@@ -145,19 +161,23 @@ def _divergence_named(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except RuntimeError:
-        _finite_tensors(trainer)
+        with parallel.alone():
+            _check_tensors(trainer.step, trainer.tensors())
         raise
 
 
-def _record(trainer: Trainer, folder: RunFolder, writer: SummaryWriter, quantities: dict[str, float]) -> str:
-    """Logs one step, with an evaluation where one is due."""
-    step = trainer.step
+def _record(trainer: Trainer, folder: RunFolder, writer: SummaryWriter | None, quantities: dict[str, float]) -> str:
+    """Logs one step, its quantities as means over the ranks; with an evaluation, by rank 0, where one is due."""
+    step, text = trainer.step, ""
     due = step % trainer.options.eval_every == 0 or step == trainer.last_step
-    with _divergence_named(trainer):
-        record, text = trainer.record(quantities, folder, due)
-    folder.append_metrics({"step": step} | record)
-    for name, value in record.items():
-        writer.add_scalar(name, value, step)
+    quantities = parallel.means(quantities)
+    with parallel.together():
+        if writer:
+            with parallel.alone(), _divergence_named(trainer):
+                record, text = trainer.record(quantities, folder, due)
+            folder.append_metrics({"step": step} | record)
+            for name, value in record.items():
+                writer.add_scalar(name, value, step)
     return text
 
 
@@ -169,7 +189,8 @@ def _signals() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        for each, handler in before.items():
+        # torchrun passes on what the ranks may have got already, and kills those that take too long by itself.
+        for each, handler in before.items() if parallel.size() == 1 else ():
             signal.signal(each, handler)
 
     for number in before:

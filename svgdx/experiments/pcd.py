@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from svgdx.experiments.energy_trainer import EVALUATION, PROPOSAL, EnergyTrainer
+from svgdx.experiments import parallel
+from svgdx.experiments.energy_trainer import EVALUATION, PROPOSAL, START, EnergyTrainer
 from svgdx.experiments.loop import stream
 from svgdx.samplers.discrete import gibbs_sweep, gwg_step
 
@@ -18,7 +19,8 @@ class PCDTrainer(EnergyTrainer):
 
     def build(self) -> None:
         base = self.task.base()
-        uniform = torch.rand(self.config.chains or self.config.batch, self.task.dim)
+        generator = None if parallel.main() else stream(self.config.seed, 0, START)
+        uniform = torch.rand(self.config.chains or self.config.batch, self.task.dim, generator=generator)
         self.chains = (uniform < base).to(torch.int8)
 
     def negatives(self, data: Tensor, quantities: dict[str, float]) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from svgdx.experiments import binary_plots, binary_tasks, eval_eb_gfn, loop
+from svgdx.experiments import binary_plots, binary_tasks, eval_eb_gfn, loop, parallel
 from svgdx.experiments.binary_tasks import Task
 from svgdx.experiments.eb_gfn import EBGFNTrainer
 from svgdx.experiments.eb_gfn_config import EBGFNConfig, EvaluationSettings
@@ -32,12 +32,16 @@ def run(
     torch.set_num_threads(config.threads)
     trainer = trainer_of(config, task)
     finished = loop.run(trainer, folder, resume, chosen, quiet)
-    binary_plots.curves(folder.path / "curves.png", folder.read_metrics())
+    if parallel.main():
+        binary_plots.curves(folder.path / "curves.png", folder.read_metrics())
     if not finished:
         return INTERRUPTED
+    if not parallel.main():
+        return 0
     if config.final_points > 0:
         given = {"points": config.final_points, "paths": config.eval_paths, "ais_temperatures": 0}
         settings = EvaluationSettings.for_data(config.data, given)
-        eval_eb_gfn.report(trainer, settings, folder)
+        with parallel.alone():
+            eval_eb_gfn.report(trainer, settings, folder)
     print(f"Pictures: {folder.path / 'samples.png'}, {folder.path / 'curves.png'}")
     return 0

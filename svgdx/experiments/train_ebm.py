@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from svgdx.experiments import data, glow, loop, plots
+from svgdx.experiments import data, glow, loop, parallel, plots
 from svgdx.experiments.config import EBMConfig
 from svgdx.experiments.ebm_trainer import EBMTrainer
 from svgdx.experiments.glow_trainer import GlowTrainer
@@ -48,10 +48,12 @@ def run(
         finished = loop.run(trainer_of(config, task), folder, resume, chosen, quiet)
     finally:
         # Of a diverged run too: they show how it went.
-        plots.curves(folder.path / "curves.png", folder.read_metrics())
+        if parallel.main():
+            plots.curves(folder.path / "curves.png", folder.read_metrics())
     if not finished:
         return INTERRUPTED
-    _summary(config, task, folder)
+    if parallel.main():
+        _summary(config, task, folder)
     return 0
 
 

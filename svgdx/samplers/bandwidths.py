@@ -33,16 +33,17 @@ class Heuristic(Value):
         self.least = least
 
     def forward(self, state: State) -> Tensor:
-        x = state.x.detach()
-        particles = x.shape[-2]
+        x, shards = state.x.detach(), state.shards
+        particles = x.shape[-2] if shards is None else shards.total
         if particles < 2:
             raise ValueError(f"Heuristic: {self.name} needs at least 2 particles, but has {particles}")
         if self.name == "mean":
             # The mean of the squared distances is twice the variance.
-            variance = x.var(-2, correction=0)
+            variance = x.var(-2, correction=0) if shards is None else shards.variance(x)
             mean = 2 * (variance if self.per_dimension else variance.sum(-1))
             return (mean / (4 * math.log(particles + 1))).sqrt().clamp_min(self.least)
-        median = ops.median_distance(x.mT.unsqueeze(-1).contiguous() if self.per_dimension else x)
+        points = x.mT.unsqueeze(-1).contiguous() if self.per_dimension else x
+        median = ops.median_distance(points) if shards is None else shards.median_distance(points)
         count = particles if self.name == "median" else particles + 1
         return (median / math.sqrt(2 * math.log(count))).clamp_min(self.least)
 

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from svgdx.samplers.control import MetropolisHastings, Move, Truncation
+from svgdx.samplers.kernels import Kernel
 from svgdx.samplers.state import Chain, State, StepRecord
 from svgdx.samplers.step_sizes import bounded, step_bound
 from svgdx.samplers.targets import Derivatives
 
 if TYPE_CHECKING:
+    from svgdx.distributed import Shards
     from svgdx.samplers.svgd import SVGD
 
 
@@ -47,9 +49,10 @@ class Runner:
         recorded: bool,
     ) -> None:
         self.sampler, self.generator = sampler, generator
+        self.kernel: Kernel = sampler.kernel
         self.bandwidth, self.step_size = numbers
         self.recorded = recorded or sampler.stop is not None or len(sampler.callbacks) > 0
-        lead, particles = x.shape[:-2], x.shape[-2]
+        lead = x.shape[:-2]
         self.steps = 0
         length = torch.zeros(lead, dtype=torch.int64, device=x.device)
         control = sampler.control
@@ -63,7 +66,8 @@ class Runner:
         # The change of log q is asked of the kernel by itself: log q would hide its last digits.
         self.zeros = x.new_zeros(x.shape[:-1])
         self.nan = x.new_tensor(torch.nan)
-        self.share = particles / (particles - 1) if sampler.divisor == "M-1" and particles > 1 else 1.0
+        self.count = x.shape[-2]
+        self.shards: Shards | None = None
         self.leaf: torch.Tensor | None = None
         if sampler.optimizer is not None:
             self.leaf = x.detach().clone().requires_grad_()
@@ -78,8 +82,8 @@ class Runner:
         with torch.set_grad_enabled(graph):
             found = sampler.target.derivatives(x, self.hessian, graph, self.generator)
             log_q = chain.log_q if graph or chain.log_q is None else chain.log_q.detach()
-            state = State(index, x, found.score, log_q)
-            sigma = sampler.kernel.checked(self.bandwidth(state), x)
+            state = State(index, x, found.score, log_q, shards=self.shards)
+            sigma = self.kernel.checked(self.bandwidth(state), x)
             limit = None if sampler.bound == "none" else self._limit(x, found, sigma)
             eps = self.step_size(state)
             eps = eps if limit is None else bounded(eps, limit, sampler.bound)
@@ -101,7 +105,8 @@ class Runner:
             chain.steps.append(record)
         for callback in sampler.callbacks:
             now = None if chain.log_q is None else chain.log_q.detach()
-            callback(State(index, chain.x.detach(), found.score.detach(), now, record, active, chain.mask))
+            seen = chain.x.detach(), found.score.detach(), now, record, active, chain.mask, self.shards
+            callback(State(index, *seen))
         return True
 
     def finish(self) -> Chain:
@@ -126,33 +131,34 @@ class Runner:
             self.leaf.data.copy_(x_next)
 
     def _propose(self, x: Tensor, found: Derivatives, sigma: Tensor, eps: Tensor) -> Proposal:
-        kernel, sampler = self.sampler.kernel, self.sampler
+        kernel, sampler = self.kernel, self.sampler
         score = found.score
         if not self.follows:
             return Proposal(x + eps[..., None, None] * kernel.phi(x, score, sigma))
         if sampler.density == "logdet":
             phi, trace = kernel.phi_trace(x, score, sigma)
             change = -kernel.logdet(x, score, sigma, eps, found.hessian)
-            trace = trace if found.trace is None else trace + found.trace / x.shape[-2]
+            trace = trace if found.trace is None else trace + found.trace / self.count
             return Proposal(x + eps[..., None, None] * phi, change, phi, trace)
-        if self.share == 1.0:
+        share = self.count / (self.count - 1) if sampler.divisor == "M-1" and self.count > 1 else 1.0
+        if share == 1.0:
             x_next, change = kernel.step(x, score, sigma, eps, self.zeros, found.trace)
         else:
             x_next, change = kernel.step(x, score, sigma, eps, self.zeros, None)
-            change = self.share * change
+            change = share * change
             if found.trace is not None:
-                change = change - eps[..., None] * found.trace / x.shape[-2]
+                change = change - eps[..., None] * found.trace / self.count
         return Proposal(x_next, change)
 
     def _descend(self, x: Tensor, found: Derivatives, sigma: Tensor) -> Proposal:
         """A step of the torch optimiser, down -phi."""
         assert self.leaf is not None
-        kernel = self.sampler.kernel
+        kernel = self.kernel
         if not self.follows:
             phi, trace = kernel.phi(x, found.score, sigma), None
         else:
             phi, trace = kernel.phi_trace(x, found.score, sigma)
-            trace = trace if found.trace is None else trace + found.trace / x.shape[-2]
+            trace = trace if found.trace is None else trace + found.trace / self.count
         self.leaf.grad = -phi
         self.optimizer.step()
         return Proposal(self.leaf.detach().clone(), None, phi, trace)
@@ -160,7 +166,7 @@ class Runner:
     @torch.no_grad()
     def _limit(self, x: Tensor, found: Derivatives, sigma: Tensor) -> Tensor:
         """eps_UB, (...), detached."""
-        kernel, score = self.sampler.kernel, found.score
+        kernel, score = self.kernel, found.score
         if found.hessian is None:
             return step_bound(kernel.sqnorm(x, score, sigma, found.probe, found.hvp))
         # Unit vectors times sqrt(D) are probes whose mean is |J|_F^2 without error.
@@ -199,22 +205,25 @@ class Runner:
     ) -> StepRecord:
         with torch.no_grad():
             score, trace, nan = found.score, proposal.trace, self.nan
-            if self.sampler.kernel.bandwidth.per_dimension:
+            if self.kernel.bandwidth.per_dimension:
                 sigma = sigma.mean(-1)
-            norm = torch.linalg.vector_norm(score, dim=-1).mean(-1)
+            norm = self.mean(torch.linalg.vector_norm(score, dim=-1))
             mean_trace = discrepancy = nan
             if trace is not None and proposal.phi is not None:
-                mean_trace = trace.mean(-1)
-                discrepancy = (_mean_dot(proposal.phi, score) + mean_trace).square()
+                mean_trace = self.mean(trace)
+                discrepancy = (self._mean_dot(proposal.phi, score) + mean_trace).square()
             elif proposal.change is not None:
                 # The step itself tells phi and Tr J.
-                mean_trace = -proposal.change.mean(-1) / eps
-                discrepancy = (_mean_dot(proposal.x - x, score) / eps + mean_trace).square()
+                mean_trace = -self.mean(proposal.change) / eps
+                discrepancy = (self._mean_dot(proposal.x - x, score) / eps + mean_trace).square()
             return StepRecord(
                 sigma.detach(), eps.detach(), nan if limit is None else limit, mean_trace, discrepancy, nan, norm
             )
 
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over all particles of a value (..., M), (...)."""
+        return value.mean(-1)
 
-def _mean_dot(one: Tensor, other: Tensor) -> Tensor:
-    """Mean over particles of the dot product of (..., M, D), (...)."""
-    return torch.linalg.vecdot(one.flatten(-2), other.flatten(-2)) / one.shape[-2]
+    def _mean_dot(self, one: Tensor, other: Tensor) -> Tensor:
+        """Mean over particles of the dot product of (..., M, D), (...)."""
+        return torch.linalg.vecdot(one.flatten(-2), other.flatten(-2)) / self.count

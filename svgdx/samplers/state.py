@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from svgdx.distributed import Shards
 
 
 @dataclass
@@ -28,6 +32,7 @@ class StepRecord:
 class State:
     """What modules of the state see before a step, and callbacks after it.
 
+    Where particles are sharded over a process group these are this rank's, and `record` is of all.
     Modules (a bandwidth or a step size) get step, x, score and log_q as they are before the step, with the graph where
     the step is attached; callbacks get all of it after the step.
     """
@@ -39,6 +44,7 @@ class State:
     record: StepRecord | None = None
     active: Tensor | None = None  # problems that have not stopped, (...) bool; None: all
     mask: Tensor | None = None  # particles that truncation has not masked, (..., M) bool; None: all
+    shards: Shards | None = None  # of the particles over a process group
 
 
 @dataclass
@@ -47,7 +53,8 @@ class Chain:
 
     x: particles (..., M, D). log_q: their log density (..., M) in nats, None where it was not followed. mask: particles
     that truncation kept, (..., M) bool, None without truncation. length: steps that each problem took, (...) int64.
-    steps: a record of each step.
+    steps: a record of each step. shards: of the particles over a process group; x, log_q and mask are then this rank's,
+    means and records those of all.
     """
 
     x: Tensor
@@ -55,6 +62,7 @@ class Chain:
     mask: Tensor | None
     length: Tensor
     steps: list[StepRecord] = field(default_factory=list)
+    shards: Shards | None = None
 
     def history(self) -> dict[str, Tensor]:
         """Each quantity of StepRecord over the steps, (L, ...)."""
@@ -75,6 +83,10 @@ class Chain:
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a value (..., M) over the particles that were kept, (...)."""
+        if self.shards is not None:
+            kept = torch.ones_like(value) if self.mask is None else self.mask.to(value.dtype)
+            count = self.shards.sum(kept.detach().sum(-1))
+            return self.shards.sum(torch.where(kept > 0, value, 0).sum(-1) / count)
         if self.mask is None:
             return value.mean(-1)
         kept = self.mask.to(value.dtype)

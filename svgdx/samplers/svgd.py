@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributions, nn
@@ -18,6 +19,9 @@ from svgdx.samplers.step_sizes import BOUNDS, as_step_size
 from svgdx.samplers.stopping import SteinStop
 from svgdx.samplers.targets import LogDensity, Target, as_target, check_hessian
 from svgdx.samplers.values import Value, one_of
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 DENSITIES = ("first-order", "logdet")
 DIVISORS = ("M", "M-1")
@@ -50,6 +54,11 @@ class SVGD(nn.Module):
         optimizer: from a list of tensors to a torch optimiser, which then descends -phi in place of the fixed step;
             such a chain has no density.
         callbacks: called after each step with its State.
+        process_group: a group of torch.distributed, over whose ranks the particles are sharded: every rank makes the
+            same calls, gets its own particles and adds to the work of all; what is recorded is of all. Initial
+            distribution, kernel and step size must be the same on every rank. Ranks are waited for as long as the
+            group's own time-out says. Not with Metropolis-Hastings, a module of the state, or an optimizer that is not
+            of each number by itself. None: all particles are here.
 
     Raises:
         ValueError: an unknown name, with the names there are, or settings that exclude each other.
@@ -74,6 +83,7 @@ class SVGD(nn.Module):
         attach_every: int = 1,
         optimizer: Optimiser | None = None,
         callbacks: Sequence[Callback] = (),
+        process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         self.target = as_target(target)
@@ -103,15 +113,30 @@ class SVGD(nn.Module):
             raise ValueError("SVGD: Metropolis-Hastings needs the target's log density, not a score alone")
         if optimizer is not None and (isinstance(self.control, MetropolisHastings) or bound != "none"):
             raise ValueError("SVGD: with an optimizer, bound must be none and control none or truncation")
+        self.process_group = process_group
+        if process_group is not None:
+            from svgdx.samplers import sharded
+
+            sharded.check_settings(self)
 
     def sample(
-        self, n: int, steps: int, *, batch: tuple[int, ...] = (), generator: torch.Generator | None = None
+        self,
+        n: int | Sequence[int],
+        steps: int,
+        *,
+        batch: tuple[int, ...] = (),
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """n particles after so many steps, (batch..., n, D), without the work that only their density needs."""
         return self._chain(n, steps, batch, generator, log_prob=False, recorded=False).x
 
     def sample_with_log_prob(
-        self, n: int, steps: int, *, batch: tuple[int, ...] = (), generator: torch.Generator | None = None
+        self,
+        n: int | Sequence[int],
+        steps: int,
+        *,
+        batch: tuple[int, ...] = (),
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """n particles after so many steps, (batch..., n, D), and their log density in nats, (batch..., n)."""
         chain = self._chain(n, steps, batch, generator, recorded=False)
@@ -120,7 +145,7 @@ class SVGD(nn.Module):
 
     def run(
         self,
-        n: int,
+        n: int | Sequence[int],
         steps: int,
         *,
         batch: tuple[int, ...] = (),
@@ -132,10 +157,12 @@ class SVGD(nn.Module):
         """A chain of n particles for each of `batch` independent problems, with all that was recorded of it.
 
         Args:
-            n: M, the particles of one problem.
+            n: M, the particles of one problem. With a process_group they are shared out evenly, the first M mod P ranks
+                getting one more; or a sequence with the particles of each rank, 0 among them.
             steps: L, at most as many as are learnt.
             batch: leading dimensions, before those of the initial distribution's own batch.
-            generator: source of start, probes and decisions; torch's own where None.
+            generator: source of start, probes and decisions; torch's own where None. With a process_group rank 0's
+                decides for all, and each rank draws other numbers, the same again for the same number of ranks.
             attached: steps (0 is the first) that keep their graph, in place of those of attach_every.
             log_prob: whether the density is followed.
             recorded: whether the steps are recorded; with a stop or callbacks they always are.
@@ -150,7 +177,7 @@ class SVGD(nn.Module):
 
     def _chain(
         self,
-        n: int,
+        n: int | Sequence[int],
         steps: int,
         batch: tuple[int, ...],
         generator: torch.Generator | None,
@@ -158,13 +185,23 @@ class SVGD(nn.Module):
         log_prob: bool = True,
         recorded: bool = True,
     ) -> Chain:
-        if n < 1 or steps < 0:
+        if steps < 0 or (self.process_group is None and (not isinstance(n, int) or n < 1)):
             raise ValueError(f"SVGD: n must be at least 1 and steps not negative, but they are {n} and {steps}")
         if log_prob and self.optimizer is not None:
             raise ValueError("SVGD: steps of an optimizer have no density: use sample, or run with log_prob=False")
         numbers = self.kernel.bandwidth.over(steps), self.step_size.over(steps)
-        x, log_q = self.initial.draw(n, batch, generator)
-        runner = Runner(self, x, log_q if log_prob else None, numbers, generator, recorded)
+        if self.process_group is None:
+            assert isinstance(n, int)
+            x, log_q = self.initial.draw(n, batch, generator)
+            runner = Runner(self, x, log_q if log_prob else None, numbers, generator, recorded)
+        else:
+            from svgdx.samplers import sharded
+
+            device = next((each.device for each in self.parameters()), torch.device("cpu"))
+            count = sharded.count_of_rank(n, self.process_group)
+            generator = sharded.generator_of_rank(generator, device, self.process_group)
+            x, log_q = self.initial.draw(count, batch, generator)
+            runner = sharded.ShardedRunner(self, x, log_q if log_prob else None, numbers, generator, recorded, steps)
         graph = torch.is_grad_enabled() and self.optimizer is None
         graph = graph and (x.requires_grad or any(each.requires_grad for each in self.parameters()))
         for step in range(steps):
@@ -179,7 +216,7 @@ class SVGD(nn.Module):
 
     def fit(
         self,
-        n: int,
+        n: int | Sequence[int],
         steps: int,
         epochs: int,
         *,
@@ -224,6 +261,10 @@ class SVGD(nn.Module):
                 callback(epoch, losses[-1], chain)
             made.zero_grad()
             loss.backward()
+            if self.process_group is not None:
+                from svgdx.distributed import sum_gradients
+
+                sum_gradients(parameters, self.process_group)
             norm = nn.utils.clip_grad_norm_(parameters, clip)
             if not (math.isfinite(losses[-1]) and bool(norm.isfinite())):
                 raise FloatingPointError(f"SVGD.fit: epoch {epoch}: loss {losses[-1]}, norm of its gradient {norm}")

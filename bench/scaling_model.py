@@ -1,0 +1,52 @@
+"""The cost model of docs/scaling.md and what it predicts for H100 GPUs: python bench/scaling_model.py.
+
+One round of the ring for M particles in D dimensions on P GPUs is P blocks, each as long as the longest of its work,
+M^2 D / (P^2 rate), the travel of the next block, 8 M D / (P bandwidth) + latency, and the host's part.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gpu_model import GPUS
+
+# One subtraction and four multiply-adds for each pair and dimension, as many issue slots as ten operations at peak.
+OPERATIONS = 10
+# Assumed share of the peak that svgd_field reaches, and the host's part of a block, in seconds.
+SHARE_OF_PEAK, HOST = 1 / 3, 100e-6
+# Links of a GPU in one direction, in bytes a second, and assumed seconds before a message's first byte.
+NVLINK = (450e9, 10e-6)  # NVIDIA H100 Tensor Core GPU datasheet: NVLink 900 GB/s, both directions together
+INFINIBAND = (50e9, 20e-6)  # NVIDIA DGX H100 datasheet: eight ConnectX-7 of 400 Gb/s for eight GPUs
+NODE = 8
+
+
+class Round(NamedTuple):
+    """Seconds of one round of the ring, and of its parts by themselves."""
+
+    total: float
+    work: float
+    travel: float
+    host: float
+
+
+def predict(particles: int, dim: int, gpus: int) -> Round:
+    peak = next(each.flops for each in GPUS if each.name == "H100")
+    bandwidth, latency = NVLINK if gpus <= NODE else INFINIBAND
+    work = OPERATIONS * particles**2 * dim / gpus**2 / (SHARE_OF_PEAK * peak)
+    travel = 8 * particles * dim / gpus / bandwidth + latency
+    return Round(gpus * max(work, travel, HOST), gpus * work, (gpus - 1) * travel, gpus * HOST)
+
+
+def main() -> None:
+    print("| D | GPUs | work, s | travel, s | host, s | a round, s | efficiency | longest |")
+    print("|" + "---|" * 8)
+    for dim in (16, 64, 1024):
+        for gpus in (8, 64, 1024):
+            found = predict(10**6, dim, gpus)
+            longest = max(("work", "travel", "host"), key=lambda name, of=found: getattr(of, name))
+            cells = [f"{value:.3g}" for value in (found.work, found.travel, found.host, found.total)]
+            print(f"| {dim} | {gpus:,} | {' | '.join(cells)} | {100 * found.work / found.total:.0f} % | {longest} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Ranks that do not come: an error within the time-out, not a hang."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from distributed.pool import WORLD, Pool
+
+from svgdx import SVGD, cli, distributed
+
+SECONDS = 3.0
+
+
+def absent(group: dist.ProcessGroup, rank: int, call: str) -> tuple[float, str]:
+    """All ranks but one call an op of their group; how long until it fails, and with what."""
+    fresh = dist.new_group(list(range(WORLD)), timeout=datetime.timedelta(seconds=SECONDS))
+    if dist.get_rank() == rank:
+        # Gone only once the others have given up: a rank that ends is another fault.
+        dist.barrier(group)
+        return SECONDS, "waited in vain"
+    x = torch.randn(3, 2)
+    begin, text = time.monotonic(), "went on"
+    try:
+        if call == "phi":
+            distributed.svgd_phi(x, -x, 1.0, fresh)
+        else:
+            normal = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+            SVGD(normal, normal, process_group=fresh).sample(8, 1)
+    except RuntimeError as error:
+        text = str(error)
+    elapsed = time.monotonic() - begin
+    dist.barrier(group)
+    return elapsed, text
+
+
+@pytest.mark.parametrize("call", ["phi", "SVGD"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_that_never_comes_is_an_error_within_the_time_out(pool: Pool, rank: int, call: str) -> None:
+    for elapsed, text in pool.call(WORLD, absent, rank, call):
+        assert "waited in vain" in text or (call == "SVGD" and "imed out" in text) or "closed" in text
+        assert elapsed < SECONDS + 20
+
+
+def test_ranks_that_torchrun_does_not_bring_together_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    begin = time.monotonic()
+    assert cli.main(["train", "eb-gfn", "--out", str(tmp_path / "run"), "--timeout", "2"]) == 2
+    assert time.monotonic() - begin < 60
+    assert "rank 0 of 2: not all ranks came within 2 s" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,184 @@
+"""Chains of svgdx.SVGD on sharded particles against the same chain in one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from distributed.pool import Failure, Pool
+from distributed.test_ops import split
+from torch import Tensor, nn
+
+from svgdx import SVGD
+from svgdx.samplers import RBF, Heuristic, InverseMultiquadric, Learnt, LearntGaussian, OfState, Scheduled, SteinStop
+
+DIM, STEPS = 2, 4
+MEAN = torch.tensor([0.5, -1.0], dtype=torch.float64)
+
+
+class Given(nn.Module):
+    """A learnt shift of particles that are given: the draw is the same however it is sharded."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x, self.shift = x, nn.Parameter(torch.zeros(DIM, dtype=torch.float64))
+
+    def draw(self, n: int, batch: tuple[int, ...], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        assert n == self.x.shape[-2]
+        return self.x + self.shift, -0.5 * (self.x.square() + self.shift).sum(-1)
+
+    def box(self, deviations: float) -> tuple[Tensor, Tensor]:
+        width = torch.full((DIM,), 0.5 * deviations, dtype=torch.float64)
+        return -width, width
+
+
+def log_density(x: Tensor) -> Tensor:
+    """Not a Gaussian: its Hessian changes from particle to particle."""
+    return -0.5 * (x - MEAN).square().sum(-1) - 0.05 * x.pow(4).sum(-1) + torch.sin(x).prod(-1)
+
+
+def each_dimension() -> Tensor:
+    return torch.tensor([0.7, 1.3], dtype=torch.float64)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "median": {"kernel": lambda: RBF("median")},
+    "s2ac-median": {"kernel": lambda: RBF("s2ac-median")},
+    "mean": {"kernel": lambda: RBF("mean")},
+    "median of each dimension": {"kernel": lambda: RBF(Heuristic("median", "per-dimension"))},
+    "mean of each dimension": {"kernel": lambda: RBF(Heuristic("mean", "per-dimension"))},
+    "inverse multiquadric": {"kernel": lambda: InverseMultiquadric("median")},
+    "learnt, one a dimension": {"kernel": lambda: InverseMultiquadric(Learnt(each_dimension(), STEPS))},
+    "bound": {"bound": "clamp", "hessian": "none"},
+    "leaky bound": {"bound": "leaky", "step_size": lambda: Scheduled(Learnt(3.0), "cosine", STEPS)},
+    "leaky bound, inverse multiquadric": {"bound": "leaky", "kernel": lambda: InverseMultiquadric(Learnt(1.0))},
+    "determinant": {"density": "logdet", "bound": "leaky"},
+    "divisor": {"divisor": "M-1"},
+    "truncation": {"control": "truncation"},
+    "stopping": {"stop": SteinStop(0.6)},
+    "some steps attached": {"attach_every": 2},
+    "optimiser": {"optimizer": lambda each: torch.optim.Adam(each, lr=0.1)},
+}
+
+
+def sampler_of(x: Tensor, name: str, group: dist.ProcessGroup | None) -> SVGD:
+    torch.set_default_dtype(torch.float64)
+    settings: dict[str, Any] = {"kernel": lambda: RBF(Learnt(0.8, STEPS)), "step_size": lambda: Learnt(0.2, STEPS)}
+    settings |= {"hessian": "exact"} | SETTINGS[name]
+    for key in ("kernel", "step_size"):
+        settings[key] = settings[key]()
+    return SVGD(log_density, Given(x), **settings, process_group=group)
+
+
+def outcome(group: dist.ProcessGroup | None, name: str, counts: Any, x: Tensor) -> dict[str, Any]:
+    """A chain, its record, and the gradient of the reverse KL divergence."""
+    sampler = sampler_of(x, name, group)
+    optimised = sampler.optimizer is not None
+    chain = sampler.run(counts, STEPS, log_prob=not optimised)
+    found: dict[str, Any] = {"x": chain.x.detach(), "mask": chain.mask, "history": chain.history()}
+    found["length"] = chain.length
+    if optimised:
+        return found
+    assert chain.log_q is not None
+    found |= {"log_q": chain.log_q.detach(), "entropy": chain.entropy().detach()}
+    chain.mean(chain.log_q - log_density(chain.x)).mean().backward()
+    found["gradients"] = {
+        name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in sampler.named_parameters()
+    }
+    return found
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("counts", [(5, 7), (6, 0, 6), (4, 3, 3, 2)], ids=str)
+def test_a_sharded_chain_is_that_of_one_process(pool: Pool, name: str, counts: tuple[int, ...]) -> None:
+    lead = (2,) if name in ("median", "leaky bound", "determinant", "stopping") else ()
+    x = 1.5 * torch.randn(*lead, sum(counts), DIM, dtype=torch.float64)
+    want = outcome(None, name, sum(counts), x)
+    found = pool.call(len(counts), outcome, name, counts, each=split(x, counts, len(lead)))
+    for key in ("x", "log_q", "mask"):
+        if want.get(key) is not None:
+            got = torch.cat([each[key] for each in found], len(lead))
+            torch.testing.assert_close(got, want[key], rtol=1e-9, atol=1e-10)
+    for each in found:
+        for key, value in want["history"].items():
+            torch.testing.assert_close(each["history"][key], value, rtol=1e-9, atol=1e-10, equal_nan=True)
+        assert torch.equal(each["length"], want["length"])
+        if "entropy" in want:
+            torch.testing.assert_close(each["entropy"], want["entropy"], rtol=1e-9, atol=1e-10)
+    for key, value in want.get("gradients", {}).items():
+        got = torch.stack([each["gradients"][key] for each in found]).sum(0)
+        torch.testing.assert_close(got, value, rtol=1e-8, atol=1e-10)
+    if name == "stopping":
+        assert 0 < want["length"].min() < STEPS
+
+
+def fitted(group: dist.ProcessGroup | None, counts: Any, x: Tensor) -> tuple[list[float], dict[str, Tensor]]:
+    sampler = sampler_of(x, "leaky bound", group)
+    return sampler.fit(counts, STEPS, 3), {name: each.detach() for name, each in sampler.named_parameters()}
+
+
+def test_fit_learns_what_one_process_learns(pool: Pool) -> None:
+    x = torch.randn(9, DIM, dtype=torch.float64)
+    losses, parameters = fitted(None, 9, x)
+    for found_losses, found in pool.call(3, fitted, (4, 0, 5), each=split(x, (4, 0, 5), 0)):
+        assert found_losses == pytest.approx(losses, rel=1e-9)
+        for name, value in parameters.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10)
+
+
+def drawn(group: dist.ProcessGroup, n: Any, seed: int) -> Tensor:
+    """With hessian "hutchinson" and particles of its own each rank."""
+    sampler = SVGD(log_density, LearntGaussian(torch.zeros(DIM), torch.ones(DIM)), bound="leaky", process_group=group)
+    with torch.no_grad():
+        return sampler.sample_with_log_prob(n, 2, generator=torch.Generator().manual_seed(seed))[0]
+
+
+def test_n_is_shared_out_and_shards_are_drawn_reproducibly(pool: Pool) -> None:
+    torch.set_default_dtype(torch.float64)
+    found = pool.call(3, drawn, 10, each=[1, 2, 3])
+    assert [len(each) for each in found] == [4, 3, 3]
+    assert len(torch.cat(found).unique(dim=0)) == 10
+    # Rank 0's generator decides for all.
+    assert all(torch.equal(one, other) for one, other in zip(found, pool.call(3, drawn, 10, 1), strict=True))
+    assert not torch.equal(found[1], pool.call(3, drawn, 10, 2)[1])
+    assert [len(each) for each in pool.call(2, drawn, (0, 5), 1)] == [0, 5]
+
+
+def test_bad_counts_are_refused(pool: Pool) -> None:
+    for n in (0, (1, 2, 3), (-1, 2), (0, 0)):
+        outcomes = pool.outcomes(2, drawn, n, 1)
+        assert all(isinstance(each, Failure) and "n must be at least 1" in each.text for each in outcomes)
+
+
+def bounded(group: dist.ProcessGroup, bound: str) -> None:
+    SVGD(log_density, LearntGaussian(torch.zeros(DIM), torch.ones(DIM)), bound=bound, process_group=group).sample(4, 1)
+
+
+def test_different_settings_are_refused_on_every_rank(pool: Pool) -> None:
+    for each in pool.outcomes(2, bounded, each=["clamp", "leaky"]):
+        assert isinstance(each, Failure)
+        assert "rank 1 has bound leaky, but rank 0 has clamp" in each.text
+
+
+def refused(group: dist.ProcessGroup, name: str) -> None:
+    start = LearntGaussian(torch.zeros(DIM), torch.ones(DIM))
+    if name == "optimizer":
+        lbfgs = SVGD(log_density, start, optimizer=torch.optim.LBFGS, process_group=group)
+        lbfgs.sample(4, 1)
+    elif name == "bandwidth":
+        SVGD(log_density, start, RBF(OfState(lambda state: state.x.std())), process_group=group)
+    elif name == "step_size":
+        module = OfState(lambda state: state.x.std())
+        SVGD(log_density, start, step_size=Scheduled(module, "linear", 3), process_group=group)
+    else:
+        SVGD(log_density, start, control=name, process_group=group)
+
+
+@pytest.mark.parametrize("name", ["metropolis-hastings", "epsilon-greedy", "bandwidth", "step_size", "optimizer"])
+def test_what_cannot_be_sharded_is_refused_by_name(pool: Pool, name: str) -> None:
+    for each in pool.outcomes(2, refused, name):
+        assert isinstance(each, Failure)
+        assert each.kind == "ValueError"
+        assert name in each.text

@@ -1,0 +1,211 @@
+"""Data-parallel trainers: one run folder, equal parameters, other numbers of ranks, and a rank that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
+
+from distributed.pool import WORLD, Pool
+
+from svgdx import cli
+from svgdx.experiments import checkpoint, parallel
+from svgdx.experiments.loop import check_finite, stream_seed
+
+EBM: dict[str, Any] = {
+    "steps": 6, "particles": 8, "svgd-steps": 3, "attached-steps": 2, "sampler-every": 2, "hidden": 8,
+    "eval-every": 6, "eval-samples": 40, "checkpoint-every": 3, "log-every": 1, "threads": 1,
+}  # fmt: skip
+LANGEVIN = EBM | {"config": "langevin", "chains": "persistent", "buffer": 50, "restart": 0.1}
+GFN: dict[str, Any] = {
+    "data": "ising", "side": 3, "sigma": 0.2, "samples": 100, "iterations": 6, "batch": 6, "hidden": 8, "depth": 2,
+    "energy-hidden": 8, "energy-depth": 2, "eval-every": 6, "eval-points": 10, "eval-paths": 2, "final-points": 0,
+    "checkpoint-every": 3, "log-every": 1, "lr-decay": "none", "negatives": "persistent", "chains": 5,
+}  # fmt: skip
+PCD = {name: value for name, value in GFN.items() if name != "negatives"} | {"sampler": "pcd-gibbs"}
+RUNS = {"ebm": ("ebm", EBM), "langevin": ("ebm", LANGEVIN), "eb-gfn": ("eb-gfn", GFN), "pcd": ("eb-gfn", PCD)}
+
+
+def command(name: str, out: Path, **changes: object) -> list[str]:
+    model, settings = RUNS[name]
+    given = settings | {key.replace("_", "-"): value for key, value in changes.items()}
+    return ["train", model, "--out", str(out), "--quiet", *(f"--{key}={value}" for key, value in given.items())]
+
+
+def train(group: dist.ProcessGroup, arguments: list[str]) -> tuple[int, dict[str, torch.Tensor]]:
+    """The exit code, and, of a run of its own, this rank's parameters at its end."""
+    torch.set_default_dtype(torch.float32)
+    kept: dict[str, torch.Tensor] = {}
+    from svgdx.experiments import loop
+
+    def keep(trainer: Any, *rest: Any) -> bool:
+        finished = original(trainer, *rest)
+        modules = {key: each for key, each in trainer.modules.items() if key != "buffer"}
+        kept.update(
+            {f"{key}/{name}": p.detach() for key, each in modules.items() for name, p in each.named_parameters()}
+        )
+        return finished
+
+    original, loop.run = loop.run, keep
+    try:
+        return cli.main(arguments), kept
+    finally:
+        loop.run = original
+
+
+def newest(run: Path) -> Path:
+    return sorted((run / "checkpoints").glob("*.safetensors"))[-1]
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in found]
+
+
+def assert_same_run(one: Path, other: Path, experiment: str) -> None:
+    assert records(one) == records(other)
+    assert newest(one).name == newest(other).name
+    first, second = (checkpoint.load(newest(run), experiment).tensors for run in (one, other))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_ranks_train_one_model_into_one_folder(pool: Pool, name: str, tmp_path: Path) -> None:
+    model, out = RUNS[name][0], tmp_path / "run"
+    ranks = pool.call(WORLD, train, command(name, out))
+    assert [code for code, _ in ranks] == [0] * WORLD
+    for key, value in ranks[0][1].items():
+        # What the GFlowNet measures of log Z without learning it is each rank's own.
+        assert all(torch.equal(value, of[key]) for _, of in ranks[1:]) or key == "log_z/value"
+    assert cli.main(command(name, tmp_path / "one")) == 0
+    alone, found = records(tmp_path / "one"), records(out)
+    assert [record["step"] for record in found] == list(range(7))
+    assert [set(record) for record in found] == [set(record) for record in alone]
+    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+    # Of the first update: rank 0's part is that of the run by itself, and the others' differ.
+    assert found[1] != alone[1]
+    state, of_one = (checkpoint.load(newest(run), model).tensors for run in (out, tmp_path / "one"))
+    for key in set(state) & {"chains", "buffer/chains"}:
+        assert len(state[key]) == WORLD * len(of_one[key])
+        assert len(state[key].chunk(WORLD)) == WORLD
+        assert not torch.equal(state[key].chunk(WORLD)[0], state[key].chunk(WORLD)[1])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_checkpoints_load_with_another_number_of_ranks(pool: Pool, name: str, tmp_path: Path) -> None:
+    model = RUNS[name][0]
+    steps = {"ebm": "steps", "eb-gfn": "iterations"}[model]
+    resumed = ["train", model, "--quiet", "--resume", "--out"]
+    for way, (first, second) in {"fewer": (pool, None), "more": (None, pool)}.items():
+        out = tmp_path / way
+        for ranks, arguments in ((first, command(name, out)), (second, [*resumed, str(out)])):
+            if ranks is second:
+                # Half of the run is to be made again by other ranks.
+                newest(out).unlink()
+            code = cli.main(arguments) if ranks is None else pool.call(WORLD, train, arguments)[1][0]
+            assert code == 0
+        assert [record["step"] for record in records(out)] == list(range(RUNS[name][1][steps] + 1))
+
+
+def test_a_resumed_run_of_several_ranks_ends_with_the_same_numbers(pool: Pool, tmp_path: Path) -> None:
+    for name in ("langevin", "eb-gfn"):
+        whole, broken = tmp_path / f"{name}-whole", tmp_path / f"{name}-broken"
+        for out in (whole, broken):
+            pool.call(WORLD, train, command(name, out))
+        newest(broken).unlink()
+        pool.call(WORLD, train, ["train", RUNS[name][0], "--quiet", "--resume", "--out", str(broken)])
+        assert_same_run(whole, broken, RUNS[name][0])
+
+
+def refused(group: dist.ProcessGroup, arguments: list[str]) -> int:
+    return cli.main(arguments)
+
+
+def test_a_refused_run_ends_on_every_rank(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert pool.call(WORLD, refused, command("eb-gfn", tmp_path)) == [2] * WORLD
+    assert pool.call(WORLD, refused, command("ebm", tmp_path / "run", energy_lr=1e30)) == [1] * WORLD
+    assert "diverged" in records(tmp_path / "run")[-1]
+
+
+def one_diverges(group: dist.ProcessGroup) -> str:
+    value = float("nan") if parallel.rank() == 2 else 1.0
+    try:
+        check_finite(5, {"loss": value})
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "went on"
+
+
+def test_what_diverges_on_one_rank_stops_all_and_is_named(pool: Pool) -> None:
+    assert set(pool.call(WORLD, one_diverges)) == {
+        "DivergedError: step 5: loss is nan",
+        "DivergedError: rank 2: step 5: loss is nan",
+    }
+
+
+def seeds(group: dist.ProcessGroup) -> tuple[int, int]:
+    return stream_seed(1, 2, 3), stream_seed(1, 2, 3, shared=True)
+
+
+def test_seeds_are_split_over_the_ranks(pool: Pool) -> None:
+    found = pool.call(WORLD, seeds)
+    assert len({own for own, _ in found}) == WORLD
+    assert {shared for _, shared in found} == {stream_seed(1, 2, 3)}
+    assert found[0][0] == stream_seed(1, 2, 3)
+
+
+def torchrun(arguments: list[str], folder: Path, *options: str) -> subprocess.Popen[bytes]:
+    # Away from the repo: the installed package runs, not the source tree.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", *options]
+    with open(folder / "torchrun.log", "ab") as log:
+        return subprocess.Popen([*launch, "-m", "svgdx", *arguments], cwd=folder, stderr=log, stdout=log)
+
+
+def worker(process: subprocess.Popen[bytes], rank: int) -> int:
+    """The process of a rank."""
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            return int(child)
+    raise AssertionError(f"no rank {rank}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes of torchrun in /proc")
+def test_a_killed_rank_is_restarted_and_the_run_ends_with_the_same_numbers(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"iterations": 400, "eval_every": 200, "checkpoint_every": 20}
+    folders = {name: tmp_path / name for name in ("whole", "killed")}
+    for folder in folders.values():
+        folder.mkdir()
+    runs = {
+        name: torchrun(command("eb-gfn", folder / "run", **settings), folder, "--max-restarts=1")
+        for name, folder in folders.items()
+    }
+    try:
+        metrics = folders["killed"] / "run" / "metrics.jsonl"
+        deadline = time.monotonic() + 240
+        while not (metrics.exists() and metrics.read_bytes().count(b"\n") > 50):
+            assert runs["killed"].poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.kill(worker(runs["killed"], 1), signal.SIGKILL)
+        for name, process in runs.items():
+            assert process.wait(300) == 0, (folders[name] / "torchrun.log").read_text()
+    finally:
+        for process in runs.values():
+            process.kill()
+    assert "resuming at step" in (folders["killed"] / "torchrun.log").read_text()
+    assert "resuming at step" not in (folders["whole"] / "torchrun.log").read_text()
+    assert_same_run(folders["whole"] / "run", folders["killed"] / "run", "eb-gfn")

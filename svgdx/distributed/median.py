@@ -1,0 +1,198 @@
+"""Exact median of all pairwise distances of sharded particles, by counting; nothing of size M^2 or M D is gathered.
+
+Distances that are not negative sort as their bits do. A bracket of bits that holds the median is narrowed by a
+histogram of 4,096 bins: each round of the ring counts, the counts are added up over the ranks, and the bin that holds
+the median is the next bracket, until what lies inside fits into memory; then the rest needs no particles. A sample of
+512 particles makes the first bracket narrow. A block pair is visited from one side only, so x goes half-way round:
+about M D / 2 numbers sent by each rank in a round, and usually two rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from svgdx import _checks
+from svgdx._dtype import wide
+from svgdx.distributed.ring import circulate
+from svgdx.distributed.shards import Shards, agree
+
+BINS = 4096
+SAMPLE = 512
+# Numbers kept for each particle of the largest shard, and distances computed at once.
+KEPT = 64
+PAIRS = 2**20
+
+
+def median_distance(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """:func:`svgdx.ops.median_distance` of all M particles, (...), the same on every rank.
+
+    Exact: one of the M^2 distances, as computed here, has half of them on either side. Memory O(M / P D).
+
+    Args:
+        x: this rank's particles, (..., M_p, D); float32, float64, bfloat16 or float16.
+        group: the process group; None is the default one.
+
+    Raises:
+        TypeError, RuntimeError: as the op, on every rank with the rank named.
+
+    Source: Liu & Wang, Stein Variational Gradient Descent, NeurIPS 2016, section 5.
+    """
+    op = "median_distance"
+
+    def check() -> None:
+        _checks.tensor(op, "x", x)
+        _checks.points(op, x)
+
+    with torch.no_grad():
+        shards = agree(op, group, {"x": x}, check=check)
+        if shards.total == 0:
+            raise RuntimeError(
+                "svgdx.distributed.median_distance: x must have at least 1 particle on all ranks together"
+            )
+        lead, points = x.shape[:-2], wide(x).flatten(0, -3) if x.dim() > 3 else wide(x)
+        points = points.unsqueeze(0) if x.dim() == 2 else points
+        if 0 in (x.shape[-1], points.shape[0]):
+            return x.new_zeros(lead)
+        found = _Selection(points.contiguous(), shards).run()
+        return found.reshape(lead).to(x.dtype)
+
+
+@dataclass
+class _Kept:
+    """Bits of distances inside the brackets, whose problem each is, and how many pairs each stands for."""
+
+    problem: Tensor
+    bits: Tensor
+    weight: Tensor
+
+
+class _Selection:
+    """The element of index (M^2 - 1) // 2 of the sorted distances of each of B problems x (B, M_p, D)."""
+
+    def __init__(self, x: Tensor, shards: Shards) -> None:
+        self.shards, self.problems = shards, x.shape[0]
+        self.bits = torch.int32 if x.dtype == torch.float32 else torch.int64
+        ruined = (~x.isfinite().all(-1)).any(-1).to(x.dtype)
+        self.ruined = shards.max(ruined.unsqueeze(-1)) > 0
+        self.x = torch.where(self.ruined[:, None, None], 0, x)
+        zero = torch.zeros(self.problems, dtype=torch.int64, device=x.device)
+        # Of the distances in `kept`, or of all.
+        self.index = zero + (shards.total**2 - 1) // 2
+        self.kept: _Kept | None = None
+        # Both ends included; the rest is what the median may lie in if the bracket missed it.
+        self.rest_low, self.rest_high = zero, zero + int(self._bits(x.new_tensor(torch.inf)))
+        self.low, self.high = self._sampled()
+
+    def run(self) -> Tensor:
+        """The medians, (B,), NaN where x holds what is not finite."""
+        while not self._narrow():
+            pass
+        return torch.where(self.ruined, torch.nan, self._value(self.low))
+
+    def _narrow(self) -> bool:
+        """One round: counts, and new brackets. True once each bracket is a median alone."""
+        width = self.high - self.low
+        shift = torch.zeros_like(width)
+        while bool(((width >> shift) >= BINS).any()):
+            shift += (width >> shift) >= BINS
+        # Distances below the bracket, then those in its bins.
+        counts = torch.zeros(self.problems, BINS + 1, dtype=torch.int64, device=self.x.device)
+        kept: list[_Kept] = []
+        room = KEPT * self.shards.largest * self.problems
+        for inside in self._near(counts) if self.kept is None else self._of_kept(counts):
+            column = 1 + ((inside.bits - self.low[inside.problem]) >> shift[inside.problem])
+            counts.view(-1).index_add_(0, inside.problem * counts.shape[1] + column, inside.weight)
+            room -= inside.bits.numel()
+            kept.append(inside)
+            if room < 0:
+                kept.clear()
+        total = torch.cat([counts.flatten(), torch.tensor([int(room < 0)], device=self.x.device)])
+        if self.shards.size > 1:
+            dist.all_reduce(total, group=self.shards.group)
+        counts = total[:-1].view_as(counts)
+        hit = self._move(counts, shift)
+        if self.kept is None and bool(hit.all()) and int(total[-1]) == 0:
+            parts = [(each.problem, each.bits, each.weight) for each in kept] or [(counts[:0, 0],) * 3]
+            self.kept = _Kept(*(torch.cat(each) for each in zip(*parts, strict=True)))
+            self.index = self.index - counts[:, 0]
+        return bool((hit & (self.low == self.high)).all())
+
+    def _near(self, counts: Tensor) -> Iterator[_Kept]:
+        """Those of all distances that are inside the brackets; adds to counts how many are below."""
+        low, high = self._value(self.low)[:, None], self._value(self.high)[:, None]
+        for distances, weight in self._pairs():
+            counts[:, 0] += weight * (distances < low).sum(1)
+            inside = (distances >= low) & (distances <= high)
+            problem = inside.nonzero()[:, 0]
+            yield _Kept(problem, self._bits(distances[inside]).to(torch.int64), torch.full_like(problem, weight))
+
+    def _of_kept(self, counts: Tensor) -> Iterator[_Kept]:
+        assert self.kept is not None
+        problem, bits, weight = self.kept.problem, self.kept.bits, self.kept.weight
+        below = bits < self.low[problem]
+        counts[:, 0].index_add_(0, problem[below], weight[below])
+        inside = ~below & (bits <= self.high[problem])
+        yield _Kept(problem[inside], bits[inside], weight[inside])
+
+    def _move(self, counts: Tensor, shift: Tensor) -> Tensor:
+        """New brackets from the counts of all ranks. Returns the problems whose bracket held the median."""
+        upto = counts.cumsum(1)
+        index = self.index[:, None]
+        before, after = self.index < upto[:, 0], self.index >= upto[:, -1]
+        hit = ~before & ~after
+        chosen = (upto <= index).sum(1).clamp(1, BINS) - 1  # the bin
+        low = self.low + (chosen << shift)
+        high = torch.minimum(self.high, low + ((1 << shift) - 1))
+        self.rest_high = torch.where(before, self.low - 1, torch.where(hit, high, self.rest_high))
+        self.rest_low = torch.where(after, self.high + 1, torch.where(hit, low, self.rest_low))
+        self.low, self.high = self.rest_low.clone(), self.rest_high.clone()
+        return hit
+
+    def _pairs(self) -> Iterator[tuple[Tensor, int]]:
+        """Distances (B, pairs) between this rank's particles and to those of half the others, and their weight."""
+        shards, x = self.shards, self.x
+        for owner, block in circulate(shards, x, shards.size // 2):
+            away = (shards.rank - owner) % shards.size
+            # Where P is even, both ranks of an opposite pair see it.
+            weight = 1 if away == 0 or 2 * away == shards.size else 2
+            step = max(1, PAIRS // max(1, self.problems * block.shape[1]))
+            for rows in x.split(step, 1) if x.shape[1] and block.shape[1] else ():
+                yield _distances(rows, block).flatten(1), weight
+
+    def _sampled(self) -> tuple[Tensor, Tensor]:
+        """A bracket from the distances of evenly spaced particles of each rank: may miss, seldom does."""
+        shards, x = self.shards, self.x
+        share = [-(-min(SAMPLE, shards.total) * count // shards.total) for count in shards.counts]
+        mine = torch.linspace(0, max(0, x.shape[1] - 1), share[shards.rank], device=x.device).long()
+        padded = x.new_full((self.problems, max(share), x.shape[2]), torch.nan)
+        padded[:, : len(mine)] = x[:, mine]
+        every = [torch.empty_like(padded) for _ in share]
+        if shards.size > 1:
+            dist.all_gather(every, padded, group=shards.group)
+        else:
+            every = [padded]
+        sample = torch.cat([each[:, :count] for each, count in zip(every, share, strict=True)], 1).nan_to_num()
+        count = sample.shape[1]
+        sorted_ = _distances(sample, sample).flatten(1).sort(1).values
+        # A quantile of the pairs of n points has a deviation of at most about 1 / sqrt(n) (Hoeffding 1948).
+        margin = int(1.5 * count**2 / max(1, count) ** 0.5)
+        centre = (count**2 - 1) // 2
+        low = sorted_[:, max(0, centre - margin)]
+        high = sorted_[:, min(count**2 - 1, centre + margin)]
+        return self._bits(low).to(torch.int64), self._bits(high).to(torch.int64)
+
+    def _bits(self, value: Tensor) -> Tensor:
+        return value.contiguous().view(self.bits)
+
+    def _value(self, bits: Tensor) -> Tensor:
+        return bits.to(self.bits).view(self.x.dtype)
+
+
+def _distances(one: Tensor, other: Tensor) -> Tensor:
+    """|a - b|, (B, N, K), each from the differences: the same bits whatever else is computed with it."""
+    return torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")

@@ -1,0 +1,266 @@
+"""The SVGD ops on sharded particles. Arguments and results are those of :mod:`svgdx.ops`, for this rank's shard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from svgdx import _checks
+from svgdx._checks import Scalar
+from svgdx._dtype import compute_dtype, wide
+from svgdx.distributed.blocks import Field, Pairs, gaussian
+from svgdx.distributed.ring import ring_sum
+from svgdx.distributed.shards import Shards, agree
+
+Group = dist.ProcessGroup
+
+# Jacobians held at a time, in multiples of the shard's M_p D numbers: each needs D^2.
+JACOBIAN_SHARDS = 16
+
+
+def svgd_phi(x: Tensor, score: Tensor, bandwidth: Scalar, group: Group | None = None) -> Tensor:
+    """:func:`svgdx.ops.svgd_phi` of all M particles, for this rank's: (..., M_p, D). One round of the ring.
+
+    Args:
+        x, score: this rank's particles and scores, (..., M_p, D); float32, float64, bfloat16 or float16.
+        bandwidth: sigma > 0, the same on every rank: a number, a 0-d tensor or one for each batch row, (...).
+        group: the process group; None is the default one.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as the op, on every rank with the rank named; a rank that does not come
+            within the group's time-out.
+
+    Source: Liu & Wang, Stein Variational Gradient Descent, NeurIPS 2016, eq. 8.
+    """
+    return _field("svgd_phi", x, score, bandwidth, group)[0].to(x.dtype)
+
+
+def svgd_phi_trace(x: Tensor, score: Tensor, bandwidth: Scalar, group: Group | None = None) -> tuple[Tensor, Tensor]:
+    """:func:`svgdx.ops.svgd_phi_trace` of all M particles, for this rank's: (..., M_p, D) and (..., M_p).
+
+    Arguments and errors as in :func:`svgd_phi`. One round of the ring.
+    """
+    phi, trace, _ = _field("svgd_phi_trace", x, score, bandwidth, group)
+    return phi.to(x.dtype), trace.to(x.dtype)
+
+
+def svgd_step(
+    x: Tensor,
+    score: Tensor,
+    bandwidth: Scalar,
+    step_size: Scalar,
+    log_q: Tensor,
+    hessian_trace: Tensor | None = None,
+    group: Group | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`svgdx.ops.svgd_step` of all M particles, for this rank's: (..., M_p, D) and (..., M_p).
+
+    Args:
+        x, score, bandwidth, group: as in :func:`svgd_phi`.
+        step_size: eps, the same on every rank: a number, a 0-d tensor or one for each batch row, (...).
+        log_q, hessian_trace: of this rank's particles, (..., M_p).
+
+    Errors as in :func:`svgd_phi`. One round of the ring.
+    """
+    op = "svgd_step"
+
+    def check() -> None:
+        _number(op, "step_size", step_size, x, positive=False)
+        _checks.per_particle(op, "log_q", log_q, x)
+        if hessian_trace is not None:
+            _checks.per_particle(op, "hessian_trace", hessian_trace, x)
+
+    beside = {"log_q": log_q, "hessian_trace": hessian_trace}
+    phi, trace, shards = _field(op, x, score, bandwidth, group, check, beside)
+    if hessian_trace is not None:
+        trace = trace + hessian_trace / shards.total
+    eps = _number(op, "step_size", step_size, x, positive=False)[..., None]
+    return (x + eps[..., None] * phi).to(x.dtype), (log_q - eps * trace).to(log_q.dtype)
+
+
+def svgd_jacobian_sqnorm(
+    x: Tensor,
+    score: Tensor,
+    bandwidth: Scalar,
+    probe: Tensor | None = None,
+    hvp: Tensor | None = None,
+    group: Group | None = None,
+) -> Tensor:
+    """:func:`svgdx.ops.svgd_jacobian_sqnorm` of all M particles, for this rank's: (..., M_p).
+
+    |J_i|_F^2 is not a sum over blocks, but J_i is: it is built, D^2 numbers for each particle, for so many of them at a
+    time that 16 M_p D numbers hold them. That takes one round of the ring for D <= 16, ceil(D / 16) for larger D, and
+    O(M M_p D^2) work, as much for each number sent as :func:`svgd_phi` does. The Gram matrices that the single op
+    takes for large D need M^2 work for each particle and every pair of blocks on every rank: more where M > D^2, where
+    shards are worth their while. A gradient keeps all of them, M_p D^2 numbers.
+
+    Args:
+        x, score, bandwidth, group: as in :func:`svgd_phi`.
+        probe, hvp: of this rank's particles, (..., M_p, D).
+
+    Errors as in :func:`svgd_phi`.
+
+    Source: Messaoud et al., Particles Don't Care About Z, ICML 2026.
+    """
+    op = "svgd_jacobian_sqnorm"
+    shards = _agree(
+        op, x, score, bandwidth, group, lambda: _checks.probe_pair(op, probe, hvp, x), {"probe": probe, "hvp": hvp}
+    )
+    found = []
+    for rows, jacobian in _jacobians(op, x, score, bandwidth, shards):
+        sqnorm = jacobian.square().sum((-2, -1))
+        if probe is not None and hvp is not None:
+            h = wide(hvp[..., rows, :]) / shards.total
+            along = (jacobian @ wide(probe[..., rows, :]).unsqueeze(-1)).squeeze(-1)
+            sqnorm = sqnorm + 2 * (along * h).sum(-1) + h.square().sum(-1)
+        found.append(sqnorm)
+    return torch.cat(found, -1).to(x.dtype)
+
+
+def svgd_logdet(
+    x: Tensor,
+    score: Tensor,
+    bandwidth: Scalar,
+    step_size: Scalar,
+    hessian: Tensor | None = None,
+    group: Group | None = None,
+) -> Tensor:
+    """:func:`svgdx.ops.svgd_logdet` of all M particles, for this rank's: (..., M_p), D <= 16.
+
+    Args:
+        x, score, bandwidth, group: as in :func:`svgd_phi`.
+        step_size: as in :func:`svgd_step`.
+        hessian: of this rank's particles, (..., M_p, D, D).
+
+    Errors as in :func:`svgd_phi`. One round of the ring; memory O(M_p D^2).
+    """
+    op = "svgd_logdet"
+
+    def check() -> None:
+        _number(op, "step_size", step_size, x, positive=False)
+        _checks.logdet_sizes(op, hessian, x)
+
+    shards = _agree(op, x, score, bandwidth, group, check, {"hessian": hessian})
+    eps = _number(op, "step_size", step_size, x, positive=False)[..., None, None, None]
+    identity = torch.eye(x.shape[-1], dtype=compute_dtype(x), device=x.device)
+    found = []
+    for rows, jacobian in _jacobians(op, x, score, bandwidth, shards):
+        if hessian is not None:
+            jacobian = jacobian + wide(hessian[..., rows, :, :]) / shards.total
+        found.append(torch.linalg.slogdet(identity + eps * jacobian).logabsdet)
+    return torch.cat(found, -1).to(x.dtype)
+
+
+def step_bound(sqnorm: Tensor, group: Group | None = None) -> Tensor:
+    """eps_UB = 1 / max_i |J_i|_F over the particles of all ranks, (...), from this rank's squared norms (..., M_p).
+
+    Below it x -> x + eps phi is invertible. Detached; a NaN on any rank makes it NaN on all.
+
+    Raises RuntimeError as :func:`svgd_phi`.
+
+    Source: Messaoud et al., Particles Don't Care About Z, ICML 2026.
+    """
+    from svgdx.samplers.step_sizes import step_bound as of_all
+
+    shards = agree("step_bound", group, {"sqnorm": sqnorm.detach().unsqueeze(-1)})
+    return of_all(shards.max(sqnorm).unsqueeze(-1))
+
+
+def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u", group: Group | None = None) -> Tensor:
+    """:func:`svgdx.ops.ksd` of all M particles, (...), the same on every rank. One round of the ring.
+
+    Args:
+        x, score, bandwidth, group: as in :func:`svgd_phi`.
+        statistic: "u" or "v".
+
+    Errors as in :func:`svgd_phi`, and ValueError for another statistic.
+
+    Source: Liu, Lee & Jordan, A Kernelized Stein Discrepancy for Goodness-of-fit Tests, ICML 2016, theorem 3.6, whose
+    sum over j of u_ij is s_i . phi_i + t_i.
+    """
+    op = "ksd"
+
+    def check() -> None:
+        if statistic not in ("u", "v"):
+            raise ValueError(f'svgdx.distributed.ksd: statistic must be "u" or "v", but is {statistic!r}')
+
+    phi, trace, shards = _field(op, x, score, bandwidth, group, check, facts={"statistic": statistic})
+    if statistic == "u" and shards.total == 1:
+        raise RuntimeError("svgdx.distributed.ksd: x must have at least 2 particles for the U-statistic, but has 1")
+    if shards.total == 0:
+        return x.new_zeros(x.shape[:-2])
+    scores, precision = wide(score), _number(op, "bandwidth", bandwidth, x) ** -2
+    if statistic == "v":
+        # In each particle's summand: every rank then has its share of the gradient.
+        summand = (scores * phi).sum(-1) + trace + x.shape[-1] * precision.unsqueeze(-1) / shards.total
+        return shards.mean(summand).to(x.dtype)
+    summand = (scores * (phi - scores / shards.total)).sum(-1) + trace
+    return (shards.mean(summand) * (shards.total / (shards.total - 1))).to(x.dtype)
+
+
+def _field(
+    op: str,
+    x: Tensor,
+    score: Tensor,
+    bandwidth: Scalar,
+    group: Group | None,
+    check: Callable[[], None] = lambda: None,
+    beside: dict[str, Tensor | None] | None = None,
+    facts: dict[str, object] | None = None,
+) -> tuple[Tensor, Tensor, Shards]:
+    """phi and the kernel part of Tr J in the compute dtype, and the shards."""
+    shards = _agree(op, x, score, bandwidth, group, check, beside, facts)
+    sigma = _number(op, "bandwidth", bandwidth, x)
+    phi, trace = ring_sum(Field(shards.total), shards, x, score, slice(0, x.shape[-2]), sigma)
+    return phi, trace, shards
+
+
+def _jacobians(op: str, x: Tensor, score: Tensor, bandwidth: Scalar, shards: Shards) -> Iterator[tuple[slice, Tensor]]:
+    """J_i - H_i / M of this rank's particles, (..., Q, D, D), as many at a time as the memory is for."""
+    sigma = _number(op, "bandwidth", bandwidth, x)
+    h = sigma[..., None, None].expand(*sigma.shape, 1, x.shape[-1])
+    block = Pairs(gaussian, shards.total, jacobian=True)
+    for rows in jacobian_rows(x, shards):
+        yield rows, ring_sum(block, shards, x, score, rows, h)[0]
+
+
+def jacobian_rows(x: Tensor, shards: Shards) -> list[slice]:
+    """The particles of this rank whose Jacobians are held together, as many slices on every rank."""
+    step = max(1, JACOBIAN_SHARDS * shards.largest // max(1, x.shape[-1]))
+    count = x.shape[-2]
+    return [slice(min(first, count), min(first + step, count)) for first in range(0, max(1, shards.largest), step)]
+
+
+def _agree(
+    op: str,
+    x: Tensor,
+    score: Tensor,
+    bandwidth: Scalar,
+    group: Group | None,
+    check: Callable[[], None] = lambda: None,
+    beside: dict[str, Tensor | None] | None = None,
+    facts: dict[str, object] | None = None,
+) -> Shards:
+    def all_checks() -> None:
+        _checks.tensor(op, "x", x)
+        _checks.particles(op, x, score)
+        _number(op, "bandwidth", bandwidth, x)
+        check()
+
+    shared = {"bandwidth": bandwidth} if isinstance(bandwidth, Tensor) else {}
+    plain = {} if isinstance(bandwidth, Tensor) else {"bandwidth": bandwidth}
+    sharded = {"x": x, "score": score, **(beside or {})}
+    return agree(op, group, sharded, shared, all_checks, {**plain, **(facts or {})})
+
+
+def _number(op: str, name: str, value: Scalar, x: Tensor, positive: bool = True) -> Tensor:
+    """A bandwidth or step size as a tensor in the compute dtype on the device of x, () or (...)."""
+    if not isinstance(value, Tensor):
+        return torch.tensor(_checks.number(op, name, value, positive), dtype=compute_dtype(x), device=x.device)
+    _checks.per_batch(op, name, value, x)
+    if positive and value.device.type == "cpu" and not bool((value > 0).all()):
+        _checks.fail(op, f"{name} must be positive, but is {value.detach()}")
+    return value.to(device=x.device, dtype=compute_dtype(x))
