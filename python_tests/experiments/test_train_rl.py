@@ -350,6 +350,15 @@ def test_every_preset_is_resolved() -> None:
         assert all(getattr(found, {"steps": "svgd_steps"}.get(name, name)) == value for name, value in changes.items())
 
 
+def test_several_ranks_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["train", "rl", "--env", "Pendulum-v1", "--out", str(tmp_path / "run")]) == 2
+    assert "train rl: is not data-parallel; start it without torchrun" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_missing_packages_are_named(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['stable_baselines3'] = None; from svgdx import cli; sys.exit(cli.main(sys.argv[1:]))"
