@@ -106,7 +106,8 @@ class RLFolder(RunFolder):
 
     def rewind(self, step: int, metrics_bytes: int) -> None:
         # Folders, unlike files, do not take the place of those that were set aside before.
-        for path in self.saved():
+        later = (path for path in self.saved() if int(path.name.removeprefix("step-")) > step)
+        for path in later:
             shutil.rmtree(path.with_name(path.name + ".discarded"), ignore_errors=True)
         super().rewind(step, metrics_bytes)
 
