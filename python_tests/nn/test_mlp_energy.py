@@ -61,3 +61,23 @@ def test_bad_arguments() -> None:
         MLPEnergy(2, 3, 1, "sine")
     with pytest.raises(ValueError, match="at least 1"):
         MLPEnergy(2, 0, 1)
+
+
+def test_a_chain_packs_the_parameters_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers, and changes between chains are seen."""
+    model, packs = energy(), []
+    initial = torch.distributions.MultivariateNormal(torch.zeros(5).double(), torch.eye(5).double())
+    sampler = svgdx.SVGD(model, initial, step_size=0.1)
+
+    def sample() -> Tensor:
+        return sampler.sample_with_log_prob(6, 3, generator=torch.Generator().manual_seed(1))[1]
+
+    expected = sample()
+    whole = MLPEnergy._pack
+    monkeypatch.setattr(MLPEnergy, "_pack", lambda self: packs.append(1) or whole(self))
+    assert torch.equal(sample(), expected)
+    assert len(packs) == 1
+    with torch.no_grad():
+        model.layers[0].weight.mul_(3)
+    assert not torch.equal(sample(), expected)
+    assert len(packs) == 2

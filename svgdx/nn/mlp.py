@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from svgdx import ops
+from svgdx.ops import mlp
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": nn.SiLU, "softplus": nn.Softplus, "tanh": nn.Tanh}
 
@@ -40,6 +42,7 @@ class MLPEnergy(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(hidden, 1))
         self.activation = activation
         self.confinement = confinement
+        self._frozen: mlp.Packed | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """f in nats, up to a constant: (..., D) -> (...)."""
@@ -61,7 +64,8 @@ class MLPEnergy(nn.Module):
             return value, score, hvp
         x, probe = x.detach(), probe.detach()
         flat = x.reshape(-1, x.shape[-1])
-        made = ops.mlp_score_hvp(flat, None, *self._layers(), self.activation, probe.reshape(flat.shape))
+        packed = self._frozen or self._pack()
+        made = mlp.packed_score_hvp(flat, None, probe.reshape(flat.shape), packed)
         value, score, hvp = (
             part.view(shape) for part, shape in zip(made, (x.shape[:-1], x.shape, x.shape), strict=True)
         )
@@ -78,6 +82,18 @@ class MLPEnergy(nn.Module):
         shapes = (x.shape[:-1], x.shape, x.shape[:-1])
         value, score, trace = (part.view(shape) for part, shape in zip(made, shapes, strict=True))
         return value - self._well(x), score - self.confinement * x, trace - self.confinement * x.shape[-1]
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """While it lasts the parameters must not change: what `score_hvp` makes of them is made once."""
+        before, self._frozen = self._frozen, self._pack()
+        try:
+            yield
+        finally:
+            self._frozen = before
+
+    def _pack(self) -> mlp.Packed:
+        return mlp.pack("mlp_score_hvp", None, *self._layers(), self.activation)
 
     def _layers(self) -> tuple[list[Tensor], list[Tensor]]:
         linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]

@@ -12,6 +12,8 @@ from svgdx.ops._register import PLAIN, SHARED, Op
 
 __all__ = ["mlp_laplacian", "mlp_score_hvp"]
 
+Packed = tuple[Tensor, Tensor, int]
+
 
 def mlp_score_hvp(
     x: Tensor,
@@ -48,12 +50,7 @@ def mlp_score_hvp(
 
     Source: Pearlmutter, Fast Exact Multiplication by the Hessian, Neural Computation 1994.
     """
-    op = "mlp_score_hvp"
-    _checks.tensor(op, "x", x)
-    _checks.tensor(op, "probe", probe)
-    packed = _packed(op, condition, weights, biases, activation)
-    made: tuple[Tensor, Tensor, Tensor] = _score_hvp(x, condition, probe, *packed)
-    return made
+    return packed_score_hvp(x, condition, probe, pack("mlp_score_hvp", condition, weights, biases, activation))
 
 
 def mlp_laplacian(
@@ -78,14 +75,23 @@ def mlp_laplacian(
     """
     op = "mlp_laplacian"
     _checks.tensor(op, "x", x)
-    packed = _packed(op, condition, weights, biases, activation)
+    packed = pack(op, condition, weights, biases, activation)
     made: tuple[Tensor, Tensor, Tensor] = _laplacian(x, condition, *packed)
     return made
 
 
-def _packed(
-    op: str, condition: object, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str
-) -> tuple[Tensor, Tensor, int]:
+def packed_score_hvp(
+    x: Tensor, condition: Tensor | None, probe: Tensor, packed: Packed
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`mlp_score_hvp` of a network that was packed before."""
+    op = "mlp_score_hvp"
+    _checks.tensor(op, "x", x)
+    _checks.tensor(op, "probe", probe)
+    made: tuple[Tensor, Tensor, Tensor] = _score_hvp(x, condition, probe, *packed)
+    return made
+
+
+def pack(op: str, condition: object, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> Packed:
     """Weight and bias of each layer behind each other, the widths from D + C to 1, and the activation's number."""
     if condition is not None:
         _checks.tensor(op, "condition", condition)

@@ -204,9 +204,10 @@ class SVGD(nn.Module):
             runner = sharded.ShardedRunner(self, x, log_q if log_prob else None, numbers, generator, recorded, steps)
         graph = torch.is_grad_enabled() and self.optimizer is None
         graph = graph and (x.requires_grad or any(each.requires_grad for each in self.parameters()))
-        for step in range(steps):
-            if not runner.step(step, graph and self._attached(step, attached)):
-                break
+        with self.target.frozen():
+            for step in range(steps):
+                if not runner.step(step, graph and self._attached(step, attached)):
+                    break
         return runner.finish()
 
     def _attached(self, step: int, attached: Collection[int] | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -44,6 +45,11 @@ class Target:
                 f"SVGD: target must map {tuple(x.shape)} to {tuple(x.shape[:-1])}, but returns {tuple(found.shape)}"
             )
         return found
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """Lasts as long as a chain, in which the target does not change; for log densities that make use of that."""
+        made: AbstractContextManager[None] = getattr(getattr(self, "_log_prob", None), "frozen", nullcontext)()
+        return made
 
     def derivatives(
         self, x: Tensor, hessian: str = "none", graph: bool = False, generator: torch.Generator | None = None
