@@ -28,7 +28,7 @@ class EBMTrainer(ImageTrainer):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(start.initial_seed())
             self.energy = energy_of(config, images.shape)
-        self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, betas=(0.0, 0.999))
+        self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, betas=(0.0, 0.999), fused=True)
         self.negatives = self._negatives(stream(config.seed, 0, START))
         self.modules = {"energy": self.energy, **self.negatives.modules}
         self.optimisers = {"energy_adam": self.energy_adam, **self.negatives.optimisers}

@@ -81,7 +81,7 @@ class SVGDNegatives:
     def __init__(self, config: EBMConfig, energy: nn.Module, train: Tensor) -> None:
         self.config = config
         self.sampler = sampler_of(config, energy, train)
-        self.adam = torch.optim.Adam(self.sampler.parameters(), config.sampler_lr, betas=(0.5, 0.9))
+        self.adam = torch.optim.Adam(self.sampler.parameters(), config.sampler_lr, betas=(0.5, 0.9), fused=True)
         self.modules: dict[str, nn.Module] = {"sampler": self.sampler}
         self.optimisers: dict[str, torch.optim.Optimizer] = {"sampler_adam": self.adam}
 

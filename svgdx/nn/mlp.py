@@ -69,7 +69,8 @@ class MLPEnergy(nn.Module):
         value, score, hvp = (
             part.view(shape) for part, shape in zip(made, (x.shape[:-1], x.shape, x.shape), strict=True)
         )
-        return value - self._well(x), score - self.confinement * x, hvp - self.confinement * probe
+        precision = self.confinement
+        return value - self._well(x), score.sub_(x, alpha=precision), hvp.sub_(probe, alpha=precision)
 
     def laplacian(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """f (...), its gradient (..., D) and the exact trace of its Hessian (...), at x (..., D), D <= 64; detached.
@@ -97,7 +98,7 @@ class MLPEnergy(nn.Module):
 
     def _layers(self) -> tuple[list[Tensor], list[Tensor]]:
         linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-        return [layer.weight.detach() for layer in linear], [layer.bias.detach() for layer in linear]
+        return [layer.weight for layer in linear], [layer.bias for layer in linear]
 
     def _well(self, x: Tensor) -> Tensor:
         return 0.5 * self.confinement * x.square().sum(-1)

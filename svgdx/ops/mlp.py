@@ -97,9 +97,10 @@ def pack(op: str, condition: object, weights: Sequence[Tensor], biases: Sequence
         _checks.tensor(op, "condition", condition)
     _checks.layers(op, weights, biases)
     _checks.activation(op, activation)
-    parts = [part.detach().reshape(-1) for pair in zip(weights, biases, strict=True) for part in pair]
+    with torch.no_grad():
+        parameters = torch.cat([part.reshape(-1) for pair in zip(weights, biases, strict=True) for part in pair])
     widths = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
-    return torch.cat(parts), torch.tensor(widths, dtype=torch.int64), _checks.ACTIVATIONS.index(activation)
+    return parameters, torch.tensor(widths, dtype=torch.int64), _checks.ACTIVATIONS.index(activation)
 
 
 def _score_hvp_fake(

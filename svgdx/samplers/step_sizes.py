@@ -90,4 +90,4 @@ def bounded(eps: Tensor, limit: Tensor, bound: str) -> Tensor:
         return eps
     eps = eps.expand_as(limit)
     slope = LEAKY_SLOPE if bound == "leaky" else 0.0
-    return torch.where(eps > limit, limit + slope * (eps - limit), eps)
+    return torch.where(eps > limit, torch.add(limit, eps - limit, alpha=slope), eps)
