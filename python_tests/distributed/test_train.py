@@ -150,10 +150,7 @@ def one_diverges(group: dist.ProcessGroup) -> str:
 
 
 def test_what_diverges_on_one_rank_stops_all_and_is_named(pool: Pool) -> None:
-    assert set(pool.call(WORLD, one_diverges)) == {
-        "DivergedError: step 5: loss is nan",
-        "DivergedError: rank 2: step 5: loss is nan",
-    }
+    assert set(pool.call(WORLD, one_diverges)) == {"DivergedError: rank 2: step 5: loss is nan"}
 
 
 def seeds(group: dist.ProcessGroup) -> tuple[int, int]:
@@ -169,7 +166,7 @@ def test_seeds_are_split_over_the_ranks(pool: Pool) -> None:
 
 def torchrun(arguments: list[str], folder: Path, *options: str) -> subprocess.Popen[bytes]:
     # Away from the repo: the installed package runs, not the source tree.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", *options]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", *options]
     with open(folder / "torchrun.log", "ab") as log:
         return subprocess.Popen([*launch, "-m", "svgdx", *arguments], cwd=folder, stderr=log, stdout=log)
 
@@ -205,7 +202,8 @@ def test_a_killed_rank_is_restarted_and_the_run_ends_with_the_same_numbers(tmp_p
             assert process.wait(300) == 0, (folders[name] / "torchrun.log").read_text()
     finally:
         for process in runs.values():
-            process.kill()
+            process.terminate()  # torchrun ends its ranks
+            process.wait(60)
     assert "resuming at step" in (folders["killed"] / "torchrun.log").read_text()
     assert "resuming at step" not in (folders["whole"] / "torchrun.log").read_text()
     assert_same_run(folders["whole"] / "run", folders["killed"] / "run", "eb-gfn")

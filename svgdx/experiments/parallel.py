@@ -147,8 +147,12 @@ def averaged(loss: Tensor, optimiser: torch.optim.Optimizer) -> Tensor:
     if size() == 1:
         return loss
     if optimiser not in _reducers:
-        # Shared seeds made the parameters the same; a broadcast now would spoil the graph of the loss.
-        _reducers[optimiser] = nn.parallel.DistributedDataParallel(_Carrier(optimiser), init_sync=False)
+        # Shared seeds made the parameters the same; a broadcast now would spoil the graph of the loss. A reducer that
+        # looks for unused parameters never rebuilds its buckets, which would change the order of sums after its first
+        # step: a resumed run would not end with the same bits.
+        _reducers[optimiser] = nn.parallel.DistributedDataParallel(
+            _Carrier(optimiser), find_unused_parameters=True, init_sync=False
+        )
     found: Tensor = _reducers[optimiser](loss)
     return found
 
@@ -162,10 +166,11 @@ class _Carrier(nn.Module):
     def __init__(self, optimiser: torch.optim.Optimizer) -> None:
         super().__init__()
         self.carried = nn.ParameterList(each for group in optimiser.param_groups for each in group["params"])
+        # The reducer warns where it looks for unused parameters in vain.
+        self.unused = nn.Parameter(torch.zeros(()))
 
     def forward(self, loss: Tensor) -> Tensor:
-        # A parameter that one rank does not use, as where a chain stops at once, must not be waited for.
-        return loss + sum((0 * each).sum() for each in self.carried)
+        return loss
 
 
 def gathered_rows(rows: Tensor) -> Tensor:
