@@ -31,7 +31,7 @@ from svgdx.distributed.blocks import Field
 from svgdx.distributed.ring import circulate
 from svgdx.distributed.shards import Shards, even_split
 
-REPEATS = 7
+REPEATS = 5
 STRONG = [(4096, 32), (1024, 512)]
 WEAK = (2896, 32)
 MEDIAN = (4096, 32)

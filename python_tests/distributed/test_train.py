@@ -182,7 +182,7 @@ def worker(process: subprocess.Popen[bytes], rank: int) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes of torchrun in /proc")
 def test_a_killed_rank_is_restarted_and_the_run_ends_with_the_same_numbers(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"iterations": 400, "eval_every": 200, "checkpoint_every": 20}
+    settings: dict[str, Any] = {"iterations": 150, "eval_every": 75, "checkpoint_every": 10}
     folders = {name: tmp_path / name for name in ("whole", "killed")}
     for folder in folders.values():
         folder.mkdir()
@@ -193,7 +193,7 @@ def test_a_killed_rank_is_restarted_and_the_run_ends_with_the_same_numbers(tmp_p
     try:
         metrics = folders["killed"] / "run" / "metrics.jsonl"
         deadline = time.monotonic() + 240
-        while not (metrics.exists() and metrics.read_bytes().count(b"\n") > 50):
+        while not (metrics.exists() and metrics.read_bytes().count(b"\n") > 30):
             assert runs["killed"].poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.005)

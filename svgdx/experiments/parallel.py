@@ -38,7 +38,12 @@ def launched(timeout: float) -> Iterator[None]:
         yield
         return
     try:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+        wait = timedelta(seconds=timeout)
+        store, number, count = next(dist.rendezvous("env://", timeout=wait))
+        store.set_timeout(wait)
+        # torchrun keeps its store over restarts: what the ranks before left there must not be found.
+        store = dist.PrefixStore(f"svgdx-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group("gloo", store=store, rank=number, world_size=count, timeout=wait)
     except (RuntimeError, ValueError) as error:
         rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
         raise UsageError(f"rank {rank} of {size}: not all ranks came within {timeout:g} s: {error}") from error
