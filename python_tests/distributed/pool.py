@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import multiprocessing
+import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -69,6 +70,8 @@ class Failure:
 
 
 def _work(rank: int, store: str, pipe: Connection) -> None:
+    # Functions come by the names that pytest gave their modules, which begin with this folder's.
+    sys.path.insert(0, str(Path(__file__).parents[2]))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD, timeout=TIMEOUT)
     groups = {size: dist.new_group(ranks, timeout=TIMEOUT) for size, ranks in RANKS.items()}

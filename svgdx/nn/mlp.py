@@ -8,9 +8,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from svgdx import ops
-from svgdx.ops import mlp
+from svgdx import _library, ops
 
+if not _library.disabled():
+    from svgdx.ops import mlp
+
+Packed = tuple[Tensor, Tensor, int]
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": nn.SiLU, "softplus": nn.Softplus, "tanh": nn.Tanh}
 
 
@@ -42,7 +45,7 @@ class MLPEnergy(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(hidden, 1))
         self.activation = activation
         self.confinement = confinement
-        self._frozen: mlp.Packed | None = None
+        self._frozen: Packed | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """f in nats, up to a constant: (..., D) -> (...)."""
@@ -64,8 +67,11 @@ class MLPEnergy(nn.Module):
             return value, score, hvp
         x, probe = x.detach(), probe.detach()
         flat = x.reshape(-1, x.shape[-1])
-        packed = self._frozen or self._pack()
-        made = mlp.packed_score_hvp(flat, None, probe.reshape(flat.shape), packed)
+        packed, vectors = self._frozen or self._pack(), probe.reshape(flat.shape)
+        if packed is None:
+            made = ops.mlp_score_hvp(flat, None, *self._layers(), self.activation, vectors)
+        else:
+            made = mlp.packed_score_hvp(flat, None, vectors, packed)
         value, score, hvp = (
             part.view(shape) for part, shape in zip(made, (x.shape[:-1], x.shape, x.shape), strict=True)
         )
@@ -93,12 +99,15 @@ class MLPEnergy(nn.Module):
         finally:
             self._frozen = before
 
-    def _pack(self) -> mlp.Packed:
+    def _pack(self) -> Packed | None:
+        """None: the reference takes the layers as they are."""
+        if _library.disabled():
+            return None
         return mlp.pack("mlp_score_hvp", None, *self._layers(), self.activation)
 
     def _layers(self) -> tuple[list[Tensor], list[Tensor]]:
         linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-        return [layer.weight for layer in linear], [layer.bias for layer in linear]
+        return [layer.weight.detach() for layer in linear], [layer.bias.detach() for layer in linear]
 
     def _well(self, x: Tensor) -> Tensor:
         return 0.5 * self.confinement * x.square().sum(-1)
