@@ -220,7 +220,7 @@ def _train_rl(options: argparse.Namespace, experiment: Any) -> int:
     from svgdx.experiments.settings import given_options
 
     if parallel.ranks_launched() > 1:
-        raise UsageError("train rl: is not data-parallel; start it without torchrun")
+        raise UsageError("it is not data-parallel: start it without torchrun")
     given = given_options(options, _settings("rl"))
     code: int = experiment.run(given, options.out, options.seeds, options.resume, options.checkpoint, options.quiet)
     return code

@@ -355,7 +355,7 @@ def test_several_ranks_are_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["train", "rl", "--env", "Pendulum-v1", "--out", str(tmp_path / "run")]) == 2
-    assert "train rl: is not data-parallel; start it without torchrun" in capsys.readouterr().err
+    assert "train rl: it is not data-parallel: start it without torchrun" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
