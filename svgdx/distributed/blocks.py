@@ -101,3 +101,21 @@ def gaussian(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """k, w and v of the Gaussian kernel."""
     k = torch.exp(-0.5 * u)
     return k, k, k
+
+
+def sqnorm_of(jacobian: Tensor, probe: Tensor | None, hvp: Tensor | None, total: int) -> Tensor:
+    """|J_i|_F^2 (..., Q) from J_i - H_i / M (..., Q, D, D), and, with a probe v (..., Q, D) and H v, the share of H."""
+    found = jacobian.square().sum((-2, -1))
+    if probe is None or hvp is None:
+        return found
+    h = hvp / total
+    along = (jacobian @ probe.unsqueeze(-1)).squeeze(-1)
+    return found + 2 * (along * h).sum(-1) + h.square().sum(-1)
+
+
+def logdet_of(jacobian: Tensor, hessian: Tensor | None, eps: Tensor, total: int) -> Tensor:
+    """log |det(I + eps J_i)| (..., Q) from J_i - H_i / M (..., Q, D, D) and H_i; eps (...)."""
+    if hessian is not None:
+        jacobian = jacobian + hessian / total
+    identity = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
+    return torch.linalg.slogdet(identity + eps[..., None, None, None] * jacobian).logabsdet

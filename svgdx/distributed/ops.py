@@ -11,7 +11,7 @@ from torch import Tensor
 from svgdx import _checks
 from svgdx._checks import Scalar
 from svgdx._dtype import compute_dtype, wide
-from svgdx.distributed.blocks import Field, Pairs, gaussian
+from svgdx.distributed.blocks import Field, Pairs, gaussian, logdet_of, sqnorm_of
 from svgdx.distributed.ring import ring_sum
 from svgdx.distributed.shards import Shards, agree
 
@@ -111,12 +111,8 @@ def svgd_jacobian_sqnorm(
     )
     found = []
     for rows, jacobian in _jacobians(op, x, score, bandwidth, shards):
-        sqnorm = jacobian.square().sum((-2, -1))
-        if probe is not None and hvp is not None:
-            h = wide(hvp[..., rows, :]) / shards.total
-            along = (jacobian @ wide(probe[..., rows, :]).unsqueeze(-1)).squeeze(-1)
-            sqnorm = sqnorm + 2 * (along * h).sum(-1) + h.square().sum(-1)
-        found.append(sqnorm)
+        v, h = (None if each is None else wide(each[..., rows, :]) for each in (probe, hvp))
+        found.append(sqnorm_of(jacobian, v, h, shards.total))
     return torch.cat(found, -1).to(x.dtype)
 
 
@@ -144,13 +140,11 @@ def svgd_logdet(
         _checks.logdet_sizes(op, hessian, x)
 
     shards = _agree(op, x, score, bandwidth, group, check, {"hessian": hessian})
-    eps = _number(op, "step_size", step_size, x, positive=False)[..., None, None, None]
-    identity = torch.eye(x.shape[-1], dtype=compute_dtype(x), device=x.device)
+    eps = _number(op, "step_size", step_size, x, positive=False)
     found = []
     for rows, jacobian in _jacobians(op, x, score, bandwidth, shards):
-        if hessian is not None:
-            jacobian = jacobian + wide(hessian[..., rows, :, :]) / shards.total
-        found.append(torch.linalg.slogdet(identity + eps * jacobian).logabsdet)
+        some = None if hessian is None else wide(hessian[..., rows, :, :])
+        found.append(logdet_of(jacobian, some, eps, shards.total))
     return torch.cat(found, -1).to(x.dtype)
 
 

@@ -88,7 +88,7 @@ def run(trainer: Trainer, folder: RunFolder, resume: bool, chosen: Path | None, 
         _rewind(folder, found)
     writer = SummaryWriter(str(folder.events), purge_step=trainer.step + 1) if parallel.main() else None
     try:
-        with _signals() as stop:
+        with signals() as stop:
             if not found:
                 _record(trainer, folder, writer, {})
                 _save(trainer, folder)
@@ -182,7 +182,7 @@ def _record(trainer: Trainer, folder: RunFolder, writer: SummaryWriter | None, q
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """A list that SIGINT and SIGTERM are put into. The step in hand is finished; a second signal acts at once."""
     received: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

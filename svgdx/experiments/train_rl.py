@@ -12,7 +12,7 @@ import torch
 
 from svgdx.experiments import rl_environment, rl_models
 from svgdx.experiments.errors import DivergedError, StoppedError, UsageError
-from svgdx.experiments.loop import INTERRUPTED, _signals, stream_seed
+from svgdx.experiments.loop import INTERRUPTED, signals, stream_seed
 from svgdx.experiments.rl_callback import EPISODE, RunCallback
 from svgdx.experiments.rl_checkpoint import RLCheckpoint, RLFolder
 from svgdx.experiments.rl_config import RLConfig
@@ -35,7 +35,7 @@ def run(
     """
     opened = _reopen(given, out, seeds, chosen) if resume else _create(given, out, seeds or [0], chosen)
     code = 0
-    with _signals() as stop:
+    with signals() as stop:
         for config, folder in opened:
             try:
                 if not _train(config, folder, stop, resume, chosen, quiet):

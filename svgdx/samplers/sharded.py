@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from svgdx._checks import MAX_LOGDET_DIM
-from svgdx.distributed.blocks import Field, Pairs
+from svgdx.distributed.blocks import Field, Pairs, logdet_of, sqnorm_of
 from svgdx.distributed.ops import jacobian_rows
 from svgdx.distributed.ring import ring_sum
 from svgdx.distributed.shards import Shards, agree, even_split
@@ -150,12 +150,8 @@ class ShardedKernel(Kernel):
 
     def sqnorm(self, x: Tensor, score: Tensor, sigma: Tensor, probe: Tensor | None, hvp: Tensor | None) -> Tensor:
         def of(jacobian: Tensor, rows: slice) -> Tensor:
-            found = jacobian.square().sum((-2, -1))
-            if probe is None or hvp is None:
-                return found
-            h = hvp[..., rows, :] / self.shards.total
-            along = (jacobian @ probe[..., rows, :].unsqueeze(-1)).squeeze(-1)
-            return found + 2 * (along * h).sum(-1) + h.square().sum(-1)
+            v, h = (None if each is None else each[..., rows, :] for each in (probe, hvp))
+            return sqnorm_of(jacobian, v, h, self.shards.total)
 
         return self._of_jacobians(x, score, sigma, of)
 
@@ -170,12 +166,10 @@ class ShardedKernel(Kernel):
     def logdet(self, x: Tensor, score: Tensor, sigma: Tensor, eps: Tensor, hessian: Tensor | None) -> Tensor:
         if x.shape[-1] > MAX_LOGDET_DIM:
             raise ValueError(f"SVGD: the exact density needs D <= {MAX_LOGDET_DIM}, but D is {x.shape[-1]}")
-        identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
 
         def of(jacobian: Tensor, rows: slice) -> Tensor:
-            if hessian is not None:
-                jacobian = jacobian + hessian[..., rows, :, :] / self.shards.total
-            return torch.linalg.slogdet(identity + eps[..., None, None, None] * jacobian).logabsdet
+            some = None if hessian is None else hessian[..., rows, :, :]
+            return logdet_of(jacobian, some, eps, self.shards.total)
 
         return self._of_jacobians(x, score, sigma, of)
 
