@@ -70,8 +70,9 @@ class Failure:
 
 
 def _work(rank: int, store: str, pipe: Connection) -> None:
-    # Functions come by the names that pytest gave their modules, which begin with this folder's.
-    sys.path.insert(0, str(Path(__file__).parents[2]))
+    # Functions come by the names that pytest gave their modules, which begin with this folder's. Last, so that svgdx is
+    # the installed one and not the folder of its sources.
+    sys.path.append(str(Path(__file__).parents[2]))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD, timeout=TIMEOUT)
     groups = {size: dist.new_group(ranks, timeout=TIMEOUT) for size, ranks in RANKS.items()}
