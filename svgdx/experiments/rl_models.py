@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3 import SAC
-from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
@@ -18,27 +16,16 @@ from svgdx.experiments.settings import flag
 from svgdx.rl import SACNF, SteinSAC, SteinSettings
 from svgdx.rl.policy import TEST_ACTIONS
 from svgdx.rl.presets import settings_of
+from svgdx.rl.random_steps import RandomSteps
 
-ACTIVATIONS = {"elu": nn.ELU, "relu": nn.ReLU}
-
-
-class _RandomSteps(OffPolicyAlgorithm):
-    """Stable-Baselines3 updates from the last random step on; here the updates may begin before it."""
-
-    random_steps = 0
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[Any, Any]:
-        found: tuple[Any, Any] = super()._sample_action(self.random_steps, action_noise, n_envs)
-        return found
+ACTIVATIONS = {"elu": nn.ELU, "relu": nn.ReLU, "softplus": nn.Softplus, "tanh": nn.Tanh}
 
 
-class GaussianSAC(_RandomSteps, SAC):
+class GaussianSAC(RandomSteps, SAC):
     """SAC of Stable-Baselines3, random_steps apart from learning_starts."""
 
 
-class FlowSAC(_RandomSteps, SACNF):
+class FlowSAC(RandomSteps, SACNF):
     """SACNF, random_steps apart from learning_starts."""
 
 

@@ -8,10 +8,8 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from gymnasium import spaces
-from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples, Schedule
 from stable_baselines3.common.utils import polyak_update
@@ -19,11 +17,12 @@ from torch import Tensor, nn
 
 from svgdx.rl.actor import SteinSample
 from svgdx.rl.policy import SteinPolicy
+from svgdx.rl.random_steps import RandomSteps
 
 Self = TypeVar("Self", bound="SteinSAC")
 
 
-class SteinSAC(OffPolicyAlgorithm):
+class SteinSAC(RandomSteps):
     """Soft actor-critic whose actions are SVGD particles of exp(Q(s, .) / alpha) and know their log density.
 
     The critics learn r + gamma (1 - done) (mean_p min Q' - alpha log pi), a time-out not being done; the actor
@@ -218,12 +217,6 @@ class SteinSAC(OffPolicyAlgorithm):
             # NaN: not asked for by the settings.
             if not math.isnan(float(value)):
                 self.logger.record(f"train/{name}", float(value))
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        found: tuple[NDArray[Any], NDArray[Any]] = super()._sample_action(self.random_steps, action_noise, n_envs)
-        return found
 
     def learn(
         self: Self,

@@ -1,0 +1,59 @@
+"""The derivative of E[log pi] in the mean of the start: right where the critics' second derivative is continuous.
+
+The published critics have ELU layers (Messaoud et al., S2AC, ICLR 2024). ELU'' jumps at 0, and a mean of ELU'' depends
+on where the jumps lie, of which no derivative along a particle's path knows.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("gymnasium", reason="reinforcement learning needs the packages of svgdx[rl]")
+pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
+
+from svgdx.rl.actor import StateGaussian, SteinActor
+from svgdx.rl.critics import TwinCritic
+from svgdx.rl.presets import SteinSettings
+from svgdx.rl.targets import make_target
+
+B, M, S, D = 400, 10, 2, 2
+
+
+def error(activation: str, hessian: str) -> float:
+    """Between autograd and central differences, the same noise in all; relative to the latter."""
+    torch.manual_seed(0)
+    critic = TwinCritic(S, D, (32, 32), activation).double()
+    for parameter in critic.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    # Of two different critics the minimum has a kink of its own.
+    critic.critics[1].load_state_dict(critic.critics[0].state_dict())
+    settings = SteinSettings(M, hessian=hessian, bound="none", step_size=0.3)
+    actor = SteinActor(S, torch.ones(D), settings, (8,), "tanh").double()
+    at = critic.at(torch.randn(1, S).double().expand(B, S))
+    target = make_target("max-entropy", at, torch.tensor(0.5).double())
+
+    def entropy_term(mean: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        found = actor.sample(StateGaussian(mean.expand(B, D), torch.full((B, D), 0.6).double()), target)
+        assert found.log_prob is not None
+        return found.log_prob.mean()
+
+    mean, h = torch.tensor([0.2, -0.1]).double().requires_grad_(), 0.02
+    (derivative,) = torch.autograd.grad(entropy_term(mean), mean)
+    with torch.no_grad():
+        steps = h * torch.eye(D).double()
+        differences = torch.stack([entropy_term(mean + e) - entropy_term(mean - e) for e in steps]) / (2 * h)
+    return float((derivative - differences).norm() / differences.norm())
+
+
+@pytest.mark.parametrize("hessian", ["hutchinson", "exact"])
+def test_smooth_critics_have_the_right_derivative_and_elu_not(hessian: str) -> None:
+    assert error("tanh", hessian) < 0.01
+    assert error("softplus", hessian) < 0.01
+    assert error("elu", hessian) > 0.1
+
+
+def test_without_the_hessian_term_elu_will_do() -> None:
+    assert error("elu", "none") < 0.02
