@@ -82,10 +82,10 @@ class MlpAlong {
       const int64_t count = at.rows * shape_.widths[i + 1];
       const C* first = arguments.at(shape_, i);
       const AlongLayer<C> args{count,
+                               shape_.activation,
                                first,
                                i == 0 || streams_ == 1 ? nullptr : first + count,
-                               kept(kept_.slope, i, at),
-                               kept(kept_.second, i, at),
+                               kept(kept_.values, i, at),
                                stacked,
                                streams_ == 1 ? nullptr : stacked + count};
       SVGDX_ISA_CALL(along_layer, args);
@@ -103,8 +103,7 @@ class MlpAlong {
                               shape_.activation,
                               first,
                               i == 0 || !two ? nullptr : first + count,
-                              kept(kept_.slope, i, at),
-                              kept(kept_.second, i, at),
+                              kept(kept_.values, i, at),
                               is_last ? weights_.head(at.k) : kept(kept_.back, i, at),
                               is_last,
                               is_last ? nullptr : other,

@@ -95,9 +95,9 @@ struct PerUnit {
 
 // What the sweeps leave for derivatives of the score; rows ordered within their block.
 struct MinimumKept {
-  Tensor order;          // (rows): which row of the block lies there: r of the first network, ~r of the second
-  Tensor slope, second;  // (rows, units): a'(z), a''(z)
-  Tensor back;           // (rows, inner): the gradient in a(z)
+  Tensor order;   // (rows): which row of the block lies there: r of the first network, ~r of the second
+  Tensor values;  // (rows, units): a(z)
+  Tensor back;    // (rows, inner): the gradient in a(z)
 };
 
 template <class C>
@@ -113,13 +113,13 @@ class MlpMinimum {
         depth_(depth),
         value_(new_empty(x, {shape.rows}, x.scalar_type())),
         score_(new_empty(x, {depth > 0 ? shape.rows : 0, shape.dim}, x.scalar_type())),
-        kept_{new_empty(x, {depth > 1 ? shape.rows : 0}, ScalarType::Int), units(x, shape.units), units(x, shape.units),
+        kept_{new_empty(x, {depth > 1 ? shape.rows : 0}, ScalarType::Int), units(x, shape.units),
               units(x, shape.inner)} {}
 
   void run() {
     // At least two items, so that the loop is a parallel region in which torch's product stays on its thread.
     torch::stable::parallel_for(0, std::max<int64_t>(2, shape_.blocks()), 1, [&](int64_t begin, int64_t end) {
-      Memory memory(shape_, value_, depth_);
+      Memory memory(shape_, value_);
       for (int64_t i = begin; i < std::min(end, shape_.blocks()); ++i) block(i, memory);
     });
   }
@@ -132,11 +132,11 @@ class MlpMinimum {
   struct Memory {
     Tensor all;
     C *one, *other, *output;
-    PerUnit<C> slope[2], second[2], chosen;
+    PerUnit<C> values[2];
     std::vector<int32_t> order;
 
-    Memory(const MinimumShape& shape, const Tensor& like, int64_t depth)
-        : all(new_empty(like, {shape.block * (shape.widest + wide(shape) + 2 + 5 * shape.units)}, like.scalar_type())),
+    Memory(const MinimumShape& shape, const Tensor& like)
+        : all(new_empty(like, {shape.block * (shape.widest + wide(shape) + 2 + 2 * shape.units)}, like.scalar_type())),
           order(shape.block) {
       C* next = out<C>(all);
       const auto take = [&](int64_t count) {
@@ -145,11 +145,7 @@ class MlpMinimum {
         return taken;
       };
       one = take(shape.widest), other = take(wide(shape)), output = take(2);
-      for (int k = 0; k < 2; ++k) {
-        slope[k] = {depth > 0 ? take(shape.units) : nullptr, shape.block};
-        second[k] = {depth > 1 ? take(shape.units) : nullptr, shape.block};
-      }
-      chosen = {take(shape.units), shape.block};
+      for (PerUnit<C>& each : values) each = {take(shape.units), shape.block};
     }
     // The score of a block lies there at the end.
     static int64_t wide(const MinimumShape& shape) { return std::max(shape.widest, shape.dim); }
@@ -175,7 +171,6 @@ class MlpMinimum {
       int32_t* order = out<int32_t>(kept_.order) + first;
       for (int64_t p = 0; p < rows; ++p) order[p] = p < count ? memory.order[p] : ~memory.order[p];
     }
-    choose(first, rows, count, memory);
     back(0, first, 0, count, memory);
     back(1, first, count, rows - count, memory);
   }
@@ -185,6 +180,7 @@ class MlpMinimum {
     const C* in = x_ + first * shape_.dim;
     for (int64_t i = 0; i <= last; ++i) {
       const int64_t width = shape_.widths[i + 1];
+      C* values = memory.values[k].at(shape_, i);
       weights_.forward(k, i, rows, in, memory.one);
       const bool from_state = i == 0, is_last = i == last;
       const MinimumLayer<C> args{rows,
@@ -194,48 +190,33 @@ class MlpMinimum {
                                  from_state ? shift_ + k * states_ * width : weights_.of(k) + shape_.bias[i],
                                  first,
                                  from_state ? shape_.group : 0,
-                                 is_last ? nullptr : memory.other,
-                                 memory.slope[k].at(shape_, i),
-                                 memory.second[k].at(shape_, i),
+                                 is_last && depth_ == 0 ? nullptr : values,
                                  is_last ? weights_.head(k) : nullptr,
                                  weights_.head(k) + width,
                                  memory.output + k * shape_.block};
       SVGDX_ISA_CALL(minimum_layer, args);
-      in = memory.other;
-    }
-  }
-
-  PerUnit<C> chosen_slope(const Memory& memory) const {
-    return depth_ > 1 ? PerUnit<C>{out<C>(kept_.slope), shape_.rows} : memory.chosen;
-  }
-  // Kept numbers lie behind those of the blocks before.
-  int64_t row_of(int64_t first) const { return depth_ > 1 ? first : 0; }
-
-  // Brings the rows of each network's own together.
-  void choose(int64_t first, int64_t rows, int64_t count, const Memory& memory) const {
-    const PerUnit<C> slope = chosen_slope(memory), second{out<C>(kept_.second), shape_.rows};
-    for (int64_t i = 0; i < shape_.layers(); ++i) {
-      const int64_t width = shape_.widths[i + 1];
-      for (int64_t p = 0; p < rows; ++p) {
-        const int k = p < count ? 0 : 1;
-        const auto copy = [&](const PerUnit<C>& from, C* to) {
-          memcpy(to + p * width, from.at(shape_, i, memory.order[p]), width * sizeof(C));
-        };
-        copy(memory.slope[k], slope.at(shape_, i, row_of(first)));
-        if (depth_ > 1) copy(memory.second[k], second.at(shape_, i, first));
-      }
+      in = values;
     }
   }
 
   void back(int k, int64_t first, int64_t skipped, int64_t rows, const Memory& memory) const {
     if (rows == 0) return;
-    const PerUnit<C> slope = chosen_slope(memory), kept{depth_ > 1 ? out<C>(kept_.back) : nullptr, shape_.rows};
-    const int64_t last = shape_.layers() - 1, row = row_of(first) + skipped;
+    const PerUnit<C> values{depth_ > 1 ? out<C>(kept_.values) : nullptr, shape_.rows};
+    const PerUnit<C> gradients{depth_ > 1 ? out<C>(kept_.back) : nullptr, shape_.rows};
+    const int64_t last = shape_.layers() - 1, row = first + skipped;
     const C* grad = weights_.head(k);
     for (int64_t i = last; i >= 0; --i) {
-      const int64_t width = shape_.widths[i + 1];
-      SVGDX_ISA_CALL(minimum_back, rows, width, slope.at(shape_, i, row), grad, i == last, memory.one);
-      C* to = i > 0 && depth_ > 1 ? kept.at(shape_, i - 1, row) : memory.other;
+      const MinimumBack<C> args{rows,
+                                shape_.widths[i + 1],
+                                shape_.activation,
+                                memory.values[k].at(shape_, i),
+                                memory.order.data() + skipped,
+                                grad,
+                                i == last,
+                                memory.one,
+                                values.at(shape_, i, row)};
+      SVGDX_ISA_CALL(minimum_back, args);
+      C* to = i > 0 && depth_ > 1 ? gradients.at(shape_, i - 1, row) : memory.other;
       weights_.back(k, i, rows, memory.one, to);
       grad = to;
     }

@@ -23,7 +23,7 @@ MinimumShape shape_of(const char* op, int64_t rows, int64_t group, const Tensor&
   return shape;
 }
 
-using Made = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Made = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Made minimum(const Tensor& x, const Tensor& shift, const Tensor& parameters, const Tensor& widths, int64_t activation,
              int64_t depth) {
@@ -39,14 +39,13 @@ Made minimum(const Tensor& x, const Tensor& shift, const Tensor& parameters, con
     MlpMinimum<decltype(number)> made(shape, x, shift, parameters, depth);
     made.run();
     const MinimumKept& kept = made.kept();
-    return {made.value(), made.score(), kept.order, kept.slope, kept.second, kept.back};
+    return {made.value(), made.score(), kept.order, kept.values, kept.back};
   };
   return x.scalar_type() == ScalarType::Double ? run(double{}) : run(float{});
 }
 
-std::tuple<Tensor, Tensor> along(const Tensor& direction, const Tensor& order, const Tensor& slope,
-                                 const Tensor& second, const Tensor& back, const Tensor& parameters,
-                                 const Tensor& widths, int64_t activation, int64_t streams) {
+std::tuple<Tensor, Tensor> along(const Tensor& direction, const Tensor& order, const Tensor& values, const Tensor& back,
+                                 const Tensor& parameters, const Tensor& widths, int64_t activation, int64_t streams) {
   const char* op = "mlp_along";
   SVGDX_CHECK(direction.dim() == 2, op, "direction must have 2 dimensions");
   SVGDX_CHECK(streams == 1 || streams == 2, op, "streams must be 1 or 2, but is ", streams);
@@ -60,10 +59,9 @@ std::tuple<Tensor, Tensor> along(const Tensor& direction, const Tensor& order, c
     SVGDX_CHECK(within < shape.block && i / shape.block * shape.block + within < rows, op,
                 "order must hold rows of a block, but holds ", r);
   }
-  expect(op, "slope", slope, type, {rows, shape.units}, "shape (B M, units)");
-  expect(op, "second", second, type, {rows, shape.units}, "shape (B M, units)");
+  expect(op, "values", values, type, {rows, shape.units}, "shape (B M, units)");
   expect(op, "back", back, type, {rows, shape.inner}, "shape (B M, units below the last layer)");
-  const MinimumKept kept{order, slope, second, back};
+  const MinimumKept kept{order, values, back};
   if (type == ScalarType::Double) return MlpAlong<double>(shape, direction, parameters, kept, streams).run();
   return MlpAlong<float>(shape, direction, parameters, kept, streams).run();
 }
@@ -75,9 +73,9 @@ std::tuple<Tensor, Tensor> along(const Tensor& direction, const Tensor& order, c
 STABLE_TORCH_LIBRARY_FRAGMENT(svgdx_cpu, m) {
   m.def(
       "mlp_minimum(Tensor x, Tensor shift, Tensor parameters, Tensor widths, int activation, int depth) -> (Tensor, "
-      "Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor, Tensor, Tensor, Tensor)");
   m.def(
-      "mlp_along(Tensor direction, Tensor order, Tensor slope, Tensor second, Tensor back, Tensor "
+      "mlp_along(Tensor direction, Tensor order, Tensor values, Tensor back, Tensor "
       "parameters, Tensor widths, int activation, int streams) -> (Tensor, Tensor)");
 }
 

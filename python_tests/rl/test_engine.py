@@ -101,7 +101,7 @@ def inputs_of(name: str) -> Inputs:
     last = {"parameters": packed.parameters, "widths": packed.widths, "activation": packed.activation}
     if name == "mlp_minimum":
         return {"x": action.flatten(0, 1), "shift": packed.shift, **last, "depth": 2}
-    kept = zip(("order", "slope", "second", "back"), _engine.minimum(packed, action, 2)[2], strict=True)
+    kept = zip(("order", "values", "back"), _engine.minimum(packed, action, 2)[2], strict=True)
     return {"direction": direction.flatten(0, 1), **dict(kept), **last, "streams": 2}
 
 
@@ -127,8 +127,7 @@ BAD: dict[str, dict[str, Any]] = {
     "mlp_along": {
         "direction": lambda t: t.t(),
         "order": lambda t: t + 100,
-        "slope": lambda t: t.double(),
-        "second": lambda t: t[1:],
+        "values": lambda t: t.double(),
         "back": lambda t: t[:, 1:].contiguous(),
         "parameters": lambda t: t[:1],
         "widths": lambda t: t[:2],

@@ -60,7 +60,7 @@ def _minimum_fake(
     rows, scored, kept = len(x), len(x) if depth > 0 else 0, len(x) if depth > 1 else 0
     *below, last = widths.tolist()[1:-1]
     units = sum(below) + last
-    empty = [x.new_empty(kept, width) for width in (units, units, sum(below))]
+    empty = [x.new_empty(kept, width) for width in (units, sum(below))]
     return x.new_empty(rows), x.new_empty(scored, x.shape[1]), x.new_empty(kept, dtype=torch.int32), *empty
 
 

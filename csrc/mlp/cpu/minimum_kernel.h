@@ -17,19 +17,32 @@ struct MinimumLayer {
   const C* product;  // (rows, width): the argument z without its shift
   const C* shift;    // what row r adds to it: entry (first + r) / group of (B, width), or the bias alone, group 0
   int64_t first, group;
-  C* value;              // (rows, width): a(z); null at the last layer
-  C *slope, *second;     // (rows, width): a'(z), a''(z); null where nobody asks
+  C* value;              // (rows, width): a(z); null where nobody asks
   const C* head_weight;  // (width) at the last layer, else null
   const C* head_bias;    // (1)
   C* output;             // (rows): the network's value
+};
+
+// Back through a hidden layer: from the gradient in a(z) to that in z. The derivatives of a come from its value.
+template <class C>
+struct MinimumBack {
+  int64_t rows, width;
+  Activation activation;
+  const C* value;        // of a block, (., width): a(z)
+  const int32_t* order;  // (rows): which row of the block is meant
+  const C* grad;         // (rows, width), or (width) for all rows: the last layer's
+  bool shared;
+  C* out;   // (rows, width)
+  C* kept;  // (rows, width): the values once more, in this order; null where nobody asks
 };
 
 // Derivatives in t of a hidden layer at x + t v: from those of z, h, to those of a(z).
 template <class C>
 struct AlongLayer {
   int64_t count;
+  Activation activation;
   const C *first, *second;        // (count): h', h''; h'' null: zero, as in the first layer
-  const C *slope, *curve;         // (count): a'(z), a''(z)
+  const C* value;                 // (count): a(z)
   C *value_first, *value_second;  // (count); the second null where the order is 1
 };
 
@@ -39,7 +52,7 @@ struct AlongBack {
   int64_t rows, width;
   Activation activation;
   const C *first, *second;  // (rows, width): h', h'' of the way forward
-  const C *slope, *curve;   // (rows, width)
+  const C* value;           // (rows, width): a(z)
   const C* back;            // (rows, width), the gradient in a(z); (width) at the last layer
   bool last;
   const C *grad_first, *grad_second;  // (rows, width); null at the last layer, where they are 0
@@ -49,8 +62,6 @@ struct AlongBack {
 }  // namespace svgdx
 
 SVGDX_ISA_DECLARE(template <class C> void minimum_layer(const MinimumLayer<C>& args);
-                  // out = slope times the gradient in a(z): (rows, width), or (width) for all rows.
-                  template <class C>
-                  void minimum_back(int64_t rows, int64_t width, const C* slope, const C* grad, bool shared, C* out);
+                  template <class C> void minimum_back(const MinimumBack<C>& args);
                   template <class C> void along_layer(const AlongLayer<C>& args);
                   template <class C> void along_back(const AlongBack<C>& args);)
