@@ -150,7 +150,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = RunFolder.create(tmp_path / "e", EBMConfig().to_yaml()).path
     cases = {
         "the same configuration and seed": [one, same],
-        "alpha is 5.0 and 3.0": [one, other],
+        "alpha is 8.0 and 3.0": [one, other],
         "no run holds an evaluation yet": [empty],
         "runs of one experiment are compared": [one, image],
         "holds no config.yaml": [tmp_path / "none"],
