@@ -332,7 +332,7 @@ def test_folders_in_use_and_folders_without_a_run(
     assert resume(tmp_path) == 2
     assert "holds no folder seed-N" in capsys.readouterr().err
     assert resume(finished, "--gamma=0.5") == 2
-    assert "--gamma 0.5: the run has 0.99" in capsys.readouterr().err
+    assert "--gamma 0.5: the run has 0.9," in capsys.readouterr().err
 
 
 def test_a_finished_run_is_left_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
