@@ -83,8 +83,7 @@ struct Row {
         g_ii(args.g[row + i]) {}
 
   double diagonal(const double* matrix, int64_t j) const { return matrix[start + j * (args.particles + 1)]; }
-  template <class Access>
-  Vec<double> diagonals(const double* matrix, int64_t j, Access) const {
+  Vec<double> diagonals(const double* matrix, int64_t j) const {
     double values[kLanes<double>] = {};
     const int64_t count = std::min<int64_t>(kLanes<double>, args.particles - j);
     for (int64_t l = 0; l < count; ++l) values[l] = diagonal(matrix, j + l);
@@ -107,8 +106,7 @@ void gram_kernel(const GramPairs& args, int64_t begin, int64_t end) {
     const Row r(args, item);
     const double x_hvp = args.dots ? args.dots[item * kGramDots] : 0, v_x = args.vx ? args.vx[r.row + r.i] : 0;
     for_vectors<double>(args.particles, [&](int64_t j, auto at) {
-      const Vec<double> g = at.load(args.g + r.row + j),
-                        half = splat(0.5) * (splat(r.g_ii) + r.diagonals(args.g, j, at));
+      const Vec<double> g = at.load(args.g + r.row + j), half = splat(0.5) * (splat(r.g_ii) + r.diagonals(args.g, j));
       at.store(args.kernel + r.row + j, VecMath<double>::exp(r.beta * (g - half)));
       at.store(args.fg + r.row + j, g * at.load(args.f + r.row + j));
     });
@@ -117,7 +115,7 @@ void gram_kernel(const GramPairs& args, int64_t begin, int64_t end) {
     Vec<double> sums[kGramSums] = {};
     for_vectors<double>(args.particles, [&](int64_t j, auto at) {
       const Vec<double> kappa = at.load(args.kernel + r.row + j), g = at.load(args.g + r.row + j);
-      const Vec<double> rho = at.load(args.u + r.row + j) + r.beta * (splat(r.g_ii) - g) - r.diagonals(args.u, j, at);
+      const Vec<double> rho = at.load(args.u + r.row + j) + r.beta * (splat(r.g_ii) - g) - r.diagonals(args.u, j);
       const Vec<double> a = r.a(j, at), b = r.b(j, at);
       sums[0] += kappa;
       sums[1] += kappa * rho;
