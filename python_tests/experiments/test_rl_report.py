@@ -142,6 +142,18 @@ def test_shares_of_goals_stand_beside_each_other(tmp_path: Path) -> None:
     assert "200 rollouts by sampled actions after 3,000 steps" in text
 
 
+def test_an_algorithm_with_two_activations_has_two_lines(tmp_path: Path) -> None:
+    one = made(tmp_path, "met-svgd", 0, [1.0, 2.0], activation="elu")
+    other = made(tmp_path / "other", "met-svgd", 0, [3.0, 4.0])
+    walker = made(tmp_path / "walker", "met-svgd", 0, [5.0, 6.0], env="Walker2d-v5")
+    code, text = report(tmp_path / "out", one, walker, other, made(tmp_path, "sac", 0, [0.0, 1.0]))
+    assert code == 0
+    assert list(table(text, 0)) == ["sac", "met-svgd, elu", "met-svgd, softplus"]
+    assert list(table(text, 1)) == ["met-svgd, elu"]
+    assert table(text, 0)["met-svgd, softplus"]["mean"] == "4.0"
+    assert "--activation elu" in text
+
+
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = made(tmp_path / "a", "sac", 0, [1.0, 2.0])
     same = made(tmp_path / "b", "sac", 0, [1.0, 2.0])

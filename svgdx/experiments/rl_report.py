@@ -57,10 +57,11 @@ class RLRun(Run):
 
 @dataclass
 class Group:
-    """The seeds of one algorithm on one environment.
+    """The seeds of one algorithm with one activation on one environment.
 
     Attributes:
-        name: the algorithm, or the preset of SteinSAC. steps: those at which every seed was evaluated.
+        name: the algorithm, or the preset of SteinSAC, and the activation where the runs have several. steps: those
+            at which every seed was evaluated.
     """
 
     name: str
@@ -104,18 +105,20 @@ def run(paths: list[Path], out: Path) -> int:
 
 
 def grouped(runs: list[RLRun]) -> dict[str, list[Group]]:
-    """Runs by environment and algorithm, in the order of SAC, SAC-NF and the presets, seeds in order."""
+    """Runs by environment, algorithm and activation, in the order of SAC, SAC-NF and the presets, seeds in order."""
     environments: dict[str, list[Group]] = {}
     for run in runs:
         environments.setdefault(environment_of(run.config), [])
-    for name, groups in environments.items():
-        for label in ORDER:
-            found = [run for run in runs if environment_of(run.config) == name and run.config.label == label]
-            found.sort(key=lambda run: run.config.seed)
-            for one, other in itertools.pairwise(found):
+    for label in ORDER:
+        found = [run for run in runs if run.config.label == label]
+        activations = sorted({run.config.activation for run in found})
+        for (name, groups), activation in itertools.product(environments.items(), activations):
+            seeds = [run for run in found if (environment_of(run.config), run.config.activation) == (name, activation)]
+            seeds.sort(key=lambda run: run.config.seed)
+            for one, other in itertools.pairwise(seeds):
                 check_same(one, other)
-            if found:
-                groups.append(Group(label, found))
+            if seeds:
+                groups.append(Group(label if len(activations) == 1 else f"{label}, {activation}", seeds))
     return environments
 
 

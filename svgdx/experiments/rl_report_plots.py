@@ -31,7 +31,7 @@ def figures(path: Path, environments: dict[str, list[Group]]) -> None:
     rows, columns = len(environments), len(panels)
     figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.8 * rows), layout="constrained", squeeze=False)
     present = {group.name for groups in environments.values() for group in groups}
-    names = [name for name in ORDER if name in present]
+    names = sorted(present, key=lambda name: (ORDER.index(name.partition(",")[0]), name))
     colours = {name: matplotlib.colormaps["tab20" if len(names) > 10 else "tab10"](i) for i, name in enumerate(names)}
     for row, (name, groups) in zip(axes, environments.items(), strict=True):
         for axis, panel in zip(row, panels, strict=True):
