@@ -27,15 +27,14 @@ def usable(at: Networks) -> bool:
 
 
 def pack(at: Networks) -> Packed:
-    rows = []
+    parts = []
     for weights, biases in zip(at.weights, at.biases, strict=True):
-        parts = [weights[0].mT.reshape(-1)]
+        parts.append(weights[0].mT.reshape(-1))
         for weight, bias in zip(weights[1:], biases, strict=True):
             parts += [weight.reshape(-1), bias]
-        rows.append(torch.cat(parts))
     widths = [at.weights[0][0].shape[1], *(weight.shape[0] for weight in at.weights[0])]
     number = _checks.ACTIVATIONS.index(at.activation)
-    return Packed(at.shift.contiguous(), torch.stack(rows), torch.tensor(widths, dtype=torch.int64), number)
+    return Packed(at.shift.contiguous(), torch.cat(parts).view(2, -1), torch.tensor(widths, dtype=torch.int64), number)
 
 
 def minimum(at: Packed, action: Tensor, depth: int) -> tuple[Tensor, Tensor | None, list[Tensor]]:
