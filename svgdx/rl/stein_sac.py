@@ -174,7 +174,7 @@ class SteinSAC(RandomSteps):
         target = self.target_values(batch)
         found = self.critic(self.policy.states(batch.observations), batch.actions.flatten(1).unsqueeze(1))
         loss = 0.5 * (found - target).square().mean((1, 2)).sum()
-        self._descend("critic", loss, self.critic, self.policy.critic_optimizer)
+        self._descend("critic", loss, self.policy.critic_optimizer)
         return loss.item()
 
     def _update_actor(self, state: Tensor, recorded: bool) -> tuple[SteinSample, float]:
@@ -183,7 +183,7 @@ class SteinSAC(RandomSteps):
         assert sample.log_prob is not None
         q = critic.value_once(sample.action)
         loss = sample.mean(self.policy.temperature * sample.log_prob - q).mean()
-        self._descend("actor", loss, self.actor, self.policy.actor_optimizer)
+        self._descend("actor", loss, self.policy.actor_optimizer)
         if self.ent_coef_optimizer is not None:
             surplus = float(sample.mean(sample.log_prob.detach()).mean()) + float(self.target_entropy)
             self.ent_coef_optimizer.zero_grad()
@@ -192,10 +192,11 @@ class SteinSAC(RandomSteps):
             self.policy.temperature.copy_(self.log_ent_coef.detach().exp())
         return sample, loss.item()
 
-    def _descend(self, name: str, loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def _descend(self, name: str, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.get_total_norm([each.grad for each in module.parameters() if each.grad is not None])
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
         if not (bool(loss.isfinite()) and bool(norm.isfinite())):
             raise FloatingPointError(
                 f"SteinSAC: update {self._n_updates + 1}, step {self.num_timesteps}: {name} loss is {loss.item()}, "
