@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,8 @@ import pytest
 import torch
 
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
+
+from experiments.processes import interrupted
 
 from svgdx import cli, gflownets
 from svgdx.experiments import binary_tasks, checkpoint, evaluation
@@ -209,23 +208,11 @@ def test_training_finds_the_distribution() -> None:
     assert trainer.log_z.value.item() == pytest.approx(log_z, abs=0.3)
 
 
-def run_until(out: Path, lines: int, number: signal.Signals) -> subprocess.Popen[bytes]:
-    """Starts a run of its own process and sends it a signal once so many metrics are written."""
-    command = [sys.executable, "-m", "svgdx.cli", *options(out, **LONG)]
-    # Away from the repo: the installed package runs, not the source tree.
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=out.parent)
-    deadline = time.monotonic() + 300
-    metrics = out / "metrics.jsonl"
-    while process.poll() is None and time.monotonic() < deadline:
-        if metrics.exists() and metrics.read_bytes().count(b"\n") > lines:
-            break
-        time.sleep(0.005)
-    process.send_signal(number)
-    process.wait(60)
-    return process
-
-
 LONG = {"iterations": 150, "eval_every": 150, "checkpoint_every": 7}
+
+
+def run_until(out: Path, lines: int, number: signal.Signals) -> tuple[int, str]:
+    return interrupted(options(out, **LONG), out, lines, number, out.parent)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +224,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_killed_run_resumes_to_the_same_numbers(unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert run_until(out, 8, signal.SIGKILL).returncode == -signal.SIGKILL
+    assert run_until(out, 8, signal.SIGKILL)[0] == -signal.SIGKILL
     saved = checkpoint.load(newest(out), "eb-gfn").seconds
     assert resume(out) == 0
     assert_same_run(out, unbroken)
@@ -246,10 +233,8 @@ def test_killed_run_resumes_to_the_same_numbers(unbroken: Path, tmp_path: Path) 
 
 def test_interrupted_run_ends_with_a_checkpoint_and_resumes(unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = run_until(out, 8, signal.SIGTERM)
-    assert process.returncode == 130
-    assert process.stderr is not None
-    message = process.stderr.read().decode()
+    status, message = run_until(out, 8, signal.SIGTERM)
+    assert status == 130
     assert "interrupted" in message
     assert "Traceback" not in message
     assert checkpoint.load(newest(out), "eb-gfn").step == records(out)[-1]["step"]

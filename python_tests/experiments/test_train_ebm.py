@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
+
+from experiments.processes import interrupted
 
 from svgdx import cli
 from svgdx.experiments import checkpoint
@@ -94,33 +93,23 @@ def test_same_seed_same_run_other_seed_another(finished: Path, tmp_path: Path) -
     assert (finished / "metrics.jsonl").read_bytes() != (tmp_path / "other" / "metrics.jsonl").read_bytes()
 
 
-def run_until(out: Path, lines: int, number: signal.Signals) -> subprocess.Popen[bytes]:
-    """Starts a run of 60 updates in its own process and sends it a signal once so many metrics are written."""
-    command = [sys.executable, "-m", "svgdx.cli", *options(out, steps=60, eval_every=30, checkpoint_every=7)]
-    # Away from the repo: the installed package runs, not the source tree.
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=out.parent)
-    deadline = time.monotonic() + 120
-    metrics = out / "metrics.jsonl"
-    while process.poll() is None and time.monotonic() < deadline:
-        if metrics.exists() and metrics.read_bytes().count(b"\n") > lines:
-            break
-        time.sleep(0.005)
-    process.send_signal(number)
-    process.wait(60)
-    return process
+LONG = {"steps": 60, "eval_every": 30, "checkpoint_every": 7}
+
+
+def run_until(out: Path, lines: int, number: signal.Signals) -> tuple[int, str]:
+    return interrupted(options(out, **LONG), out, lines, number, out.parent)
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("unbroken") / "run"
-    assert cli.main(options(out, steps=60, eval_every=30, checkpoint_every=7)) == 0
+    assert cli.main(options(out, **LONG)) == 0
     return out
 
 
 def test_killed_run_resumes_to_the_same_numbers(unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = run_until(out, 20, signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    assert run_until(out, 20, signal.SIGKILL)[0] == -signal.SIGKILL
     with open(out / "metrics.jsonl", "a") as file:
         file.write('{"step": 1')  # a line cut short, as a kill leaves it
     assert resume(out) == 0
@@ -132,10 +121,8 @@ def test_interrupted_run_ends_with_a_checkpoint_and_resumes(
     unbroken: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "run"
-    process = run_until(out, 20, number)
-    assert process.returncode == 130
-    assert process.stderr is not None
-    message = process.stderr.read().decode()
+    status, message = run_until(out, 20, number)
+    assert status == 130
     assert "interrupted" in message
     assert "Traceback" not in message
     records = (out / "metrics.jsonl").read_text().splitlines()

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ import torch
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
 gymnasium = pytest.importorskip("gymnasium", reason="reinforcement learning needs the packages of svgdx[rl]")
 pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
+
+from experiments.processes import interrupted  # noqa: E402
 
 from svgdx import cli  # noqa: E402
 from svgdx.experiments import rl_environment  # noqa: E402
@@ -133,19 +134,11 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(finished: Path, t
 def test_an_interrupted_run_ends_with_a_checkpoint_and_resumes_with_all_seeds(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs"
     # Long enough to be caught; the interrupted seed has the numbers of a shorter run up to there.
-    command = [sys.executable, "-m", "svgdx.cli", *options(out, seeds="0,1", steps=4000, checkpoint_every=4000)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=tmp_path)
-    deadline = time.monotonic() + 300
-    lines = out / "seed-0" / "metrics.jsonl"
-    while process.poll() is None and time.monotonic() < deadline:
-        if lines.exists() and lines.read_bytes().count(b"\n") > 3:
-            break
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    _, message = process.communicate(timeout=300)
-    assert process.returncode == 130
-    assert b"interrupted: checkpoint of step" in message
-    assert b"Traceback" not in message
+    arguments = options(out, seeds="0,1", steps=4000, checkpoint_every=4000)
+    status, message = interrupted(arguments, out / "seed-0", 3, signal.SIGTERM, tmp_path)
+    assert status == 130
+    assert "interrupted: checkpoint of step" in message
+    assert "Traceback" not in message
     found = saved(out / "seed-0")
     assert len(found) == 1
     assert found[0].step >= 60
