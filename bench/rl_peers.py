@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -39,6 +40,32 @@ def batch() -> ReplayBufferSamples:
     action = 2 * torch.rand(BATCH, ACTIONS, generator=generator) - 1
     done = (torch.rand(BATCH, 1, generator=generator) < 0.01).float()
     return ReplayBufferSamples(state, action, after, done, torch.randn(BATCH, 1, generator=generator))
+
+
+def products(model: SteinSAC) -> Callable[[], None]:
+    """The critics' matrix products at the particles in one update with preset "p-svgd", alone.
+
+    A value takes both critics forward, a score the smaller one back as well, and the actor's gradient each score's
+    Hessian-vector product: forward and back once more.
+    """
+    settings = model.policy.settings
+    first, second = [layer.weight.detach() for layer in model.critic.critics[0].linear[:2]]
+    first = first[:, :ACTIONS]
+    rows = BATCH * settings.particles
+    points, hidden = torch.zeros(rows, ACTIONS), torch.zeros(rows, len(first))
+    # Critic targets: L scores and a value; actor: L scores with their derivative, and the last value's gradient.
+    forward = 2 * (settings.steps + 1) + 2 * (settings.steps + 1) + settings.steps
+    back = settings.steps + settings.steps + 1 + settings.steps
+
+    def run() -> None:
+        for _ in range(forward):
+            torch.mm(points, first.T)
+            torch.mm(hidden, second.T)
+        for _ in range(back):
+            torch.mm(hidden, second)
+            torch.mm(hidden, first)
+
+    return run
 
 
 def _sequential(layers: Any) -> nn.Sequential:
