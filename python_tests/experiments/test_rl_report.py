@@ -140,6 +140,7 @@ def test_shares_of_goals_stand_beside_each_other(tmp_path: Path) -> None:
     assert rows["met-svgd"]["none"] == "5.0 ± 0.0"
     assert rows["met-svgd"]["least of all seeds"] == "10.0"
     assert "200 rollouts by sampled actions after 3,000 steps" in text
+    assert "    svgdx eval rl DIR/seed-N\n" in text
 
 
 def test_an_algorithm_with_two_activations_has_two_lines(tmp_path: Path) -> None:

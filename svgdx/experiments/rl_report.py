@@ -153,6 +153,8 @@ def text(environments: dict[str, list[Group]]) -> str:
     lines += ["", "## Commands", ""]
     for groups in environments.values():
         lines += [f"    {command(group.runs[0].config)} --seeds {_seeds(group)} --out DIR" for group in groups]
+    if any(group.shares() is not None for groups in environments.values() for group in groups):
+        lines.append("    svgdx eval rl DIR/seed-N")
     return "\n".join([*lines, "    svgdx report DIR... --out FOLDER"]) + "\n"
 
 
