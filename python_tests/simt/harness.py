@@ -173,7 +173,7 @@ def build(name: str) -> Path:
 
 
 def _configure_and_compile(folder: Path, name: str) -> None:
-    configure = ["cmake", "-S", str(SOURCE), "-B", str(folder), "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"]
+    configure = ["cmake", "-S", str(SOURCE), "-B", str(folder), "-G", "Ninja", f"-DPython_EXECUTABLE={_python(folder)}"]
     compile_ = ["cmake", "--build", str(folder), "--target", f"svgdx_simt_{name}", "-j2"]
     for command in (configure, compile_):
         done = subprocess.run(command, capture_output=True, text=True)
@@ -181,11 +181,22 @@ def _configure_and_compile(folder: Path, name: str) -> None:
             raise RuntimeError(f"the SIMT harness does not build:\n{done.stdout[-8000:]}\n{done.stderr[-4000:]}")
 
 
+def _python(folder: Path) -> str:
+    """The interpreter of the build in a folder: another of the same version would compile everything again."""
+    cache = folder / "CMakeCache.txt"
+    found = re.search(r"^Python_EXECUTABLE:\w+=(.+)$", cache.read_text(), re.MULTILINE) if cache.exists() else None
+    return found[1] if found and Path(found[1]).exists() else sys.executable
+
+
 @functools.cache
 def load(name: str = "checked") -> Simt:
     """The harness in one of its builds, built on first use."""
-    path = build(name)
-    spec = importlib.util.spec_from_file_location(f"svgdx_simt_{name}", path)
+    return load_file(build(name))
+
+
+def load_file(path: Path) -> Simt:
+    """The harness from a module that `build` made."""
+    spec = importlib.util.spec_from_file_location(path.name.partition(".")[0], path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -194,7 +205,10 @@ def load(name: str = "checked") -> Simt:
 
 
 def run_under_asan(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with the sanitizers' runtime loaded first, as ``load("asan")`` needs; its output is kept."""
+    """Run Python with the sanitizers' runtime loaded first, as the build "asan" needs; its output is kept.
+
+    The build is made before and opened with ``load_file``: compilers are slow under that runtime.
+    """
     library = subprocess.run(
         ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     ).stdout.strip()

@@ -221,8 +221,9 @@ def test_nvcc_takes_the_same_source(tmp_path: Path) -> None:
 
 SANITIZED = """
 import sys
+from pathlib import Path
 from simt import harness, test_planted
-simt = harness.load("asan")
+simt = harness.load_file(Path(sys.argv[2]))
 for kernel, run in test_planted.RUNS.items():
     run(simt, kernel + ".correct", seed=1).check()
 print("correct", flush=True)
@@ -242,8 +243,7 @@ print("passed", flush=True)
     ],
 )
 def test_sanitizers_see_the_kernels(bug: str, message: str) -> None:
-    harness.build("asan")
-    done = harness.run_under_asan("-c", SANITIZED, bug)
+    done = harness.run_under_asan("-c", SANITIZED, bug, str(harness.build("asan")))
     assert done.stdout == "correct\n", done.stderr[-2000:]
     assert done.returncode != 0
     assert message in done.stderr
