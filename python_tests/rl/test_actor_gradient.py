@@ -1,7 +1,8 @@
 """The derivative of E[log pi] in the mean of the start: right where the critics' second derivative is continuous.
 
 The published critics have ELU layers (Messaoud et al., S2AC, ICLR 2024). ELU'' jumps at 0, and a mean of ELU'' depends
-on where the jumps lie, of which no derivative along a particle's path knows.
+on where the jumps lie, of which no derivative along a particle's path knows. The gradient of the smaller of two critics
+jumps where they cross, with the same effect.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ from svgdx.rl.targets import make_target
 B, M, S, D = 400, 10, 2, 2
 
 
-def error(activation: str, hessian: str) -> float:
-    """Between autograd and central differences, the same noise in all; relative to the latter."""
+def error(activation: str, hessian: str, difference: float = 0.0) -> float:
+    """Between autograd and central differences, the same noise in all; relative to the latter.
+
+    difference: how far the second critic's parameters are from the first's, in (0, 1]; 0: they are the same.
+    """
     torch.manual_seed(0)
     critic = TwinCritic(S, D, (32, 32), activation).double()
     for parameter in critic.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
-    # Of two different critics the minimum has a kink of its own.
-    critic.critics[1].load_state_dict(critic.critics[0].state_dict())
+    one, other = (each.state_dict() for each in critic.critics)
+    keep = (1 - difference**2) ** 0.5
+    critic.critics[1].load_state_dict({name: keep * one[name] + difference * other[name] for name in one})
     settings = SteinSettings(M, hessian=hessian, bound="none", step_size=0.3)
     actor = SteinActor(S, torch.ones(D), settings, (8,), "tanh").double()
     at = critic.at(torch.randn(1, S).double().expand(B, S))
@@ -57,3 +62,9 @@ def test_smooth_critics_have_the_right_derivative_and_elu_not(hessian: str) -> N
 
 def test_without_the_hessian_term_elu_will_do() -> None:
     assert error("elu", "none") < 0.02
+
+
+@pytest.mark.parametrize("hessian", ["none", "hutchinson"])
+def test_critics_that_cross_among_the_particles_give_another_derivative(hessian: str) -> None:
+    assert error("tanh", hessian) < 0.01
+    assert error("tanh", hessian, difference=0.1) > 0.05

@@ -36,7 +36,8 @@ class SteinPolicy(BasePolicy):
         net_arch: widths of the hidden layers of the initial distribution's network. critic_arch: of each critic.
         activation: between layers, one of `svgdx.rl.critics.ACTIVATIONS`. With the published "elu" the actor's
             gradient is wrong where a Hessian term is followed: its second derivative jumps, of which no gradient along
-            particles knows (python_tests/rl/test_actor_gradient.py). "softplus" and "tanh" are smooth.
+            particles knows (python_tests/rl/test_actor_gradient.py). "softplus" and "tanh" are smooth. Where two
+            critics cross among the particles, the minimum's gradient jumps with any of them.
         test_action: "best", the particle with the largest Q, or "softmax", a particle drawn with probability
             proportional to exp(Q / test_temperature); the temperature is in units of return.
         optimizer_class, optimizer_kwargs: of actor and critic.
