@@ -155,6 +155,14 @@ def test_an_algorithm_with_two_activations_has_two_lines(tmp_path: Path) -> None
     assert "--activation elu" in text
 
 
+def test_seeds_with_checkpoints_at_other_steps_are_one_configuration(tmp_path: Path) -> None:
+    made(tmp_path, "sac", 0, [1.0, 2.0])
+    made(tmp_path, "sac", 1, [1.0, 2.0], checkpoint_every=500, keep_checkpoints=1, threads=2)
+    code, text = report(tmp_path / "out", tmp_path / "sac")
+    assert code == 0
+    assert table(text)["sac"]["seeds"] == "2"
+
+
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = made(tmp_path / "a", "sac", 0, [1.0, 2.0])
     same = made(tmp_path / "b", "sac", 0, [1.0, 2.0])

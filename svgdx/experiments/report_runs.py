@@ -15,7 +15,7 @@ from svgdx.experiments.errors import UsageError
 from svgdx.experiments.run_folder import RunFolder
 
 # These may differ between seeds of one configuration.
-FREE = ("seed", "threads")
+FREE = ("seed", "threads", "checkpoint_every", "keep_checkpoints")
 
 
 class Run:
