@@ -182,7 +182,7 @@ def _configure_and_compile(folder: Path, name: str) -> None:
 
 
 def _python(folder: Path) -> str:
-    """The interpreter of the build in a folder: another of the same version would compile everything again."""
+    """The interpreter of the build in a folder: for another of the same version the bindings would compile again."""
     cache = folder / "CMakeCache.txt"
     found = re.search(r"^Python_EXECUTABLE:\w+=(.+)$", cache.read_text(), re.MULTILINE) if cache.exists() else None
     return found[1] if found and Path(found[1]).exists() else sys.executable
