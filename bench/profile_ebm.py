@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from svgdx.experiments import data
-from svgdx.experiments.config import EBMConfig
-from svgdx.experiments.ebm_trainer import EBMTrainer
+from svgdx.experiments.data import images
+from svgdx.experiments.ebm.config import EBMConfig
+from svgdx.experiments.ebm.trainer import EBMTrainer
 
 CASES = {
     "digits, mlp": {"data": "digits"},
@@ -58,7 +58,7 @@ def measure(settings: dict[str, Any], rounds: int) -> tuple[dict[str, float], Co
     """Shares of PARTS, shares of the operators outside, milliseconds of an update with the profiler and without."""
     # No distances: an evaluation is no part of an update.
     config = EBMConfig.from_options({"steps": 10_000, "threads": 1, **settings})
-    trainer = EBMTrainer(config, data.load(config.data, None), distances=None)  # type: ignore[arg-type]
+    trainer = EBMTrainer(config, images.load(config.data, None), distances=None)  # type: ignore[arg-type]
     forward = trainer.energy.forward
 
     def recorded(x: torch.Tensor) -> torch.Tensor:

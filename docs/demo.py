@@ -12,7 +12,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from svgdx.experiments import data, plots
+from svgdx.experiments.data import images as data
+from svgdx.experiments.ebm import plots
 
 
 def main(run: Path, out: Path) -> None:

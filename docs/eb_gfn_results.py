@@ -12,8 +12,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from svgdx.experiments.eb_gfn_config import IMAGES, SYNTHETIC, EBGFNConfig
-from svgdx.experiments.synthetic2d import ENTROPY
+from svgdx.experiments.data.plane import ENTROPY
+from svgdx.experiments.eb_gfn.config import IMAGES, SYNTHETIC, EBGFNConfig
 
 # EB-GFN in Zhang et al., ICML 2022, where found: NLL in nats; -log RMSE for an Ising model's (side, sigma).
 PUBLISHED_NLL = {"2spirals": 20.050, "8gaussians": 19.982, "circles": 20.546, "pinwheel": 19.554}

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from svgdx.experiments.sample_config import SampleConfig
+from svgdx.experiments.toys.config import SampleConfig
 
 
 def row(path: Path) -> list[str]:

@@ -9,15 +9,15 @@ __version__ = "0.1.0"
 _library.load()
 
 if _library.usable():
-    from svgdx import nn, ops, reference
+    from svgdx import densities, ops, reference
     from svgdx.samplers import SVGD
     from svgdx.trace import HessianTrace, hessian_trace
 
-    __all__ = ["SVGD", "HessianTrace", "hessian_trace", "nn", "ops", "reference"]
+    __all__ = ["SVGD", "HessianTrace", "densities", "hessian_trace", "ops", "reference"]
 else:
 
     def __getattr__(name: str) -> NoReturn:
         # `svgdx doctor` must run where the library does not load; everything else stops with the reason.
-        if name in ("SVGD", "HessianTrace", "hessian_trace", "nn", "ops", "reference"):
+        if name in ("SVGD", "HessianTrace", "densities", "hessian_trace", "ops", "reference"):
             _library.require()
         raise AttributeError(f"module 'svgdx' has no attribute {name!r}")

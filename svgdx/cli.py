@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from svgdx.experiments.run_folder import RunFolder
-    from svgdx.experiments.settings import Settings
+    from svgdx.experiments.run.folder import RunFolder
+    from svgdx.experiments.run.settings import Settings
 
 EBM_TEXT = """Trains an energy-based model p(x) ∝ exp(f(x)) on images, f a multilayer perceptron or a residual
 convolutional network. The energy is trained to minimise E_q[f] - E_data[f], where q is what --config names: MET-SVGD
@@ -64,9 +64,9 @@ RL_PACKAGES = ("gymnasium", "mujoco", "stable_baselines3", "zuko", "moviepy")
 
 # Modules of each experiment: its settings, and its training.
 EXPERIMENTS = {
-    "ebm": ("svgdx.experiments.config", "EBMConfig", "svgdx.experiments.train_ebm"),
-    "eb-gfn": ("svgdx.experiments.eb_gfn_config", "EBGFNConfig", "svgdx.experiments.train_eb_gfn"),
-    "rl": ("svgdx.experiments.rl_config", "RLConfig", "svgdx.experiments.train_rl"),
+    "ebm": ("svgdx.experiments.ebm.config", "EBMConfig", "svgdx.experiments.ebm.train"),
+    "eb-gfn": ("svgdx.experiments.eb_gfn.config", "EBGFNConfig", "svgdx.experiments.eb_gfn.train"),
+    "rl": ("svgdx.experiments.rl.config", "RLConfig", "svgdx.experiments.rl.train"),
 }
 
 
@@ -99,7 +99,7 @@ def _settings(model: str) -> type[Settings]:
 
 
 def _add_training(parser: argparse.ArgumentParser, model: str) -> None:
-    from svgdx.experiments.settings import add_options
+    from svgdx.experiments.run.settings import add_options
 
     folder = parser.add_argument_group("run folder")
     folder.add_argument("--out", metavar="DIR", required=True, type=Path, help="run folder; must be new or empty")
@@ -112,7 +112,7 @@ def _add_training(parser: argparse.ArgumentParser, model: str) -> None:
 
 
 def _add_rl_training(parser: argparse.ArgumentParser) -> None:
-    from svgdx.experiments.settings import add_options
+    from svgdx.experiments.run.settings import add_options
 
     folder = parser.add_argument_group("run folders")
     folder.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder of the run folders seed-N")
@@ -131,8 +131,8 @@ def _seeds(text: str) -> list[int]:
 
 
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
-    from svgdx.experiments.eb_gfn_config import EvaluationSettings
-    from svgdx.experiments.settings import add_options
+    from svgdx.experiments.eb_gfn.config import EvaluationSettings
+    from svgdx.experiments.run.settings import add_options
 
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder of `svgdx train eb-gfn`")
     parser.add_argument("--checkpoint", metavar="FILE", type=Path, help="evaluate this checkpoint, not the newest")
@@ -140,8 +140,8 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_rl_evaluation(parser: argparse.ArgumentParser) -> None:
-    from svgdx.experiments.rl_config import RLEvaluationSettings
-    from svgdx.experiments.settings import add_options
+    from svgdx.experiments.rl.config import RLEvaluationSettings
+    from svgdx.experiments.run.settings import add_options
 
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder of `svgdx train rl`: DIR/seed-N")
     parser.add_argument("--checkpoint", metavar="FOLDER", type=Path, help="evaluate this checkpoint, not the newest")
@@ -150,9 +150,9 @@ def _add_rl_evaluation(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    from svgdx.experiments.sample_config import SampleConfig
-    from svgdx.experiments.settings import add_options
-    from svgdx.experiments.toys import TARGETS
+    from svgdx.experiments.run.settings import add_options
+    from svgdx.experiments.toys.config import SampleConfig
+    from svgdx.experiments.toys.targets import TARGETS
 
     parser.add_argument("model", metavar="TARGET", choices=TARGETS, help=", ".join(TARGETS))
     parser.add_argument("--out", metavar="DIR", required=True, type=Path, help="run folder; must be new or empty")
@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     name = " ".join(["svgdx", options.command, *([options.model] if "model" in options else [])])
     try:
-        from svgdx.experiments.errors import StoppedError, UsageError
+        from svgdx.experiments.run.errors import StoppedError, UsageError
 
         known = {"train": _train, "eval": _evaluate, "report": _report, "sample": _sample}
         return known[options.command](options)
@@ -199,7 +199,7 @@ def _missing(error: ModuleNotFoundError) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from svgdx.experiments import parallel
+    from svgdx.experiments.run import parallel
 
     experiment = importlib.import_module(EXPERIMENTS[options.model][2])
     if options.model == "rl":
@@ -215,9 +215,9 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _train_rl(options: argparse.Namespace, experiment: Any) -> int:
-    from svgdx.experiments import parallel
-    from svgdx.experiments.errors import UsageError
-    from svgdx.experiments.settings import given_options
+    from svgdx.experiments.run import parallel
+    from svgdx.experiments.run.errors import UsageError
+    from svgdx.experiments.run.settings import given_options
 
     if parallel.ranks_launched() > 1:
         raise UsageError("it is not data-parallel: start it without torchrun")
@@ -229,10 +229,10 @@ def _train_rl(options: argparse.Namespace, experiment: Any) -> int:
 def _open_run(options: argparse.Namespace, experiment: Any) -> tuple[Settings, Any, RunFolder]:
     import torch
 
-    from svgdx.experiments import parallel
-    from svgdx.experiments.errors import UsageError
-    from svgdx.experiments.run_folder import RunFolder
-    from svgdx.experiments.settings import check_kept, given_options
+    from svgdx.experiments.run import parallel
+    from svgdx.experiments.run.errors import UsageError
+    from svgdx.experiments.run.folder import RunFolder
+    from svgdx.experiments.run.settings import check_kept, given_options
 
     cls = _settings(options.model)
     given = given_options(options, cls)
@@ -256,24 +256,24 @@ def _open_run(options: argparse.Namespace, experiment: Any) -> tuple[Settings, A
 def _evaluate(options: argparse.Namespace) -> int:
     if options.model == "rl":
         return _evaluate_rl(options)
-    from svgdx.experiments import eval_eb_gfn
-    from svgdx.experiments.eb_gfn_config import EvaluationSettings
-    from svgdx.experiments.settings import given_options
+    from svgdx.experiments.eb_gfn import evaluate as eval_eb_gfn
+    from svgdx.experiments.eb_gfn.config import EvaluationSettings
+    from svgdx.experiments.run.settings import given_options
 
     return eval_eb_gfn.run(options.run, options.checkpoint, given_options(options, EvaluationSettings))
 
 
 def _evaluate_rl(options: argparse.Namespace) -> int:
-    from svgdx.experiments import eval_rl
-    from svgdx.experiments.rl_config import RLEvaluationSettings
-    from svgdx.experiments.settings import given_options
+    from svgdx.experiments.rl import evaluate as eval_rl
+    from svgdx.experiments.rl.config import RLEvaluationSettings
+    from svgdx.experiments.run.settings import given_options
 
     given = given_options(options, RLEvaluationSettings)
     return eval_rl.run(options.run, options.checkpoint, options.video, given)
 
 
 def _report(options: argparse.Namespace) -> int:
-    from svgdx.experiments import report
+    from svgdx.experiments.ebm import report
 
     return report.run(options.runs, options.out)
 
@@ -281,10 +281,10 @@ def _report(options: argparse.Namespace) -> int:
 def _sample(options: argparse.Namespace) -> int:
     import torch
 
-    from svgdx.experiments import sample
-    from svgdx.experiments.run_folder import RunFolder
-    from svgdx.experiments.sample_config import SampleConfig
-    from svgdx.experiments.settings import given_options
+    from svgdx.experiments.run.folder import RunFolder
+    from svgdx.experiments.run.settings import given_options
+    from svgdx.experiments.toys import sample
+    from svgdx.experiments.toys.config import SampleConfig
 
     config = SampleConfig.from_options(given_options(options, SampleConfig) | {"target": options.model})
     config = dataclasses.replace(config, threads=config.threads or torch.get_num_threads())

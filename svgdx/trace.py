@@ -59,7 +59,8 @@ def hessian_trace(
         log_prob: any log density that is differentiable twice (three times with create_graph), (..., D) -> (...), each
             value a function of its own point alone. With more than one product its derivatives must allow
             ``torch.autograd.grad(is_grads_batched=True)``. A module with a method score_hvp(x, probe), such as
-            :class:`svgdx.nn.MLPEnergy`, gives value, score and product by it for one probe without create_graph.
+            :class:`svgdx.densities.MLPLogDensity`, gives value, score and product by it for one probe
+            without create_graph.
         x: points or particles, (..., D), float32 or float64 (half precision: as far as log_prob allows it).
         probes: how many products with H are spent, V; "hutch++" needs 3, and probes - 2 (probes // 3) of them are
             random signs; "exact" does not read it.

@@ -20,8 +20,8 @@ pytest.importorskip("sklearn", reason="training needs the packages of svgdx[trai
 from distributed.pool import WORLD, Pool
 
 from svgdx import cli
-from svgdx.experiments import checkpoint, parallel
-from svgdx.experiments.loop import check_finite, stream_seed
+from svgdx.experiments.run import checkpoint, parallel
+from svgdx.experiments.run.loop import check_finite, stream_seed
 
 EBM: dict[str, Any] = {
     "steps": 6, "particles": 8, "svgd-steps": 3, "attached-steps": 2, "sampler-every": 2, "hidden": 8,
@@ -47,7 +47,7 @@ def train(group: dist.ProcessGroup, arguments: list[str]) -> tuple[int, dict[str
     """The exit code, and, of a run of its own, this rank's parameters at its end."""
     torch.set_default_dtype(torch.float32)
     kept: dict[str, torch.Tensor] = {}
-    from svgdx.experiments import loop
+    from svgdx.experiments.run import loop
 
     def keep(trainer: Any, *rest: Any) -> bool:
         finished = original(trainer, *rest)

@@ -9,8 +9,8 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from svgdx.energies import DiscreteMLPEnergy, IsingEnergy
-from svgdx.experiments.evaluation import all_states
+from svgdx.densities import DiscreteMLPEnergy, IsingEnergy
+from svgdx.experiments.metrics.bits import all_states
 from svgdx.samplers import gibbs_sweep, gwg_step
 
 CHAINS = 30_000

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from svgdx.energies.discrete import DiscreteMLPEnergy, IsingEnergy
+from svgdx.densities.discrete import DiscreteMLPEnergy, IsingEnergy
 
 Energy = Callable[[Tensor], Tensor]
 

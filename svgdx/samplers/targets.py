@@ -59,7 +59,7 @@ class Target:
         With graph they are differentiable in x, which must require a gradient; without they are detached.
         """
         if hessian != "none":
-            # The density itself where it has derivatives of its own, as MLPEnergy has.
+            # The density itself where it has derivatives of its own, as MLPLogDensity has.
             density = self._log_prob if hasattr(self._log_prob, "score_hvp") else self.log_prob
             found = hessian_trace(density, x, method=hessian, generator=generator, create_graph=graph)
             trace = found.trace.to(x.dtype)

@@ -1,0 +1,86 @@
+"""MLPLogDensity: its own derivatives are those of autograd, with and without a graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import svgdx
+from svgdx import _library
+from svgdx.densities import MLPLogDensity
+
+
+def energy(activation: str = "silu", depth: int = 2) -> MLPLogDensity:
+    torch.manual_seed(0)
+    return MLPLogDensity(5, 12, depth, activation, confinement=0.3).double()
+
+
+def autograd(model: MLPLogDensity, x: Tensor, probe: Tensor) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    value = model(x)
+    (score,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+    (hvp,) = torch.autograd.grad(score, x, probe)
+    return [value.detach(), score.detach(), hvp]
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5), (0, 5)], ids=str)
+@pytest.mark.parametrize("activation", ["silu", "softplus", "tanh"])
+def test_derivatives(activation: str, shape: tuple[int, ...]) -> None:
+    model, x, probe = energy(activation), torch.randn(shape).double(), torch.randn(shape).double()
+    expected = autograd(model, x, probe)
+    for create_graph in (False, True):
+        made = model.score_hvp(x, probe, create_graph)
+        torch.testing.assert_close([part.detach() for part in made], expected)
+        assert all(part.requires_grad == create_graph for part in made)
+    value, score, trace = model.laplacian(x)
+    torch.testing.assert_close([value, score], expected[:2])
+    torch.testing.assert_close(trace, svgdx.hessian_trace(model, x, method="exact").trace)
+
+
+def test_hessian_trace_takes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same results as by autograd; no graph where none is asked for, autograd where one is."""
+    model, x = energy(), torch.randn(4, 3, 5).double()
+    fast = svgdx.hessian_trace(model, x, generator=torch.Generator().manual_seed(2))
+    slow = svgdx.hessian_trace(lambda x: model(x), x, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(fast, slow, equal_nan=True)
+    assert not any(value.requires_grad for value in fast)
+    monkeypatch.setattr(MLPLogDensity, "forward", lambda self, x: pytest.fail("autograd was used"))
+    svgdx.hessian_trace(model, x)
+    with pytest.raises(pytest.fail.Exception):
+        svgdx.hessian_trace(model, x, create_graph=True)
+
+
+def test_state_dict_keys() -> None:
+    """Runs saved before load again."""
+    names = [f"layers.{i}.{name}" for i in (0, 2, 4) for name in ("weight", "bias")]
+    assert list(energy().state_dict()) == names
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="activation must be one of"):
+        MLPLogDensity(2, 3, 1, "sine")
+    with pytest.raises(ValueError, match="at least 1"):
+        MLPLogDensity(2, 0, 1)
+
+
+def test_a_chain_packs_the_parameters_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers, and changes between chains are seen."""
+    if _library.disabled():
+        pytest.skip("SVGDX_DISABLE: the reference takes the layers as they are")
+    model, packs = energy(), []
+    initial = torch.distributions.MultivariateNormal(torch.zeros(5).double(), torch.eye(5).double())
+    sampler = svgdx.SVGD(model, initial, step_size=0.1)
+
+    def sample() -> Tensor:
+        return sampler.sample_with_log_prob(6, 3, generator=torch.Generator().manual_seed(1))[1]
+
+    expected = sample()
+    whole = MLPLogDensity._pack
+    monkeypatch.setattr(MLPLogDensity, "_pack", lambda self: packs.append(1) or whole(self))
+    assert torch.equal(sample(), expected)
+    assert len(packs) == 1
+    with torch.no_grad():
+        model.layers[0].weight.mul_(3)
+    assert not torch.equal(sample(), expected)
+    assert len(packs) == 2

@@ -1,0 +1,120 @@
+"""Binary images: each data set, made small where its files are the user's own, and what is refused."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
+
+from scipy.io import savemat
+
+from svgdx.experiments.data import binary
+from svgdx.experiments.run.errors import UsageError
+
+DATA_ROOT = Path(os.environ.get("SVGDX_DATA_ROOT", Path(__file__).parents[2] / ".." / "shared" / "data"))
+
+
+def draw(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_digits_are_their_intensities_and_bits_of_them(digits: torch.Tensor) -> None:
+    images = binary.load("digits", None)
+    assert images.probabilities.shape == (1437, 64)
+    assert images.side == 8
+    assert images.test.shape == (360, 64)
+    assert images.train.dtype == images.test.dtype == torch.int8
+    assert {tuple(row) for row in images.probabilities.tolist()} <= {tuple(row) for row in digits.tolist()}
+    certain = (images.probabilities == 0) | (images.probabilities == 1)
+    assert torch.equal(images.train[certain].float(), images.probabilities[certain])
+    assert float((images.train - images.probabilities)[~certain].mean()) == pytest.approx(0, abs=0.01)
+    again = binary.load("digits", None)
+    assert torch.equal(again.train, images.train)
+    assert torch.equal(again.test, images.test)
+
+
+def test_static_bits_stay_and_dynamic_ones_are_drawn_anew() -> None:
+    images = binary.load("digits", None)
+    rows = torch.arange(500)
+    assert torch.equal(images.batch(rows, "static", draw()), images.train[:500])
+    generator = draw()
+    drawn = torch.stack([images.batch(rows, "dynamic", generator) for _ in range(100)])
+    assert drawn.dtype == torch.int8
+    assert not torch.equal(drawn[0], drawn[1])
+    # The largest of 32,000 means of 100 draws, each with deviation 0.05 at most.
+    assert float((drawn.float().mean(0) - images.probabilities[:500]).abs().max()) < 0.28
+    with pytest.raises(ValueError, match="static or dynamic, but is 'none'"):
+        images.batch(rows, "none", draw())
+
+
+def test_base_excludes_no_image() -> None:
+    images = binary.load("digits", None)
+    base = images.base()
+    assert bool(((base >= 0.0099) & (base <= 0.9901)).all())
+    torch.testing.assert_close(base, 0.98 * images.train.double().mean(0).float() + 0.01)
+
+
+@pytest.mark.skipif(not (DATA_ROOT / "MNIST" / "raw").is_dir(), reason="no MNIST: SVGDX_DATA_ROOT names its folder")
+def test_mnist_is_read() -> None:
+    images = binary.load("mnist", str(DATA_ROOT))
+    assert images.probabilities.shape[1] == images.test.shape[1] == 784
+    assert images.side == 28
+    assert len(images.probabilities) == len(images.train) > len(images.test) > 0
+    assert float(images.probabilities.max()) == 1
+    assert float(images.train.float().mean()) == pytest.approx(0.131, abs=0.01)
+
+
+def in_matlab_order(images: np.ndarray) -> np.ndarray:
+    return images.transpose(0, 2, 1).reshape(len(images), -1)
+
+
+def test_omniglot_is_read_upright(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).random((5, 28, 28))
+    parts = {"data": in_matlab_order(pictures[:3]).T, "testdata": in_matlab_order(pictures[3:] > 0.5).T * 1.0}
+    savemat(tmp_path / "chardata.mat", parts)
+    images = binary.load("omniglot", str(tmp_path))
+    np.testing.assert_allclose(images.probabilities.reshape(3, 28, 28).numpy(), pictures[:3], rtol=1e-6)
+    np.testing.assert_array_equal(images.test.reshape(2, 28, 28).numpy(), pictures[3:] > 0.5)
+
+
+def test_silhouettes_are_read_upright_with_the_object_as_one(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 2, (6, 28, 28), dtype=np.uint8)
+    rows = in_matlab_order(1 - pictures)
+    file = tmp_path / "caltech101_silhouettes_28_split1.mat"
+    savemat(file, {"train_data": rows[:3], "val_data": rows[:1], "test_data": rows[3:]})
+    images = binary.load("silhouettes", str(tmp_path))
+    np.testing.assert_array_equal(images.train.reshape(3, 28, 28).numpy(), pictures[:3])
+    np.testing.assert_array_equal(images.test.reshape(3, 28, 28).numpy(), pictures[3:])
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("omniglot", "chardata.mat"), ("silhouettes", "caltech101_silhouettes_28_split1.mat")]
+)
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path, name: str, file: str) -> None:
+    def refused(root: str | None, message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            binary.load(name, root)
+
+    refused(None, f"a folder that holds {file} is needed")
+    refused(str(tmp_path), f"there is no file {tmp_path / file}")
+    (tmp_path / file).write_bytes(b"MATLAB 5.0 MAT-file, cut short")
+    refused(str(tmp_path), f"{file}: cannot be read as a MATLAB file")
+    savemat(tmp_path / file, {"other": np.zeros((784, 784))})
+    refused(str(tmp_path), f"{file}: holds no variable")
+    both = ("data", "testdata") if name == "omniglot" else ("train_data", "test_data")
+    savemat(tmp_path / file, dict.fromkeys(both, np.zeros((100, 50))))
+    refused(str(tmp_path), f"{file}: two or more 28x28 images are expected")
+    savemat(tmp_path / file, dict.fromkeys(both, np.full((784, 784), 255.0)))
+    refused(str(tmp_path), r"must lie in \[0, 1\]")
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="one of digits, mnist, omniglot, silhouettes"):
+        binary.load("faces", None)
+    with pytest.raises(UsageError, match="--data mnist needs --data-root"):
+        binary.load("mnist", None)

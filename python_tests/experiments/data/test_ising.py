@@ -1,0 +1,70 @@
+"""Ising models: couplings of the grid, and samples against enumeration."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from svgdx.densities import IsingEnergy
+from svgdx.experiments.data.ising import adjacency, sample_ising, true_coupling
+from svgdx.experiments.metrics.bits import all_states
+
+
+@pytest.mark.parametrize("side", [3, 4, 9, 10])
+def test_each_site_has_its_four_neighbours(side: int) -> None:
+    matrix = adjacency(side)
+    assert torch.equal(matrix, matrix.T)
+    assert (matrix.sum(0) == 4).all()
+    for site in range(side * side):
+        row, column = divmod(site, side)
+        steps = ((0, 1), (0, -1), (1, 0), (-1, 0))
+        expected = {(row + down) % side * side + (column + right) % side for down, right in steps}
+        assert set(matrix[site].nonzero().flatten().tolist()) == expected
+
+
+def test_a_grid_too_small_is_refused() -> None:
+    with pytest.raises(ValueError, match="side must be at least 3, but is 2"):
+        adjacency(2)
+
+
+@pytest.mark.parametrize("sigma", [0.1, -0.2])
+def test_samples_have_the_enumerated_correlations(sigma: float) -> None:
+    coupling = true_coupling(3, sigma)
+    energy = IsingEnergy(9).requires_grad_(False)
+    energy.weight.copy_(coupling)
+    states = all_states(9)
+    spins = 2.0 * states - 1
+    probability = torch.softmax(-energy(states), 0)
+    expected = spins.T @ (probability[:, None] * spins)
+    x = sample_ising(coupling, 20_000, seed=3, sweeps=60)
+    assert x.dtype == torch.int8
+    assert x.unique().tolist() == [0, 1]
+    found = 2.0 * x - 1
+    assert float((found.T @ found / len(x) - expected).abs().max()) < 4.5 / math.sqrt(len(x))
+    assert float(found.mean(0).abs().max()) < 4.5 / math.sqrt(len(x))
+
+
+def test_long_range_order_of_the_exact_solution() -> None:
+    """Energy per site by Onsager, K = 2 sigma = 0.2: that of the infinite grid, which D = 100 all but reaches."""
+    spins = 2.0 * sample_ising(true_coupling(10, 0.1), 1500, seed=1, sweeps=40) - 1
+    bonds = ((spins @ adjacency(10)) * spins).sum(-1).mean() / 2 / 100
+    k = 2 * math.sinh(0.4) / math.cosh(0.4) ** 2
+    angle = (torch.arange(2000, dtype=torch.float64) + 0.5) * math.pi / 4000
+    integral = float((1 / torch.sqrt(1 - (k * torch.sin(angle)) ** 2)).mean()) * math.pi / 2
+    per_site = 1 / math.tanh(0.4) * (1 + 2 / math.pi * (2 * math.tanh(0.4) ** 2 - 1) * integral)
+    assert float(bonds) == pytest.approx(per_site, abs=0.015)
+
+
+def test_the_seed_decides_the_samples() -> None:
+    coupling = true_coupling(4, 0.2)
+    one, again, other = (sample_ising(coupling, 20, seed, sweeps=5) for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_a_coupling_that_is_none_is_refused() -> None:
+    for wrong in (torch.eye(3), torch.triu(torch.ones(3, 3), 1)):
+        with pytest.raises(ValueError, match="symmetric with a zero diagonal"):
+            sample_ising(wrong, 4, seed=0)

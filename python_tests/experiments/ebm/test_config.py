@@ -1,0 +1,166 @@
+"""Configurations of `svgdx train ebm`: what each trains with, what it logs, how it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
+
+from svgdx import cli
+from svgdx.experiments.ebm import train
+from svgdx.experiments.ebm.config import CONFIGURATIONS, EBMConfig
+from svgdx.experiments.ebm.trainer import EBMTrainer
+from svgdx.experiments.metrics import features, images
+from svgdx.experiments.run import checkpoint
+from svgdx.samplers import EpsilonGreedy, Heuristic, Learnt, MetropolisHastings
+
+SMALL = ["--steps=4", "--particles=8", "--svgd-steps=3", "--attached-steps=2", "--sampler-every=2", "--hidden=16"]
+SMALL += ["--eval-every=4", "--eval-samples=70", "--log-every=1", "--glow-blocks=1", "--glow-width=4", "--quiet"]
+EVERY = {"noise"}
+OF_ENERGY = EVERY | {"score_norm", "steps", "energy_samples", "energy_data", "energy_loss"}
+OF_SVGD = OF_ENERGY | {"sigma", "sigma_median", "eps", "eps_bound", "trace", "discrepancy", "entropy", "objective"}
+LOGGED = dict.fromkeys(CONFIGURATIONS, OF_SVGD) | {
+    "langevin": OF_ENERGY,
+    "met-svgd-mh": OF_SVGD | {"mh_rejection"},
+    "glow": EVERY | {"nll"},
+}
+
+
+@pytest.fixture(autouse=True)
+def quick_classifier(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """How good the classifier is, is tested elsewhere."""
+    images._classifier.cache_clear()
+    monkeypatch.setattr(features, "UPDATES", 3)
+    yield
+    images._classifier.cache_clear()
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def trained(out: Path, *more: str) -> list[dict[str, Any]]:
+    assert cli.main(["train", "ebm", f"--out={out}", *SMALL, *more]) == 0
+    return records(out)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_configuration_trains_and_logs_its_quantities(tmp_path: Path, name: str) -> None:
+    if name == "glow":
+        pytest.importorskip("normflows", reason="Glow needs the packages of svgdx[flow]")
+    # From the start the energy is nearly flat: the adaptive chain would stop before its first step.
+    more = ["--stop-threshold=1e-12"] if name == "met-svgd-lc" else []
+    logged = trained(tmp_path / "run", f"--config={name}", *more)
+    assert [record["step"] for record in logged] == [0, 1, 2, 3, 4]
+    for record in logged[1:]:
+        assert LOGGED[name] <= record.keys(), LOGGED[name] - record.keys()
+    assert logged[-1].keys() >= {"feature_distance", "pixel_distance"}
+    saved = checkpoint.load(sorted((tmp_path / "run" / "checkpoints").iterdir())[-1])
+    assert saved.step == 4
+
+
+def trainer(**given: Any) -> EBMTrainer:
+    config = EBMConfig.from_options({"steps": 10, "threads": 1, "particles": 8, "hidden": 16} | given)
+    made = train.trainer_of(config, train.load(config))
+    assert isinstance(made, EBMTrainer)
+    return made
+
+
+def test_configurations_are_those_of_the_paper() -> None:
+    samplers = {
+        name: trainer(config=name).negatives.sampler  # type: ignore[attr-defined]
+        for name in CONFIGURATIONS
+        if name not in ("langevin", "glow")
+    }
+    for name, sampler in samplers.items():
+        learnt = isinstance(sampler.kernel.bandwidth, Learnt), isinstance(sampler.step_size, Learnt)
+        assert learnt == {"p-svgd": (False, False), "met-svgd-sigma": (True, False)}.get(name, (True, True))
+        assert sampler.hessian == ("none" if name in ("p-svgd", "met-svgd-no-trace") else "hutchinson")
+        assert sampler.bound == ("none" if name in ("p-svgd", "met-svgd-no-bound") else "leaky")
+        assert (sampler.stop is not None) == (name == "met-svgd-lc")
+        assert isinstance(sampler.control, MetropolisHastings) == (name == "met-svgd-mh")
+        assert sampler.divisor == ("M-1" if name == "p-svgd" else "M")
+    heuristic = samplers["p-svgd"].kernel.bandwidth
+    assert isinstance(heuristic, Heuristic)
+    assert heuristic.name == "median"
+
+
+def test_settings_that_are_given_count_before_the_configuration() -> None:
+    sampler = trainer(config="met-svgd-mh", control="epsilon-greedy", mh_iterations=3).negatives.sampler  # type: ignore[attr-defined]
+    assert isinstance(sampler.control, EpsilonGreedy)
+    assert sampler.control.iterations == 3
+    config = EBMConfig.from_options({"config": "p-svgd", "step_size": 0.2, "seed": 3})
+    assert config.command() == "svgdx train ebm --config p-svgd --step-size 0.2"
+    assert EBMConfig.from_options({"config": "p-svgd"}).command() == "svgdx train ebm --config p-svgd"
+
+
+def test_a_chain_that_stops_at_once_is_logged_as_such(tmp_path: Path) -> None:
+    logged = trained(tmp_path / "run", "--config=met-svgd-lc", "--stop-threshold=1e12")
+    assert [record["steps"] for record in logged[1:]] == [0.0] * 4
+    assert all("eps" not in record and "entropy" in record for record in logged[1:])
+
+
+def test_langevin_chains_are_kept_and_resumed_to_the_bit(tmp_path: Path) -> None:
+    more = ["--config=langevin", "--chains=persistent", "--buffer=100", "--checkpoint-every=2"]
+    trained(tmp_path / "run", *more)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    saved = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000004.safetensors")
+    chains = saved.tensors["buffer/chains"]
+    assert chains.shape == (100, 64)
+    begun = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000000.safetensors").tensors["buffer/chains"]
+    # Eight of them move at each of four updates.
+    assert 8 <= int((chains != begun).any(-1).sum()) <= 32
+    middle = tmp_path / "run" / "checkpoints" / "step-00000002.safetensors"
+    resumed = ["train", "ebm", f"--out={tmp_path / 'run'}", "--quiet", "--resume", f"--checkpoint={middle}"]
+    assert cli.main(resumed) == 0
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("data", ["digits", "patches"])
+def test_the_convolutional_energy_trains_on_either_data(tmp_path: Path, data: str) -> None:
+    more = ["--energy=conv", "--width=2", f"--data={data}", "--steps=1", "--eval-every=1", "--eval-samples=8"]
+    more += ["--svgd-steps=1", "--attached-steps=1", "--sampler-every=1"]
+    logged = trained(tmp_path / "run", *more)
+    assert ("pixel_distance" in logged[-1]) == (data == "digits")
+    assert logged[-1]["feature_distance"] > 0
+
+
+@pytest.mark.parametrize(("given", "named"), [
+    (["--config=met-svgd-hmc"], "--config"),
+    (["--config=langevin", "--chains=persistent", "--buffer=60"], "--buffer"),
+    (["--control=truncation"], "--control"),
+    (["--inception-weights=none.pth"], "--inception-weights"),
+])  # fmt: skip
+def test_bad_settings_are_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], named: str
+) -> None:
+    try:
+        code = cli.main(["train", "ebm", f"--out={tmp_path / 'run'}", *SMALL, *given])
+    except SystemExit as error:  # argparse ends this way
+        code = int(error.code or 0)
+    assert code == 2
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "more", [["--config=langevin", "--langevin-step=1e30"], ["--config=met-svgd", "--energy-lr=1e30"]]
+)
+def test_divergence_is_a_result_with_the_last_good_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    out = tmp_path / "run"
+    assert cli.main(["train", "ebm", f"--out={out}", *SMALL, *more]) == 1
+    assert "stopped: step" in capsys.readouterr().err
+    last = records(out)[-1]
+    assert last["step"] >= 1
+    assert f"step {last['step']}: " in last["diverged"]
+    kept = checkpoint.load(sorted((out / "checkpoints").iterdir())[-1])
+    assert all(bool(value.isfinite().all()) for value in kept.tensors.values() if value.is_floating_point())
+    assert (out / "samples.png").exists()
+    assert (out / "curves.png").exists()

@@ -1,0 +1,1 @@
+"""`svgdx train eb-gfn`: energies and GFlowNets of binary vectors."""

@@ -1,0 +1,190 @@
+"""Settings of `svgdx train eb-gfn` and `svgdx eval eb-gfn`, with the defaults of each data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from svgdx.experiments.run.errors import UsageError
+from svgdx.experiments.run.settings import Settings, flag, option
+
+SYNTHETIC = ("2spirals", "8gaussians", "circles", "moons", "pinwheel", "swissroll", "checkerboard")
+IMAGES = ("digits", "mnist", "omniglot", "silhouettes")
+DATASETS = (*SYNTHETIC, "ising", *IMAGES)
+SAMPLERS = ("eb-gfn", "pcd-gibbs", "pcd-gwg")
+
+GIBBS_OR_GWG = ("gibbs", "gwg")
+
+_IMAGES_28 = {
+    "batch": 100, "energy_lr": 1e-4, "energy_activation": "silu", "iterations": 50_000, "warmup": 50_000,
+    "eval_points": 100, "eval_paths": 10, "final_points": 1000, "checkpoint_every": 500, "clip": 1.0,
+}  # fmt: skip
+
+# What differs from the defaults of the fields, which are those of 2-D data.
+DATA_DEFAULTS: dict[str, dict[str, Any]] = {
+    "pinwheel": {"batch": 125},
+    # Many short moves from data, erased by a uniform P_B: a learnt one erases neighbours together, which tells less of
+    # their coupling. The penalty stands against a gradient of moved entries alone.
+    "ising": {
+        "iterations": 1200, "batch": 256, "hidden": 128, "depth": 2, "loss": "vargrad", "backward_policy": "uniform",
+        "policy_lr": 2e-3, "sweeps": 10, "k_schedule": "fixed", "k": 5, "energy_lr": 5e-3, "energy_l1": 8e-3,
+        "lr_decay": "linear", "decay_share": 0.8, "eval_every": 100, "eval_points": 200, "final_points": 2000,
+        "checkpoint_every": 200,
+    },
+    "digits": {
+        "batch": 64, "loss": "vargrad", "policy_lr": 3e-3, "energy_lr": 5e-4, "energy_activation": "silu",
+        "iterations": 5000, "warmup": 1000, "lr_decay": "cosine", "decay_share": 0.8, "eval_points": 360,
+        "eval_every": 500, "clip": 10.0,
+    },
+    "mnist": _IMAGES_28,
+    "omniglot": _IMAGES_28,
+    "silhouettes": _IMAGES_28,
+}  # fmt: skip
+
+
+@dataclass
+class EBGFNConfig(Settings):
+    """Settings of `svgdx train eb-gfn`. Energies and likelihoods are in nats."""
+
+    data: str = option("2spirals", "data", "data set", DATASETS)
+    data_root: str | None = option(None, "data", "folder of mnist (MNIST/raw/), omniglot or silhouettes")
+    binarisation: str = option("static", "data", "images: pixels drawn once, or anew each time", ("static", "dynamic"))
+    side: int = option(10, "data", "ising: side of the periodic grid", least=3)
+    sigma: float = option(0.1, "data", "ising: coupling of neighbours", least=-math.inf)
+    samples: int = option(2000, "data", "ising: samples to learn from", least=2)
+
+    sampler: str = option("eb-gfn", "sampler", "what draws the negatives: EB-GFN, or persistent chains", SAMPLERS)
+    chains: int = option(0, "sampler", "pcd, and --negatives persistent: chains kept; 0 takes --batch")
+    sweeps: int = option(1, "sampler", "pcd-gibbs: sweeps over all bits an update; eb-gfn: moves", least=1)
+    flips: int = option(40, "sampler", "pcd-gwg: proposed flips an update", least=1)
+
+    loss: str = option("tb", "gflownet", "loss of the GFlowNet", ("tb", "db", "subtb", "vargrad"))
+    sub_lambda: float = option(0.9, "gflownet", "subtb: lambda", most=1, positive=True)
+    backward_policy: str = option("learnt", "gflownet", "policy that erases entries", ("learnt", "uniform"))
+    back_ratio: float = option(0.5, "gflownet", "weight w of the trajectories that start at data", most=1)
+    temperature: float = option(1.0, "gflownet", "temperature of the training trajectories", positive=True)
+    epsilon: float = option(0.0, "gflownet", "share of uniform actions in the training trajectories", most=1)
+    hidden: int = option(256, "gflownet", "width of the policy's layers", least=1)
+    depth: int = option(3, "gflownet", "hidden layers of the policy", least=1)
+    policy_lr: float = option(1e-3, "gflownet", "Adam's learning rate for the policy", positive=True)
+    log_z_lr: float = option(1.0, "gflownet", "Adam's learning rate for log Z", positive=True)
+    clip: float = option(0.0, "gflownet", "largest norm of the policy's gradient; 0: any")
+    ema: float = option(0.0, "gflownet", "decay of the policy's mean used for evaluation and samples; 0: none", most=1)
+    matmul: str = option("fp32", "gflownet", "number format of the policy's matrix products", ("fp32", "bf16"))
+
+    negatives: str = option(
+        "data",
+        "proposal",
+        "start of the K-step moves: data, persistent chains; or samples from scratch",
+        ("data", "persistent", "scratch"),
+    )
+    k_schedule: str = option("anneal", "proposal", "K rises to D, stays, or is random", ("anneal", "fixed", "random"))
+    warmup: int = option(100_000, "proposal", "anneal: iterations after which K = D", least=1)
+    k: int = option(0, "proposal", "fixed: K, random: largest K; 0: D")
+    mh: str = option("metropolis", "proposal", "rule of acceptance", ("metropolis", "barker", "none"))
+
+    energy_hidden: int = option(256, "energy", "width of the energy's layers", least=1)
+    energy_depth: int = option(3, "energy", "hidden layers of the energy", least=1)
+    energy_activation: str = option("elu", "energy", "activation between its layers", ("elu", "silu", "leaky_relu"))
+    energy_lr: float = option(1e-3, "energy", "Adam's learning rate for the energy", positive=True)
+    energy_penalty: float = option(0.0, "energy", "weight of the mean of E^2 over data and negatives")
+    energy_l1: float = option(0.0, "energy", "ising: weight of the sum of |J_ij|")
+
+    batch: int = option(128, "run", "data an iteration, and GFlowNet samples", least=2)
+    iterations: int = option(100_000, "run", "iterations", least=1)
+    lr_decay: str = option("none", "run", "fall of the learning rates over the run's end", ("none", "cosine", "linear"))
+    decay_share: float = option(0.2, "run", "the part of the run in which they fall", most=1, positive=True)
+    seed: int = option(0, "run", "seed of everything random", least=-math.inf)
+    threads: int = option(1, "run", "CPU threads; 0 takes as many as torch does")
+    eval_every: int = option(1000, "run", "iterations between evaluations and pictures", least=1)
+    eval_points: int = option(2000, "run", "points of an evaluation during training", least=2)
+    eval_paths: int = option(20, "run", "trajectories J a point of an evaluation", least=1)
+    final_points: int = option(10_000, "run", "points of the evaluation at the end, see `svgdx eval`; 0: none")
+    log_every: int = option(50, "run", "iterations between lines of metrics.jsonl", least=1)
+    checkpoint_every: int = option(1000, "run", "iterations between checkpoints", least=1)
+    keep_checkpoints: int = option(3, "run", "checkpoints kept, the newest", least=1)
+
+    @classmethod
+    def defaults_text(cls, name: str) -> str:
+        text = super().defaults_text(name)
+        others: dict[str, list[str]] = {}
+        for data, changes in DATA_DEFAULTS.items():
+            if name in changes and str(changes[name]) != text:
+                others.setdefault(str(changes[name]), []).append(data)
+        return "; ".join([text, *(f"{', '.join(names)} {value}" for value, names in others.items())])
+
+    @classmethod
+    def from_options(cls, given: dict[str, Any]) -> EBGFNConfig:
+        defaults = dict(DATA_DEFAULTS.get(given.get("data", cls.data), {}))
+        # Annealing over the whole run, where only its length is given.
+        if "iterations" in given and "warmup" not in given:
+            defaults["warmup"] = given["iterations"]
+        config = cls(**(defaults | given))
+        config.validate()
+        return config
+
+    def command(self) -> str:
+        """The command, without --out, that trains with these settings: those that are not the data set's defaults."""
+        usual = dataclasses.asdict(type(self)()) | DATA_DEFAULTS.get(self.data, {})
+        usual["warmup"] = self.iterations if self.iterations != usual["iterations"] else usual["warmup"]
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value != usual[name]}
+        options = [f"{flag(name)} {value}" for name, value in ({"data": self.data} | given).items()]
+        return " ".join(["svgdx train eb-gfn", *options])
+
+    def validate(self) -> None:
+        super().validate()
+        if self.data in IMAGES[1:] and self.data_root is None:
+            raise UsageError(f"--data {self.data} needs --data-root DIR, the folder that holds it")
+        if self.data not in IMAGES[1:] and self.data_root is not None:
+            raise UsageError(f"--data-root: only {', '.join(IMAGES[1:])} read a folder, not --data {self.data}")
+        if self.k and self.k_schedule == "anneal":
+            raise UsageError("--k: only with --k-schedule fixed or random")
+        if self.ema == 1:
+            raise UsageError("--ema: must be below 1")
+
+
+@dataclass
+class EvaluationSettings(Settings):
+    """Settings of `svgdx eval eb-gfn`."""
+
+    points: int = option(10_000, "evaluation", "points for the NLL; at most all that the data set holds", least=2)
+    paths: int = option(20, "evaluation", "trajectories J a point", least=1)
+    z_samples: int = option(20_000, "evaluation", "GFlowNet samples for the energy's log Z", least=2)
+    mmd_samples: int = option(4000, "evaluation", "samples on each side of the MMD; 0: no MMD")
+    chain_sweeps: int = option(100, "evaluation", "pcd: sweeps from the chains to the MMD's samples", least=1)
+    ais_temperatures: int = option(0, "evaluation", "temperatures of annealed importance sampling; 0: none")
+    ais_chains: int = option(256, "evaluation", "its chains", least=2)
+    ais_transition: str = option("gwg", "evaluation", "its moves", GIBBS_OR_GWG)
+    ais_steps: int = option(10, "evaluation", "sweeps or flips at each temperature", least=1)
+    seed: int = option(0, "evaluation", "seed of the evaluation", least=-math.inf)
+    threads: int = option(1, "evaluation", "CPU threads", least=1)
+
+    @classmethod
+    def defaults_text(cls, name: str) -> str:
+        text = super().defaults_text(name)
+        return text + "".join(f"; {kind} {value[name]}" for kind, value in EVALUATION_DEFAULTS.items() if name in value)
+
+    @classmethod
+    def for_data(cls, data: str, given: dict[str, Any]) -> EvaluationSettings:
+        """What was given, and the data set's defaults for the rest. Raises UsageError where a value does not fit."""
+        kind = data if data in ("ising", "digits") else "2-D data" if data in SYNTHETIC else "28x28 images"
+        return cls.from_options(EVALUATION_DEFAULTS.get(kind, {}) | given)
+
+
+EVALUATION_DEFAULTS: dict[str, dict[str, Any]] = {
+    "ising": {"ais_temperatures": 1000, "points": 2000, "mmd_samples": 2000},
+    "digits": {"ais_temperatures": 3000, "mmd_samples": 0},
+    "28x28 images": {
+        "ais_temperatures": 10_000,
+        "mmd_samples": 0,
+        "points": 1000,
+        "z_samples": 500,
+        "ais_chains": 64,
+    },
+}
+
+assert all(
+    name in {each.name for each in dataclasses.fields(EBGFNConfig)} for d in DATA_DEFAULTS.values() for name in d
+)

@@ -1,0 +1,51 @@
+"""The baseline of EB-GFN: persistent contrastive divergence with Gibbs sampling or Gibbs with gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from svgdx.experiments.eb_gfn.base import EVALUATION, PROPOSAL, START, EnergyTrainer
+from svgdx.experiments.run import parallel
+from svgdx.experiments.run.loop import stream
+from svgdx.samplers.discrete import gibbs_sweep, gwg_step
+
+
+class PCDTrainer(EnergyTrainer):
+    """The negatives are chains that are never restarted; an iteration moves each of them and updates the energy.
+
+    Sources: Tieleman, ICML 2008; the sampler GWG of Grathwohl et al., ICML 2021, algorithm 1.
+    """
+
+    def build(self) -> None:
+        base = self.task.base()
+        generator = None if parallel.main() else stream(self.config.seed, 0, START)
+        uniform = torch.rand(self.config.chains or self.config.batch, self.task.dim, generator=generator)
+        self.chains = (uniform < base).to(torch.int8)
+
+    def negatives(self, data: Tensor, quantities: dict[str, float]) -> tuple[Tensor, Tensor]:
+        config = self.config
+        assert self.chains is not None
+        before = self.chains
+        self.chains = self.moved(before, config.sweeps if config.sampler == "pcd-gibbs" else config.flips, PROPOSAL)
+        quantities["changed"] = (self.chains != before).float().mean().item()
+        of_data, of_chains = self.energy(torch.cat([data, self.chains]).float()).split([len(data), len(before)])
+        return of_data, of_chains
+
+    def moved(self, chains: Tensor, count: int, purpose: int) -> Tensor:
+        """The chains after `count` sweeps of Gibbs sampling or flips proposed by GWG."""
+        generator = stream(self.config.seed, self.step, purpose)
+        self.energy.requires_grad_(False)
+        if self.config.sampler == "pcd-gibbs":
+            moved = gibbs_sweep(self.energy, chains, generator, count)
+        else:
+            moved = gwg_step(self.energy, chains, generator, steps=count)
+        self.energy.requires_grad_(True)
+        return moved
+
+    def samples(self, count: int, sweeps: int = 0) -> Tensor:
+        """Chains as they are, each used as often as it takes; `sweeps` D moves of every bit set the copies apart."""
+        assert self.chains is not None
+        copies = self.chains.repeat(-(-count // len(self.chains)), 1)[:count]
+        moves = sweeps * (1 if self.config.sampler == "pcd-gibbs" else self.task.dim)
+        return self.moved(copies, moves, EVALUATION) if moves else copies

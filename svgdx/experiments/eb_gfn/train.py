@@ -1,0 +1,48 @@
+"""`svgdx train eb-gfn`: EB-GFN or persistent contrastive divergence on binary data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from svgdx.experiments.eb_gfn import evaluate, plots, tasks
+from svgdx.experiments.eb_gfn.base import EnergyTrainer
+from svgdx.experiments.eb_gfn.config import EBGFNConfig, EvaluationSettings
+from svgdx.experiments.eb_gfn.pcd import PCDTrainer
+from svgdx.experiments.eb_gfn.tasks import Task
+from svgdx.experiments.eb_gfn.trainer import EBGFNTrainer
+from svgdx.experiments.run import loop, parallel
+from svgdx.experiments.run.folder import RunFolder
+from svgdx.experiments.run.loop import INTERRUPTED
+
+
+def load(config: EBGFNConfig) -> Task:
+    """The run's data. Raises UsageError where it is missing."""
+    return tasks.load(config)
+
+
+def trainer_of(config: EBGFNConfig, task: Task) -> EnergyTrainer:
+    return EBGFNTrainer(config, task) if config.sampler == "eb-gfn" else PCDTrainer(config, task)
+
+
+def run(
+    config: EBGFNConfig, task: Task, folder: RunFolder, resume: bool, chosen: Path | None, quiet: bool = False
+) -> int:
+    """Trains to the last step. Returns 0, or INTERRUPTED after SIGINT or SIGTERM, with a checkpoint of that step."""
+    torch.set_num_threads(config.threads)
+    trainer = trainer_of(config, task)
+    finished = loop.run(trainer, folder, resume, chosen, quiet)
+    if parallel.main():
+        plots.curves(folder.path / "curves.png", folder.read_metrics())
+    if not finished:
+        return INTERRUPTED
+    if not parallel.main():
+        return 0
+    if config.final_points > 0:
+        given = {"points": config.final_points, "paths": config.eval_paths, "ais_temperatures": 0}
+        settings = EvaluationSettings.for_data(config.data, given)
+        with parallel.alone():
+            evaluate.report(trainer, settings, folder)
+    print(f"Pictures: {folder.path / 'samples.png'}, {folder.path / 'curves.png'}")
+    return 0

@@ -1,0 +1,163 @@
+"""EB-GFN: an energy and a GFlowNet that samples from it, trained together."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from svgdx import gflownets
+from svgdx.experiments.eb_gfn.base import ACCEPTANCE, DATA, EVALUATION, LENGTH, PROPOSAL, ROLLOUT, EnergyTrainer
+from svgdx.gflownets import Proposal, Trajectories, void_states
+
+
+class LogZ(nn.Module):
+    """log Z of the GFlowNet, learnt with a rate of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(()))
+
+
+class EBGFNTrainer(EnergyTrainer):
+    """One iteration: a step of the GFlowNet towards R(x) = exp(-E(x)), K-step negatives from it, a step of the energy.
+
+    Source: Zhang et al., Generative Flow Networks for Discrete Probabilistic Modeling, ICML 2022 (arXiv 2202.01361),
+    algorithm 1; the trajectory balance of Malkin et al., 2022, equation 14.
+    """
+
+    def build(self) -> None:
+        config, dim = self.config, self.task.dim
+        self.policy = gflownets.MLPPolicy(
+            dim,
+            config.hidden,
+            config.depth,
+            learnt_backward=config.backward_policy == "learnt",
+            matmul_dtype=torch.bfloat16 if config.matmul == "bf16" else None,
+        )
+        self.log_z = LogZ()
+        self.modules |= {"policy": self.policy, "log_z": self.log_z}
+        groups = [{"params": list(self.policy.parameters()), "lr": config.policy_lr}]
+        self.flow: nn.Module | None = None
+        if config.loss in ("db", "subtb"):
+            self.flow = gflownets.MLPFlow(dim, config.hidden, config.depth)
+            self.modules["flow"] = self.flow
+            groups.append({"params": list(self.flow.parameters()), "lr": config.policy_lr})
+        if config.loss == "tb":
+            groups.append({"params": [self.log_z.value], "lr": config.log_z_lr})
+        self.policy_adam = torch.optim.Adam(groups, fused=True)
+        self.optimisers["policy_adam"] = self.policy_adam
+        self.averaged = copy.deepcopy(self.policy) if config.ema > 0 else self.policy
+        if config.ema > 0:
+            self.modules["averaged"] = self.averaged.requires_grad_(False)
+        if config.negatives == "persistent":
+            self.chains = self.task.batch(config.chains or config.batch, self.seed(DATA))
+
+    def negatives(self, data: Tensor, quantities: dict[str, float]) -> tuple[Tensor, Tensor]:
+        self._train_policy(data, quantities)
+        config = self.config
+        if config.negatives == "scratch":
+            void = void_states(len(data), self.task.dim)
+            x = gflownets.rollout(self.policy, self.task.dim, self.seed(PROPOSAL), forward_from=void).final
+            energies = self.energy(torch.cat([data, x]).float())
+            return energies[: len(data)], energies[len(data) :]
+        quantities["k"] = k = self._k()
+        start = self._moved(data if self.chains is None else self.chains, k, config.sweeps - 1)
+        proposal = gflownets.back_and_forth(self.policy, start, k, self.seed(PROPOSAL))
+        # One forward pass; a rejected move keeps its start, whose energy is known as well.
+        parts = [data, proposal.x_new] if start is data else [data, proposal.x_new, start]
+        of_data, of_new, *of_start = self.energy(torch.cat(parts).float()).split([len(part) for part in parts])
+        of_old = of_start[0] if of_start else of_data
+        x_next, accepted, quantities["acceptance"] = self._accepted(proposal, of_old, of_new, 0)
+        if self.chains is not None:
+            self.chains = x_next
+        return of_data, torch.where(accepted, of_new, of_old)
+
+    @torch.no_grad()
+    def _moved(self, x: Tensor, k: int, count: int) -> Tensor:
+        """x after `count` moves of K steps, without gradient."""
+        if count == 0:
+            return x
+        here = self.energy(x.float())
+        for move in range(1, count + 1):
+            proposal = gflownets.back_and_forth(self.policy, x, k, self.seed(PROPOSAL), stream=move)
+            there = self.energy(proposal.x_new.float())
+            x, accepted, _ = self._accepted(proposal, here, there, move)
+            here = torch.where(accepted, there, here)
+        return x
+
+    def _accepted(self, proposal: Proposal, of_old: Tensor, of_new: Tensor, move: int) -> tuple[Tensor, Tensor, float]:
+        """The next states, which of them were moved, and the mean probability of a move."""
+        if self.config.mh == "none":
+            return proposal.x_new, torch.ones(len(proposal.x), dtype=torch.bool), 1.0
+        x_next, accepted, probability = gflownets.accept(
+            proposal, -of_old.detach(), -of_new.detach(), self.seed(ACCEPTANCE) + move, self.config.mh
+        )
+        return x_next, accepted, probability.mean().item()
+
+    def _k(self) -> int:
+        """K of this iteration: how many entries a move erases and fills."""
+        config, dim = self.config, self.task.dim
+        most = min(config.k or dim, dim)
+        if config.k_schedule == "fixed":
+            return most
+        if config.k_schedule == "random":
+            return int(np.random.default_rng(self.seed(LENGTH, shared=True)).integers(1, most + 1))
+        return max(1, min(dim, dim * self.step // config.warmup))
+
+    def _train_policy(self, data: Tensor, quantities: dict[str, float]) -> None:
+        config, dim = self.config, self.task.dim
+        trajectories = gflownets.rollout(
+            self.policy,
+            dim,
+            self.seed(ROLLOUT),
+            forward_from=void_states(config.batch, dim) if config.back_ratio < 1 else None,
+            backward_from=data if config.back_ratio > 0 else None,
+            temperature=config.temperature,
+            epsilon=config.epsilon,
+            record=self.flow is None,
+        )
+        with torch.no_grad():
+            log_reward = -self.energy(trajectories.final.float())
+        losses = self._losses(trajectories, log_reward)
+        forward = config.batch if config.back_ratio < 1 else 0
+        weights = torch.full_like(losses, config.back_ratio / config.batch)
+        weights[:forward] = (1 - config.back_ratio) / config.batch
+        loss = (weights * losses).sum()
+        quantities["policy_loss"] = loss.item()
+        self.descend(self.policy_adam, loss, "policy", quantities, config.clip)
+        quantities["log_z"] = self.log_z.value.item()
+        if config.ema > 0:
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.averaged.parameters()), list(self.policy.parameters()), 1 - config.ema)
+
+    def _losses(self, trajectories: Trajectories, log_reward: Tensor) -> Tensor:
+        """The loss of each trajectory, (rows,)."""
+        config = self.config
+        if self.flow is None:
+            log_pf, log_pb = gflownets.trajectory_log_prob(self.policy, trajectories)
+            if config.loss == "tb":
+                return gflownets.trajectory_balance(log_pf, log_pb, log_reward, self.log_z.value)
+            losses = gflownets.log_partition_variance(log_pf, log_pb, log_reward)
+            with torch.no_grad():
+                self.log_z.value.copy_((log_reward + log_pb - log_pf).mean())
+            return losses
+        log_pf, log_pb = gflownets.transition_log_prob(self.policy, trajectories)
+        log_flow = self.flow(trajectories.states()[:, :-1])
+        with torch.no_grad():
+            self.log_z.value.copy_(log_flow[:, 0].mean())
+        if config.loss == "db":
+            return gflownets.detailed_balance(log_pf, log_pb, log_flow, log_reward)
+        return gflownets.sub_trajectory_balance(log_pf, log_pb, log_flow, log_reward, config.sub_lambda)
+
+    def samples(self, count: int) -> Tensor:
+        void = void_states(count, self.task.dim)
+        return gflownets.rollout(self.averaged, self.task.dim, self.seed(EVALUATION), forward_from=void).final
+
+    def measure(self) -> dict[str, float]:
+        config = self.config
+        points = self.task.held_out(config.eval_points, self.seed(EVALUATION))
+        found = gflownets.log_likelihood(self.averaged, points, config.eval_paths, self.seed(EVALUATION))
+        return {"nll": -found.mean().item()}

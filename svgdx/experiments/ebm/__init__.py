@@ -1,0 +1,1 @@
+"""`svgdx train ebm`: energy-based models of images."""

@@ -1,0 +1,170 @@
+"""What draws the samples that an energy is trained against."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from svgdx.experiments.ebm.base import descend
+from svgdx.experiments.ebm.config import EBMConfig
+from svgdx.experiments.run.loop import check_finite
+from svgdx.samplers import (
+    RBF,
+    SVGD,
+    Chain,
+    EpsilonGreedy,
+    Learnt,
+    LearntGaussian,
+    MetropolisHastings,
+    ReplayBuffer,
+    SteinStop,
+    langevin,
+    median_bandwidth,
+)
+from svgdx.samplers.control import Control
+from svgdx.samplers.step_sizes import step_bound
+
+
+class Negatives(Protocol):
+    """A sampler of the energy's distribution, with what of it is learnt or kept between updates."""
+
+    modules: dict[str, nn.Module]
+    optimisers: dict[str, torch.optim.Optimizer]
+
+    def draw(self, energy: nn.Module, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Samples (batch * particles, D) of one update, detached, and the quantities of their drawing."""
+
+    def sample(self, energy: nn.Module, count: int, generator: torch.Generator) -> Tensor:
+        """Samples (count, D) for an evaluation, drawn as in training; nothing is learnt or kept."""
+
+
+class LangevinNegatives:
+    """Short runs of Langevin dynamics, from N(0, I) or from a buffer of chains."""
+
+    def __init__(self, config: EBMConfig, train: Tensor, generator: torch.Generator) -> None:
+        self.config, self.dim = config, train.shape[1]
+        self.buffer = ReplayBuffer(config.buffer, self.dim, generator) if config.chains == "persistent" else None
+        self.modules: dict[str, nn.Module] = {} if self.buffer is None else {"buffer": self.buffer}
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+
+    def draw(self, energy: nn.Module, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        config, count = self.config, self.config.batch * self.config.particles
+        if self.buffer is None:
+            start = torch.randn(count, self.dim, generator=generator)
+        else:
+            rows, start = self.buffer.draw(count, config.restart, generator)
+        run = langevin(energy, start, config.svgd_steps, config.langevin_step, config.langevin_noise, generator)
+        quantities = {"score_norm": run.score_norm, "steps": float(config.svgd_steps)}
+        check_finite(step, quantities | {"samples": float(run.x.square().mean())})
+        if self.buffer is not None:
+            self.buffer.keep(rows, run.x)
+        return run.x, quantities
+
+    def sample(self, energy: nn.Module, count: int, generator: torch.Generator) -> Tensor:
+        config = self.config
+        if self.buffer is None:
+            start = torch.randn(count, self.dim, generator=generator)
+        else:
+            start = self.buffer.draw(count, 0.0, generator)[1]
+        return langevin(energy, start, config.svgd_steps, config.langevin_step, config.langevin_noise, generator).x
+
+
+class SVGDNegatives:
+    """SVGD chains with a learnt start, and what else of them is learnt, by the reverse KL divergence.
+
+    Every `sampler_every`-th draw updates the sampler first, through some of its steps, drawn at random.
+    """
+
+    def __init__(self, config: EBMConfig, energy: nn.Module, train: Tensor) -> None:
+        self.config = config
+        self.sampler = sampler_of(config, energy, train)
+        self.adam = torch.optim.Adam(self.sampler.parameters(), config.sampler_lr, betas=(0.5, 0.9), fused=True)
+        self.modules: dict[str, nn.Module] = {"sampler": self.sampler}
+        self.optimisers: dict[str, torch.optim.Optimizer] = {"sampler_adam": self.adam}
+
+    def draw(self, energy: nn.Module, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        config = self.config
+        learns = config.attached_steps > 0 and step % config.sampler_every == 0
+        attached: frozenset[int] = frozenset()
+        if learns:
+            order = torch.randperm(config.svgd_steps, generator=generator)
+            attached = frozenset(order[: config.attached_steps].tolist())
+        self.sampler.progress = step / config.steps
+        batch = (config.batch,)
+        with torch.set_grad_enabled(learns):
+            chain = self.sampler.run(
+                config.particles, config.svgd_steps, batch=batch, generator=generator, attached=attached
+            )
+        assert chain.log_q is not None
+        quantities = chain_quantities(chain, self.sampler, generator)
+        check_finite(step, quantities)
+        # What the bandwidth, learnt or not, is measured against.
+        quantities["sigma_median"] = median_bandwidth(chain.x.detach()[0], config.particles)
+        loss = (chain.log_q - energy(chain.x)).mean()
+        quantities["sampler_loss"] = loss.item()
+        check_finite(step, quantities)
+        if learns:
+            quantities |= descend(step, self.adam, loss, self.sampler, "sampler")
+        return chain.x.detach().flatten(0, 1), quantities
+
+    @torch.no_grad()
+    def sample(self, energy: nn.Module, count: int, generator: torch.Generator) -> Tensor:
+        config, chains = self.config, math.ceil(count / self.config.particles)
+        x = self.sampler.sample(config.particles, config.svgd_steps, batch=(chains,), generator=generator)
+        return x.flatten(0, 1)[:count]
+
+
+def sampler_of(config: EBMConfig, energy: nn.Module, train: Tensor) -> SVGD:
+    """The SVGD sampler that the settings describe; lengths are measured on the training images (N, D)."""
+    mean, std = torch.zeros(train.shape[1]), torch.ones(train.shape[1])
+    if config.start == "data":
+        mean, std = train.mean(0), (train.var(0) + config.noise**2 + 1e-4).sqrt()
+    sigma = config.bandwidth_start * median_bandwidth(train[:1000], config.particles)
+    eps = config.step_size * config.particles
+    control: str | Control = config.control
+    if config.control == "metropolis-hastings":
+        control = MetropolisHastings(iterations=config.mh_iterations)
+    if config.control == "epsilon-greedy":
+        control = EpsilonGreedy(iterations=config.mh_iterations)
+    return SVGD(
+        energy,
+        LearntGaussian(mean, std),
+        RBF(Learnt(sigma, config.svgd_steps) if config.bandwidth == "learnt" else config.bandwidth),
+        Learnt(eps, config.svgd_steps) if config.step == "learnt" else eps,
+        bound=config.bound,
+        hessian=config.hessian,
+        divisor=config.divisor,
+        control=control,
+        stop=SteinStop(config.stop_threshold, config.patience or None) if config.adaptive else None,
+    )
+
+
+def chain_quantities(chain: Chain, sampler: SVGD, generator: torch.Generator) -> dict[str, float]:
+    """Entropy in nats, steps L_c, and each quantity of the steps: mean over steps, eps_bound the least.
+
+    Without a bound in the sampler, eps_bound is that of the last particles. A chain that stopped at once has no steps.
+    """
+    found = {"entropy": float(chain.entropy().detach().mean()), "steps": float(chain.length.double().mean())}
+    if not chain.steps:
+        return found
+    history = chain.history()
+    found |= {name: float(history[name].mean()) for name in ("score_norm", "sigma", "eps", "trace", "discrepancy")}
+    bounded = sampler.bound != "none"
+    found["eps_bound"] = float(history["eps_bound"].min()) if bounded else last_bound(chain, sampler, generator)
+    if isinstance(sampler.control, MetropolisHastings):
+        # Where the control is epsilon-greedy, a step that was not corrected has none; nor may any.
+        corrected = history["acceptance"][~history["acceptance"].isnan()]
+        if corrected.numel():
+            found["mh_rejection"] = 1 - float(corrected.mean())
+    return found
+
+
+def last_bound(chain: Chain, sampler: SVGD, generator: torch.Generator) -> float:
+    """eps_UB at the last particles, without the Hessian's part where the sampler leaves it out."""
+    x = chain.x.detach()
+    found = sampler.target.derivatives(x, sampler.hessian, generator=generator)
+    sqnorm = sampler.kernel.sqnorm(x, found.score, chain.steps[-1].sigma, found.probe, found.hvp)
+    return float(step_bound(sqnorm).min())

@@ -1,0 +1,80 @@
+"""Maximum-likelihood training of an energy-based model of images against the samples of one of several samplers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from svgdx.densities import ConvLogDensity, MLPLogDensity
+from svgdx.experiments.data import images as data
+from svgdx.experiments.ebm.base import START, TRAIN, ImageTrainer, descend
+from svgdx.experiments.ebm.config import EBMConfig
+from svgdx.experiments.ebm.negatives import LangevinNegatives, Negatives, SVGDNegatives
+from svgdx.experiments.metrics.images import ImageDistances
+from svgdx.experiments.run.loop import check_finite, stream
+
+
+class EBMTrainer(ImageTrainer):
+    """p(x) ∝ exp(f(x)) trained by L = E_q[f] - E_data[f] + H(q), minimised by the energy f.
+
+    Each update draws negatives from q, which itself may learn to maximise L, and then updates f on them.
+
+    Source: Messaoud et al., Particles Don't Care About Z, ICML 2026, section on EBM training.
+    """
+
+    def __init__(self, config: EBMConfig, images: data.Images, distances: ImageDistances) -> None:
+        super().__init__(config, images, distances)
+        start = stream(config.seed, 0, START, shared=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(start.initial_seed())
+            self.energy = energy_of(config, images.shape)
+        self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, betas=(0.0, 0.999), fused=True)
+        self.negatives = self._negatives(stream(config.seed, 0, START))
+        self.modules = {"energy": self.energy, **self.negatives.modules}
+        self.optimisers = {"energy_adam": self.energy_adam, **self.negatives.optimisers}
+
+    def _negatives(self, generator: torch.Generator) -> Negatives:
+        if self.config.sampler == "langevin":
+            return LangevinNegatives(self.config, self.images.train, generator)
+        return SVGDNegatives(self.config, self.energy, self.images.train)
+
+    def update(self) -> dict[str, float]:
+        self.step += 1
+        generator = stream(self.config.seed, self.step, TRAIN)
+        self.energy.requires_grad_(False)
+        samples, quantities = self.negatives.draw(self.energy, self.step, generator)
+        check_finite(self.step, quantities)
+        self.energy.requires_grad_(True)
+        self._update_energy(samples, generator, quantities)
+        return quantities
+
+    def _update_energy(self, samples: Tensor, generator: torch.Generator, quantities: dict[str, float]) -> None:
+        config = self.config
+        quantities["noise"] = self.noise()
+        real = self.noisy_images(len(samples), generator)
+        real.requires_grad_(config.gradient_penalty > 0)
+        of_samples, of_data = self.energy(samples), self.energy(real)
+        loss = of_samples.mean() - of_data.mean()
+        quantities |= {"energy_samples": of_samples.mean().item(), "energy_data": of_data.mean().item()}
+        if "entropy" in quantities:
+            # L of the class's docstring; what is minimised leaves the entropy out and adds the penalties.
+            quantities["objective"] = loss.item() + quantities["entropy"]
+        loss = loss + config.energy_penalty * (of_samples.square().mean() + of_data.square().mean())
+        if config.gradient_penalty > 0:
+            (slope,) = torch.autograd.grad(of_data.sum(), real, create_graph=True)
+            loss = loss + config.gradient_penalty * slope.square().sum(-1).mean()
+        quantities["energy_loss"] = loss.item()
+        check_finite(self.step, quantities)
+        for group in self.energy_adam.param_groups:
+            group["lr"] = self.learning_rate(config.energy_lr)
+        quantities |= descend(self.step, self.energy_adam, loss, self.energy, "energy")
+
+    def samples(self, count: int, generator: torch.Generator) -> Tensor:
+        return self.negatives.sample(self.energy, count, generator)
+
+
+def energy_of(config: EBMConfig, shape: tuple[int, int, int]) -> torch.nn.Module:
+    if config.energy == "conv":
+        return ConvLogDensity(shape, config.width, config.activation, config.confinement)
+    dim = shape[0] * shape[1] * shape[2]
+    return MLPLogDensity(dim, config.hidden, config.depth, config.activation, config.confinement)

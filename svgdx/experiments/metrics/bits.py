@@ -1,0 +1,153 @@
+"""How good a model of bits is: MMD, couplings, log Z by annealed importance sampling or by enumeration."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from svgdx.densities.discrete import bernoulli_log_prob, check_base
+from svgdx.samplers.discrete import Energy, gibbs_sweep, gwg_step
+
+TRANSITIONS = ("gibbs", "gwg")
+
+
+class Estimate(NamedTuple):
+    """A value and its standard error."""
+
+    value: float
+    error: float
+
+
+def hamming_mmd(x: Tensor, y: Tensor, bandwidth: float = 0.1) -> float:
+    """Unbiased squared maximum mean discrepancy, kernel exp(-bandwidth Hamming), of bits x (N, D) and y (M, D).
+
+    It may be negative. Needs memory for N M numbers.
+
+    Raises:
+        ValueError: fewer than two rows on a side, or different D.
+
+    Source: Gretton et al., JMLR 13 (2012), lemma 6; the kernel is that of Zhang et al., ICML 2022.
+    """
+    if min(len(x), len(y)) < 2 or x.shape[1:] != y.shape[1:]:
+        raise ValueError(f"hamming_mmd: two or more rows of one width are needed, but {x.shape} and {y.shape} came")
+
+    def total(one: Tensor, other: Tensor) -> float:
+        # Of spins: the product is D - 2 Hamming.
+        product = (2 * one.float() - 1) @ (2 * other.float() - 1).T
+        kernel = product.sub_(x.shape[1]).mul_(0.5 * bandwidth).exp_()
+        return float(kernel.sum(dtype=torch.float64))
+
+    n, m = len(x), len(y)
+    within_x, within_y = (total(x, x) - n) / (n * (n - 1)), (total(y, y) - m) / (m * (m - 1))
+    return within_x + within_y - 2 * total(x, y) / (n * m)
+
+
+def neg_log_rmse(coupling: Tensor, true: Tensor) -> float:
+    """-log of the root mean square error over all entries of J (D, D)."""
+    return -0.5 * math.log(float((coupling - true).double().square().mean()))
+
+
+def bits_per_dim(nll: float, dim: int) -> float:
+    """A negative log-likelihood in nats, in bits for each of dim dimensions."""
+    return nll / (dim * math.log(2))
+
+
+@torch.no_grad()
+def energy_nll(energy: Energy, x: Tensor, log_z: Estimate, batch: int = 1000) -> Estimate:
+    """Mean negative log-likelihood in nats of x (N, D), E(x) + log Z, evaluated in batches of rows.
+
+    Its standard error is that of log Z and of the mean over x together.
+    """
+    energies = torch.cat([energy(rows).double() for rows in x.split(batch)])
+    error = float(energies.std()) / math.sqrt(len(x))
+    return Estimate(float(energies.mean()) + log_z.value, math.hypot(error, log_z.error))
+
+
+def log_z_estimate(log_weights: Tensor) -> Estimate:
+    """log of the mean of weights (J), J at least 2, and its standard error from their spread (delta method).
+
+    The error is itself too small where few weights carry the mean.
+    """
+    mean = torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
+    return Estimate(float(mean), float((log_weights - mean).exp().std()) / math.sqrt(len(log_weights)))
+
+
+def all_states(dim: int) -> Tensor:
+    """Every x in {0, 1}^dim, (2^dim, dim) int8, the first bit most significant."""
+    return ((torch.arange(2**dim)[:, None] >> torch.arange(dim - 1, -1, -1)) & 1).to(torch.int8)
+
+
+@torch.no_grad()
+def exact_log_z(energy: Energy, dim: int) -> float:
+    """log of the sum of exp(-E(x)) over all x in {0, 1}^dim, by enumeration.
+
+    Raises ValueError when dim is above 16.
+    """
+    if dim > 16:
+        raise ValueError(f"exact_log_z: dim must be at most 16, but is {dim}")
+    return float(torch.logsumexp(-energy(all_states(dim)).double(), 0))
+
+
+@torch.no_grad()
+def ais_log_z(
+    energy: Energy,
+    base_probability: Tensor,
+    temperatures: int,
+    chains: int,
+    generator: torch.Generator,
+    transition: str = "gibbs",
+    steps: int = 1,
+) -> Estimate:
+    """log Z of exp(-E) by annealed importance sampling from independent bits.
+
+    Densities p0^(1-b) exp(-b E), b rising evenly from 0 to 1; each weight is an unbiased estimate of Z, so the value, a
+    log of their mean, is on average too low.
+
+    Args:
+        energy: bits (N, D) -> (N); differentiable for "gwg".
+        base_probability: of each bit under p0, (D,), inside (0, 1): the mean of the data, smoothed.
+        temperatures: number of intervals of b, at least 1.
+        chains: number of weights, at least 2.
+        generator: on the device of base_probability.
+        transition: "gibbs", `steps` sweeps at each temperature, or "gwg", `steps` flips.
+        steps: see transition.
+
+    Returns:
+        As :func:`log_z_estimate`.
+
+    Raises:
+        ValueError: an unknown transition, a number below its least, or a probability not inside (0, 1).
+
+    Source: Neal, Annealed Importance Sampling, Statistics and Computing 11 (2001).
+    """
+    if transition not in TRANSITIONS:
+        raise ValueError(f"ais_log_z: transition must be one of {', '.join(TRANSITIONS)}, but is {transition!r}")
+    if temperatures < 1 or chains < 2 or steps < 1:
+        raise ValueError("ais_log_z: temperatures and steps must be at least 1, and chains at least 2")
+    check_base("ais_log_z", base_probability)
+    uniform = torch.rand(chains, len(base_probability), generator=generator, device=base_probability.device)
+    x = (uniform < base_probability).to(base_probability.dtype)
+    log_weight = torch.zeros(chains, dtype=torch.float64, device=x.device)
+    for index in range(temperatures):
+        log_weight -= (energy(x) + bernoulli_log_prob(x, base_probability)).double() / temperatures
+        if index + 1 == temperatures:
+            break
+        annealed = _Annealed(energy, base_probability, (index + 1) / temperatures)
+        if transition == "gibbs":
+            x = gibbs_sweep(annealed, x, generator, steps)
+        else:
+            x = gwg_step(annealed, x, generator, steps=steps)
+    return log_z_estimate(log_weight)
+
+
+class _Annealed:
+    """b E - (1 - b) log p0."""
+
+    def __init__(self, energy: Energy, base_probability: Tensor, share: float) -> None:
+        self.energy, self.base, self.share = energy, base_probability, share
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.share * self.energy(x) - (1 - self.share) * bernoulli_log_prob(x, self.base)

@@ -1,0 +1,108 @@
+"""Features of a small classifier trained here, and distances between images in them: not FID, and never called so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from svgdx.experiments.data.images import Images
+from svgdx.experiments.metrics.frechet import frechet_distance
+
+# The classifier is the same for every run on the same data, whatever the run's seed.
+SEED = 0
+UPDATES = 300
+BATCH = 64
+LEARNING_RATE = 4e-3
+FEATURES = 64
+
+
+class Classifier(nn.Module):
+    """Two 3x3 convolutions with 2x2 averages, a layer of FEATURES units and one score for each class."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.layers = nn.Sequential(
+            nn.Conv2d(shape[0], 16, 3, padding=1),
+            nn.SiLU(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.SiLU(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32 * (shape[1] // 4) * (shape[2] // 4), FEATURES),
+            nn.SiLU(),
+        )
+        self.head = nn.Linear(FEATURES, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Values of the layer before the last: (N, D) -> (N, FEATURES)."""
+        found: Tensor = self.layers(x.reshape(-1, *self.shape))
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.features(x))
+        return scores
+
+
+@dataclass
+class FeatureDistance:
+    """Fréchet distance to a set of images in the features of a classifier trained here.
+
+    Attributes:
+        classifier: the classifier.
+        reference: features of the images that distances are to, (K, FEATURES).
+        accuracy: share of the held-out images that it classifies right.
+    """
+
+    classifier: Classifier
+    reference: Tensor
+    accuracy: float
+
+    @torch.no_grad()
+    def __call__(self, samples: Tensor) -> float:
+        """Squared Fréchet distance of samples (N, D), clipped to [-1, 1] as pixels are, in units of the features.
+
+        Not FID: FID is measured in the features of Inception v3 trained on ImageNet. Distances compare samples of one
+        data set with each other, and nothing else.
+        """
+        return frechet_distance(_features(self.classifier, samples.clamp(-1, 1)), self.reference)
+
+
+@torch.no_grad()
+def _features(classifier: Classifier, images: Tensor) -> Tensor:
+    return torch.cat([classifier.features(part) for part in images.split(500)])
+
+
+def train(images: Images) -> FeatureDistance:
+    """Trains the classifier on the training images' labels, UPDATES updates from SEED; distances are to the held out.
+
+    Raises:
+        ValueError: the images came without labels.
+    """
+    labels, held_out_labels = images.train_labels, images.held_out_labels
+    if labels is None or held_out_labels is None:
+        raise ValueError("features.train: images must have labels, but have none")
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        classifier = Classifier(images.shape, int(labels.max()) + 1)
+    adam = torch.optim.Adam(classifier.parameters(), LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, UPDATES)
+    for _ in range(UPDATES):
+        rows = torch.randint(len(labels), (BATCH,), generator=generator)
+        loss = functional.cross_entropy(classifier(images.train[rows]), labels[rows])
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        schedule.step()
+    classifier.requires_grad_(False)
+    right = sum(
+        int((classifier(part).argmax(-1) == wanted).sum())
+        for part, wanted in zip(images.held_out.split(500), held_out_labels.split(500), strict=True)
+    )
+    reference = _features(classifier, images.held_out)
+    return FeatureDistance(classifier, reference, right / len(images.held_out))

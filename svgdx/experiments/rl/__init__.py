@@ -1,0 +1,1 @@
+"""`svgdx train rl`: maximum-entropy reinforcement learning."""

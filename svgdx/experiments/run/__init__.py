@@ -1,0 +1,1 @@
+"""What every run shares: settings, loop, folder, checkpoints, ranks, errors, reports."""

@@ -1,0 +1,1 @@
+"""`svgdx sample`: targets with known answers."""

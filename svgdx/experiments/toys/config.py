@@ -1,0 +1,93 @@
+"""Settings of `svgdx sample`, with the defaults of each target."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from svgdx.experiments.run.errors import UsageError
+from svgdx.experiments.run.settings import Settings, flag, option
+from svgdx.experiments.toys.targets import MIXTURES, TARGETS
+from svgdx.samplers import BOUNDS, CONTROLS, DENSITIES, HESSIANS, PRESETS
+
+# What differs from the defaults of the fields.
+TARGET_DEFAULTS: dict[str, dict[str, Any]] = {
+    "gaussian": {"particles": 200, "steps": 200, "decay_from": 180, "epochs": 100, "attach_every": 1},
+    "two-gaussians": {"particles": 50, "steps": 100, "epochs": 300, "lr": 5e-2, "batch": 4},
+    "ill-conditioned": {"steps": 25, "control": "metropolis-hastings"},
+    "gaussian-10d": {"steps": 100, "epochs": 200, "lr": 5e-2, "sigma_high": math.sqrt(5), "sigma_low": 0.01},
+    "breast-cancer": {"steps": 100, "eps": 0.02, "epochs": 100, "lr": 5e-2},
+    **{name: {"sigma": 2.0, "eps": 0.5, "epochs": 150, "lr": 5e-2} for name in MIXTURES},
+}  # fmt: skip
+
+
+@dataclass
+class SampleConfig(Settings):
+    """Settings of `svgdx sample`. Entropies are in nats, lengths in the units of the target."""
+
+    target: str = option("gaussian", "target", "what to sample from", TARGETS)
+
+    preset: str = option("met-svgd", "sampler", "published settings to start from", PRESETS)
+    particles: int = option(100, "sampler", "particles M", least=2)
+    steps: int = option(100, "sampler", "SVGD steps L", least=1)
+    sigma: float = option(1.0, "sampler", "bandwidth: fixed, or before training; 0: the preset's heuristic")
+    sigma_low: float = option(0.0, "sampler", "met-svgd: least bandwidth, with --sigma-high; 0: any")
+    sigma_high: float = option(0.0, "sampler", "met-svgd: largest bandwidth; 0: any")
+    eps: float = option(0.1, "sampler", "step size: fixed, or before training", positive=True)
+    decay_from: int = option(0, "sampler", "step after which the step size falls to a tenth; 0: never")
+    bound: str = option("leaky", "sampler", "what holds the step size under its bound", BOUNDS)
+    hessian: str = option("hutchinson", "sampler", "Hessian term of the density", HESSIANS)
+    density: str = option("first-order", "sampler", "change of log density in a step", DENSITIES)
+    control: str = option("none", "sampler", "divergence control", CONTROLS)
+    stop: float = option(0.0, "sampler", "Stein discrepancy under which the chain stops; 0: never")
+
+    epochs: int = option(100, "training", "met-svgd: updates of what is learnt; 0: none")
+    lr: float = option(1e-2, "training", "Adam's first learning rate; it falls to zero by a cosine", positive=True)
+    batch: int = option(1, "training", "independent chains of an update", least=1)
+    attach_every: int = option(1, "training", "steps k, 2k, ... keep their graph", least=1)
+
+    chains: int = option(10, "run", "independent chains of the final entropy", least=1)
+    frames: int = option(40, "run", "frames of the GIF; 0: none")
+    seed: int = option(0, "run", "seed of everything random", least=-math.inf)
+    threads: int = option(1, "run", "CPU threads; 0 takes as many as torch does")
+
+    @classmethod
+    def from_options(cls, given: dict[str, Any]) -> SampleConfig:
+        defaults = dict(TARGET_DEFAULTS.get(given.get("target", cls.target), {}))
+        if given.get("preset", cls.preset) != "met-svgd":
+            # What is not learnt takes the preset's heuristic and no bound, and needs no training.
+            defaults = {name: defaults[name] for name in ("particles", "steps", "eps") if name in defaults}
+            defaults |= {"sigma": 0.0, "bound": "none", "epochs": 0}
+            if given.get("preset") == "p-svgd":
+                defaults |= {"hessian": "none", "control": "truncation"}
+        config = cls(**(defaults | given))
+        config.validate()
+        return config
+
+    def command(self) -> str:
+        """The command, without --out, that runs with these settings: those that are not the target's defaults."""
+        usual = type(self).from_options({"target": self.target, "preset": self.preset})
+        names = [
+            each.name for each in dataclasses.fields(self) if getattr(self, each.name) != getattr(usual, each.name)
+        ]
+        options = [f"{flag(name)} {getattr(self, name)}" for name in names]
+        if self.preset != type(self).preset:
+            options.insert(0, f"--preset {self.preset}")
+        return " ".join(["svgdx sample", self.target, *options])
+
+    def validate(self) -> None:
+        super().validate()
+        if self.preset != "met-svgd" and self.epochs:
+            raise UsageError(f"--epochs: the preset {self.preset} has nothing to train")
+        if self.preset == "met-svgd" and self.sigma == 0:
+            raise UsageError("--sigma: must be positive where it is learnt")
+        if (self.sigma_low > 0) != (self.sigma_high > 0):
+            raise UsageError("--sigma-low and --sigma-high: only together")
+        if self.sigma_high and not self.sigma_low < self.sigma < self.sigma_high:
+            raise UsageError("--sigma: must lie between --sigma-low and --sigma-high")
+        if self.decay_from >= self.steps:
+            raise UsageError(f"--decay-from: must be below --steps = {self.steps}")
+        if self.density == "logdet" and self.hessian == "hutchinson":
+            raise UsageError("--density logdet: needs --hessian exact or none")
