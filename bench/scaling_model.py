@@ -1,4 +1,4 @@
-"""The cost model of docs/scaling.md and what it predicts for H100 GPUs: python bench/scaling_model.py.
+"""The cost model of docs/results/scaling.md and what it predicts for H100 GPUs: python bench/scaling_model.py.
 
 One round of the ring for M particles in D dimensions on P GPUs is P blocks, each as long as the longest of its work,
 M^2 D / (P^2 rate), the travel of the next block, 8 M D / (P bandwidth) + latency, and the host's part.

@@ -1,4 +1,7 @@
-"""The README's picture of a finished run: python docs/demo.py RUN OUT.png."""
+"""Draws docs/results/demo.png, the picture of the README, from a run folder of `svgdx train ebm --data digits`.
+
+python docs/results/demo.py RUN OUT.png
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,26 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from svgdx.experiments.data import images as data
+from svgdx.experiments.data import images
 from svgdx.experiments.ebm import plots
 
 
 def main(run: Path, out: Path) -> None:
+    """Draws samples before and after training, real digits, and the distance between them over the run."""
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     distances = [(record["step"], record["pixel_distance"]) for record in metrics if "pixel_distance" in record]
-    images = data.load("digits", None)
+    last_step = distances[-1][0]
+    digits = images.load("digits", None)
     with tempfile.TemporaryDirectory() as folder:
-        real = Path(folder) / "real.png"
-        plots.sample_grid(real, images.held_out, images.shape)
-        grids = {
+        held_out = Path(folder) / "held-out.png"
+        plots.sample_grid(held_out, digits.held_out, digits.shape)
+        pictures = {
             "samples before training": run / "samples-00000000.png",
-            f"samples after {distances[-1][0]} updates": run / f"samples-{distances[-1][0]:08d}.png",
-            "real digits, held out": real,
+            f"samples after {last_step} updates": run / f"samples-{last_step:08d}.png",
+            "real digits, held out": held_out,
         }
         figure, axes = plt.subplots(1, 4, figsize=(14, 3.7), layout="constrained")
-        for axis, (title, path) in zip(axes, grids.items(), strict=False):
+        for axis, (title, path) in zip(axes, pictures.items(), strict=False):
             axis.imshow(plt.imread(path))
             axis.set_title(title, fontsize=10)
             axis.axis("off")
