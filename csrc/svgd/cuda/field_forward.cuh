@@ -1,5 +1,5 @@
 // phi, trace and stein in one pass over the columns, for dim <= 16: a row lives in the registers of 1 to 32
-// neighbouring lanes, columns pass through shared memory in tiles. Larger dimensions: field_large.cuh.
+// neighbouring lanes, columns pass through shared memory in tiles. Larger dimensions: field_forward_large.cuh.
 #pragma once
 
 #include "common/cuda/tile.cuh"
