@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
+from svgdx.activations import COMPILED
+
 if TYPE_CHECKING:
     from typing import NoReturn
 
@@ -21,8 +23,6 @@ Scalar: TypeAlias = "float | Tensor"
 
 MAX_LOGDET_DIM = 16
 MAX_LAPLACIAN_DIM = 64
-# In the order of csrc/trace/activation.h.
-ACTIVATIONS = ("silu", "gelu", "tanh", "softplus", "elu", "relu")
 _HALVES = (torch.bfloat16, torch.float16)
 _FLOATS = (torch.float32, torch.float64, *_HALVES)
 
@@ -154,8 +154,8 @@ def layers(op: str, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None
 
 
 def activation(op: str, name: object) -> None:
-    if name not in ACTIVATIONS:
-        raise ValueError(f"svgdx::{op}: activation must be one of {', '.join(ACTIVATIONS)}, but is {name!r}")
+    if name not in COMPILED:
+        raise ValueError(f"svgdx::{op}: activation must be one of {', '.join(COMPILED)}, but is {name!r}")
 
 
 def conditioned(op: str, x: Tensor, condition: Tensor | None, parameters: Tensor) -> None:

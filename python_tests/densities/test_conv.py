@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from svgdx.activations import SMOOTH
 from svgdx.densities import ConvLogDensity
 
 
@@ -27,7 +28,7 @@ def score_and_hvp(energy: ConvLogDensity, x: Tensor, v: Tensor) -> tuple[Tensor,
     return score, hvp
 
 
-@pytest.mark.parametrize("activation", ["silu", "softplus", "tanh"])
+@pytest.mark.parametrize("activation", SMOOTH)
 def test_hessian_product_is_the_derivative_of_the_score(activation: str) -> None:
     torch.manual_seed(0)
     energy = ConvLogDensity((1, 8, 8), width=3, activation=activation, confinement=0.1).double()
@@ -49,7 +50,7 @@ def test_every_parameter_receives_a_gradient_through_the_hessian() -> None:
 
 
 def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="activation must be one of silu, softplus, tanh, but is 'relu'"):
+    with pytest.raises(ValueError, match="activation must be one of silu, gelu, tanh, softplus, but is 'relu'"):
         ConvLogDensity((1, 8, 8), 4, "relu")
     with pytest.raises(ValueError, match="shape and width must be at least 1"):
         ConvLogDensity((1, 8, 0), 4)

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
+from svgdx.activations import ACTIVATIONS
 from svgdx.densities import DiscreteMLPEnergy, IsingEnergy
-from svgdx.densities.discrete import DISCRETE_ACTIVATIONS
 from svgdx.experiments.metrics.bits import all_states
 
 
-@pytest.mark.parametrize("activation", DISCRETE_ACTIVATIONS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("energy_of", ["mlp", "ising"])
 def test_shapes_and_dtypes(activation: str, energy_of: str) -> None:
     energy = DiscreteMLPEnergy(5, 7, 2, activation) if energy_of == "mlp" else IsingEnergy(5)
@@ -67,8 +67,8 @@ def test_descent_keeps_couplings_symmetric_and_the_diagonal_unused() -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must be at least 1, but are 0, 256, 3"):
         DiscreteMLPEnergy(0)
-    with pytest.raises(ValueError, match=r"one of elu, silu, leaky_relu, but is 'tanh'"):
-        DiscreteMLPEnergy(2, activation="tanh")
+    with pytest.raises(ValueError, match=r"one of silu, gelu, tanh, softplus, elu, relu, leaky_relu, but is 'sine'"):
+        DiscreteMLPEnergy(2, activation="sine")
     with pytest.raises(ValueError, match=r"shape \(2,\), but has \(3,\)"):
         DiscreteMLPEnergy(2, base=torch.full((3,), 0.5))
     for outside in (0.0, 1.0, math.nan):

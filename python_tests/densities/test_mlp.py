@@ -8,6 +8,7 @@ from torch import Tensor
 
 import svgdx
 from svgdx import _library
+from svgdx.activations import SMOOTH
 from svgdx.densities import MLPLogDensity
 
 
@@ -25,7 +26,7 @@ def autograd(model: MLPLogDensity, x: Tensor, probe: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5), (0, 5)], ids=str)
-@pytest.mark.parametrize("activation", ["silu", "softplus", "tanh"])
+@pytest.mark.parametrize("activation", SMOOTH)
 def test_derivatives(activation: str, shape: tuple[int, ...]) -> None:
     model, x, probe = energy(activation), torch.randn(shape).double(), torch.randn(shape).double()
     expected = autograd(model, x, probe)

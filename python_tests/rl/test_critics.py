@@ -12,7 +12,8 @@ from torch import Tensor
 pytest.importorskip("gymnasium", reason="reinforcement learning needs the packages of svgdx[rl]")
 pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
 
-from svgdx.rl.critics import ACTIVATIONS, TwinCritic
+from svgdx.activations import FROM_VALUE
+from svgdx.rl.critics import TwinCritic
 from svgdx.rl.targets import TARGETS, log_tanh_slope, make_target
 from svgdx.samplers.targets import Target
 
@@ -53,7 +54,7 @@ def plain(made: TwinCritic, state: Tensor, action: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("hidden", [(16,), (16, 16), (8, 16, 12)], ids=str)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", FROM_VALUE)
 def test_derivatives_of_the_smaller_critic(activation: str, hidden: tuple[int, ...]) -> None:
     made, state, probe = twin(activation, hidden), torch.randn(B, S), torch.randn(B, M, D)
     action = torch.randn(B, M, D, requires_grad=True)
@@ -142,7 +143,7 @@ def test_the_slope_of_tanh_keeps_its_digits() -> None:
 
 
 def test_bad_settings_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="Critic: activation must be one of elu, relu, softplus, tanh, but is 'gelu'"):
+    with pytest.raises(ValueError, match="Critic: activation must be one of tanh, softplus, elu, relu, but is 'gelu'"):
         TwinCritic(S, D, (8,), "gelu")
     with pytest.raises(ValueError, match="Critic: hidden must be one or more positive widths"):
         TwinCritic(S, D, ())

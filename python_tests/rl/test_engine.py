@@ -12,8 +12,9 @@ pytest.importorskip("gymnasium", reason="reinforcement learning needs the packag
 pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
 
 from svgdx import _library
+from svgdx.activations import FROM_VALUE
 from svgdx.rl import _engine, _sweeps
-from svgdx.rl.critics import ACTIVATIONS, TwinCritic
+from svgdx.rl.critics import TwinCritic
 
 if _library.disabled():
     pytest.skip("SVGDX_DISABLE: the compiled sweeps are off", allow_module_level=True)
@@ -51,7 +52,7 @@ def everything(engine: Any, at: Any, action: Tensor, direction: Tensor) -> list[
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", FROM_VALUE)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_the_same_as_by_torch(size: Any, activation: str, dtype: torch.dtype) -> None:
     at, action, direction = networks(size, activation, dtype)

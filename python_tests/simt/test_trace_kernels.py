@@ -12,7 +12,7 @@ from simt import harness
 from simt.test_gfn_kernels import ROUNDING, assert_close
 
 from svgdx import ops
-from svgdx._checks import ACTIVATIONS
+from svgdx.activations import COMPILED
 
 KINDS = list(oracle.COMPUTE)
 WIDE_KINDS = ["float", "double"]
@@ -202,7 +202,7 @@ class LayerCase:
 
     def fields(self, **arrays: Any) -> dict[str, Any]:
         shift = {"bias": self.bias, "condition": self.condition, "first": self.first, "group": self.group}
-        code = ACTIVATIONS.index(self.activation)
+        code = COMPILED[self.activation]
         return {"rows": self.rows, "width": self.width, "activation": code, **shift, **arrays}
 
     def head(self, value: np.ndarray) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def run_laplacian(simt: harness.Simt, case: LayerCase, dim: int, head: bool, **o
     return result
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", COMPILED)
 @pytest.mark.parametrize("kind", WIDE_KINDS)
 def test_layers(kind: str, activation: str) -> None:
     simt = harness.load("fast")
@@ -302,7 +302,7 @@ def test_reverse(kind: str, build: str) -> None:
         run_reverse(harness.load(build), kind, rows, width)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", COMPILED)
 @pytest.mark.parametrize("kind", WIDE_KINDS)
 def test_activations_everywhere(kind: str, activation: str) -> None:
     """The whole range, the jumps and zero, as autograd's."""
@@ -313,7 +313,7 @@ def test_activations_everywhere(kind: str, activation: str) -> None:
     run_layer(harness.load("fast"), case, False)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", COMPILED)
 def test_nan_stays_with_its_unit(activation: str) -> None:
     case = LayerCase("float", (2, 9, 1), activation, 1)
     tangent, outputs = case.draw(2, 9), []

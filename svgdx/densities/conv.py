@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from svgdx.densities.mlp import ACTIVATIONS
+from svgdx.activations import ACTIVATIONS, SMOOTH
 
 # An image is halved while its sides are even and longer than this.
 SMALLEST_SIDE = 4
@@ -21,7 +21,7 @@ class ConvLogDensity(nn.Module):
     Args:
         shape: (channels, height, width) of an image.
         width: channels after the first convolution.
-        activation: one of svgdx.densities.mlp.ACTIVATIONS. All are smooth: the Hessian of f must exist.
+        activation: one of `svgdx.activations.SMOOTH`, because the Hessian of f must exist.
         confinement: precision of the Gaussian factor that makes p normalisable, in units of 1 / x^2.
 
     Raises:
@@ -36,10 +36,8 @@ class ConvLogDensity(nn.Module):
         super().__init__()
         if min(*shape, width) < 1:
             raise ValueError(f"ConvLogDensity: shape and width must be at least 1, but are {shape}, {width}")
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"ConvLogDensity: activation must be one of {', '.join(ACTIVATIONS)}, but is {activation!r}"
-            )
+        if activation not in SMOOTH:
+            raise ValueError(f"ConvLogDensity: activation must be one of {', '.join(SMOOTH)}, but is {activation!r}")
         self.shape, self.confinement = shape, confinement
         channels, height, side = shape
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1)]
@@ -48,7 +46,7 @@ class ConvLogDensity(nn.Module):
             wider = min(2 * now, MOST_WIDENING * width)
             layers += [ResidualBlock(now, activation), nn.Conv2d(now, wider, 1), nn.AvgPool2d(2)]
             now, height, side = wider, height // 2, side // 2
-        layers += [ResidualBlock(now, activation), ACTIVATIONS[activation](), nn.Flatten()]
+        layers += [ResidualBlock(now, activation), ACTIVATIONS[activation].module(), nn.Flatten()]
         self.layers = nn.Sequential(*layers, nn.Linear(now * height * side, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,9 +61,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            ACTIVATIONS[activation](),
+            ACTIVATIONS[activation].module(),
             nn.Conv2d(channels, channels, 3, padding=1),
-            ACTIVATIONS[activation](),
+            ACTIVATIONS[activation].module(),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 

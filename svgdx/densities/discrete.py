@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-DISCRETE_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "leaky_relu": nn.LeakyReLU,
-}
+from svgdx.activations import ACTIVATIONS
 
 
 def bernoulli_log_prob(x: Tensor, probability: Tensor) -> Tensor:
@@ -33,7 +27,7 @@ class DiscreteMLPEnergy(nn.Module):
         dim: D, the number of bits.
         hidden: width of each hidden layer.
         depth: number of hidden layers, at least 1.
-        activation: one of DISCRETE_ACTIVATIONS; "silu" is also known as Swish.
+        activation: one of `svgdx.activations.ACTIVATIONS`; "silu" is also known as Swish.
         base: probabilities (D,) of the base distribution, each inside (0, 1); for images 0.98 mean + 0.01.
 
     Raises:
@@ -52,8 +46,8 @@ class DiscreteMLPEnergy(nn.Module):
             raise ValueError(
                 f"DiscreteMLPEnergy: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}"
             )
-        if activation not in DISCRETE_ACTIVATIONS:
-            known = ", ".join(DISCRETE_ACTIVATIONS)
+        if activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
             raise ValueError(f"DiscreteMLPEnergy: activation must be one of {known}, but is {activation!r}")
         if base is not None:
             if base.shape != (dim,):
@@ -61,7 +55,7 @@ class DiscreteMLPEnergy(nn.Module):
             check_base("DiscreteMLPEnergy", base)
         layers: list[nn.Module] = []
         for width in [dim] + [hidden] * (depth - 1):
-            layers += [nn.Linear(width, hidden), DISCRETE_ACTIVATIONS[activation]()]
+            layers += [nn.Linear(width, hidden), ACTIVATIONS[activation].module()]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden, 1))
         self.register_buffer("base", None if base is None else base.detach().to(torch.get_default_dtype()))
 

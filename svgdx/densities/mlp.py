@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from svgdx import _library, ops
+from svgdx.activations import ACTIVATIONS, SMOOTH
 
 if not _library.disabled():
     from svgdx.ops import mlp
 
 Packed = tuple[Tensor, Tensor, int]
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"silu": nn.SiLU, "softplus": nn.Softplus, "tanh": nn.Tanh}
 
 
 class MLPLogDensity(nn.Module):
@@ -24,7 +24,7 @@ class MLPLogDensity(nn.Module):
         dim: D, the number of dimensions of x.
         hidden: width of each hidden layer.
         depth: number of hidden layers, at least 1.
-        activation: one of ACTIVATIONS. All are smooth: the Hessian of f must exist.
+        activation: one of `svgdx.activations.SMOOTH`, because the Hessian of f must exist.
         confinement: precision of the Gaussian factor that makes p normalisable, in units of 1 / x^2.
 
     Raises:
@@ -39,13 +39,11 @@ class MLPLogDensity(nn.Module):
             raise ValueError(
                 f"MLPLogDensity: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}"
             )
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"MLPLogDensity: activation must be one of {', '.join(ACTIVATIONS)}, but is {activation!r}"
-            )
+        if activation not in SMOOTH:
+            raise ValueError(f"MLPLogDensity: activation must be one of {', '.join(SMOOTH)}, but is {activation!r}")
         layers: list[nn.Module] = []
         for width in [dim] + [hidden] * (depth - 1):
-            layers += [nn.Linear(width, hidden), ACTIVATIONS[activation]()]
+            layers += [nn.Linear(width, hidden), ACTIVATIONS[activation].module()]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden, 1))
         self.activation = activation
         self.confinement = confinement

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from svgdx import _checks
+from svgdx.activations import COMPILED
 from svgdx.ops._register import PLAIN, SHARED, Op
 
 __all__ = ["mlp_laplacian", "mlp_score_hvp"]
@@ -100,7 +101,7 @@ def pack(op: str, condition: object, weights: Sequence[Tensor], biases: Sequence
     with torch.no_grad():
         parameters = torch.cat([part.reshape(-1) for pair in zip(weights, biases, strict=True) for part in pair])
     widths = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
-    return parameters, torch.tensor(widths, dtype=torch.int64), _checks.ACTIVATIONS.index(activation)
+    return parameters, torch.tensor(widths, dtype=torch.int64), COMPILED[activation]
 
 
 def _score_hvp_fake(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from svgdx import _checks
 from svgdx._dtype import wide
+from svgdx.activations import ACTIVATIONS
 from svgdx.reference.gfn import philox
 
 __all__ = ["mlp_laplacian", "mlp_score_hvp", "probe_trace", "rademacher"]
@@ -109,7 +110,7 @@ def _mlp(
     _checks.conditioned(op, x, condition, weights[0])
     features = x.shape[-1] + (0 if condition is None else condition.shape[-1])
     _checks.first_layer(op, weights[0].shape[1], features)
-    nonlinear = getattr(torch.nn.functional, activation)
+    nonlinear = ACTIVATIONS[activation].function
 
     def value(x: Tensor) -> Tensor:
         layer = x

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from svgdx import _checks, _library
+from svgdx import _library
+from svgdx.activations import COMPILED
 from svgdx.rl._sweeps import Networks
 
 
@@ -33,7 +34,7 @@ def pack(at: Networks) -> Packed:
         for weight, bias in zip(weights[1:], biases, strict=True):
             parts += [weight.reshape(-1), bias]
     widths = [at.weights[0][0].shape[1], *(weight.shape[0] for weight in at.weights[0])]
-    number = _checks.ACTIVATIONS.index(at.activation)
+    number = COMPILED[at.activation]
     return Packed(at.shift.contiguous(), torch.cat(parts).view(2, -1), torch.tensor(widths, dtype=torch.int64), number)
 
 

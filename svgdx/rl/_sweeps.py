@@ -5,47 +5,12 @@ Source: Pearlmutter, Neural Computation 1994 (Hessian-vector products).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-
-class Activation(NamedTuple):
-    """An activation; its slope as a function of its value; second and third derivative, of value and slope."""
-
-    function: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-    curves: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-def _elu_curves(a: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    # The slope where it is under 1, else 0: faster than a mask.
-    curve = -nn.functional.threshold(-slope, -1.0, 0.0)
-    return curve, curve
-
-
-def _relu_curves(a: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    none = torch.zeros_like(a)
-    return none, none
-
-
-def _softplus_curves(a: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    curve = slope * (1 - slope)
-    return curve, curve * (1 - 2 * slope)
-
-
-def _tanh_curves(a: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    return -2 * a * slope, -2 * slope * (1 - 3 * a.square())
-
-
-ACTIVATIONS = {
-    "elu": Activation(nn.functional.elu, lambda a: a.clamp_max(0).add_(1), _elu_curves),
-    "relu": Activation(nn.functional.relu, lambda a: (a > 0).to(a.dtype), _relu_curves),
-    "softplus": Activation(nn.functional.softplus, lambda a: -torch.expm1(-a), _softplus_curves),
-    "tanh": Activation(torch.tanh, lambda a: 1 - a.square(), _tanh_curves),
-}
+from svgdx.activations import ACTIVATIONS, FROM_VALUE
 
 
 class Networks(NamedTuple):
@@ -108,7 +73,7 @@ def _hidden(at: Networks, k: int, action: Tensor) -> list[Tensor]:
 
 def _smaller(at: Networks, action: Tensor) -> tuple[list[_Rows], Tensor]:
     """Both critics forward, the smaller one of each particle backward to its first hidden layer; min(Q1, Q2), (B M)."""
-    activation = ACTIVATIONS[at.activation]
+    derivatives = FROM_VALUE[at.activation]
     sweeps = [_hidden(at, k, action) for k in range(2)]
     values = [
         nn.functional.linear(sweep[-1], weights[-1], biases[-1]).squeeze(-1)
@@ -121,7 +86,7 @@ def _smaller(at: Networks, action: Tensor) -> tuple[list[_Rows], Tensor]:
         if index.numel() == 0:
             continue
         kept = sweep if index.numel() == len(chosen) else [value.index_select(0, index) for value in sweep]
-        slopes = [activation.slope(value) for value in kept]
+        slopes = [derivatives.slope(value) for value in kept]
         back = [at.weights[k][-1].expand_as(kept[-1])]
         for weight, slope in zip(at.weights[k][-2:0:-1], slopes[:0:-1], strict=True):
             back.insert(0, (back[0] * slope) @ weight)
@@ -134,8 +99,8 @@ def _along_rows(at: Networks, rows: _Rows, direction: Tensor, order: int) -> lis
 
     The first is H v, the second the gradient of v . H v in x.
     """
-    weights, activation = at.weights[rows.critic], ACTIVATIONS[at.activation]
-    curves = [activation.curves(value, slope) for value, slope in zip(rows.values, rows.slopes, strict=True)]
+    weights, derivatives = at.weights[rows.critic], FROM_VALUE[at.activation]
+    curves = [derivatives.curves(value, slope) for value, slope in zip(rows.values, rows.slopes, strict=True)]
     first = weights[0]
     inputs: list[tuple[Tensor, Tensor | None]] = []
     z1, z2 = direction, None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from svgdx.rl.critics import ACTIVATIONS
+from svgdx.activations import ACTIVATIONS
 from svgdx.rl.presets import SteinSettings
 from svgdx.rl.targets import log_tanh_slope
 from svgdx.samplers import RBF, SVGD, Chain, EpsilonGreedy, Heuristic, Learnt, MetropolisHastings, SteinStop
@@ -75,7 +75,7 @@ class SteinActor(nn.Module):
         limit: half of the range of each action, (D,), in the environment's units.
         settings: of the sampler.
         hidden: widths of the network's hidden layers.
-        activation: one of `svgdx.rl.critics.ACTIVATIONS`.
+        activation: one of `svgdx.activations.ACTIVATIONS`.
 
     Sources: Messaoud et al., S2AC, ICLR 2024, and Particles Don't Care About Z, ICML 2026.
     """

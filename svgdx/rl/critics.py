@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from svgdx import ops
+from svgdx.activations import ACTIVATIONS, FROM_VALUE
 from svgdx.rl import _engine, _sweeps
-from svgdx.rl._sweeps import ACTIVATIONS, Networks, is_first
+from svgdx.rl._sweeps import Networks, is_first
 from svgdx.samplers.values import one_of
 
 
@@ -28,7 +29,7 @@ class Critic(nn.Module):
     Args:
         state_dim, action_dim: S and D.
         hidden: widths of the hidden layers, at least one.
-        activation: one of ACTIVATIONS.
+        activation: one of `svgdx.activations.FROM_VALUE`.
 
     Raises:
         ValueError: an unknown activation, or no hidden layer.
@@ -36,7 +37,7 @@ class Critic(nn.Module):
 
     def __init__(self, state_dim: int, action_dim: int, hidden: tuple[int, ...], activation: str) -> None:
         super().__init__()
-        one_of("Critic", "activation", activation, tuple(ACTIVATIONS))
+        one_of("Critic", "activation", activation, tuple(FROM_VALUE))
         if not hidden or min(hidden) < 1:
             raise ValueError(f"Critic: hidden must be one or more positive widths, but is {hidden}")
         widths = [action_dim + state_dim, *hidden, 1]
@@ -226,4 +227,4 @@ class _Derivatives(torch.autograd.Function):
         return sum(parts[1:], parts[0]) if parts else None, None, None
 
 
-__all__ = ["ACTIVATIONS", "Critic", "MinimumAt", "TwinCritic"]
+__all__ = ["Critic", "MinimumAt", "TwinCritic"]

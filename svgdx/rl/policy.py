@@ -34,7 +34,7 @@ class SteinPolicy(BasePolicy):
         lr_schedule: learning rate by the training that remains.
         preset, stein_kwargs: see `svgdx.rl.presets.settings_of`.
         net_arch: widths of the hidden layers of the initial distribution's network. critic_arch: of each critic.
-        activation: between layers, one of `svgdx.rl.critics.ACTIVATIONS`. With the published "elu" the actor's
+        activation: between layers, one of `svgdx.activations.FROM_VALUE`. With the published "elu" the actor's
             gradient is wrong where a Hessian term is followed: its second derivative jumps, of which no gradient along
             particles knows (python_tests/rl/test_actor_gradient.py). "softplus" and "tanh" are smooth. Where two
             critics cross among the particles, the minimum's gradient jumps with any of them.

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from svgdx.activations import ACTIVATIONS
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.settings import Settings, flag, option
 
@@ -87,7 +88,7 @@ class EBGFNConfig(Settings):
 
     energy_hidden: int = option(256, "energy", "width of the energy's layers", least=1)
     energy_depth: int = option(3, "energy", "hidden layers of the energy", least=1)
-    energy_activation: str = option("elu", "energy", "activation between its layers", ("elu", "silu", "leaky_relu"))
+    energy_activation: str = option("elu", "energy", "activation between its layers", tuple(ACTIVATIONS))
     energy_lr: float = option(1e-3, "energy", "Adam's learning rate for the energy", positive=True)
     energy_penalty: float = option(0.0, "energy", "weight of the mean of E^2 over data and negatives")
     energy_l1: float = option(0.0, "energy", "ising: weight of the sum of |J_ij|")

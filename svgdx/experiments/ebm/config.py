@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from svgdx.densities.mlp import ACTIVATIONS
+from svgdx.activations import SMOOTH
 from svgdx.experiments.data.images import DATASETS, FOLDERS
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.settings import Settings, flag, option
@@ -99,7 +99,7 @@ class EBMConfig(Settings):
     hidden: int = option(256, "energy", "mlp: width of a hidden layer", least=1)
     depth: int = option(2, "energy", "mlp: number of hidden layers", least=1)
     width: int = option(32, "energy", "conv: channels of the first convolution", least=1)
-    activation: str = option("silu", "energy", "activation between layers", tuple(ACTIVATIONS))
+    activation: str = option("silu", "energy", "activation between layers", SMOOTH)
     confinement: float = option(0.0, "energy", "precision of the Gaussian factor of p")
     energy_lr: float = option(
         1e-3, "energy", "Adam's learning rate, constant for half the run, then falling to zero", positive=True

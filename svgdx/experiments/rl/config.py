@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from svgdx.activations import FROM_VALUE
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.settings import Settings, flag, option
 
@@ -57,7 +58,7 @@ class RLConfig(Settings):
     hidden: int = option(256, "algorithm", "width of the hidden layers", least=1)
     actor_layers: int = option(3, "algorithm", "hidden layers of the actor's network", least=1)
     critic_layers: int = option(2, "algorithm", "hidden layers of a critic", least=1)
-    activation: str = option("elu", "algorithm", "activation between layers", ("elu", "relu", "softplus", "tanh"))
+    activation: str = option("elu", "algorithm", "activation between layers", tuple(FROM_VALUE))
     gamma: float = option(0.99, "algorithm", "discount", most=1)
     alpha: float = option(
         0.2, "algorithm", "temperature: reward for a nat of entropy; its start if tuned", positive=True

@@ -8,8 +8,8 @@ from typing import Any
 
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import VecEnv
-from torch import nn
 
+from svgdx.activations import ACTIVATIONS
 from svgdx.experiments.rl.config import STEIN, RLConfig
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.settings import flag
@@ -17,8 +17,6 @@ from svgdx.rl import SACNF, SteinSAC, SteinSettings
 from svgdx.rl.policy import TEST_ACTIONS
 from svgdx.rl.presets import settings_of
 from svgdx.rl.random_steps import RandomSteps
-
-ACTIVATIONS = {"elu": nn.ELU, "relu": nn.ReLU, "softplus": nn.Softplus, "tanh": nn.Tanh}
 
 
 class GaussianSAC(RandomSteps, SAC):
@@ -98,7 +96,7 @@ def make(config: RLConfig, env: VecEnv) -> Any:
                 "random_steps": config.random_steps,
             }
             return SteinSAC("MlpPolicy", env, policy_kwargs=policy, **kwargs, **common)
-        policy = {"net_arch": {"pi": actor, "qf": critic}, "activation_fn": ACTIVATIONS[config.activation]}
+        policy = {"net_arch": {"pi": actor, "qf": critic}, "activation_fn": ACTIVATIONS[config.activation].module}
         if config.algo == "sac-nf":
             policy["n_transforms"] = config.flow_transforms
         model = CLASSES[config.algo]("MlpPolicy", env, policy_kwargs=policy, **common)
