@@ -13,7 +13,7 @@ pip := $(bin)/python -m pip
 build_tools := "setuptools>=77" "cmake>=3.22" ninja pybind11
 cpp_files = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 
-.PHONY: demo test wheel lint format setup clean
+.PHONY: demo test docs wheel lint format setup clean
 
 demo: setup
 # The demo needs the CUDA library, which takes minutes to compile, only where there is a GPU.
@@ -24,6 +24,12 @@ demo: setup
 test: setup
 	$(pip) install --no-build-isolation "$(PACKAGE)[test]"
 	$(bin)/pytest $(PYTEST_ARGS)
+
+# Strict: a broken link or a missing docstring fails. Runs every example for the gallery.
+docs: setup
+	$(pip) install --no-build-isolation "$(PACKAGE)[rl]"
+	$(pip) install --quiet --group docs
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build
 
 wheel: setup
 	$(pip) wheel --no-build-isolation --no-deps --wheel-dir $(DIST) .
