@@ -33,14 +33,17 @@ of the score and the rejection by Metropolis-Hastings; all returns of each evalu
 evaluations), TensorBoard events and checkpoints: model.zip, which Stable-Baselines3 loads, replay buffer, generators
 and the state of the environment. Ctrl-C or SIGTERM ends the run after the updates in hand with a checkpoint (exit code
 130). --resume goes on with every seed in --out that has not ended, to the same numbers as an unbroken run; only where
-an environment's state cannot be saved does an episode begin anew. Exit code 2: the request cannot be carried out; 1: a
+an environment's state cannot be saved does an episode begin anew. With a larger --steps, --resume lengthens runs,
+finished or not. Exit code 2: the request cannot be carried out; 1: a
 seed diverged, the environment failed, or a checkpoint could not be written. The last checkpoint then is whole."""
 
 FILES = """The run folder holds config.yaml, metrics.jsonl, TensorBoard events, samples.png, curves.png and
 checkpoints. Ctrl-C ends the run with a checkpoint (exit code 130); --resume goes on from it, or from the last one
-after a kill, to the same numbers as an unbroken run. Exit code 2: the request cannot be carried out; 1: diverged.
-`torchrun --nproc-per-node N -m svgdx train ...` trains data-parallel: an update sees N times --batch, gradients are
-averaged, rank 0 writes; ranks that torchrun starts again go on from the last checkpoint."""
+after a kill, to the same numbers as an unbroken run. With a larger --steps or --iterations, --resume lengthens a run,
+finished or not; what depends on the length, such as learning rates, follows the new length from there on. Exit code 2:
+the request cannot be carried out; 1: diverged. `torchrun --nproc-per-node N -m svgdx train ...` trains data-parallel:
+an update sees N times --batch, gradients are averaged, rank 0 writes; ranks that torchrun starts again go on from the
+last checkpoint."""
 
 EVAL_TEXT = """Evaluates the newest checkpoint of a run, prints each quantity with its settings and writes them to
 evaluation.json in the run folder."""
@@ -103,7 +106,8 @@ def _add_training(parser: argparse.ArgumentParser, model: str) -> None:
 
     folder = parser.add_argument_group("run folder")
     folder.add_argument("--out", metavar="DIR", required=True, type=Path, help="run folder; must be new or empty")
-    folder.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own settings")
+    resume = "continue the run in --out with its own settings; a larger length (--steps, --iterations) lengthens it"
+    folder.add_argument("--resume", action="store_true", help=resume)
     folder.add_argument("--checkpoint", metavar="FILE", type=Path, help="with --resume: go on from this checkpoint")
     folder.add_argument("--quiet", action="store_true", help="no progress bar")
     wait = "under torchrun: most seconds a rank waits for the others (default: 1800)"
@@ -117,7 +121,8 @@ def _add_rl_training(parser: argparse.ArgumentParser) -> None:
     folder = parser.add_argument_group("run folders")
     folder.add_argument("--out", metavar="DIR", required=True, type=Path, help="folder of the run folders seed-N")
     folder.add_argument("--seeds", metavar="N,N,...", type=_seeds, help="seeds to train (default: 0; resuming: all)")
-    folder.add_argument("--resume", action="store_true", help="go on with the runs in --out, with their own settings")
+    resume = "continue the runs in --out with their own settings; a larger --steps lengthens them"
+    folder.add_argument("--resume", action="store_true", help=resume)
     folder.add_argument("--checkpoint", metavar="FOLDER", type=Path, help="with --resume: go on from this checkpoint")
     folder.add_argument("--quiet", action="store_true", help="no progress bar")
     add_options(parser, _settings("rl"), without=("seed",))
@@ -232,15 +237,14 @@ def _open_run(options: argparse.Namespace, experiment: Any) -> tuple[Settings, A
     from svgdx.experiments.run import parallel
     from svgdx.experiments.run.errors import UsageError
     from svgdx.experiments.run.folder import RunFolder
-    from svgdx.experiments.run.settings import check_kept, given_options
+    from svgdx.experiments.run.settings import given_options
 
     cls = _settings(options.model)
     given = given_options(options, cls)
     config: Any
     if options.resume:
         folder = RunFolder.reopen(options.out, options.model)
-        config = cls.from_yaml(folder.config)
-        check_kept(config, given)
+        config = folder.resumed_settings(cls, given, options.checkpoint)
         return config, experiment.load(config), folder
     if options.checkpoint:
         raise UsageError("--checkpoint: only with --resume")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from svgdx.activations import ACTIVATIONS
 from svgdx.experiments.run.errors import UsageError
@@ -48,6 +48,8 @@ DATA_DEFAULTS: dict[str, dict[str, Any]] = {
 @dataclass
 class EBGFNConfig(Settings):
     """Settings of `svgdx train eb-gfn`. Energies and likelihoods are in nats."""
+
+    length: ClassVar[str] = "iterations"
 
     data: str = option("2spirals", "data", "data set", DATASETS)
     data_root: str | None = option(None, "data", "folder of mnist (MNIST/raw/), omniglot or silhouettes")

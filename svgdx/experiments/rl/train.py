@@ -17,7 +17,7 @@ from svgdx.experiments.rl.checkpoint import RLCheckpoint, RLFolder
 from svgdx.experiments.rl.config import RLConfig
 from svgdx.experiments.run.errors import DivergedError, StoppedError, UsageError
 from svgdx.experiments.run.loop import INTERRUPTED, signals, stream_seed
-from svgdx.experiments.run.settings import check_kept
+from svgdx.experiments.run.settings import resumed
 
 EXPERIMENT = "rl"
 
@@ -70,15 +70,14 @@ def _reopen(
     wanted = found if seeds is None else seeds
     if chosen and len(wanted) != 1:
         raise UsageError("--checkpoint: of one seed, which --seeds names")
-    opened = []
+    folders = []
     for seed in wanted:
         folder = RLFolder.reopen(_path(out, seed), EXPERIMENT)
-        config = RLConfig.from_yaml(folder.config)
-        check_kept(config, given)
-        # All are read before the first is gone on with.
+        # All runs are checked before the first one is changed.
+        resumed(RLConfig.from_yaml(folder.config), given)
         folder.load(chosen)
-        opened.append((config, folder))
-    return opened
+        folders.append(folder)
+    return [(folder.resumed_settings(RLConfig, given, chosen), folder) for folder in folders]
 
 
 def _path(out: Path, seed: int) -> Path:

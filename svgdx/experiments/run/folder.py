@@ -6,14 +6,17 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from svgdx.experiments.run import checkpoint
+from svgdx.experiments.run import checkpoint, parallel
 from svgdx.experiments.run.checkpoint import Checkpoint
 from svgdx.experiments.run.errors import UsageError
+from svgdx.experiments.run.settings import Settings, resumed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+S = TypeVar("S", bound=Settings)
 
 
 class RunFolder:
@@ -58,6 +61,25 @@ class RunFolder:
             raise UsageError(f"{path} holds no config.yaml, so it is no run folder")
         folder.checkpoints.mkdir(exist_ok=True)
         return folder
+
+    def resumed_settings(self, cls: type[S], options: dict[str, Any], chosen: Path | None) -> S:
+        """The settings with which the run continues; a larger length among the options is written to config.yaml.
+
+        Args:
+            cls: class of the settings.
+            options: settings from the command line, see `svgdx.experiments.run.settings.resumed`.
+            chosen: the checkpoint from which the run continues; None takes the newest.
+
+        Raises:
+            UsageError: the run cannot continue with these options or from this checkpoint; config.yaml is unchanged.
+        """
+        present = cls.from_yaml(self.config)
+        config = resumed(present, options)
+        if config != present:
+            self.load(chosen)
+            if parallel.main():
+                checkpoint.write_atomically(self.config, config.to_yaml().encode())
+        return config
 
     def saved(self) -> list[Path]:
         """The checkpoints, oldest first."""

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 
@@ -37,7 +37,13 @@ def option(
 
 @dataclass
 class Settings:
-    """Base of an experiment's settings; its fields are made by `option`."""
+    """Base of an experiment's settings; its fields are made by `option`.
+
+    Attributes:
+        length: the field that says how long a run is, which --resume can increase.
+    """
+
+    length: ClassVar[str] = "steps"
 
     def validate(self) -> None:
         """Raises UsageError that names the first option whose value does not fit."""
@@ -136,9 +142,26 @@ def given_options(options: argparse.Namespace, cls: type[Settings]) -> dict[str,
     return {name: getattr(options, name) for name in names if hasattr(options, name)}
 
 
-def check_kept(config: Settings, given: dict[str, Any]) -> None:
-    """Raises UsageError where an option that was given differs from the setting of the run that goes on."""
-    for name, value in given.items():
-        # 0 threads stand for what the run found.
-        if value != getattr(config, name) and (name, value) != ("threads", 0):
-            raise UsageError(f"{flag(name)} {value}: the run has {getattr(config, name)}, and --resume keeps it")
+def resumed(config: S, options: dict[str, Any]) -> S:
+    """The settings with which a run continues: its own, but for a larger length among the options.
+
+    What depends on the length, such as learning rates and the noise of the data, follows the new length from the
+    resumed step on. A lengthened run therefore differs from one that had this length from the start.
+
+    Args:
+        config: the run's own settings.
+        options: settings from the command line.
+
+    Raises:
+        UsageError: the length is smaller than the run's, or another setting differs from the run's.
+    """
+    for name, value in options.items():
+        present = getattr(config, name)
+        if name == config.length and value < present:
+            raise UsageError(f"{flag(name)} {value}: the run has {present}, and --resume can only lengthen it")
+        # 0 threads stands for as many as the run was started with.
+        if name != config.length and value != present and (name, value) != ("threads", 0):
+            raise UsageError(f"{flag(name)} {value}: the run has {present}, and --resume keeps it")
+    longer = dataclasses.replace(config, **{name: value for name, value in options.items() if name == config.length})
+    longer.validate()
+    return longer
