@@ -21,8 +21,6 @@ EXEMPT_FOLDERS = ("svgdx/ops",)
 KNOWN_OFFENCES = {
     "svgdx/gflownets has 12": "gflownets/recorded",
     "svgdx/samplers has 15": "samplers/mcmc, samplers/parameters",
-    "svgdx/rl has 11": "rl/sweeps",
-    "svgdx/rl/stein_sac.py:": "rl/sweeps",
     "svgdx.distributed.ops:": "step_bound moves",
     "svgdx.distributed.shards:": "median leaves Shards",
     "svgdx.samplers.chain:": "sharded chains move to distributed/chain.py",

@@ -1,4 +1,4 @@
-"""The multigoal environment against its formulas, and Gymnasium's own checker."""
+"""The multigoal environment against its formulas and by Gymnasium's checker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_gymnasium_accepts_it(goals: str) -> None:
         check_env(env.unwrapped)
 
 
-def test_states_and_rewards_are_those_of_the_formula() -> None:
+def test_states_and_rewards_follow_the_formula() -> None:
     env = Multigoal()
     generator = np.random.default_rng(0)
     state, _ = env.reset(seed=0)
@@ -70,7 +70,7 @@ def test_states_stay_inside_the_square_and_episodes_end() -> None:
     assert state.tolist() == [7.0, 7.0]
 
 
-def test_a_picture_shows_goals_and_path() -> None:
+def test_an_image_shows_goals_and_path() -> None:
     env = Multigoal("three", render_mode="rgb_array")
     env.reset()
     before = env.render()
@@ -80,7 +80,7 @@ def test_a_picture_shows_goals_and_path() -> None:
     assert after is not None
     assert (before.shape, before.dtype) == ((480, 480, 3), np.uint8)
     red = (before == (214, 39, 40)).all(-1)
-    # Three discs of radius 0.5 in a picture of 16 x 16 units.
+    # Three discs of radius 0.5 in an image of 16 x 16 units.
     assert red.mean() == pytest.approx(3 * math.pi * 0.25 / 256, rel=0.05)
     # One unit to the right is 30 pixels.
     assert (after[240, 270] == (31, 119, 180)).all()

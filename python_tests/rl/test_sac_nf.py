@@ -1,4 +1,4 @@
-"""SAC-NF: the density of its actions, and its use as an algorithm of Stable-Baselines3."""
+"""SAC-NF: the density of its actions, and its use with Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from svgdx.rl import SACNF  # noqa: E402
 SMALL = {"net_arch": [16, 16]}
 
 
-def model(env: Any = "Pendulum-v1", **changes: Any) -> SACNF:
-    given: dict[str, Any] = {"learning_starts": 40, "train_freq": 10, "gradient_steps": 2, "buffer_size": 2000}
-    return SACNF("MlpPolicy", env, policy_kwargs=SMALL, seed=0, **(given | changes))
+def make_model(env: Any = "Pendulum-v1", **changes: Any) -> SACNF:
+    arguments: dict[str, Any] = {"learning_starts": 40, "train_freq": 10, "gradient_steps": 2, "buffer_size": 2000}
+    return SACNF("MlpPolicy", env, policy_kwargs=SMALL, seed=0, **(arguments | changes))
 
 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "svgdx/Multigoal-v0"])
 def test_the_density_of_actions_integrates_to_one(env: str) -> None:
-    actor = model(env).actor
+    actor = make_model(env).actor
     for parameter in actor.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
     observation = torch.randn(1, *actor.observation_space.shape)
     with torch.no_grad():
-        # What is drawn has the flow's density, with the change of volume of tanh.
+        # Drawn actions have the flow's density, with the change of volume by tanh.
         action, log_prob = actor.action_log_prob(observation.expand(500, -1))
         u = action.double().atanh()
         flow = actor.double().flow(observation.double())
@@ -45,18 +45,18 @@ def test_the_density_of_actions_integrates_to_one(env: str) -> None:
 
 
 def test_it_learns_saves_and_loads(tmp_path: Path) -> None:
-    made = model()
-    before = [value.clone() for value in made.actor.parameters()]
-    made.learn(60)
-    assert any(not torch.equal(value, other) for value, other in zip(before, made.actor.parameters(), strict=True))
-    made.save(tmp_path / "model")
+    model = make_model()
+    before = [value.clone() for value in model.actor.parameters()]
+    model.learn(60)
+    assert any(not torch.equal(value, other) for value, other in zip(before, model.actor.parameters(), strict=True))
+    model.save(tmp_path / "model")
     loaded = SACNF.load(tmp_path / "model")
     observation = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, -2.0]], np.float32)
-    one, other = (each.predict(observation, deterministic=True)[0] for each in (made, loaded))
-    np.testing.assert_array_equal(one, other)
-    assert one.shape == (2, 1)
-    # Drawn actions differ, and stay within the limits.
-    drawn, _ = made.predict(np.repeat(observation, 200, 0))
+    action, action_of_loaded = (algorithm.predict(observation, deterministic=True)[0] for algorithm in (model, loaded))
+    np.testing.assert_array_equal(action, action_of_loaded)
+    assert action.shape == (2, 1)
+    # Drawn actions differ and stay within the limits.
+    drawn, _ = model.predict(np.repeat(observation, 200, 0))
     assert len(np.unique(drawn)) > 300
     assert np.abs(drawn).max() <= 2.0
 
@@ -64,10 +64,10 @@ def test_it_learns_saves_and_loads(tmp_path: Path) -> None:
 def test_errors_are_named() -> None:
     with pytest.raises(ValueError, match="FlowActor: transforms must be at least 1, but is 0"):
         SACNF("MlpPolicy", "Pendulum-v1", policy_kwargs={"n_transforms": 0})
-    with pytest.raises(ValueError, match="SACNF: use_sde is of Gaussian policies"):
-        model(use_sde=True)
-    made = model()
-    made.learn(30)
-    made.replay_buffer.rewards[:] = np.nan
+    with pytest.raises(ValueError, match="SACNF: use_sde needs a Gaussian policy"):
+        make_model(use_sde=True)
+    model = make_model()
+    model.learn(30)
+    model.replay_buffer.rewards[:] = np.nan
     with pytest.raises(FloatingPointError, match=r"SACNF: step 30: .* is NaN or infinite"):
-        made.train(2, 16)
+        model.train(2, 16)

@@ -1,4 +1,4 @@
-"""Maximum-entropy reinforcement learning with Stein policies, on Gymnasium and Stable-Baselines3: ``svgdx[rl]``."""
+"""Maximum-entropy reinforcement learning with Stein policies, for Gymnasium and Stable-Baselines3 (``svgdx[rl]``)."""
 
 from svgdx.rl.multigoal import Multigoal, register
 from svgdx.rl.policy import SteinPolicy

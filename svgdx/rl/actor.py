@@ -1,4 +1,4 @@
-"""The Stein actor: SVGD particles of a state, their actions and the density of these."""
+"""The Stein actor: SVGD particles at a state, the actions they stand for and the density of these actions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from svgdx.samplers.values import Value
 
 LOG_STD = (-20.0, 2.0)
 STD = (0.1, 1.0)
-# Learnt bandwidths and step sizes stay inside: a factor of 100 around actions, which are of order 1 before their tanh.
+# Bounds of learnt values: a factor of 100 and more around actions, which are of order 1 before their tanh.
 BANDWIDTH = (0.01, 10.0)
 STEP_SIZE = (1e-4, 10.0)
 
 
 class StateGaussian:
-    """The initial distribution of B states: a diagonal Gaussian with mean and std (B, D)."""
+    """The initial distribution at B states: a diagonal Gaussian with mean and std (B, D)."""
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         self.mean, self.std = mean, std
@@ -44,23 +44,22 @@ class StateGaussian:
 
 
 class SteinSample(NamedTuple):
-    """Particles of B states.
-
-    action: tanh u, in [-1, 1], (B, M, D). log_prob: log density of the environment's action, limit times tanh u, in
-    nats, (B, M); None where it was not followed. chain: where they come from.
-    """
+    """M particles at each of B states."""
 
     action: Tensor
+    """tanh u, in [-1, 1], (B, M, D)."""
     log_prob: Tensor | None
+    """Log density of the environment's action, limit times tanh u, in nats, (B, M); None if it was not computed."""
     chain: Chain
+    """The SVGD chain that ended at u."""
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a value (B, M) over the particles that truncation kept, all where it kept none, (B,)."""
+        """The mean of a value (B, M) over the particles that truncation left, or over all if it left none: (B,)."""
         weight = self.weights()
         return value.mean(-1) if weight is None else (weight * value).sum(-1) / weight.sum(-1)
 
     def weights(self) -> Tensor | None:
-        """1 for particles that count, else 0, (B, M); None: all count."""
+        """1 for each particle that `mean` counts, 0 for the others, (B, M); None if it counts all."""
         mask = self.chain.mask
         if mask is None:
             return None
@@ -68,12 +67,14 @@ class SteinSample(NamedTuple):
 
 
 class SteinActor(nn.Module):
-    """pi(a | s): a network's diagonal Gaussian of the state, moved by SVGD towards a target, then limit times tanh.
+    """pi(a | s): particles from a Gaussian that a network sets by the state, moved by SVGD towards a target.
+
+    The action is limit * tanh(particle).
 
     Args:
         state_dim: S.
         limit: half of the range of each action, (D,), in the environment's units.
-        settings: of the sampler.
+        settings: how SVGD runs.
         hidden: widths of the network's hidden layers.
         activation: one of `svgdx.activations.ACTIVATIONS`.
 
@@ -89,16 +90,16 @@ class SteinActor(nn.Module):
         super().__init__()
         self.settings = settings
         self.register_buffer("limit", limit)
-        # Of training, in [0, 1]: what "epsilon-greedy" goes by.
+        # The fraction of the training that is done, from which "epsilon-greedy" takes its probability.
         self.register_buffer("progress", torch.zeros(()))
         widths = [state_dim, *hidden]
-        self.layers = nn.ModuleList(nn.Linear(one, other) for one, other in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(widths))
         self.head = nn.Linear(widths[-1], 2 * limit.numel())
         self.activation = ACTIVATIONS[activation].function
         self.kernel = RBF(self._bandwidth())
         start = settings.step_size
-        learnt = settings.step == "learnt" and settings.steps > 0
-        self.step_size: float | Value = Learnt(start, settings.steps, *STEP_SIZE) if learnt else start
+        is_learnt = settings.step == "learnt" and settings.steps > 0
+        self.step_size: float | Value = Learnt(start, settings.steps, *STEP_SIZE) if is_learnt else start
 
     def _bandwidth(self) -> Value:
         settings = self.settings
@@ -107,7 +108,7 @@ class SteinActor(nn.Module):
         return Learnt(settings.bandwidth_start, max(1, settings.steps), *BANDWIDTH)
 
     def initial(self, state: Tensor) -> StateGaussian:
-        """Where the particles of states (B, S) start."""
+        """The distribution from which the particles of states (B, S) start."""
         z = state
         for layer in self.layers:
             z = self.activation(layer(z))
@@ -115,9 +116,15 @@ class SteinActor(nn.Module):
         return StateGaussian(mean, log_std.clamp(*LOG_STD).exp().clamp(*STD))
 
     def sample(self, initial: Initial, target: Target, log_prob: bool = True, recorded: bool = False) -> SteinSample:
-        """Particles from an initial distribution over B states to a target of the same states.
+        """Runs SVGD from an initial distribution over B states to a target at the same states.
 
-        Raises FloatingPointError where the target's score is NaN or infinite.
+        Args:
+            initial, target: over u, the actions before their tanh.
+            log_prob: whether to compute the density of the actions.
+            recorded: whether the chain records its steps.
+
+        Raises:
+            FloatingPointError: the target's score is NaN or infinite.
         """
         settings = self.settings
         sampler = SVGD(
@@ -137,8 +144,8 @@ class SteinActor(nn.Module):
         u = chain.x
         if chain.log_q is None:
             return SteinSample(u.tanh(), None, chain)
-        volume = (log_tanh_slope(u) + self.limit.log()).sum(-1)
-        return SteinSample(u.tanh(), chain.log_q - volume, chain)
+        log_volume = (log_tanh_slope(u) + self.limit.log()).sum(-1)
+        return SteinSample(u.tanh(), chain.log_q - log_volume, chain)
 
     def _control(self) -> str | Control:
         settings = self.settings

@@ -1,11 +1,10 @@
-"""Twin critics for all particles of a state, with their derivatives in the action by hand.
+"""Twin critics at all particles of a state, with hand-written derivatives in the action.
 
-A critic is a multilayer perceptron of action and state. The state's part of its first layer is computed once for each
-state, not for each particle. Of min(Q1, Q2) only the smaller critic of each particle is differentiated, and a score
-carries its Hessian-vector product as its backward pass, so that no graph is differentiated twice.
+A critic is a multilayer perceptron of action and state. The state's part of its first layer is computed once per state
+instead of once per particle. Of min(Q1, Q2), only the smaller critic of each particle is differentiated, and the
+backward pass of a score is a Hessian-vector product, so no graph is differentiated twice.
 
-Sources: Fujimoto et al., TD3, ICML 2018 (twin critics); Messaoud et al., S2AC, ICLR 2024; Pearlmutter, Neural
-Computation 1994 (Hessian-vector products).
+Sources: Fujimoto et al., TD3, ICML 2018 (twin critics); Messaoud et al., S2AC, ICLR 2024.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from svgdx import ops
-from svgdx.activations import ACTIVATIONS, FROM_VALUE
-from svgdx.rl import _engine, _sweeps
-from svgdx.rl._sweeps import Networks, is_first
+from svgdx.activations import FROM_VALUE
+from svgdx.rl.sweeps import Network, PlainSweeps, first_is_smaller, sweeps_of
 from svgdx.samplers.values import one_of
 
 
@@ -41,35 +39,25 @@ class Critic(nn.Module):
         if not hidden or min(hidden) < 1:
             raise ValueError(f"Critic: hidden must be one or more positive widths, but is {hidden}")
         widths = [action_dim + state_dim, *hidden, 1]
-        self.layers = nn.ModuleList(nn.Linear(one, other) for one, other in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(widths))
         self.action_dim, self.activation = action_dim, activation
 
     @property
     def linear(self) -> list[nn.Linear]:
-        """The layers, with their type."""
+        """The layers, typed."""
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
-    def state_part(self, state: Tensor) -> Tensor:
-        """What the first layer makes of states (B, S), with its bias: (B, H)."""
-        first = self.linear[0]
-        return nn.functional.linear(state, first.weight[:, self.action_dim :], first.bias)
-
-    def hidden(self, state_part: Tensor, action: Tensor) -> list[Tensor]:
-        """Values of the hidden layers at actions (B, M, D), each (B M, H)."""
-        function = ACTIVATIONS[self.activation].function
-        of_action = nn.functional.linear(action, self.linear[0].weight[:, : self.action_dim])
-        values = [function(of_action.add_(state_part.unsqueeze(-2)).flatten(0, 1))]
-        for layer in self.linear[1:-1]:
-            values.append(function(layer(values[-1])))
-        return values
+    def network_at(self, state: Tensor) -> Network:
+        """Q at states (B, S) as a function of the action, differentiable in states and parameters."""
+        first, *later = self.linear
+        of_action, of_state = first.weight[:, : self.action_dim], first.weight[:, self.action_dim :]
+        shift = nn.functional.linear(state, of_state, first.bias)
+        weights = [of_action, *(layer.weight for layer in later)]
+        return Network(shift, weights, [layer.bias for layer in later], self.activation)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        """Q at states (B, S) and actions (B, M, D): (B, M), differentiable in all."""
-        return self.last(self.hidden(self.state_part(state), action)).view(action.shape[:-1])
-
-    def last(self, hidden: list[Tensor]) -> Tensor:
-        value: Tensor = self.linear[-1](hidden[-1]).squeeze(-1)
-        return value
+        """Q at states (B, S) and actions (B, M, D): (B, M), differentiable in states, actions and parameters."""
+        return self.network_at(state).value(action)
 
 
 class TwinCritic(nn.Module):
@@ -84,112 +72,105 @@ class TwinCritic(nn.Module):
     ) -> None:
         super().__init__()
         self.critics = nn.ModuleList(Critic(state_dim, action_dim, hidden, activation) for _ in range(2))
-        self.action_dim, self.activation = action_dim, activation
+
+    @property
+    def pair(self) -> list[Critic]:
+        """Both critics, typed."""
+        return [critic for critic in self.critics if isinstance(critic, Critic)]
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        """Q1 and Q2 at states (B, S) and actions (B, M, D): (2, B, M), differentiable in all."""
+        """Q1 and Q2 at states (B, S) and actions (B, M, D): (2, B, M), differentiable in all arguments."""
         return torch.stack([critic(state, action) for critic in self.critics])
 
-    def at(self, state: Tensor) -> MinimumAt:
-        """min(Q1, Q2) at states (B, S) as a function of the action; the critics' parameters are constants of it."""
-        return MinimumAt(self, state)
+    def minimum_at(self, state: Tensor) -> MinimumQ:
+        """min(Q1, Q2) at states (B, S) as a function of the action; states and parameters are constants of it."""
+        return MinimumQ(self, state)
 
 
-class MinimumAt:
-    """min(Q1, Q2) at B states, a function of actions (B, M, D) and of nothing else."""
+class MinimumQ:
+    """min(Q1, Q2) at B states, as a function of actions (B, M, D) alone.
+
+    It is a snapshot for one chain of particles: it must not outlive an update of the critics.
+    """
 
     def __init__(self, twin: TwinCritic, state: Tensor) -> None:
-        critics = [critic for critic in twin.critics if isinstance(critic, Critic)]
-        self.state = state.detach()
+        self.twin, self.state = twin, state.detach()
         with torch.no_grad():
-            shift = torch.stack([critic.state_part(self.state) for critic in critics])
-        self.weights = [[layer.weight.detach() for layer in critic.linear] for critic in critics]
-        self.biases = [[layer.bias.detach() for layer in critic.linear] for critic in critics]
-        of_action = [[each[0][:, : twin.action_dim], *each[1:]] for each in self.weights]
-        self.networks = Networks(shift, of_action, [each[1:] for each in self.biases], twin.activation)
-        self.packed = _engine.pack(self.networks) if _engine.usable(self.networks) else None
+            self.networks = [critic.network_at(self.state).detach() for critic in twin.pair]
+        self.sweeps = sweeps_of(self.networks)
 
     def value(self, action: Tensor) -> Tensor:
-        """(B, M), differentiable in the action any number of times by autograd."""
+        """The minimum (B, M), differentiable in the action any number of times by autograd."""
         if not (torch.is_grad_enabled() and action.requires_grad):
-            return self.sweep(action, 0)[0]
-        networks, function = self.networks, ACTIVATIONS[self.networks.activation].function
-        values = []
-        for shift, weights, biases in zip(networks.shift, networks.weights, networks.biases, strict=True):
-            z = function(nn.functional.linear(action, weights[0]) + shift.unsqueeze(-2))
-            for weight, bias in zip(weights[1:-1], biases[:-1], strict=True):
-                z = function(nn.functional.linear(z, weight, bias))
-            values.append(nn.functional.linear(z, weights[-1], biases[-1]).squeeze(-1))
-        return torch.minimum(*values)
+            return self.sweeps.minimum(action, 0)[0]
+        return torch.minimum(*(network.value(action) for network in self.networks))
 
     def value_once(self, action: Tensor) -> Tensor:
-        """(B, M), differentiable in the action once, and faster than `value`."""
+        """The minimum (B, M), differentiable in the action once, and faster than `value`."""
         value: Tensor = _Value.apply(action, self)
         return value
 
     def score(self, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Value (B, M) and gradient (B, M, D), differentiable in the action once."""
+        """The minimum (B, M) and its gradient (B, M, D), differentiable in the action once."""
         if not (torch.is_grad_enabled() and action.requires_grad):
-            value, score, _ = self.sweep(action, 1)
+            value, score, _ = self.sweeps.minimum(action, 1)
             assert score is not None
             return value, score
         value, score, _, _ = _Derivatives.apply(action, None, self)
         return value, score
 
     def score_hvp(self, action: Tensor, probe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Value (B, M), gradient and Hessian times probe (B, M, D), or (V, B, M, D) for probes (V, B, M, D).
+        """The minimum (B, M), its gradient (B, M, D) and its Hessian times the probe; detached.
 
-        Detached. Without compiled sweeps by `ops.mlp_score_hvp`.
+        Args:
+            action: (B, M, D).
+            probe: (B, M, D), or V probes (V, B, M, D); the product has the same shape.
         """
-        if self.packed is None:
+        if isinstance(self.sweeps, PlainSweeps):
             return self._score_hvp_by_op(action, probe)
-        value, score, kept = self.sweep(action, 2)
+        value, score, tape = self.sweeps.minimum(action, 2)
         assert score is not None
         if probe.dim() == action.dim():
-            return value, score, self.along(kept, probe, 1)[0]
-        return value, score, torch.stack([self.along(kept, each, 1)[0] for each in probe])
+            return value, score, self.sweeps.along(tape, probe, 1)[0]
+        return value, score, torch.stack([self.sweeps.along(tape, direction, 1)[0] for direction in probe])
 
     def _score_hvp_by_op(self, action: Tensor, probe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same by `svgdx.ops.mlp_score_hvp`, which is fused on devices without compiled sweeps as well."""
         lead = probe.shape[: probe.dim() - action.dim()]
-        at = action.detach().expand(probe.shape).contiguous()
-        state = self.state.to(at.dtype).expand(*lead, *self.state.shape).contiguous()
-        found = [
-            ops.mlp_score_hvp(at, state, weights, biases, self.networks.activation, probe.contiguous())
-            for weights, biases in zip(self.weights, self.biases, strict=True)
-        ]
-        (q1, score1, hvp1), (q2, score2, hvp2) = found
-        first = is_first(q1, q2).unsqueeze(-1)
+        x = action.detach().expand(probe.shape).contiguous()
+        state = self.state.to(x.dtype).expand(*lead, *self.state.shape).contiguous()
+        (q1, score1, hvp1), (q2, score2, hvp2) = (
+            ops.mlp_score_hvp(
+                x,
+                state,
+                [layer.weight.detach() for layer in critic.linear],
+                [layer.bias.detach() for layer in critic.linear],
+                critic.activation,
+                probe.contiguous(),
+            )
+            for critic in self.twin.pair
+        )
+        first = first_is_smaller(q1, q2).unsqueeze(-1)
         value, score = torch.minimum(q1, q2), torch.where(first, score1, score2)
-        hvp = torch.where(first, hvp1, hvp2)
-        return (value[(0,) * len(lead)], score[(0,) * len(lead)], hvp) if lead else (value, score, hvp)
+        # Value and score are the same for every probe.
+        one = (0,) * len(lead)
+        return value[one], score[one], torch.where(first, hvp1, hvp2)
 
     def curvature(self, action: Tensor, probe: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Value (B, M), gradient (B, M, D), v . H v (B, M) and H v (B, M, D) for the probe v (B, M, D).
+        """The minimum (B, M), its gradient (B, M, D), v . H v (B, M) and H v (B, M, D) for the probe v (B, M, D).
 
         The first three are differentiable in the action once, H v is detached.
         """
-        found: tuple[Tensor, Tensor, Tensor, Tensor] = _Derivatives.apply(action, probe, self)
-        return found
-
-    def sweep(self, action: Tensor, depth: int) -> tuple[Tensor, Tensor | None, Any]:
-        """Value, for a depth of 1 or more its gradient, and for one of 2 what `along` needs; detached."""
-        if self.packed is not None:
-            return _engine.minimum(self.packed, action, depth)
-        return _sweeps.minimum(self.networks, action.detach(), depth)
-
-    def along(self, kept: Any, direction: Tensor, order: int) -> list[Tensor]:
-        """H v, and for an order of 2 the gradient of v . H v in the action; (B, M, D) each, detached."""
-        if self.packed is not None:
-            return _engine.along(self.packed, kept, direction, order)
-        return _sweeps.along(self.networks, kept, direction, order)
+        derivatives: tuple[Tensor, Tensor, Tensor, Tensor] = _Derivatives.apply(action, probe, self)
+        return derivatives
 
 
 class _Value(torch.autograd.Function):
-    """min(Q1, Q2), and the gradient that was computed beside it."""
+    """min(Q1, Q2), with the gradient computed in the same sweep."""
 
     @staticmethod
-    def forward(ctx: Any, action: Tensor, at: MinimumAt) -> Tensor:
-        value, ctx.score, _ = at.sweep(action, 1 if ctx.needs_input_grad[0] else 0)
+    def forward(ctx: Any, action: Tensor, critic: MinimumQ) -> Tensor:
+        value, ctx.score, _ = critic.sweeps.minimum(action, 1 if ctx.needs_input_grad[0] else 0)
         return value
 
     @staticmethod
@@ -202,16 +183,16 @@ class _Derivatives(torch.autograd.Function):
     """Value, score, v . H v and H v of min(Q1, Q2); the backward pass is H g and the gradient of v . H v."""
 
     @staticmethod
-    def forward(ctx: Any, action: Tensor, probe: Tensor | None, at: MinimumAt) -> tuple[Tensor | None, ...]:
-        value, score, kept = at.sweep(action, 2)
+    def forward(ctx: Any, action: Tensor, probe: Tensor | None, critic: MinimumQ) -> tuple[Tensor | None, ...]:
+        value, score, ctx.tape = critic.sweeps.minimum(action, 2)
         assert score is not None
         form = hvp = ctx.third = None
         if probe is not None:
-            hvp, ctx.third = at.along(kept, probe, 2)
+            hvp, ctx.third = critic.sweeps.along(ctx.tape, probe, 2)
             form = torch.linalg.vecdot(hvp, probe)
             ctx.mark_non_differentiable(hvp)
         ctx.set_materialize_grads(False)
-        ctx.kept, ctx.at, ctx.score = kept, at, score.detach()
+        ctx.sweeps, ctx.score = critic.sweeps, score.detach()
         return value, score, form, hvp
 
     @staticmethod
@@ -219,12 +200,12 @@ class _Derivatives(torch.autograd.Function):
     def backward(
         ctx: Any, of_value: Tensor | None, of_score: Tensor | None, of_form: Tensor | None, _: Tensor | None
     ) -> tuple[Tensor | None, None, None]:
-        parts = [] if of_score is None else ctx.at.along(ctx.kept, of_score, 1)
+        terms = [] if of_score is None else ctx.sweeps.along(ctx.tape, of_score, 1)
         if of_value is not None:
-            parts.append(of_value.unsqueeze(-1) * ctx.score)
+            terms.append(of_value.unsqueeze(-1) * ctx.score)
         if of_form is not None:
-            parts.append(of_form.unsqueeze(-1) * ctx.third)
-        return sum(parts[1:], parts[0]) if parts else None, None, None
+            terms.append(of_form.unsqueeze(-1) * ctx.third)
+        return sum(terms[1:], terms[0]) if terms else None, None, None
 
 
-__all__ = ["Critic", "MinimumAt", "TwinCritic"]
+__all__ = ["Critic", "MinimumQ", "TwinCritic"]

@@ -1,4 +1,4 @@
-"""The Stein policy as Stable-Baselines3 knows policies."""
+"""The Stein policy in the form that Stable-Baselines3 expects of policies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from svgdx.rl.actor import SteinActor, SteinSample
-from svgdx.rl.critics import MinimumAt, TwinCritic
+from svgdx.rl.critics import MinimumQ, TwinCritic
 from svgdx.rl.presets import settings_of
 from svgdx.rl.targets import make_target
 from svgdx.samplers.values import one_of
@@ -23,24 +23,27 @@ TEST_ACTIONS = ("best", "softmax")
 
 
 class SteinPolicy(BasePolicy):
-    """Actor, twin critics and target critics, with their optimisers.
+    """Actor, twin critics and target critics, with their optimizers.
 
-    While training, and with deterministic=False, the action is that of a random particle. With deterministic=True, as
-    Stable-Baselines3 evaluates, it is chosen by min(Q1, Q2) at the final particles.
+    During training, and with deterministic=False, the policy acts with a random particle. With deterministic=True, as
+    in evaluations by Stable-Baselines3, it chooses among the final particles by min(Q1, Q2); the particles themselves
+    are random all the same.
 
     Args:
         observation_space: a Box; observations of more than one dimension are flattened.
         action_space: a Box with finite limits.
-        lr_schedule: learning rate by the training that remains.
+        lr_schedule: learning rate as a function of the remaining training, from 1 to 0.
         preset, stein_kwargs: see `svgdx.rl.presets.settings_of`.
-        net_arch: widths of the hidden layers of the initial distribution's network. critic_arch: of each critic.
-        activation: between layers, one of `svgdx.activations.FROM_VALUE`. With the published "elu" the actor's
-            gradient is wrong where a Hessian term is followed: its second derivative jumps, of which no gradient along
-            particles knows (python_tests/rl/test_actor_gradient.py). "softplus" and "tanh" are smooth. Where two
-            critics cross among the particles, the minimum's gradient jumps with any of them.
+        net_arch: widths of the hidden layers of the network that sets the initial distribution.
+        critic_arch: widths of the hidden layers of each critic.
+        activation: between layers, one of `svgdx.activations.FROM_VALUE`. The published "elu" gives the actor a biased
+            gradient wherever log pi contains a Hessian term, because its second derivative jumps
+            (python_tests/rl/test_actor_gradient.py); "softplus" and "tanh" are smooth. With any activation, the
+            gradient of the minimum jumps where the two critics cross among the particles.
         test_action: "best", the particle with the largest Q, or "softmax", a particle drawn with probability
-            proportional to exp(Q / test_temperature); the temperature is in units of return.
-        optimizer_class, optimizer_kwargs: of actor and critic.
+            proportional to exp(Q / test_temperature).
+        test_temperature: in units of return.
+        optimizer_class, optimizer_kwargs: for both the actor and the critics.
 
     Raises:
         ValueError: a space of another kind, or an unknown setting.
@@ -71,11 +74,7 @@ class SteinPolicy(BasePolicy):
             optimizer_kwargs=optimizer_kwargs,
             squash_output=True,
         )
-        if not isinstance(observation_space, spaces.Box):
-            raise ValueError(f"SteinPolicy: observation_space must be a Box, but is {observation_space}")
-        limited = isinstance(action_space, spaces.Box) and action_space.is_bounded()
-        if not limited or not bool((action_space.high > action_space.low).all()):
-            raise ValueError(f"SteinPolicy: action_space must be a Box with finite limits, but is {action_space}")
+        _check_spaces(observation_space, action_space)
         if not test_temperature > 0:
             raise ValueError(f"SteinPolicy: test_temperature must be positive, but is {test_temperature}")
         self.arguments = {
@@ -90,25 +89,25 @@ class SteinPolicy(BasePolicy):
         self.test_action, self.test_temperature = test_action, test_temperature
         self.features_extractor = self.make_features_extractor()
         self.settings = settings_of(preset, stein_kwargs)
-        states, actions = self.features_extractor.features_dim, int(np.prod(action_space.shape))
-        # alpha, in units of reward; SteinSAC keeps it.
+        state_dim, action_dim = self.features_extractor.features_dim, int(np.prod(action_space.shape))
+        # alpha, in units of reward; SteinSAC sets it.
         self.register_buffer("temperature", torch.ones(()))
         limit = torch.as_tensor((action_space.high - action_space.low) / 2, dtype=torch.float32).flatten()
-        self.actor = SteinActor(states, limit, self.settings, tuple(net_arch), activation)
-        self.critic = TwinCritic(states, actions, tuple(critic_arch), activation)
+        self.actor = SteinActor(state_dim, limit, self.settings, tuple(net_arch), activation)
+        self.critic = TwinCritic(state_dim, action_dim, tuple(critic_arch), activation)
         self.critic_target = copy.deepcopy(self.critic).requires_grad_(False)
         kwargs = {"lr": lr_schedule(1.0), **self.optimizer_kwargs}
         if self.optimizer_class is torch.optim.Adam:
-            # One pass over all parameters: as a loop over them it would take longer than a critic's gradient.
+            # One pass over all parameters: a loop over them would take longer than a critic's gradient.
             kwargs = {"fused": True, **kwargs}
         self.actor_optimizer = self.optimizer_class(self.actor.parameters(), **kwargs)
         self.critic_optimizer = self.optimizer_class(self.critic.parameters(), **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        given = {"observation_space": self.observation_space, "action_space": self.action_space}
-        optimiser = {"optimizer_class": self.optimizer_class, "optimizer_kwargs": self.optimizer_kwargs}
-        # Without an environment there is nothing to train: a policy by itself has no schedule.
-        return given | self.arguments | optimiser | {"lr_schedule": self._dummy_schedule}
+        spaces_ = {"observation_space": self.observation_space, "action_space": self.action_space}
+        optimizer = {"optimizer_class": self.optimizer_class, "optimizer_kwargs": self.optimizer_kwargs}
+        # A policy that is loaded on its own is not trained, so it has no schedule.
+        return spaces_ | self.arguments | optimizer | {"lr_schedule": self._dummy_schedule}
 
     def states(self, observation: PyTorchObs) -> Tensor:
         """Observations as the networks read them, (B, S)."""
@@ -116,16 +115,17 @@ class SteinPolicy(BasePolicy):
         return features
 
     def sample(
-        self, state: Tensor, log_prob: bool = True, recorded: bool = False, critic: MinimumAt | None = None
+        self, state: Tensor, log_prob: bool = True, recorded: bool = False, critic: MinimumQ | None = None
     ) -> SteinSample:
-        """M particles for each of the states (B, S).
+        """Draws M particles for each of the states.
 
         Args:
             state: (B, S).
-            log_prob: whether the density is followed. recorded: whether the chain's steps are recorded.
-            critic: min(Q1, Q2) at the states, for callers that have it.
+            log_prob: whether to compute the density of the actions.
+            recorded: whether the chain records its steps.
+            critic: min(Q1, Q2) at the states, for callers that have it already.
         """
-        critic = self.critic.at(state) if critic is None else critic
+        critic = self.critic.minimum_at(state) if critic is None else critic
         target = make_target(self.settings.target, critic, self.temperature)
         return self.actor.sample(self.actor.initial(state), target, log_prob, recorded)
 
@@ -139,7 +139,7 @@ class SteinPolicy(BasePolicy):
         return action.view(-1, *self.action_space.shape)
 
     def _chosen(self, state: Tensor, sample: SteinSample, deterministic: bool) -> Tensor:
-        """The particle that acts, (B,)."""
+        """The index of the particle that acts, (B,)."""
         weight = sample.weights()
         weight = torch.ones_like(sample.action[..., 0]) if weight is None else weight
         if not deterministic:
@@ -151,6 +151,14 @@ class SteinPolicy(BasePolicy):
         if self.test_action == "best":
             return q.argmax(-1)
         return (q / self.test_temperature).softmax(-1).multinomial(1).squeeze(-1)
+
+
+def _check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    if not isinstance(observation_space, spaces.Box):
+        raise ValueError(f"SteinPolicy: observation_space must be a Box, but is {observation_space}")
+    is_bounded = isinstance(action_space, spaces.Box) and action_space.is_bounded()
+    if not is_bounded or not bool((action_space.high > action_space.low).all()):
+        raise ValueError(f"SteinPolicy: action_space must be a Box with finite limits, but is {action_space}")
 
 
 __all__ = ["TEST_ACTIONS", "SteinPolicy"]

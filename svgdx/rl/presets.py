@@ -1,4 +1,4 @@
-"""Settings of a Stein policy, and the rows of the published comparison."""
+"""How a Stein policy samples: its settings, and presets for the rows of the published comparison."""
 
 from __future__ import annotations
 
@@ -36,16 +36,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class SteinSettings:
-    """How a Stein policy samples. Lengths are in the units of actions before their tanh.
+    """Settings of the SVGD chains of a Stein policy. Lengths are in units of the actions before their tanh.
 
-    particles: M. steps: L. target: one of TARGETS. bandwidth: "learnt" for each step, or one of HEURISTICS;
-    bandwidth_start: before training. step: eps "learnt" for each step, or "fixed"; step_size: eps before training, or
-    for good. bound, hessian, density, divisor, control: as for `svgdx.samplers.SVGD`. mh_iterations: most iterations of
-    the inverse map. mh_low, mh_high: of "epsilon-greedy", the probability of a Metropolis-Hastings step at the start
-    and at the end of training. stop_threshold, patience: of `svgdx.samplers.SteinStop`; 0: never.
+    Attributes:
+        particles: M, for each state.
+        steps: L, the length of a chain.
+        target: the density that SVGD moves the particles to, one of `svgdx.rl.targets.TARGETS`.
+        bandwidth: "learnt" separately for each step, or one of `svgdx.samplers.HEURISTICS`.
+        bandwidth_start: the learnt bandwidth before training.
+        step: whether the step size eps is "learnt" separately for each step, or "fixed".
+        step_size: the fixed eps, or the learnt one before training.
+        bound, hessian, density, divisor, control: see `svgdx.samplers.SVGD`.
+        mh_iterations: the most iterations of the inverse map in a Metropolis-Hastings step.
+        mh_low, mh_high: the probability of a Metropolis-Hastings step at the start and at the end of training, with
+            control "epsilon-greedy".
+        stop_threshold, patience: see `svgdx.samplers.SteinStop`; 0 disables either.
 
     Raises:
-        ValueError: a value that does not fit, by name.
+        ValueError: a value that is not allowed; the message names the setting.
     """
 
     particles: int = 10
@@ -67,7 +75,7 @@ class SteinSettings:
     patience: int = 0
 
     def __post_init__(self) -> None:
-        known = {
+        choices = {
             "target": TARGETS,
             "bandwidth": ("learnt", *HEURISTICS),
             "step": ("learnt", "fixed"),
@@ -77,7 +85,7 @@ class SteinSettings:
             "divisor": DIVISORS,
             "control": CONTROLS,
         }
-        for name, values in known.items():
+        for name, values in choices.items():
             one_of("SteinSettings", name, getattr(self, name), values)
         for name, least in (("particles", 1), ("steps", 0), ("mh_iterations", 1), ("patience", 0)):
             value = getattr(self, name)
@@ -88,22 +96,28 @@ class SteinSettings:
 
 
 def settings_of(preset: str, changes: dict[str, Any] | None = None) -> SteinSettings:
-    """The settings of a preset, one of PRESETS, with changes.
+    """The settings of a preset, one of PRESETS, with some of them replaced.
 
-    - "p-svgd": S2AC as its authors ran it: bandwidth by the median, fixed step size, score of Q without tanh, no
-      Hessian term, divisor M - 1, truncation (Messaoud et al., S2AC, ICLR 2024);
-    - "met-svgd": bandwidth and step size learnt for each step, Hutchinson's Hessian term, leaky bound (Messaoud et al.,
-      ICML 2026); "-sigma-no-trace", "-no-trace", "-no-bound" leave parts out, "-lc" stops chains early, "-mh" and
-      "-mh-greedy" correct steps by Metropolis-Hastings, "-64" has 64 particles.
+    - "p-svgd" is S2AC as its authors ran it: median bandwidth, fixed step size, score of Q without tanh, no Hessian
+      term, divisor M - 1, truncation (Messaoud et al., S2AC, ICLR 2024).
+    - "met-svgd" learns bandwidth and step size for each step, estimates the Hessian term by Hutchinson's method and
+      has a leaky bound on the step size (Messaoud et al., Particles Don't Care About Z, ICML 2026).
+    - The suffixes "-sigma-no-trace", "-no-trace" and "-no-bound" leave parts of it out, "-lc" stops chains early, "-mh"
+      and "-mh-greedy" correct steps by Metropolis-Hastings, and "-64" uses 64 particles.
 
-    Raises ValueError for an unknown preset or setting.
+    Args:
+        preset: one of PRESETS.
+        changes: fields of SteinSettings that replace those of the preset.
+
+    Raises:
+        ValueError: an unknown preset or setting.
     """
     one_of("SteinSAC", "preset", preset, tuple(PRESETS))
-    given = PRESETS[preset] | (changes or {})
-    names = [each.name for each in dataclasses.fields(SteinSettings)]
-    for name in given:
+    settings = PRESETS[preset] | (changes or {})
+    names = [field.name for field in dataclasses.fields(SteinSettings)]
+    for name in settings:
         one_of("SteinSAC", "stein_kwargs", name, names)
-    return SteinSettings(**given)
+    return SteinSettings(**settings)
 
 
 __all__ = ["PRESETS", "SteinSettings", "settings_of"]

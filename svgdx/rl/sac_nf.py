@@ -1,4 +1,4 @@
-"""SAC-NF: Stable-Baselines3's SAC with a normalising flow for a policy."""
+"""SAC-NF: the SAC of Stable-Baselines3 with a normalising flow as its policy."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ from svgdx.rl.targets import log_tanh_slope
 
 
 class FlowActor(BasePolicy):
-    """pi(a | s): a masked autoregressive flow over u, conditioned on the state, and a = tanh(u) in [-1, 1].
+    """pi(a | s): a = tanh(u) in [-1, 1], with u from a masked autoregressive flow conditioned on the state.
 
     Args:
-        observation_space, action_space, features_extractor, features_dim, normalize_images: as for SAC's actor.
-        net_arch: widths of the hidden layers of each transform's network. activation_fn: between them.
-        transforms: autoregressive transforms behind each other, every second one in reversed order of dimensions.
+        observation_space, action_space, features_extractor, features_dim, normalize_images: as for the actor of SAC.
+        net_arch: widths of the hidden layers of each transform's network.
+        activation_fn: between these layers.
+        transforms: number of autoregressive transforms; every second one reads the dimensions in reverse order.
+
+    Raises:
+        ValueError: fewer than one transform.
 
     Sources: Papamakarios et al., Masked Autoregressive Flow, NeurIPS 2017; Mazoure et al., SAC-NF, CoRL 2019.
     """
@@ -58,11 +62,11 @@ class FlowActor(BasePolicy):
         )
 
     def distribution(self, obs: PyTorchObs) -> zuko.distributions.NormalizingFlow:
-        """Of u, for each observation."""
+        """The distribution of u at each observation."""
         return self.flow(self.extract_features(obs, self.features_extractor))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """Actions in [-1, 1], (B, D); where deterministic, the image of the base distribution's mode."""
+        """Actions in [-1, 1], (B, D); if deterministic, the image of the base distribution's mode."""
         flow = self.distribution(obs)
         u: Tensor = flow.transform.inv(flow.base.mean) if deterministic else flow.rsample()
         return u.tanh()
@@ -77,7 +81,13 @@ class FlowActor(BasePolicy):
 
 
 class FlowPolicy(SACPolicy):
-    """SAC's policy with a FlowActor in place of its Gaussian; n_transforms is the flow's length."""
+    """The policy of SAC with a FlowActor instead of the Gaussian.
+
+    Args:
+        observation_space, action_space, lr_schedule: as for the policy of SAC.
+        n_transforms: number of autoregressive transforms in the flow.
+        kwargs: further arguments of the policy of SAC.
+    """
 
     def __init__(
         self,
@@ -91,18 +101,20 @@ class FlowPolicy(SACPolicy):
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> FlowActor:
+        """The actor, called by the constructor of the policy of SAC."""
         kwargs = self._update_features_extractor(self.net_args, features_extractor)
         return FlowActor(transforms=self.n_transforms, **kwargs).to(self.device)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        given: dict[str, Any] = super()._get_constructor_parameters()
-        return given | {"n_transforms": self.n_transforms}
+        parameters: dict[str, Any] = super()._get_constructor_parameters()
+        return parameters | {"n_transforms": self.n_transforms}
 
 
 class SACNF(SAC):
-    """Soft actor-critic with a masked autoregressive flow for a policy; arguments and use are those of SAC.
+    """Soft actor-critic with a masked autoregressive flow as its policy; arguments and use are those of SAC.
 
     Raises:
+        ValueError: use_sde, which only a Gaussian policy supports.
         FloatingPointError: a parameter is NaN or infinite after an update.
 
     Source: Mazoure et al., Leveraging Exploration in Off-Policy Algorithms via Normalizing Flows, CoRL 2019.
@@ -112,10 +124,11 @@ class SACNF(SAC):
 
     def __init__(self, policy: str | type[FlowPolicy], env: Any, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("use_sde"):
-            raise ValueError("SACNF: use_sde is of Gaussian policies")
+            raise ValueError("SACNF: use_sde needs a Gaussian policy")
         super().__init__(policy, env, *args, **kwargs)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Makes `gradient_steps` updates, as in SAC, and checks that all parameters are finite."""
         super().train(gradient_steps, batch_size)
         for name, value in self.policy.named_parameters():
             if not bool(torch.isfinite(value).all()):

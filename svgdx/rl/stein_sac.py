@@ -1,4 +1,4 @@
-"""SteinSAC: maximum-entropy reinforcement learning with a Stein policy, an algorithm of Stable-Baselines3."""
+"""SteinSAC: soft actor-critic with a Stein policy, an algorithm for Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -23,26 +23,38 @@ Self = TypeVar("Self", bound="SteinSAC")
 
 
 class SteinSAC(RandomSteps):
-    """Soft actor-critic whose actions are SVGD particles of exp(Q(s, .) / alpha) and know their log density.
+    """Soft actor-critic whose policy is a set of SVGD particles instead of a squashed Gaussian.
 
-    The critics learn r + gamma (1 - done) (mean_p min Q' - alpha log pi), a time-out not being done; the actor
-    minimises alpha log pi - mean_p min Q through all SVGD steps, the critics being constants.
+    At each state, SVGD moves M particles from a learnt Gaussian towards exp(Q(s, .) / alpha). The particles are the
+    candidate actions, and their log density log pi is known from the steps, so both losses of SAC keep their form:
+
+    - the critics minimise the squared distance to r + gamma (1 - done) mean_p (min Q' - alpha log pi);
+    - the actor minimises mean_p (alpha log pi - min Q), differentiated through all SVGD steps, the critics fixed.
+
+    mean_p is the mean over the particles. An episode that is cut off by a time limit does not count as done.
+
+    It is used like any off-policy algorithm of Stable-Baselines3::
+
+        model = SteinSAC("MlpPolicy", "Pendulum-v1", train_freq=1, gradient_steps=1)
+        model.learn(10_000)
+        action, _ = model.predict(observation, deterministic=True)
 
     Args:
-        policy: "MlpPolicy" or a sub-class of SteinPolicy.
+        policy: "MlpPolicy" or a subclass of SteinPolicy.
         env: an environment, its name, or a VecEnv; its actions must lie in a bounded Box.
-        preset: the row of the published comparison, see `svgdx.rl.presets.settings_of`.
-        stein_kwargs: settings in place of the preset's, fields of `svgdx.rl.presets.SteinSettings`.
+        preset: how SVGD runs, a row of the published comparison, see `svgdx.rl.presets.settings_of`.
+        stein_kwargs: fields of `svgdx.rl.presets.SteinSettings` that replace those of the preset.
         learning_starts: steps before the first update.
-        random_steps: steps with uniformly random actions; None: as many as learning_starts.
-        ent_coef: alpha, a number in units of reward, or "auto" or "auto_0.1" to tune it to target_entropy.
-        target_entropy: nats of the environment's action, "auto" for -D + sum log(limit), SAC's choice.
-        policy_kwargs: further arguments of SteinPolicy.
+        random_steps: steps with uniformly random actions; None takes learning_starts.
+        train_freq, gradient_steps: the published runs make 50 updates after every 50 steps.
+        ent_coef: alpha in units of reward, or "auto" or "auto_0.1" to tune it from 1 or 0.1 to target_entropy.
+        target_entropy: in nats, for the environment's action; "auto" is -D + sum log(limit), the choice of SAC.
+        policy_kwargs: further arguments of SteinPolicy, such as net_arch and activation.
 
-    The others are those of Stable-Baselines3's SAC, with the defaults of the published runs.
+    The other arguments are those of `stable_baselines3.SAC`, with the defaults of the published runs.
 
     Raises:
-        FloatingPointError: a loss, a gradient or a score of the critics is not finite; no step is made with it.
+        FloatingPointError: a loss, a gradient or the critics' score is not finite. No parameter takes it in.
 
     Sources: Haarnoja et al., SAC, ICML 2018; Messaoud et al., S2AC, ICLR 2024, and Particles Don't Care About Z,
     ICML 2026.
@@ -50,6 +62,8 @@ class SteinSAC(RandomSteps):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": SteinPolicy}
     policy: SteinPolicy
+    log_ent_coef: Tensor
+    ent_coef_optimizer: torch.optim.Adam | None = None
 
     def __init__(
         self,
@@ -109,8 +123,6 @@ class SteinSAC(RandomSteps):
         )
         self.random_steps = learning_starts if random_steps is None else random_steps
         self.ent_coef, self.target_entropy = ent_coef, target_entropy
-        self.log_ent_coef = torch.zeros(())
-        self.ent_coef_optimizer: torch.optim.Adam | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -120,102 +132,108 @@ class SteinSAC(RandomSteps):
         self.critic_target = self.policy.critic_target
         if self.target_entropy == "auto":
             self.target_entropy = float((self.actor.limit.log() - 1).sum())
-        tuned = isinstance(self.ent_coef, str) and self.ent_coef.startswith("auto")
-        start = str(self.ent_coef).removeprefix("auto").removeprefix("_") or "1"
-        alpha = float(start)
+        is_tuned = isinstance(self.ent_coef, str) and self.ent_coef.startswith("auto")
+        alpha = float(str(self.ent_coef).removeprefix("auto").removeprefix("_") or "1")
         if not (alpha > 0 and math.isfinite(alpha)):
             raise ValueError(f"SteinSAC: ent_coef must be positive, or 'auto' or 'auto_X', but is {self.ent_coef!r}")
-        self.log_ent_coef = torch.tensor(math.log(alpha), device=self.device, requires_grad=tuned)
-        if tuned:
+        self.log_ent_coef = torch.tensor(math.log(alpha), device=self.device, requires_grad=is_tuned)
+        if is_tuned:
             self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
         self.policy.temperature.copy_(self.log_ent_coef.detach().exp())
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """So many updates of critics and actor, from batches of the replay buffer."""
+        """Makes `gradient_steps` updates, each from a batch of the replay buffer, and logs their mean losses."""
         self.policy.set_training_mode(True)
         optimizers = [self.policy.actor_optimizer, self.policy.critic_optimizer]
         if self.ent_coef_optimizer is not None:
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
         self.actor.progress.fill_(1 - self._current_progress_remaining)
-        losses: dict[str, list[float]] = {"critic_loss": [], "actor_loss": []}
+        critic_losses, actor_losses = [], []
         for step in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            sample, found = self.update(batch, recorded=step == gradient_steps - 1)
-            for name, value in found.items():
-                losses[name].append(value)
+            sample, critic_loss, actor_loss = self.update(batch, recorded=step == gradient_steps - 1)
+            critic_losses.append(critic_loss)
+            actor_losses.append(actor_loss)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/ent_coef", float(self.policy.temperature))
-        for name, values in losses.items():
-            self.logger.record(f"train/{name}", float(np.mean(values)))
+        self.logger.record("train/critic_loss", float(np.mean(critic_losses)))
+        self.logger.record("train/actor_loss", float(np.mean(actor_losses)))
         if gradient_steps > 0:
-            self._record_sample(sample)
+            self._log_sample(sample)
 
-    def update(self, batch: ReplayBufferSamples, recorded: bool = False) -> tuple[SteinSample, dict[str, float]]:
-        """One update of critics, actor and alpha; what the actor sampled, recorded or not, and both losses."""
-        critic_loss = self._update_critic(batch)
-        sample, actor_loss = self._update_actor(self.policy.states(batch.observations), recorded)
-        polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-        self._n_updates += 1
-        return sample, {"critic_loss": critic_loss, "actor_loss": actor_loss}
+    def update(self, batch: ReplayBufferSamples, recorded: bool = False) -> tuple[SteinSample, float, float]:
+        """Updates critics, actor, alpha and target critics once.
 
-    def target_values(self, batch: ReplayBufferSamples) -> Tensor:
-        """r + gamma (1 - done) (mean_p min Q' - alpha log pi) of a batch, (B, 1)."""
-        discounts = self.gamma if batch.discounts is None else batch.discounts
-        with torch.no_grad():
-            state = self.policy.states(batch.next_observations)
-            sample = self.policy.sample(state)
-            assert sample.log_prob is not None
-            q = self.critic_target.at(state).value(sample.action)
-            value = sample.mean(q - self.policy.temperature * sample.log_prob).unsqueeze(-1)
-            return batch.rewards + (1 - batch.dones) * discounts * value
+        Args:
+            batch: B transitions.
+            recorded: whether the SVGD chain of the actor's sample records its steps.
 
-    def _update_critic(self, batch: ReplayBufferSamples) -> float:
-        target = self.target_values(batch)
-        found = self.critic(self.policy.states(batch.observations), batch.actions.flatten(1).unsqueeze(1))
-        loss = 0.5 * (found - target).square().mean((1, 2)).sum()
-        self._descend("critic", loss, self.policy.critic_optimizer)
-        return loss.item()
+        Returns:
+            The actor's sample, the critics' loss and the actor's loss.
+        """
+        # Critics: both towards one target.
+        state, target = self.policy.states(batch.observations), self.target_values(batch)
+        q = self.critic(state, batch.actions.flatten(1).unsqueeze(1))
+        critic_loss = 0.5 * (q - target).square().mean((1, 2)).sum()
+        self._descend("critic", critic_loss, self.policy.critic_optimizer)
 
-    def _update_actor(self, state: Tensor, recorded: bool) -> tuple[SteinSample, float]:
-        critic = self.critic.at(state)
+        # Actor: through the SVGD steps, for which the updated critics are constants.
+        critic = self.critic.minimum_at(state)
         sample = self.policy.sample(state, recorded=recorded, critic=critic)
         assert sample.log_prob is not None
-        q = critic.value_once(sample.action)
-        loss = sample.mean(self.policy.temperature * sample.log_prob - q).mean()
-        self._descend("actor", loss, self.policy.actor_optimizer)
+        min_q = critic.value_once(sample.action)
+        actor_loss = sample.mean(self.policy.temperature * sample.log_prob - min_q).mean()
+        self._descend("actor", actor_loss, self.policy.actor_optimizer)
+
+        # Alpha: up if the policy's entropy is below its target.
         if self.ent_coef_optimizer is not None:
             surplus = float(sample.mean(sample.log_prob.detach()).mean()) + float(self.target_entropy)
             self.ent_coef_optimizer.zero_grad()
             (-self.log_ent_coef * surplus).backward()
             self.ent_coef_optimizer.step()
             self.policy.temperature.copy_(self.log_ent_coef.detach().exp())
-        return sample, loss.item()
+
+        polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+        self._n_updates += 1
+        return sample, critic_loss.item(), actor_loss.item()
+
+    def target_values(self, batch: ReplayBufferSamples) -> Tensor:
+        """What the critics learn, r + gamma (1 - done) mean_p (min Q' - alpha log pi), (B, 1)."""
+        discounts = self.gamma if batch.discounts is None else batch.discounts
+        with torch.no_grad():
+            state = self.policy.states(batch.next_observations)
+            sample = self.policy.sample(state)
+            assert sample.log_prob is not None
+            min_q = self.critic_target.minimum_at(state).value(sample.action)
+            value = sample.mean(min_q - self.policy.temperature * sample.log_prob).unsqueeze(-1)
+            return batch.rewards + (1 - batch.dones) * discounts * value
 
     def _descend(self, name: str, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Makes one step of the optimizer, unless the loss or its gradient is not finite."""
         optimizer.zero_grad()
         loss.backward()
-        parameters = [each for group in optimizer.param_groups for each in group["params"]]
-        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         if not (bool(loss.isfinite()) and bool(norm.isfinite())):
             raise FloatingPointError(
-                f"SteinSAC: update {self._n_updates + 1}, step {self.num_timesteps}: {name} loss is {loss.item()}, "
-                f"the norm of its gradient {norm.item()}"
+                f"SteinSAC: update {self._n_updates + 1}, step {self.num_timesteps}: the {name} loss is {loss.item()} "
+                f"and the norm of its gradient is {norm.item()}"
             )
         optimizer.step()
 
-    def _record_sample(self, sample: SteinSample) -> None:
-        """Logs what the last actor update sampled, means over states, particles and SVGD steps."""
+    def _log_sample(self, sample: SteinSample) -> None:
+        """Logs means over states, particles and SVGD steps of the last sample of the actor."""
         assert sample.log_prob is not None
         history = sample.chain.history()
-        found = {name: history[name].nanmean() for name in ("sigma", "eps", "eps_bound", "score_norm")}
-        found["mh_rejection"] = 1 - history["acceptance"].nanmean()
-        found["entropy"] = -sample.mean(sample.log_prob.detach()).mean()
-        found["svgd_steps"] = sample.chain.length.float().mean()
+        quantities = {name: history[name].nanmean() for name in ("sigma", "eps", "eps_bound", "score_norm")}
+        quantities["mh_rejection"] = 1 - history["acceptance"].nanmean()
+        quantities["entropy"] = -sample.mean(sample.log_prob.detach()).mean()
+        quantities["svgd_steps"] = sample.chain.length.float().mean()
         if sample.chain.mask is not None:
-            found["truncated"] = 1 - sample.chain.mask.float().mean()
-        for name, value in found.items():
-            # NaN: not asked for by the settings.
+            quantities["truncated"] = 1 - sample.chain.mask.float().mean()
+        for name, value in quantities.items():
+            # NaN marks what these settings do not compute.
             if not math.isnan(float(value)):
                 self.logger.record(f"train/{name}", float(value))
 
@@ -228,10 +246,11 @@ class SteinSAC(RandomSteps):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        learnt: Self = super().learn(
+        """As in Stable-Baselines3."""
+        model: Self = super().learn(
             total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )
-        return learnt
+        return model
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "actor", "critic", "critic_target"]

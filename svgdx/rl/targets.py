@@ -1,4 +1,4 @@
-"""What a Stein policy samples from: min(Q1, Q2) of a state, over actions before their tanh."""
+"""What a Stein policy samples from: a density given by min(Q1, Q2) of a state, over actions before their tanh."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from svgdx.rl.critics import MinimumAt
+from svgdx.rl.critics import MinimumQ
 from svgdx.samplers.targets import Derivatives, Target, rademacher
 
 TARGETS = ("s2ac", "max-entropy")
@@ -15,46 +15,46 @@ _LOG_2 = math.log(2)
 
 
 def log_tanh_slope(u: Tensor) -> Tensor:
-    """log(1 - tanh(u)^2) without cancellation, the shape of u."""
+    """log(1 - tanh(u)^2) without cancellation, in the shape of u."""
     return 2 * (_LOG_2 - u - torch.nn.functional.softplus(-2 * u))
 
 
 class CriticTarget(Target):
-    """A target made of min(Q1, Q2) at some states; derivatives by the critics' own sweeps.
+    """A target made from min(Q1, Q2) at fixed states, with derivatives from the critics' own sweeps.
 
-    Raises FloatingPointError where its score is NaN or infinite.
+    Raises FloatingPointError if its score is NaN or infinite.
     """
 
     def derivatives(
         self, x: Tensor, hessian: str = "none", graph: bool = False, generator: torch.Generator | None = None
     ) -> Derivatives:
-        found = self.of_critic(x, hessian, graph, generator)
-        score = found.score.detach()
-        # One sum is faster than a look at each number; that of finite numbers may overflow.
+        derivatives = self.from_critic(x, hessian, graph, generator)
+        score = derivatives.score.detach()
+        # One sum is faster than a look at every number, but the sum of finite numbers may overflow.
         if not math.isfinite(float(score.sum())):
             rows = int((~score.isfinite()).any(-1).any(-1).sum())
             if rows > 0:
                 raise FloatingPointError(
                     f"SteinActor: the critics' score is NaN or infinite at {rows} of {score.shape[0]} states"
                 )
-        return found
+        return derivatives
 
-    def of_critic(self, x: Tensor, hessian: str, graph: bool, generator: torch.Generator | None) -> Derivatives:
-        """As `Target.derivatives`."""
+    def from_critic(self, x: Tensor, hessian: str, graph: bool, generator: torch.Generator | None) -> Derivatives:
+        """As `Target.derivatives`, without the check."""
         return super().derivatives(x, hessian, graph, generator)
 
 
 class S2ACTarget(CriticTarget):
-    """min(Q1, Q2)(s, u): no tanh inside Q and no temperature, as the authors of S2AC ran it.
+    """The log density min(Q1, Q2)(s, u): no tanh inside Q and no temperature, as the authors of S2AC ran it.
 
     Source: Messaoud et al., S2AC, ICLR 2024, its code.
     """
 
-    def __init__(self, critic: MinimumAt) -> None:
+    def __init__(self, critic: MinimumQ) -> None:
         super().__init__(critic.value)
         self.critic = critic
 
-    def of_critic(self, x: Tensor, hessian: str, graph: bool, generator: torch.Generator | None) -> Derivatives:
+    def from_critic(self, x: Tensor, hessian: str, graph: bool, generator: torch.Generator | None) -> Derivatives:
         with torch.set_grad_enabled(graph):
             if hessian == "none":
                 value, score = self.critic.score(x)
@@ -68,16 +68,16 @@ class S2ACTarget(CriticTarget):
                     trace = torch.linalg.vecdot(probe, hvp)
                 return Derivatives(score, value, trace, probe, hvp)
         if graph:
-            return super().of_critic(x, hessian, graph, generator)
-        value, score, rows = self.critic.score_hvp(x, _units(x))
+            return super().from_critic(x, hessian, graph, generator)
+        value, score, rows = self.critic.score_hvp(x, _unit_vectors(x))
         matrix = rows.movedim(0, -2)
         return Derivatives(score, value, _trace(matrix), hessian=matrix)
 
 
 class MaxEntropyTarget(CriticTarget):
-    """min(Q1, Q2)(s, tanh u) / alpha + sum log(1 - tanh^2 u): what the policy would be without approximation.
+    """The log density min(Q1, Q2)(s, tanh u) / alpha + sum log(1 - tanh^2 u), that of the soft-optimal policy.
 
-    Q reads actions scaled to [-1, 1]; the limits of the environment only shift this log density by a constant.
+    Q reads actions scaled to [-1, 1]; the limits of the environment shift this log density only by a constant.
 
     Args:
         critic: min(Q1, Q2) at the states.
@@ -86,57 +86,57 @@ class MaxEntropyTarget(CriticTarget):
     Source: Haarnoja et al., SAC, ICML 2018, eq. 4 and appendix C.
     """
 
-    def __init__(self, critic: MinimumAt, temperature: Tensor) -> None:
+    def __init__(self, critic: MinimumQ, temperature: Tensor) -> None:
         super().__init__(lambda u: critic.value(u.tanh()) / temperature + log_tanh_slope(u).sum(-1))
         self.critic, self.temperature = critic, temperature
 
-    def of_critic(self, x: Tensor, hessian: str, graph: bool, generator: torch.Generator | None) -> Derivatives:
+    def from_critic(self, x: Tensor, hessian: str, graph: bool, generator: torch.Generator | None) -> Derivatives:
         if hessian == "exact" and graph:
-            return super().of_critic(x, hessian, graph, generator)
+            return super().from_critic(x, hessian, graph, generator)
         with torch.set_grad_enabled(graph):
             action = x.tanh()
             slope = 1 - action.square()
             if hessian == "none":
-                value, of_action = self.critic.score(action)
-                return Derivatives(*self._pulled_back(x, action, slope, value, of_action))
-            probe = _units(x) if hessian == "exact" else rademacher(x, generator)
-            through = slope * probe
+                value, q_gradient = self.critic.score(action)
+                return Derivatives(*self._pull_back(x, action, slope, value, q_gradient))
+            probe = _unit_vectors(x) if hessian == "exact" else rademacher(x, generator)
+            direction = slope * probe
             if graph:
-                value, of_action, form, product = self._curvature(action, through)
+                value, q_gradient, form, product = self._curvature(action, direction)
             else:
-                value, of_action, product = self.critic.score_hvp(action, through)
-                form = torch.linalg.vecdot(through, product)
-            score, log_prob = self._pulled_back(x, action, slope, value, of_action)
+                value, q_gradient, product = self.critic.score_hvp(action, direction)
+                form = torch.linalg.vecdot(direction, product)
+            score, log_prob = self._pull_back(x, action, slope, value, q_gradient)
             # The second derivative of tanh is -2 tanh (1 - tanh^2).
-            bend = -2 * slope * (action * of_action / self.temperature + 1)
-            hvp = (slope * product / self.temperature + bend * probe).detach()
+            diagonal = -2 * slope * (action * q_gradient / self.temperature + 1)
+            hvp = (slope * product / self.temperature + diagonal * probe).detach()
             if hessian == "exact":
                 matrix = hvp.movedim(0, -2)
                 return Derivatives(score, log_prob, _trace(matrix), hessian=matrix)
-            # Squares of random signs are 1.
-            return Derivatives(score, log_prob, form / self.temperature + bend.sum(-1), probe, hvp)
+            # The square of a random sign is 1.
+            return Derivatives(score, log_prob, form / self.temperature + diagonal.sum(-1), probe, hvp)
 
-    def _curvature(self, action: Tensor, through: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As MinimumAt.curvature, with v . H v differentiable in v as well."""
-        value, score, form, hvp = self.critic.curvature(action, through.detach())
+    def _curvature(self, action: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `MinimumQ.curvature`, with v . H v differentiable in the direction v as well."""
+        value, score, form, hvp = self.critic.curvature(action, direction.detach())
         # Adds zero, and with it the gradient 2 H v of the form in v.
-        form = form + 2 * (hvp.detach() * (through - through.detach())).sum(-1)
+        form = form + 2 * (hvp.detach() * (direction - direction.detach())).sum(-1)
         return value, score, form, hvp
 
-    def _pulled_back(
-        self, u: Tensor, action: Tensor, slope: Tensor, value: Tensor, of_action: Tensor
+    def _pull_back(
+        self, u: Tensor, action: Tensor, slope: Tensor, value: Tensor, q_gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Score and log density at u."""
-        score = slope * of_action / self.temperature - 2 * action
+        """Score and log density at u from Q and its gradient at the action tanh u."""
+        score = slope * q_gradient / self.temperature - 2 * action
         return score, value / self.temperature + log_tanh_slope(u).sum(-1)
 
 
-def make_target(name: str, critic: MinimumAt, temperature: Tensor) -> Target:
-    """The target of that name, one of TARGETS."""
+def make_target(name: str, critic: MinimumQ, temperature: Tensor) -> Target:
+    """The target of this name, one of TARGETS."""
     return S2ACTarget(critic) if name == "s2ac" else MaxEntropyTarget(critic, temperature)
 
 
-def _units(x: Tensor) -> Tensor:
+def _unit_vectors(x: Tensor) -> Tensor:
     """The D unit vectors at each particle, (D, B, M, D)."""
     dim = x.shape[-1]
     units = torch.eye(dim, dtype=x.dtype, device=x.device)

@@ -1,0 +1,52 @@
+"""A critic at fixed states, as a function of the action alone; part of svgdx.rl.sweeps."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional
+
+from svgdx.activations import ACTIVATIONS
+
+
+class Network(NamedTuple):
+    """A multilayer perceptron that gives Q (B, M) at actions (B, M, D) of B states.
+
+    The states enter only through `shift`, so their part of the first layer is computed once for all M actions.
+    """
+
+    shift: Tensor
+    """The states' part of the first layer, with its bias, (B, H)."""
+    weights: list[Tensor]
+    """The action's columns of the first layer (H, D), then each later layer (outputs, inputs)."""
+    biases: list[Tensor]
+    """The biases of the layers after the first."""
+    activation: str
+
+    def detach(self) -> Network:
+        """The same function, with all but the action constant."""
+        weights, biases = [weight.detach() for weight in self.weights], [bias.detach() for bias in self.biases]
+        return Network(self.shift.detach(), weights, biases, self.activation)
+
+    def value(self, action: Tensor) -> Tensor:
+        """Q (B, M), differentiable in the action any number of times by autograd."""
+        return self.output(self.hidden(action)[-1]).view(action.shape[:-1])
+
+    def hidden(self, action: Tensor) -> list[Tensor]:
+        """The values of each hidden layer, (B M, H)."""
+        function = ACTIVATIONS[self.activation].function
+        first = functional.linear(action, self.weights[0]).add_(self.shift.unsqueeze(-2))
+        values = [function(first.flatten(0, 1))]
+        for weight, bias in zip(self.weights[1:-1], self.biases[:-1], strict=True):
+            values.append(function(functional.linear(values[-1], weight, bias)))
+        return values
+
+    def output(self, last_hidden: Tensor) -> Tensor:
+        """Q (B M,) from the last hidden layer's values."""
+        return functional.linear(last_hidden, self.weights[-1], self.biases[-1]).squeeze(-1)
+
+
+def first_is_smaller(q1: Tensor, q2: Tensor) -> Tensor:
+    """Whether the minimum is Q1; a NaN is the minimum, as in torch.minimum."""
+    return (q1 <= q2) | q1.isnan()
