@@ -1,5 +1,5 @@
-"""pip's door: has CMake and Ninja build and install the libraries; CMakeLists.txt says how. Options are environment
-variables: SVGDX_CUDA=auto|on|off, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CMAKE_ARGS."""
+"""pip's entry point: builds and installs the libraries with CMake and Ninja, as CMakeLists.txt defines. Options are
+environment variables: SVGDX_CUDA=auto|on|off, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CMAKE_ARGS."""
 
 import os
 import pathlib
@@ -26,15 +26,15 @@ ROOT = pathlib.Path(__file__).resolve().parent
 
 
 def find_tool(name: str) -> str:
-    """The tool beside this Python first: a virtual environment need not be activated to be used."""
+    """Path of a build tool, preferably beside this Python, so that a virtual environment need not be activated."""
     places = [sysconfig.get_path("scripts"), *os.environ.get("PATH", "").split(os.pathsep)]
-    found = shutil.which(name, path=os.pathsep.join(places))
-    if found is None:
+    tool = shutil.which(name, path=os.pathsep.join(places))
+    if tool is None:
         raise SystemExit(
             f"svgdx is built with {name}, which was not found in: {', '.join(places)}.\n"
             f"Install it with '{sys.executable} -m pip install {name}', or leave out --no-build-isolation."
         )
-    return found
+    return tool
 
 
 class BuildLibraries(build_ext):
@@ -55,13 +55,13 @@ class BuildLibraries(build_ext):
             ["--build", str(build), "--parallel", jobs],
         ):
             self.cmake(cmake, command)
-        shutil.rmtree(package / "lib", ignore_errors=True)  # a library that is no longer built must not stay
+        shutil.rmtree(package / "lib", ignore_errors=True)  # removes libraries that are no longer built
         self.cmake(cmake, ["--install", str(build), "--prefix", str(package)])
 
     def cmake(self, cmake: str, arguments: list[str]) -> None:
         status = subprocess.run([cmake, *arguments]).returncode
         if status:
-            raise SystemExit(f"'{shlex.join([cmake, *arguments])}' failed with status {status}; its words stand above.")
+            raise SystemExit(f"'{shlex.join([cmake, *arguments])}' failed with status {status}; see its output above.")
 
     def get_outputs(self) -> list[str]:
         return []
@@ -73,13 +73,13 @@ class BuildLibraries(build_ext):
 class BuildPython(build_py):
     def run(self) -> None:
         if not self.editable_mode:
-            shutil.rmtree(self.build_lib, ignore_errors=True)  # modules deleted since the last build
+            shutil.rmtree(self.build_lib, ignore_errors=True)  # removes modules deleted since the last build
         super().run()
 
 
 class Wheel(bdist_wheel):
     def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2]  # the libraries hold no Python
+        return "py3", "none", super().get_tag()[2]  # the libraries do not depend on Python
 
 
 setup(

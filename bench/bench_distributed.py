@@ -1,9 +1,9 @@
-"""Scaling of svgdx.distributed on the cores at hand: Gloo processes on one machine, one thread each, float32.
+"""Scaling of svgdx.distributed on this machine's cores: Gloo processes with one thread each, float32.
 
-Strong scaling keeps M, weak scaling keeps the work of a rank, M^2 / P. "work" is what a rank's blocks take when they
-are all in its memory, "travel" a round of the ring without work; of the travel, (work + travel - ring) / travel is
-hidden behind the work. Bytes are those handed to torch.distributed by the busiest rank; the least is 2 M D (P - 1) / P
-numbers, which bring each rank the particles and scores of all others.
+Strong scaling fixes M; weak scaling fixes the work per rank, M^2 / P. "work" is the time of a rank's blocks if they are
+all in its memory, "travel" that of a round of the ring without work; (work + travel - ring) / travel of the travel is
+hidden behind the work. Bytes are those that the busiest rank passes to torch.distributed; the minimum is
+2 M D (P - 1) / P numbers, which bring every rank the particles and scores of all others.
 
 python bench/bench_distributed.py bench/results/distributed.md [RANKS ...]
 """
@@ -40,7 +40,7 @@ FLOAT = 4
 
 
 class Meter:
-    """Bytes that this process sends from point to point."""
+    """Counts the bytes that this process sends point to point."""
 
     def __init__(self) -> None:
         self.bytes, self.make = 0, dist.P2POp
@@ -58,20 +58,20 @@ class Meter:
 
 
 def busiest(value: float, group: dist.ProcessGroup) -> float:
-    found = torch.tensor(value, dtype=torch.float64)
-    dist.all_reduce(found, dist.ReduceOp.MAX, group)
-    return float(found)
+    largest = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group)
+    return float(largest)
 
 
 def seconds(function: Callable[[], object], group: dist.ProcessGroup) -> float:
-    """The least of some runs, each that of the slowest rank: other processes only ever add to a run."""
-    found = []
+    """The shortest of several runs, each timed by its slowest rank: other processes can only lengthen a run."""
+    times = []
     for _ in range(REPEATS + 1):
         dist.barrier(group)
         begin = time.perf_counter()
         function()
-        found.append(busiest(time.perf_counter() - begin, group))
-    return min(found[1:])
+        times.append(busiest(time.perf_counter() - begin, group))
+    return min(times[1:])
 
 
 def measure(particles: int, dim: int, group: dist.ProcessGroup, gradient: bool) -> dict[str, float]:
@@ -79,7 +79,7 @@ def measure(particles: int, dim: int, group: dist.ProcessGroup, gradient: bool) 
     generator = torch.Generator().manual_seed(0)
     everything = torch.randn(2, particles, dim, generator=generator)
     counts = even_split(particles, size)
-    blocks = [each.contiguous() for each in everything.split(counts, 1)]
+    blocks = [block.contiguous() for block in everything.split(counts, 1)]
     x, score = blocks[rank]
     sigma, shards, field = torch.tensor(math.sqrt(dim)), Shards(group, rank, counts), Field(particles)
 
@@ -93,18 +93,18 @@ def measure(particles: int, dim: int, group: dist.ProcessGroup, gradient: bool) 
         return list(circulate(shards, torch.cat([x, score], -1), size - 1))[-1]
 
     def with_gradient() -> object:
-        inputs = [each.clone().requires_grad_() for each in (x, score, sigma)]
+        inputs = [tensor.clone().requires_grad_() for tensor in (x, score, sigma)]
         phi, trace = distributed.svgd_phi_trace(*inputs, group)
         return torch.autograd.grad(phi.sum() + trace.sum(), inputs)
 
-    found = {"ring": seconds(ring, group), "work": seconds(work, group), "travel": seconds(travel, group)}
+    measured = {"ring": seconds(ring, group), "work": seconds(work, group), "travel": seconds(travel, group)}
     for name, function in {"bytes": ring, "gradient bytes": with_gradient}.items():
         with Meter() as meter:
             function()
-        found[name] = busiest(meter.bytes, group)
+        measured[name] = busiest(meter.bytes, group)
     if gradient:
-        found["gradient"] = seconds(with_gradient, group)
-    return found
+        measured["gradient"] = seconds(with_gradient, group)
+    return measured
 
 
 def measure_median(particles: int, dim: int, group: dist.ProcessGroup) -> dict[str, float]:
@@ -122,8 +122,8 @@ def measure_median(particles: int, dim: int, group: dist.ProcessGroup) -> dict[s
     with Meter() as meter:
         distributed.median_distance(x, group)
     median._Selection._pairs = visit  # type: ignore[method-assign]
-    found = {"rounds": float(rounds), "bytes": busiest(meter.bytes, group)}
-    return found | {"seconds": seconds(lambda: distributed.median_distance(x, group), group)}
+    measured = {"rounds": float(rounds), "bytes": busiest(meter.bytes, group)}
+    return measured | {"seconds": seconds(lambda: distributed.median_distance(x, group), group)}
 
 
 def ranks_work(rank: int, world: list[int], store: str, out: str) -> None:
@@ -138,7 +138,7 @@ def ranks_work(rank: int, world: list[int], store: str, out: str) -> None:
                 results[f"strong {particles} {dim} {size}"] = measure(particles, dim, group, gradient=True)
             particles = round(WEAK[0] * math.sqrt(size))
             results[f"weak {particles} {WEAK[1]} {size}"] = measure(particles, WEAK[1], group, gradient=False)
-            # Next to no work and travel: what each block costs the host, and the check of shapes.
+            # Almost no work or travel: this measures the host's cost per block and the check of shapes.
             results[f"tiny {TINY[0]} {TINY[1]} {size}"] = measure(*TINY, group, gradient=False)
             results[f"median {MEDIAN[0]} {MEDIAN[1]} {size}"] = measure_median(*MEDIAN, group)
         dist.barrier()
@@ -152,7 +152,7 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def of_kind(results: dict[str, dict[str, float]], kind: str) -> list[tuple[int, int, int, dict[str, float]]]:
-    """M, D, P and what was found."""
+    """M, D, P and the measurements of one kind of run."""
     names = [name.split() for name in results]
     return [(int(m), int(d), int(p), results[f"{k} {m} {d} {p}"]) for k, m, d, p in names if k == kind]
 
@@ -161,11 +161,11 @@ def milliseconds(value: float) -> str:
     return f"{1e3 * value:.3g}"
 
 
-def scaling_rows(found: list[tuple[int, int, int, dict[str, float]]]) -> list[list[str]]:
-    alone = {dim: of for _, dim, size, of in found if size == 1}
+def scaling_rows(results: list[tuple[int, int, int, dict[str, float]]]) -> list[list[str]]:
+    alone = {dim: of for _, dim, size, of in results if size == 1}
     rows = []
-    for particles, dim, size, of in sorted(found, key=lambda row: (row[1], row[2])):
-        work = alone[dim]["ring"] / size * (particles / of_size(found, dim)) ** 2
+    for particles, dim, size, of in sorted(results, key=lambda row: (row[1], row[2])):
+        work = alone[dim]["ring"] / size * (particles / of_size(results, dim)) ** 2
         hidden = (of["work"] + of["travel"] - of["ring"]) / of["travel"] if size > 1 else math.nan
         rows.append([
             f"{particles}, {dim}",
@@ -178,14 +178,14 @@ def scaling_rows(found: list[tuple[int, int, int, dict[str, float]]]) -> list[li
     return rows
 
 
-def of_size(found: list[tuple[int, int, int, dict[str, float]]], dim: int) -> int:
-    """M of one rank."""
-    return next(particles for particles, d, size, _ in found if d == dim and size == 1)
+def of_size(results: list[tuple[int, int, int, dict[str, float]]], dim: int) -> int:
+    """M of the run with one rank."""
+    return next(particles for particles, d, size, _ in results if d == dim and size == 1)
 
 
-def byte_rows(found: list[tuple[int, int, int, dict[str, float]]]) -> list[list[str]]:
+def byte_rows(results: list[tuple[int, int, int, dict[str, float]]]) -> list[list[str]]:
     rows = []
-    for particles, dim, size, of in found:
+    for particles, dim, size, of in results:
         if size > 1:
             least = FLOAT * 2 * particles * dim * (size - 1) / size
             back = of["gradient bytes"] - of["bytes"]
@@ -200,25 +200,25 @@ def report(results: dict[str, dict[str, float]], command: str) -> str:
     today = datetime.date.today().isoformat()
     lines = [
         f"Made by `{command}` on {today}, {platform.machine()}, torch {torch.__version__}, Gloo on one machine, one "
-        f"thread a rank, float32; each time the least of {REPEATS}.",
+        f"thread per rank, float32; every time is the shortest of {REPEATS}.",
         "",
-        "ring: `svgd_phi_trace`, with its check of shapes. work: the same blocks out of memory. travel: a round of the "
-        "ring without work. model: the time of one rank, times (M / M₁)² / P, all travel hidden; efficiency: model / "
-        "ring.",
+        "ring: `svgd_phi_trace`, with its check of shapes. work: the same blocks from memory. travel: a round of the "
+        "ring without work. model: the time of one rank times (M / M₁)² / P, with all travel hidden; efficiency: "
+        "model / ring.",
         "",
         *("### Strong scaling", "", *table(head, scaling_rows(strong)), ""),
         *("### Weak scaling, M² / P constant", "", *table(head, scaling_rows(weak)), ""),
         *("### Forward and backward", ""),
-        *table(["M, D", "P", "ms", "against one rank"], gradient_rows(strong)),
+        *table(["M, D", "P", "ms", "relative to one rank"], gradient_rows(strong)),
         *("", "### Bytes sent by a rank", ""),
         *table(
-            ["M, D", "P", "forward", "least possible", "forward / least", "backward / least"], byte_rows(strong + weak)
+            ["M, D", "P", "forward", "minimum", "forward / minimum", "backward / minimum"], byte_rows(strong + weak)
         ),
-        *("", "### Eight particles: what the host does for a round", ""),
+        *("", "### Eight particles: the host's cost of a round", ""),
         *table(
-            ["P", "ring, ms", "travel, ms", "of a block, ms"],
+            ["P", "ring, ms", "travel, ms", "per block, ms"],
             [
-                [str(p), *(milliseconds(each) for each in (of["ring"], of["travel"], of["ring"] / p))]
+                [str(p), *(milliseconds(value) for value in (of["ring"], of["travel"], of["ring"] / p))]
                 for _, _, p, of in of_kind(results, "tiny")
             ],
         ),
@@ -234,20 +234,20 @@ def report(results: dict[str, dict[str, float]], command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def gradient_rows(found: list[tuple[int, int, int, dict[str, float]]]) -> list[list[str]]:
-    alone = {dim: of["gradient"] for _, dim, size, of in found if size == 1}
+def gradient_rows(results: list[tuple[int, int, int, dict[str, float]]]) -> list[list[str]]:
+    alone = {dim: of["gradient"] for _, dim, size, of in results if size == 1}
     return [
         [f"{m}, {d}", str(p), milliseconds(of["gradient"]), f"{alone[d] / of['gradient']:.2f}×"]
-        for m, d, p, of in sorted(found, key=lambda row: (row[1], row[2]))
+        for m, d, p, of in sorted(results, key=lambda row: (row[1], row[2]))
     ]
 
 
 def main() -> None:
-    out, world = pathlib.Path(sys.argv[1]), [int(each) for each in sys.argv[2:]] or [1, 2]
+    out, world = pathlib.Path(sys.argv[1]), [int(size) for size in sys.argv[2:]] or [1, 2]
     with tempfile.TemporaryDirectory() as folder:
-        found = str(pathlib.Path(folder) / "results.json")
-        mp.spawn(ranks_work, (world, str(pathlib.Path(folder) / "store"), found), nprocs=max(world))
-        results = json.loads(pathlib.Path(found).read_text())
+        path = pathlib.Path(folder) / "results.json"
+        mp.spawn(ranks_work, (world, str(pathlib.Path(folder) / "store"), str(path)), nprocs=max(world))
+        results = json.loads(path.read_text())
     out.write_text(report(results, " ".join(["python", "bench/bench_distributed.py", *sys.argv[1:]])))
 
 

@@ -22,7 +22,7 @@ from peak_memory import status
 from svgdx import gflownets
 
 DIM, HIDDEN, BATCH = 32, 256, 128
-SECONDS = 4.0  # of repeated calls, for each entry
+SECONDS = 4.0  # of repeated calls per entry
 PEERS = {
     "svgdx": Fused,
     "svgdx bf16": lambda *sizes: Fused(*sizes, matmul_dtype=torch.bfloat16),
@@ -44,7 +44,7 @@ def peer(request: pytest.FixtureRequest) -> Iteration:
     if request.param == "torchgfn" and importlib.util.find_spec("gfn") is None:
         pytest.skip("torchgfn is not installed")
     if request.param == "svgdx bf16" and not torch.cpu._is_avx512_bf16_supported():
-        pytest.skip("this processor has no bfloat16 products")
+        pytest.skip("this processor has no bfloat16 matrix products")
     return PEERS[request.param](DIM, HIDDEN, BATCH)
 
 
@@ -75,7 +75,7 @@ def test_energy_step(benchmark: Any, peer: Iteration) -> None:
 
 
 def test_stepwise_peer_computes_the_same() -> None:
-    """Loss and gradient on the same trajectories with the same parameters."""
+    """Loss and gradient agree on the same trajectories with the same parameters."""
     fused, stepwise = Fused(DIM, HIDDEN, BATCH), Stepwise(DIM, HIDDEN, BATCH)
     with torch.no_grad():
         for ours, theirs in zip(fused.policy.parameters(), stepwise.policy.parameters(), strict=True):
@@ -93,7 +93,7 @@ def test_stepwise_peer_computes_the_same() -> None:
 
 
 def test_torchgfn_peer_computes_the_same() -> None:
-    """log P_F of its own trajectories, from an MLPPolicy with its parameters; its P_B has actions for both bits."""
+    """torchgfn's log P_F agrees with an MLPPolicy with its parameters; its P_B has actions for both bits."""
     pytest.importorskip("gfn")
     peer, ours = TorchGFN(DIM, HIDDEN, BATCH), gflownets.MLPPolicy(DIM, HIDDEN, 3)
     paths = peer.from_data()
@@ -112,7 +112,7 @@ def test_torchgfn_peer_computes_the_same() -> None:
 
 
 def test_peak_memory_of_a_large_step() -> None:
-    """Above the imports, networks and optimizer states included: at most 1 GiB at D = 784, 100 rows of each kind."""
+    """Memory beyond the imports, with networks and optimizer states, is at most 1 GiB at D = 784, 100 rows per kind."""
     output = subprocess.run([sys.executable, __file__], check=True, capture_output=True, text=True).stdout
     peak, seconds = map(float, output.split()[-2:])
     print(f"peak {peak / 2**20:.0f} MiB, {seconds:.1f} s")
@@ -121,7 +121,7 @@ def test_peak_memory_of_a_large_step() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    # Thread stacks and code are paid for before.
+    # Excludes thread stacks and code.
     Fused(16, 256, 4).policy_step()
     before = status("VmRSS")
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark

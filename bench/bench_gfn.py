@@ -1,7 +1,7 @@
 """gfn_trajectory_log_prob with its gradient against the peers of gfn_peers.py in one run: 2 threads, float32.
 
-The entries `copy` and `copy, new tensor` read and write the logits once: they are what the share of the machine's copy
-bandwidth is measured against (forward and backward read the logits twice and write their gradient once).
+The entries `copy` and `copy, new tensor` read and write the logits once; the share of the machine's copy bandwidth is
+relative to them (forward and backward read the logits twice and write their gradient once).
 
 pytest bench/bench_gfn.py --benchmark-json bench/results/gfn.json
 python bench/render.py bench/results/gfn.json bench/results/gfn
@@ -25,7 +25,7 @@ COPIES = ["copy", "copy, new tensor"]
 
 @pytest.fixture(autouse=True)
 def freed_memory_is_kept() -> None:
-    """Otherwise glibc returns large blocks to the kernel, and page faults of new ones cost more than any form."""
+    """Keep glibc from returning large blocks to the kernel: page faults of new blocks cost more than any peer."""
     keep = ctypes.CDLL(None).mallopt
     m_trim_threshold, m_mmap_threshold = -1, -3
     assert keep(m_mmap_threshold, 1 << 30) == 1

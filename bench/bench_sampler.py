@@ -1,8 +1,8 @@
 """A chain of svgdx.SVGD with densities and Hessian term against the peers of sampler_peers.py in one run: 2 threads,
-float32, Gaussian target; forward without gradients, and forward with the gradient of every step's parameters.
+float32, Gaussian target; forward without gradients, and forward with gradients in every step's parameters.
 
-svgdx is given the target as a distribution, whose derivatives it knows, or as a callable, as plain PyTorch has it;
-"derivatives" is the part of the forward that the target takes.
+svgdx gets the target as a distribution, whose derivatives it knows, or as a callable, like plain PyTorch; "derivatives"
+is the time that the target takes in the forward pass.
 
 pytest bench/bench_sampler.py --benchmark-json bench/results/sampler.json
 python bench/render.py bench/results/sampler.json bench/results/sampler
@@ -21,15 +21,15 @@ from sampler_peers import DIM, PARTICLES, STEPS, log_density, target
 __all__ = ["two_threads"]
 
 SIZES = "M, L, D, target"
-SHAPES = [(PARTICLES, STEPS, DIM, given) for given in sampler_peers.TARGETS]
+SHAPES = [(PARTICLES, STEPS, DIM, kind) for kind in sampler_peers.TARGETS]
 
 
 @pytest.mark.parametrize("peer", [*sampler_peers.PEERS, "derivatives"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_forward(benchmark: Any, shape: tuple[int, int, int, str], peer: str) -> None:
     benchmark.extra_info["sizes"] = SIZES
-    made = (sampler_peers.PEERS | {"derivatives": sampler_peers.Derivatives})[peer]
-    model = made(sampler_peers.TARGETS[shape[-1]]())
+    peers = sampler_peers.PEERS | {"derivatives": sampler_peers.Derivatives}
+    model = peers[peer](sampler_peers.TARGETS[shape[-1]]())
     with torch.no_grad():
         time_calls(benchmark, "cpu", model)
 
@@ -50,14 +50,14 @@ def test_forward_backward(benchmark: Any, shape: tuple[int, int, int, str], peer
 
 
 def test_the_peer_computes_the_same() -> None:
-    """Its update on one set of particles, scores and traces, and the gradient through it."""
+    """Update and gradient agree for one set of particles, scores and traces."""
     torch.manual_seed(0)
     plain, kernel = sampler_peers.Plain(), sampler_peers.ours(target()).kernel
     x, score, trace, log_q = torch.randn(PARTICLES, DIM), torch.randn(PARTICLES, DIM), *torch.randn(2, PARTICLES)
     sigma, eps = torch.tensor(2.0), torch.tensor(0.1)
-    inputs = [each.requires_grad_() for each in (x, score, trace, log_q, sigma, eps)]
+    inputs = [tensor.requires_grad_() for tensor in (x, score, trace, log_q, sigma, eps)]
     theirs = plain.move(x, score, trace, log_q, sigma, eps)
-    found = kernel.step(x, score, sigma, eps, log_q, trace)
-    agree(theirs, found)
-    upstream = [torch.randn_like(each) for each in found]
-    agree(torch.autograd.grad(theirs, inputs, upstream), torch.autograd.grad(found, inputs, upstream))
+    outputs = kernel.step(x, score, sigma, eps, log_q, trace)
+    agree(theirs, outputs)
+    upstream = [torch.randn_like(output) for output in outputs]
+    agree(torch.autograd.grad(theirs, inputs, upstream), torch.autograd.grad(outputs, inputs, upstream))

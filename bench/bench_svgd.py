@@ -1,6 +1,6 @@
 """svgd_phi_trace, forward and with its gradients, against every peer of peers.py in one run: 2 threads, float32.
 
-Where there is a GPU every entry is timed there too (skipped, visibly, without one).
+Every entry is also timed on the GPU, or reported as skipped if there is none.
 
 pytest bench/bench_svgd.py --benchmark-json bench/results/svgd.json
 python bench/render.py bench/results/svgd.json bench/results/svgd
@@ -26,7 +26,7 @@ SHAPES = [
     (1, 128, 3072),
     (1, 512, 3072),
 ]
-SECONDS = 2.0  # of repeated calls, for each entry
+SECONDS = 2.0  # of repeated calls per entry
 DEVICES = [
     "cpu",
     pytest.param(
@@ -66,7 +66,7 @@ def time_calls(benchmark: Any, device: str, work: Any) -> None:
 
 
 def agree(got: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
-    """A peer that computes something else is no peer."""
+    """Every peer computes the same results."""
     for a, b in zip(got, expected, strict=True):
         assert torch.linalg.vector_norm(a - b) <= 1e-3 * torch.linalg.vector_norm(b) + 1e-6
 

@@ -1,6 +1,6 @@
 """mlp_score_hvp against the peers of trace_peers.py in one run: 2 threads, float32, silu.
 
-The entry `products` is the time of the matrix products alone, over all rows at once: its share says what is left.
+The entry `products` is the time of only the matrix products, over all rows at once; its share shows how much is left.
 
 pytest bench/bench_trace.py --benchmark-json bench/results/trace.json
 python bench/render.py bench/results/trace.json bench/results/trace

@@ -1,7 +1,7 @@
-"""One iteration of EB-GFN training written three ways: with svgdx, step by step in plain PyTorch, and with torchgfn.
+"""One iteration of EB-GFN training in three versions: with svgdx, step by step in plain PyTorch, and with torchgfn.
 
-Each has the same networks and settings (Zhang et al., ICML 2022, section 5.1): trajectory balance on as many on-policy
-as data-backward trajectories, a proposal with K = D accepted by Metropolis and Hastings, an energy step.
+All have the same networks and settings (Zhang et al., ICML 2022, section 5.1): trajectory balance on equal numbers of
+on-policy and data-backward trajectories, a Metropolis-Hastings proposal with K = D, and an energy step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ RATE, LOG_Z_RATE = 1e-3, 1.0
 
 
 class Iteration:
-    """Networks, optimizers and the parts that the three ways share."""
+    """Networks, optimizers and the parts shared by the three versions."""
 
     def __init__(self, dim: int, hidden: int, batch: int) -> None:
         torch.manual_seed(0)
@@ -61,7 +61,7 @@ class Iteration:
 
 
 class Fused(Iteration):
-    """svgdx: one recorded rollout of both kinds, one backward over its activations."""
+    """svgdx: one recorded rollout of both kinds, and one backward pass over its activations."""
 
     def __init__(self, dim: int, hidden: int, batch: int, matmul_dtype: torch.dtype | None = None) -> None:
         super().__init__(dim, hidden, batch)
@@ -88,7 +88,7 @@ class Fused(Iteration):
 
 
 class Stepwise(Iteration):
-    """Plain PyTorch: one network call and its autograd graph for every step; both kinds of rows share the call."""
+    """Plain PyTorch: one network call with its autograd graph per step, shared by both kinds of rows."""
 
     def __init__(self, dim: int, hidden: int, batch: int) -> None:
         super().__init__(dim, hidden, batch)
@@ -109,10 +109,10 @@ class Stepwise(Iteration):
     def walk(
         self, forward_rows: Tensor, backward_rows: Tensor, steps: int, actions: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The states where the walk ends, and the log-probabilities of the trajectories.
+        """Final states and log-probabilities of trajectories.
 
         Args:
-            actions: (B, steps) in forward order, to follow these instead of drawing them.
+            actions: (B, steps) in forward order, to follow instead of drawing actions.
         """
         split, count = len(forward_rows), len(forward_rows) + len(backward_rows)
         state = torch.cat([forward_rows, backward_rows])
@@ -192,7 +192,7 @@ class TorchGFN(Iteration):
     def policy_loss(self) -> Tensor:
         with torch.no_grad():
             kinds = [self.forward.sample_trajectories(self.env, n=self.batch), self.from_data()]
-        # Each kind is a batch of its own for the library; the mean of the means is the mean.
+        # The library takes each kind as a separate batch; the mean of the means is the overall mean.
         return sum(self.gflownet.loss(self.env, kind, recalculate_all_logprobs=True) for kind in kinds) / 2
 
     @torch.no_grad()
@@ -208,5 +208,5 @@ class TorchGFN(Iteration):
 
 
 def large_step() -> None:
-    """One step of the policy at D = 784, hidden 256 x 3, 100 trajectories of each kind."""
+    """One training step of the policy at D = 784, hidden 256 x 3, 100 trajectories of each kind."""
     Fused(784, 256, 100).policy_step()

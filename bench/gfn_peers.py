@@ -1,7 +1,7 @@
-"""What gfn_trajectory_log_prob is compared with: the same sums written as users write them today.
+"""Peers of gfn_trajectory_log_prob: the same sums as users write them today.
 
-Each peer maps logits (B, T+1, 3D), actions (B, T) and the states (B, T+1, D) of the trajectories, which cost it nothing
-here, to log_pf (B) and log_pb (B).
+Every peer maps logits (B, T+1, 3D), actions (B, T) and the trajectories' states (B, T+1, D), whose cost is not counted,
+to log_pf (B) and log_pb (B).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Form = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def eager(logits: Tensor, actions: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-    """Masks from the states, one log-softmax for each direction over all steps at once."""
+    """Masks from the states, and one log-softmax per direction over all steps at once."""
     dim = states.shape[-1]
     void = states == -1
     forward = logits[:, :-1, : 2 * dim].masked_fill(~void[:, :-1].repeat_interleave(2, -1), -torch.inf)
@@ -40,11 +40,11 @@ PEERS: dict[str, Form] = {"svgdx": fused, "eager": eager, "compiled": compiled}
 
 
 def problem(batch: int, dim: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random logits, actions and states of trajectories of `steps` steps that end with all locations set."""
+    """Random logits, actions and states for trajectories of `steps` steps that end with all locations set."""
     torch.manual_seed(0)
     order = torch.rand(batch, dim).argsort(-1)
     set_at = torch.empty(batch, dim, dtype=torch.int64)
-    set_at.scatter_(1, order, torch.arange(dim).expand(batch, dim))  # rank of each location among all D
+    set_at.scatter_(1, order, torch.arange(dim).expand(batch, dim))  # rank of each location among the D
     bits = torch.randint(2, (batch, dim))
     taken = order[:, dim - steps :]
     actions = 2 * taken + bits.gather(1, taken)

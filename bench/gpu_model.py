@@ -1,10 +1,9 @@
-"""Operations and least bytes of each CUDA kernel launch, counted from the kernels' source, and the roofline of a GPU's
-datasheet: the time below which they cannot be done.
+"""Operations and minimal bytes of every CUDA kernel launch, counted from their source, and the lower bound on its time
+that follows from a GPU's datasheet (roofline).
 
 An operation is a float32 addition, multiplication or exponential; a fused multiply-add is two. Padding to the next
-tile is not counted. Bytes: every element of an array that a kernel reads or writes, once. Scratch counts like any
-array, although on a GPU it may stay in the second-level cache; a block that is worked off in several launches reads
-its inputs again.
+tile is not counted. Bytes: every array element that a kernel reads or writes, once. Scratch counts like any array,
+although on a GPU it may stay in the second-level cache; a block processed in several launches reads its inputs again.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ MEDIAN_PASSES = 3  # for float
 
 @dataclass(frozen=True)
 class Gpu:
-    """Peak float32 rate without tensor cores, and memory bandwidth."""
+    """A GPU's peak float32 rate without tensor cores, and its memory bandwidth."""
 
     name: str
     flops: float
@@ -48,7 +47,7 @@ class Work:
     bytes: float
 
     def bound(self, gpu: Gpu) -> float:
-        """Seconds below which the datasheet does not let it go."""
+        """Lower bound on the time in seconds, from the datasheet."""
         return max(self.operations / gpu.flops, self.bytes / gpu.bandwidth)
 
     def limit(self, gpu: Gpu) -> str:
@@ -67,7 +66,7 @@ def _work(kernel: str, launches: int, operations: float, elements: float) -> Wor
 
 
 def _blocks(plan: dict[str, Any], batch: int, m: int, dim: int) -> tuple[int, float, float]:
-    """Launches, and elements of one row array and of one column array that all of them read together."""
+    """Number of launches, and the elements of one row array and one column array that all of them read."""
     rows, cols = -(-m // plan["rows"]), -(-m // plan["cols"])
     return plan["blocks"], batch * m * dim * cols, batch * m * dim * rows
 
@@ -77,7 +76,7 @@ def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
     plan = plan_of("forward", batch, m, m, dim)
     rows, pairs = batch * m, batch * m * m
     if not plan["large"]:
-        # A dimension: r 1, z 2, |r|^2 2, r.z 2, sum 2. A pair: exponent 1, exp 1, trace 3.
+        # Per dimension: r 1, z 2, |r|^2 2, r.z 2, sum 2. Per pair: exponent 1, exp 1, trace 3.
         splits = plan["splits"]
         kernel = f"field_forward_kernel<float, {padded(dim)}>"
         works = [_work(kernel, 1, pairs * (9 * dim + 5), rows * (2 * dim + splits * (dim + 1)))]
@@ -87,7 +86,7 @@ def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
     launches, row_array, col_array = _blocks(plan, batch, m, dim)
     splits, parts = plan["dim_splits"], plan["parts"]
     return [
-        # A dimension: r 1, |r|^2 2, r.s 2.
+        # Per dimension: r 1, |r|^2 2, r.s 2.
         _work(
             "pair_sums_kernel<float, ForwardPairs>",
             launches,
@@ -95,7 +94,7 @@ def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
             row_array + 2 * col_array + 2 * splits * pairs,
         ),
         _work("forward_kernel_values<float>", launches, pairs * (2 * splits + 7), (2 * splits + 1) * pairs + rows),
-        # A dimension: r 1, z 2, sum 2.
+        # Per dimension: r 1, z 2, sum 2.
         _work(
             "product_kernel<float, ForwardProduct>",
             launches,
@@ -121,7 +120,7 @@ def svgd_phi_trace_backward(plan_of: Plan, batch: int, m: int, dim: int) -> list
     rows, pairs = batch * m, batch * m * m
     inputs, outputs = rows * (3 * dim + 1), rows * (2 * dim + 1)
     if not plan["large"]:
-        # A dimension: r 1, z_ij 2, z_ji 2, five sums 10; then two sums of x_sum 4 + 2, score_sum 4. A pair: weights 24.
+        # Per dimension: r 1, z_ij 2, z_ji 2, five sums 10; then x_sum 4 + 2 and score_sum 4. Per pair: weights 24.
         splits = plan["splits"]
         written = outputs if splits == 1 else splits * rows * (2 * dim + 4)
         kernel = f"field_backward_kernel<float, {padded(dim)}>"
@@ -155,15 +154,15 @@ def _finish_backward(rows: int, dim: int, parts: int, scalar_parts: int) -> Work
 
 
 def svgd_logdet(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
-    """jacobian*.cuh. A pair: kernel value 3 D + 2; each of D/2 lanes the differences D, two weights 4, 4 D of sums."""
+    """jacobian*.cuh. Per pair: kernel value 3 D + 2; per lane (D/2 of them): differences D, two weights 4, sums 4 D."""
     pairs, rows = batch * m * m, batch * m
     operations = pairs * (2.5 * dim**2 + 7 * dim + 2) + rows * 2 / 3 * dim**3
     return [_work(f"jacobian_kernel<float, {padded(dim)}>", 1, operations, rows * (2 * dim + 1))]
 
 
 def svgd_logdet_backward(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
-    """First pass: the forward's sums and an inverse, 2 D^3. Second: kernel value 3 D + 2; each of D/2 lanes the
-    differences D, the radial part 2 D + 2, and for each of two rows 6 D + 18."""
+    """First pass: the forward's sums and an inverse, 2 D^3. Second pass: kernel value 3 D + 2; per lane (D/2 of them)
+    differences D, the radial part 2 D + 2, and 6 D + 18 for each of two rows."""
     pairs, rows, size = batch * m * m, batch * m, padded(dim)
     first = pairs * (2.5 * dim**2 + 7 * dim + 2) + rows * 2 * dim**3
     second = pairs * (7.5 * dim**2 + 22 * dim + 2)
@@ -174,7 +173,7 @@ def svgd_logdet_backward(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
 
 
 def median_distance(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
-    """Each pass forms the distances of one triangle, 3 D operations a pair, and adds to at most so many 64-bit bins."""
+    """Each pass forms the distances of one triangle, 3 D operations per pair, and adds to at most so many bins."""
     pairs, state = batch * m * (m + 1) / 2, batch * MEDIAN_STATE
     bins = 2 * 8 * batch * min(MEDIAN_BINS, m * (m + 1) / 2)
     return [
@@ -189,7 +188,7 @@ def median_distance(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
     ]
 
 
-# What ksd and the bandwidth's gradient do after the kernels above.
+# The work of ksd and of the bandwidth's gradient after the kernels above.
 def row_sum(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
     return [_work("row_sum_kernel<float>", 1, batch * m, batch * (m + 1))]
 
@@ -202,12 +201,12 @@ OPS: tuple[Callable[[Plan, int, int, int], list[Work]], ...] = (
     median_distance,
     row_sum,
 )
-# batch, particles, dimensions: many small sets, one large set, pixels; the last not for ops of at most 16 dimensions.
+# batch, particles, dimensions: many small sets, one large set, pixels (not for ops limited to 16 dimensions).
 SIZES = ((256, 10, 6), (256, 64, 6), (1, 4096, 16), (1, 512, 3072))
 
 
 def representative(plan_of: Plan) -> list[tuple[str, tuple[int, int, int], list[Work]]]:
-    """Op, size and the work of its kernels in the order they run."""
+    """Op, size, and the work of its kernels in execution order."""
     return [
         (op.__name__, size, op(plan_of, *size))
         for op in OPS

@@ -1,10 +1,10 @@
-"""What can be known of the CUDA kernels without a GPU: registers, spills, occupancy, traffic, bank conflicts, roofline.
+"""Properties of the CUDA kernels known without a GPU: registers, spills, occupancy, traffic, bank conflicts, roofline.
 
     python bench/gpu_static.py [--out bench/results/gpu_static]
 
-Compiles every kernel for sm_80, 90, 100 and 120 with nvcc (CUDACXX, CUDA_HOME or PATH), asks the toolkit's occupancy
-calculator, and counts memory traffic in the SIMT harness. Prints Markdown; --out writes it and JSON. An estimate, never
-a timing: bench_svgd.py measures.
+Compiles every kernel for sm_80, 90, 100 and 120 with nvcc (CUDACXX, CUDA_HOME or PATH), runs the toolkit's occupancy
+calculator, and counts memory traffic in the SIMT harness. Prints Markdown; --out writes Markdown and JSON. The results
+are estimates; bench_svgd.py measures times.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ class Usage:
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """What the source says of a kernel."""
+    """What a kernel's source states."""
 
-    threads: int  # of a block
-    comment: str  # above the kernel
+    threads: int  # per block
+    comment: str  # the comment above the kernel
 
 
 def nvcc() -> str | None:
-    """The compiler the build takes, by the build's rules; None: there is none."""
+    """The compiler that the build would use, or None if there is none."""
     if os.environ.get("CUDACXX"):
         return shutil.which(os.environ["CUDACXX"])
     for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")):
@@ -88,7 +88,7 @@ def _compile(*arguments: str) -> str:
 
 
 def short_names(mangled: Iterable[str]) -> dict[str, str]:
-    """field_forward_kernel<float, 4> for the linker's name of it."""
+    """Kernel name, such as field_forward_kernel<float, 4>, from its mangled symbol."""
     names = list(mangled)
     done = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True)
     short = {}
@@ -99,7 +99,7 @@ def short_names(mangled: Iterable[str]) -> dict[str, str]:
 
 
 def parse_report(report: str) -> list[Usage]:
-    """What `ptxas -v` says of every kernel."""
+    """The report of `ptxas -v` for every kernel."""
     usages: list[Usage] = []
     mangled: list[str] = []
     for line in report.splitlines():
@@ -121,12 +121,12 @@ def parse_report(report: str) -> list[Usage]:
 
 
 def sources() -> list[Path]:
-    """All units, the one that takes longest first."""
+    """All units, the slowest to compile first."""
     return sorted(CSRC.glob("*/cuda/*.cu"), key=lambda p: (p.stem != "jacobian_backward", p.stem))
 
 
 def compile_all(architectures: Iterable[int] = ARCHITECTURES, units: Iterable[Path] | None = None) -> list[Usage]:
-    """Compile every unit once for all architectures, two units at a time."""
+    """Compile every unit for all architectures, two units at a time."""
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
 
@@ -137,7 +137,7 @@ def compile_all(architectures: Iterable[int] = ARCHITECTURES, units: Iterable[Pa
 
 
 def build_logs() -> list[Usage] | None:
-    """The compiler's reports of the CUDA library's build (cmake/nvcc_log.py); None where kernels are newer than one."""
+    """The compiler's reports from the CUDA library's build (cmake/nvcc_log.py), or None if kernels are newer."""
     folder = ROOT / "build" / "cmake" / "CMakeFiles" / "svgdx_cuda.dir"
     kernels = max(p.stat().st_mtime for p in CSRC.glob("**/cuda/*.cu*"))
     logs = [folder / f"{unit.relative_to(ROOT)}.o.log" for unit in sources()]
@@ -148,7 +148,7 @@ def build_logs() -> list[Usage] | None:
 
 @functools.cache
 def _host_folder() -> tempfile.TemporaryDirectory[str]:
-    """Holds gpu_static_host.cu as `host`, compiled against the toolkit's occupancy header; goes when Python ends."""
+    """Folder with `host`, gpu_static_host.cu compiled with the toolkit's occupancy header; removed at exit."""
     folder = tempfile.TemporaryDirectory(prefix="svgdx_gpu_static_")
     _compile("-O1", "-arch=sm_80", str(ROOT / "bench" / "gpu_static_host.cu"), "-o", f"{folder.name}/host")
     return folder
@@ -160,12 +160,12 @@ def _ask_host(*commands: str) -> list[str]:
 
 
 def plan_of(direction: str, *sizes: int) -> dict[str, Any]:
-    """The launch plan of the kernels' own headers."""
+    """The launch plan computed by the kernels' own headers."""
     return dict(json.loads(_ask_host(f"{direction} {' '.join(map(str, sizes))}")[0]))
 
 
 def launches() -> dict[str, Launch]:
-    """By kernel: threads of a block, and the comment above it."""
+    """For each kernel, the threads per block and the comment above it."""
     text = "\n".join(p.read_text() for p in sorted(CSRC.glob("*/cuda/*.cuh")))
     constants = {name: int(value) for name, value in CONSTANT.findall(text)}
     return {
@@ -187,21 +187,23 @@ def fill_occupancy(usages: list[Usage]) -> list[Usage]:
 
 
 def violations(usages: list[Usage], traffic: dict[str, Any]) -> list[str]:
-    """Limits that are missed, each in a sentence."""
+    """One sentence for every limit that is exceeded."""
     known = launches()
-    found = []
+    violations = []
     for u in usages:
         where = f"{u.kernel} on sm_{u.architecture}"
         if u.spills:
-            found.append(f"{where} spills {u.spills} bytes")
+            violations.append(f"{where} spills {u.spills} bytes")
         if u.occupancy < LEAST_OCCUPANCY and "occupancy" not in known[u.kernel.split("<")[0]].comment.lower():
-            found.append(f"{where} has an occupancy of {u.occupancy:.0%} and no comment above it that says why")
+            violations.append(
+                f"{where} has an occupancy of {u.occupancy:.0%} and no comment above it that explains why"
+            )
     for kernel, t in traffic.items():
         if t.global_ratio > MOST_TRAFFIC:
-            found.append(f"{kernel} moves {t.global_ratio:.2f} times the bytes it asks for")
+            violations.append(f"{kernel} moves {t.global_ratio:.2f} times the bytes that it requests")
         if t.wavefront_ratio > MOST_WAVEFRONTS:
-            found.append(f"{kernel} needs {t.wavefront_ratio:.2f} times the least wavefronts")
-    return found
+            violations.append(f"{kernel} needs {t.wavefront_ratio:.2f} times the least wavefronts")
+    return violations
 
 
 def main() -> None:

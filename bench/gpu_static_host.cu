@@ -1,6 +1,6 @@
 // Host-only helper of gpu_static.py: CUDA's occupancy calculator, and the launch plans of the kernels' own headers.
-// Reads commands from standard input, one a line, and answers each with one line:
-//   occupancy MAJOR MINOR REGISTERS SHARED THREADS BARRIERS   -> resident warps of a multiprocessor, warps it holds
+// Reads commands from standard input, one per line, and answers each with one line:
+//   occupancy MAJOR MINOR REGISTERS SHARED THREADS BARRIERS   -> resident warps per multiprocessor, and its maximum
 //   forward | backward BATCH ROWS COLS DIM                    -> JSON of the plan
 #include <cuda_occupancy.h>
 

@@ -1,9 +1,9 @@
-"""What the SIMT harness counts for each kernel instance: global traffic and shared-memory wavefronts against the least.
+"""SIMT-harness counts for every kernel instance: global traffic and shared-memory wavefronts relative to the minimum.
 
-Traffic: bytes of the 32-byte sectors that the warps' requests touch, against the bytes asked for (a request cannot move
-less than a sector). Wavefronts: of shared-memory reads in inner loops, against as many without bank conflicts; inner
-loops are the lines read at least a seventh as often as the most read line of the kernel, outside jacobian.cuh, which
-is read once per particle. Caches are not modelled.
+Traffic: bytes of the 32-byte sectors that the warps' requests access, relative to the bytes requested (a request moves
+at least one sector). Wavefronts: those of shared-memory reads in inner loops, relative to the number without bank
+conflicts; inner loops are the lines read at least a seventh as often as the kernel's most read line, except in
+jacobian.cuh, which is read once per particle. Caches are not modelled.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from simt.test_trace_kernels import (
 )
 
 PARTICLES = {"field": 160, "jacobian": 96, "median": 160}
-GFN_DIM = 256  # states and logits begin on sectors
+GFN_DIM = 256  # states and logits are sector-aligned
 # Rows, width and group of a hidden layer; probes, points and dimensions.
 LAYER, PROBES = (12, 256, 3), (2, 40, 64)
 
@@ -61,7 +61,7 @@ class Traffic:
 
 
 def of_kernel(counters: list[harness.Counter]) -> Traffic:
-    """Of one kernel's counters."""
+    """The traffic of one kernel, from its counters."""
     moved = [c for c in counters if c.space == "global"]
     reads = [c for c in counters if c.space == "shared" and not c.write and not c.file.endswith("/jacobian.cuh")]
     often = max((c.requests for c in reads), default=0) / 7
@@ -75,7 +75,7 @@ def of_kernel(counters: list[harness.Counter]) -> Traffic:
 
 
 def instance(launch: str, kind: str, dim: int, forward: bool) -> str:
-    """(field_forward_kernel<T, P>), as the launch is written, in a run of known type, dimension and direction."""
+    """Name of a kernel instance, from its launch expression, e.g. (field_forward_kernel<T, P>), and a run's values."""
     name = launch.strip("()").replace(" ", "")
     pairs = "ForwardPairs" if forward else "BackwardPairs"
     mode = pairs if name.startswith("pair_sums") else pairs.replace("Pairs", "Product")
@@ -114,7 +114,7 @@ def _row_sum(kind: str, **options: Any) -> harness.Result:
 
 
 def runs(kind: str, field_dims: tuple[int, ...], jacobian_dims: tuple[int, ...]) -> Iterator[dict[str, Traffic]]:
-    """Every launch function of one element type; each run is also checked against float64."""
+    """Runs of every launch function for one element type; each run is also checked against float64."""
     checked = harness.load("checked")
     for dim in field_dims:
         field = FieldCase(kind, (1, 0, PARTICLES["field"], dim), 0)
@@ -130,8 +130,8 @@ def runs(kind: str, field_dims: tuple[int, ...], jacobian_dims: tuple[int, ...])
 
 
 def gfn_runs(kind: str) -> Iterator[dict[str, Traffic]]:
-    """The GFlowNet family for one storage type. At dimensions whose rows begin inside a sector, two requests that share
-    one count it twice: up to 1.2 times in the rows' kernels, 1.5 in the sampling kernel; a cache reads it once."""
+    """Runs of the GFlowNet family for one storage type. If rows begin inside a sector, two requests that share it count
+    it twice (up to 1.2 times in the row kernels, 1.5 times in the sampling kernel), although a cache reads it once."""
     checked = harness.load("checked")
     case = TrajectoryCase(kind, (1, 6, GFN_DIM), 0)
     results = [*run_trajectory_forward(checked, case, counters=True)]
@@ -142,8 +142,8 @@ def gfn_runs(kind: str) -> Iterator[dict[str, Traffic]]:
 
 
 def trace_runs(kind: str) -> Iterator[dict[str, Traffic]]:
-    """The Hessian-trace family for one storage type; its layers for float and double. As above, rows that begin
-    inside a sector count it twice: up to 1.5 times at a width of 33."""
+    """Runs of the Hessian-trace family for one storage type, and of its layers for float and double. As above, rows
+    that begin inside a sector count it twice: up to 1.5 times at a width of 33."""
     checked, case = harness.load("checked"), ProbeCase(kind, PROBES, 0)
     results = [run_signs(checked, kind, 20000, (1, 2), counters=True)]
     results += [run(checked, case, counters=True) for run in (run_probe_trace, run_probe_backward)]
@@ -163,11 +163,11 @@ def measure(
     jacobian_dims: tuple[int, ...] = (2, 4, 8, 16),
     storage: tuple[str, ...] = ("float", "double", "Bf16", "Fp16"),
 ) -> dict[str, Traffic]:
-    """By kernel instance; where several runs launch the same, the worst traffic."""
+    """Traffic by kernel instance, the worst one if several runs launch the same instance."""
     worst: dict[str, Traffic] = {}
-    found = [entry for kind in kinds for entry in runs(kind, field_dims, jacobian_dims)]
-    found += [entry for kind in storage for entry in (*gfn_runs(kind), *trace_runs(kind))]
-    for name, traffic in (item for entry in found for item in entry.items()):
+    entries = [entry for kind in kinds for entry in runs(kind, field_dims, jacobian_dims)]
+    entries += [entry for kind in storage for entry in (*gfn_runs(kind), *trace_runs(kind))]
+    for name, traffic in (item for entry in entries for item in entry.items()):
         if name not in worst or traffic.global_ratio > worst[name].global_ratio:
             worst[name] = traffic
     return worst

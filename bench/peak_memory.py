@@ -1,4 +1,4 @@
-"""Peak memory of one call beyond its inputs and outputs: python bench/peak_memory.py PEER B M D."""
+"""Measures the peak memory of one call beyond its inputs and outputs: python bench/peak_memory.py PEER B M D."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 def peak_extra_bytes(peer: str, shape: tuple[int, int, int]) -> int:
-    """Runs this file for one peer and shape (B, M, D) and reads what it prints. Linux only (/proc/self)."""
+    """Run this file for one peer and shape (B, M, D) and parse its output. Linux only (/proc/self)."""
     arguments = [sys.executable, __file__, peer, *map(str, shape)]
     return int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.split()[-1])
 
@@ -30,7 +30,7 @@ def measure(peer: str, batch: int, particles: int, dim: int) -> int:
     def inputs(m: int) -> tuple[torch.Tensor, ...]:
         return torch.randn(batch, m, dim), torch.randn(batch, m, dim), torch.full((batch,), dim**0.5)
 
-    # Code and thread stacks are paid for before: compiled peers specialise on the shape, so they warm up on it.
+    # Excludes code and thread stacks; compiled peers specialise on the shape, so they warm up with it.
     arguments = inputs(particles)
     form(*(arguments if peer.startswith("compiled") else inputs(min(particles, 8))))
     before = status("VmRSS")

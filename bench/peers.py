@@ -1,6 +1,6 @@
-"""What svgd_phi_trace is compared with: the same quantities written as users write them today.
+"""Peers of svgd_phi_trace: the same quantities as users write them today.
 
-Each peer maps x, score (B, M, D) and bandwidth (B,) to phi (B, M, D) and trace (B, M), without the Hessian term.
+Every peer maps  x, score (B, M, D) and bandwidth (B,) to phi (B, M, D) and trace (B, M), without the Hessian term.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def pairwise(x: Tensor, score: Tensor, bandwidth: Tensor) -> tuple[Tensor, Tenso
 
 
 def matmul(x: Tensor, score: Tensor, bandwidth: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distances and sums over particles as matrix products, kernel values in a (B, M, M) tensor."""
+    """Squared distances and sums over particles as matrix products, with kernel values in a (B, M, M) tensor."""
     m, d = x.shape[-2:]
     beta = (bandwidth**-2)[:, None, None]
     norm = x.square().sum(-1, keepdim=True)
@@ -66,13 +66,13 @@ def fused(x: Tensor, score: Tensor, bandwidth: Tensor) -> tuple[Tensor, Tensor]:
     return svgdx.ops.svgd_phi_trace(x, score, bandwidth)
 
 
-PAIRWISE_NUMBERS = 400_000_000  # beyond it the (B, M, M, D) form needs more than 10 GB for its temporaries
-COMPILED_PAIRWISE_DIM = 64  # beyond it the compiled loop over pairs takes minutes a call
-KEOPS_DIM = 64  # KeOps keeps a pair's vectors in registers, and takes minutes to compile beyond this
+PAIRWISE_NUMBERS = 400_000_000  # above this, the temporaries of the (B, M, M, D) form need more than 10 GB
+COMPILED_PAIRWISE_DIM = 64  # above this, the compiled loop over pairs takes minutes per call
+KEOPS_DIM = 64  # KeOps keeps a pair's vectors in registers and takes minutes to compile above this
 
 
 def fits(peer: str, batch: int, particles: int, dim: int) -> bool:
-    """Whether a peer can run a problem of this size on a machine of 24 GB in reasonable time."""
+    """Whether a peer can run a problem of this size on a 24 GB machine in reasonable time."""
     if peer == "pairwise":
         return batch * particles**2 * dim <= PAIRWISE_NUMBERS
     if peer == "compiled pairwise":

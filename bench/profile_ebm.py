@@ -1,8 +1,7 @@
-"""Where the time of an energy-based model's update goes: python bench/profile_ebm.py OUT.md [ROUNDS]
+"""Profiles the update of an energy-based model: python bench/profile_ebm.py OUT.md [ROUNDS]
 
-One thread. Each operator's own time counts where it belongs: to matrix products and convolutions; to what else the
-energy does, its forward and the derivatives that autograd takes of it; or to the rest: SVGD, Adam, random numbers,
-Python.
+One thread. Every operator's own time is attributed to one of three parts: matrix products and convolutions; everything
+else in the energy, i.e. its forward pass and derivatives by autograd; and the rest: SVGD, Adam, random numbers, Python.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ PRODUCTS = (
     "aten::mv",
 )
 ENERGY, UPDATE = "the energy's forward", "update"
-PARTS = ("matrix products", "the rest of the energy", "outside both")
+PARTS = ("matrix products", "rest of the energy", "outside the energy")
 BACKWARD = "autograd::engine::evaluate_function"
 
 
 def part_of(event: Any) -> str:
-    """The part of PARTS that an operator's own time belongs to."""
+    """The entry of PARTS to which an operator's own time is attributed."""
     if event.name in PRODUCTS:
         return PARTS[0]
     within = event
     while within is not None:
         if within.name in (ENERGY, "svgdx::mlp_score_hvp"):
             return PARTS[1]
-        # Derivatives of svgdx's own ops are no part of the energy.
+        # Derivatives of svgdx's own ops do not belong to the energy.
         if within.name.startswith(BACKWARD):
             return PARTS[2] if "svgdx" in within.name.lower() else PARTS[1]
         within = within.cpu_parent
@@ -55,8 +54,8 @@ def part_of(event: Any) -> str:
 
 
 def measure(settings: dict[str, Any], rounds: int) -> tuple[dict[str, float], Counter[str], float, float]:
-    """Shares of PARTS, shares of the operators outside, milliseconds of an update with the profiler and without."""
-    # No distances: an evaluation is no part of an update.
+    """Shares of PARTS and of the operators outside, and the milliseconds of an update with and without the profiler."""
+    # No distances, since evaluations are not part of an update.
     config = EBMConfig.from_options({"steps": 10_000, "threads": 1, **settings})
     trainer = EBMTrainer(config, images.load(config.data, None), distances=None)  # type: ignore[arg-type]
     forward = trainer.energy.forward
@@ -75,7 +74,7 @@ def measure(settings: dict[str, Any], rounds: int) -> tuple[dict[str, float], Co
     times = dict.fromkeys(PARTS, 0.0)
     outside: Counter[str] = Counter()
     whole = 0.0
-    # The profiler keeps every event: one round of updates at a time.
+    # One round of updates at a time, because the profiler stores every event.
     for _ in range(rounds):
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             for _ in range(config.sampler_every):
@@ -84,12 +83,12 @@ def measure(settings: dict[str, Any], rounds: int) -> tuple[dict[str, float], Co
         for event in profiler.events():
             if event.name == UPDATE:
                 whole += event.cpu_time_total
-            part = part_of(event)
-            times[part] += event.self_cpu_time_total
-            if part == PARTS[2]:
+            share = part_of(event)
+            times[share] += event.self_cpu_time_total
+            if share == PARTS[2]:
                 outside[event.name if event.name != UPDATE else "Python between operators"] += event.self_cpu_time_total
     updates = rounds * config.sampler_every
-    shares = {part: spent / whole for part, spent in times.items()}
+    shares = {name: spent / whole for name, spent in times.items()}
     return (
         shares,
         Counter({name: spent / whole for name, spent in outside.items()}),
@@ -105,15 +104,15 @@ def main(out: Path, rounds: int) -> None:
         "",
         f"`python bench/profile_ebm.py {out} {rounds}`: torch {torch.__version__}, {platform.machine()}, one thread, "
         f"configuration met-svgd, means of {rounds} rounds of five updates, one of which trains the sampler. "
-        "Shares are those under the profiler, which makes small operators look longer than they are.",
+        "Shares are those under the profiler, which makes small operators look slower than they are.",
         "",
         "| data, energy | update, ms | under the profiler, ms | " + " | ".join(PARTS) + " | longest outside |",
         "|" + " --- |" * 7,
     ]
-    for name, settings in CASES.items():
+    for case, settings in CASES.items():
         shares, outside, profiled, alone = measure(settings, rounds)
         longest = ", ".join(f"{op} {100 * share:.1f} %" for op, share in outside.most_common(4))
-        cells = [name, f"{alone:.0f}", f"{profiled:.0f}", *(f"{100 * shares[part]:.1f} %" for part in PARTS), longest]
+        cells = [case, f"{alone:.0f}", f"{profiled:.0f}", *(f"{100 * shares[name]:.1f} %" for name in PARTS), longest]
         lines.append("| " + " | ".join(cells) + " |")
         print(lines[-1], flush=True)
     out.write_text("\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""Tables and pictures of a benchmark run: python bench/render.py RESULTS.json OUT, which writes OUT.md and OUT.png."""
+"""Renders a benchmark run: python bench/render.py RESULTS.json OUT writes a table, OUT.md, and a picture, OUT.png."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 Row = dict[str, dict[str, Any]]
 OURS = "svgdx"
-# No peers: they measure the machine. A copy moves the logits twice, forward and backward three times.
+# Not peers but measurements of the machine. A copy moves the logits twice, forward and backward three times.
 COPIES = {
     "copy": (1.5, "of its bandwidth"),
     "copy, new tensor": (1.5, "of its bandwidth"),
@@ -29,7 +29,7 @@ def load(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, dict[str, Row]]]
             test += ", CUDA"
         if "shape" in entry["params"]:
             shape = str(tuple(entry["params"]["shape"])).strip("()")
-        else:  # parts of one whole: a row each
+        else:  # components of one total, one row each
             test, shape = entry["group"], test.replace(" + ", " ")
         values = {"median": entry["stats"]["median"], "memory": entry["extra_info"].get("memory")}
         values["sizes"] = entry["extra_info"].get("sizes", "B, M, D")
@@ -50,7 +50,7 @@ def table(rows: dict[str, Row]) -> list[str]:
     has_memory = any(row[OURS]["memory"] is not None for row in rows.values())
     copies = [name for name in COPIES if all(name in row for row in rows.values())]
     sizes = next(iter(rows.values()))[OURS]["sizes"]
-    head = [sizes, OURS, *peers, "against the best"] + (["memory, MiB", "best peer's"] if has_memory else [])
+    head = [sizes, OURS, *peers, "relative to the best"] + (["memory, MiB", "best peer's"] if has_memory else [])
     head += [column for name in copies for column in (name, COPIES[name][1])]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for shape, row in rows.items():
@@ -78,9 +78,9 @@ def draw(results: dict[str, dict[str, Row]], path: pathlib.Path) -> None:
         peers = peers_of(rows)
         for k, peer in enumerate(peers):
             shift = (k - (len(peers) - 1) / 2) * 0.8 / len(peers)
-            at = [i + shift for i, row in enumerate(rows.values()) if peer in row]
+            positions = [i + shift for i, row in enumerate(rows.values()) if peer in row]
             ratios = [row[peer]["median"] / row[OURS]["median"] for row in rows.values() if peer in row]
-            axis.bar(at, ratios, 0.8 / len(peers), label=peer)
+            axis.bar(positions, ratios, 0.8 / len(peers), label=peer)
         axis.axhline(1, color="black", linewidth=0.8)
         axis.set(yscale="log", title=test, ylabel=f"time / {OURS}'s time")
         axis.set_xticks(range(len(rows)), list(rows), rotation=30, ha="right")

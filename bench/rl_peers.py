@@ -1,6 +1,6 @@
-"""What an update of SteinSAC is compared with: S2AC's update written plainly in PyTorch.
+"""Peer of a SteinSAC update: S2AC's update in plain PyTorch.
 
-States are repeated for each particle, kernels come from pairwise differences, scores from autograd.
+States are repeated for every particle; kernels are computed from pairwise differences, scores by autograd.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BATCH, STATES, ACTIONS = 100, 17, 6
 
 
 class Walker2dSizes(gymnasium.Env[Any, Any]):
-    """The spaces of Walker2d-v5, and nothing else."""
+    """An environment with only the spaces of Walker2d-v5."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (STATES,), np.float32)
     action_space = spaces.Box(-1.0, 1.0, (ACTIONS,), np.float32)
@@ -43,10 +43,10 @@ def batch() -> ReplayBufferSamples:
 
 
 def products(model: SteinSAC) -> Callable[[], None]:
-    """The critics' matrix products at the particles in one update with preset "p-svgd", alone.
+    """Only the critics' matrix products at the particles in one update with preset "p-svgd".
 
-    A value takes both critics forward, a score the smaller one back as well, and the actor's gradient each score's
-    Hessian-vector product: forward and back once more.
+    A value needs both critics forward, a score also the smaller one backward, and the actor's gradient every score's
+    Hessian-vector product: forward and backward once more.
     """
     settings = model.policy.settings
     first, second = [layer.weight.detach() for layer in model.critic.critics[0].linear[:2]]
@@ -69,14 +69,14 @@ def products(model: SteinSAC) -> Callable[[], None]:
 
 
 def _sequential(layers: Any) -> nn.Sequential:
-    parts: list[nn.Module] = []
+    modules: list[nn.Module] = []
     for layer in layers:
-        parts += [copy.deepcopy(layer), nn.ELU()]
-    return nn.Sequential(*parts[:-1])
+        modules += [copy.deepcopy(layer), nn.ELU()]
+    return nn.Sequential(*modules[:-1])
 
 
 class Plain:
-    """The same networks, loss and optimisers as those of a SteinPolicy with preset "p-svgd"."""
+    """The networks, loss and optimisers of a SteinPolicy with preset "p-svgd"."""
 
     def __init__(self, policy: SteinPolicy, alpha: float, gamma: float, tau: float) -> None:
         self.net = _sequential([*policy.actor.layers, policy.actor.head])
@@ -111,11 +111,11 @@ class Plain:
             mask = mask & ((x_next >= low) & (x_next <= high)).all(-1)
             x, log_q = torch.where(mask[..., None], x_next, x), log_q - torch.where(mask, loss, 0)
         log_prob = log_q - 2 * (math.log(2) - x - nn.functional.softplus(-2 * x)).sum(-1)
-        kept = mask | ~mask.any(-1, keepdim=True)
-        return x.tanh(), log_prob, kept.float() / kept.sum(-1, keepdim=True), repeated
+        valid = mask | ~mask.any(-1, keepdim=True)
+        return x.tanh(), log_prob, valid.float() / valid.sum(-1, keepdim=True), repeated
 
     def step(self, x: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-        """x + eps phi and eps times the kernel part of the trace."""
+        """x + eps phi, and eps times the kernel part of the trace."""
         particles, eps = x.shape[1], self.settings.step_size
         r = x[:, :, None] - x[:, None]
         squared = r.square().sum(-1)
@@ -127,26 +127,26 @@ class Plain:
         others = 1 - torch.eye(particles)
         return x + eps * phi, eps * (beta * kappa * inner * others).sum(2) / (particles - 1)
 
-    def target_values(self, given: ReplayBufferSamples) -> Tensor:
+    def target_values(self, replay: ReplayBufferSamples) -> Tensor:
         with torch.no_grad():
-            action, log_prob, weight, repeated = self.sample(given.next_observations, False)
+            action, log_prob, weight, repeated = self.sample(replay.next_observations, False)
             value = self.smaller(self.targets, repeated, action) - self.alpha * log_prob
-            return given.rewards + (1 - given.dones) * self.gamma * (weight * value).sum(-1, keepdim=True)
+            return replay.rewards + (1 - replay.dones) * self.gamma * (weight * value).sum(-1, keepdim=True)
 
     def actor_loss(self, state: Tensor) -> Tensor:
         action, log_prob, weight, repeated = self.sample(state, True)
         value = self.alpha * log_prob - self.smaller(self.critics, repeated, action)
         return (weight * value).sum(-1).mean()
 
-    def update(self, given: ReplayBufferSamples) -> None:
-        target = self.target_values(given)
-        inputs = torch.cat([given.actions, given.observations], -1)
+    def update(self, replay: ReplayBufferSamples) -> None:
+        target = self.target_values(replay)
+        inputs = torch.cat([replay.actions, replay.observations], -1)
         loss = sum(0.5 * (critic(inputs) - target).square().mean() for critic in self.critics)
         self.critic_adam.zero_grad()
         loss.backward()
         self.critic_adam.step()
         self.critics.requires_grad_(False)
-        loss = self.actor_loss(given.observations)
+        loss = self.actor_loss(replay.observations)
         self.actor_adam.zero_grad()
         loss.backward()
         self.actor_adam.step()

@@ -1,7 +1,7 @@
-"""What the sampler is compared with: the same chain written in plain PyTorch, as users write it today.
+"""Peers of the sampler: the same chain in plain PyTorch, as users write it today.
 
-Each peer draws M particles in D dimensions after L steps towards a Gaussian, with their log density and the Hutchinson
-Hessian term; bandwidth and step size are learnt for each step.
+Every peer draws M particles in D dimensions after L steps towards a Gaussian, with their log density and the Hutchinson
+Hessian term; every step has its own learnt bandwidth and step size.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def target() -> MultivariateNormal:
 
 
 def log_density(precision: Tensor) -> Callable[[Tensor], Tensor]:
-    """The same target as a plain callable."""
+    """The same target as a callable."""
     return lambda x: -0.5 * ((x @ precision) * x).sum(-1)
 
 
 class Plain(nn.Module):
-    """Pairwise differences in an (M, M, D) tensor, score and H v by autograd."""
+    """Pairwise differences in an (M, M, D) tensor; score and H v by autograd."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,37 +71,37 @@ class Plain(nn.Module):
         return x + eps * phi, log_q - eps * trace
 
 
-def ours(given: object) -> SVGD:
+def ours(density: object) -> SVGD:
     start = LearntGaussian(torch.full((DIM,), 2.0), torch.ones(DIM))
-    return SVGD(given, start, RBF(Learnt(2.0, STEPS)), Learnt(0.1, STEPS))  # type: ignore[arg-type]
+    return SVGD(density, start, RBF(Learnt(2.0, STEPS)), Learnt(0.1, STEPS))  # type: ignore[arg-type]
 
 
 class Fused(nn.Module):
     """svgdx.SVGD."""
 
-    def __init__(self, given: object) -> None:
+    def __init__(self, density: object) -> None:
         super().__init__()
-        self.sampler = ours(given)
+        self.sampler = ours(density)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         return self.sampler.sample_with_log_prob(PARTICLES, STEPS)
 
 
 class Derivatives(nn.Module):
-    """What the steps ask of the target, alone: of a callable, two passes of autograd, which nothing here shortens."""
+    """Only the target's part of the steps; for a callable these are two autograd passes, which svgdx cannot shorten."""
 
-    def __init__(self, given: object) -> None:
+    def __init__(self, density: object) -> None:
         super().__init__()
-        self.target, self.x = as_target(given), torch.randn(PARTICLES, DIM)  # type: ignore[arg-type]
+        self.target, self.x = as_target(density), torch.randn(PARTICLES, DIM)  # type: ignore[arg-type]
 
     def forward(self) -> None:
         for _ in range(STEPS):
             self.target.derivatives(self.x, "hutchinson")
 
 
-# The target as svgdx is given it; plain PyTorch knows only the callable.
+# The target as passed to svgdx; plain PyTorch only takes the callable.
 TARGETS: dict[str, Callable[[], object]] = {
     "distribution": target,
     "callable": lambda: log_density(target().precision_matrix.contiguous()),
 }
-PEERS: dict[str, Callable[[object], nn.Module]] = {"svgdx": Fused, "eager": lambda given: Plain()}
+PEERS: dict[str, Callable[[object], nn.Module]] = {"svgdx": Fused, "eager": lambda density: Plain()}

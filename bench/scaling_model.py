@@ -1,7 +1,7 @@
-"""The cost model of docs/results/scaling.md and what it predicts for H100 GPUs: python bench/scaling_model.py.
+"""The cost model of docs/results/scaling.md and its predictions for H100 GPUs: python bench/scaling_model.py.
 
-One round of the ring for M particles in D dimensions on P GPUs is P blocks, each as long as the longest of its work,
-M^2 D / (P^2 rate), the travel of the next block, 8 M D / (P bandwidth) + latency, and the host's part.
+One round of the ring for M particles in D dimensions on P GPUs consists of P blocks. A block takes the longest of its
+work, M^2 D / (P^2 rate), the travel of the next block, 8 M D / (P bandwidth) + latency, and the host's part.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 from gpu_model import GPUS
 
-# One subtraction and four multiply-adds for each pair and dimension, as many issue slots as ten operations at peak.
+# One subtraction and four multiply-adds per pair and dimension: as many issue slots as ten operations at peak.
 OPERATIONS = 10
-# Assumed share of the peak that svgd_field reaches, and the host's part of a block, in seconds.
+# Assumed share of the peak that svgd_field reaches, and the host's time per block, in seconds.
 SHARE_OF_PEAK, HOST = 1 / 3, 100e-6
-# Links of a GPU in one direction, in bytes a second, and assumed seconds before a message's first byte.
+# A GPU's links in one direction, in bytes per second, and the assumed latency of a message, in seconds.
 NVLINK = (450e9, 10e-6)  # NVIDIA H100 Tensor Core GPU datasheet: NVLink 900 GB/s, both directions together
 INFINIBAND = (50e9, 20e-6)  # NVIDIA DGX H100 datasheet: eight ConnectX-7 of 400 Gb/s for eight GPUs
 NODE = 8
 
 
 class Round(NamedTuple):
-    """Seconds of one round of the ring, and of its parts by themselves."""
+    """Seconds of one round of the ring, and of each of its parts alone."""
 
     total: float
     work: float
@@ -30,7 +30,7 @@ class Round(NamedTuple):
 
 
 def predict(particles: int, dim: int, gpus: int) -> Round:
-    peak = next(each.flops for each in GPUS if each.name == "H100")
+    peak = next(gpu.flops for gpu in GPUS if gpu.name == "H100")
     bandwidth, latency = NVLINK if gpus <= NODE else INFINIBAND
     work = OPERATIONS * particles**2 * dim / gpus**2 / (SHARE_OF_PEAK * peak)
     travel = 8 * particles * dim / gpus / bandwidth + latency
@@ -38,14 +38,14 @@ def predict(particles: int, dim: int, gpus: int) -> Round:
 
 
 def main() -> None:
-    print("| D | GPUs | work, s | travel, s | host, s | a round, s | efficiency | longest |")
+    print("| D | GPUs | work, s | travel, s | host, s | round, s | efficiency | longest |")
     print("|" + "---|" * 8)
     for dim in (16, 64, 1024):
         for gpus in (8, 64, 1024):
-            found = predict(10**6, dim, gpus)
-            longest = max(("work", "travel", "host"), key=lambda name, of=found: getattr(of, name))
-            cells = [f"{value:.3g}" for value in (found.work, found.travel, found.host, found.total)]
-            print(f"| {dim} | {gpus:,} | {' | '.join(cells)} | {100 * found.work / found.total:.0f} % | {longest} |")
+            round_ = predict(10**6, dim, gpus)
+            longest = max(("work", "travel", "host"), key=lambda name, of=round_: getattr(of, name))
+            cells = [f"{value:.3g}" for value in (round_.work, round_.travel, round_.host, round_.total)]
+            print(f"| {dim} | {gpus:,} | {' | '.join(cells)} | {100 * round_.work / round_.total:.0f} % | {longest} |")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What mlp_score_hvp is compared with: the same three results by autograd, as users write them today.
+"""Peers of mlp_score_hvp: the same three results by autograd, as users write them today.
 
-Each peer maps a problem (network, x, condition, probe) to value, score and Hessian-vector product.
+Every peer maps  a problem (network, x, condition, probe) to value, score and Hessian-vector product.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def eager(problem: Problem) -> Three:
 
 
 def forward_over_reverse(problem: Problem) -> Three:
-    """What the compiler takes: it does not differentiate twice backwards."""
+    """The form that the compiler supports, since it cannot differentiate backward twice."""
 
     def total(x: Tensor) -> tuple[Tensor, Tensor]:
         value = problem.value(x)
@@ -66,7 +66,7 @@ def fused(problem: Problem) -> Three:
 
 
 def products(problem: Problem) -> Callable[[], None]:
-    """The matrix products of one call alone, all rows at once."""
+    """Only the matrix products of one call, over all rows at once."""
     rows, dim = problem.x.numel() // problem.x.shape[-1], problem.x.shape[-1]
     first, *deeper = [layer.weight.detach() for layer in problem.layers[:-1]]
     first = first[:, :dim]

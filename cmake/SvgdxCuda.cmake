@@ -1,10 +1,10 @@
-# The CUDA library: finds the toolkit, chooses architectures, and links without any CUDA build of torch.
-# Sets svgdx_cuda_built, svgdx_cuda_reason (why not) and svgdx_cuda_architectures (as CMake writes them: 90-real, ...).
+# The CUDA library: finds the toolkit, chooses architectures, and links without a CUDA build of torch.
+# Sets svgdx_cuda_built, svgdx_cuda_reason (why not) and svgdx_cuda_architectures (in CMake's notation: 90-real, ...).
 
 include(SvgdxCudaArchitectures)
 
 # ---- Toolkit ---------------------------------------------------------------------------------------------------------
-# Where the user names a toolkit, no other is taken instead.
+# If the user names a toolkit, no other is used instead.
 unset(svgdx_nvcc CACHE)
 if(NOT "$ENV{CUDACXX}" STREQUAL "")
   set(nvcc_places "CUDACXX, $ENV{CUDACXX}")
@@ -25,7 +25,7 @@ if(NOT svgdx_nvcc)
   return()
 endif()
 
-# nvcc may be a wrapper somewhere in PATH; the toolkit is where the compiler itself says it is.
+# nvcc may be a wrapper in PATH, so ask the compiler itself where the toolkit is.
 execute_process(COMMAND ${svgdx_nvcc} --dryrun ${CMAKE_CURRENT_BINARY_DIR}/none.cu
                 OUTPUT_VARIABLE dryrun ERROR_VARIABLE dryrun)
 string(REGEX MATCH "_HERE_=([^\r\n]+)" here "${dryrun}")
@@ -33,7 +33,7 @@ set(here "${CMAKE_MATCH_1}")
 string(REGEX MATCH "TOP=([^\r\n]+)" top "${dryrun}")
 get_filename_component(cuda_root "${CMAKE_MATCH_1}" ABSOLUTE)
 if(NOT here OR NOT EXISTS ${cuda_root}/include/cuda_runtime.h)
-  message(FATAL_ERROR "${svgdx_nvcc} does not lie in a complete CUDA toolkit: looked for include/cuda_runtime.h in "
+  message(FATAL_ERROR "${svgdx_nvcc} is not part of a complete CUDA toolkit: looked for include/cuda_runtime.h in "
                       "'${cuda_root}'. Install the toolkit's runtime headers (cuda_runtime), set CUDA_HOME to a complete "
                       "toolkit, or build without the CUDA library: SVGDX_CUDA=off.\n${dryrun}")
 endif()
@@ -61,7 +61,7 @@ set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 enable_language(CUDA)
-# Two threads a file, since each file is compiled once for every architecture, and as many files at once as cores allow.
+# Two threads per file, since each file is compiled for several architectures, and as many files at a time as cores allow.
 cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
 math(EXPR nvcc_jobs "(${cores} + 1) / 2")
 set_property(GLOBAL APPEND PROPERTY JOB_POOLS nvcc=${nvcc_jobs})
@@ -70,8 +70,8 @@ set_property(GLOBAL APPEND PROPERTY JOB_POOLS nvcc=${nvcc_jobs})
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/*/cuda/*.cu csrc/*/cuda/*.cpp)
 list(FILTER cuda_sources EXCLUDE REGEX "/csrc/simt/")
 
-# torch's own libtorch_cuda.so exists only in CUDA builds of torch. This stand-in has its soname and the functions of the
-# stable ABI that live in it, so the linker is content with any torch; at load time torch's own library answers.
+# torch's own libtorch_cuda.so exists only in CUDA builds of torch. This stand-in has the same soname and defines the
+# functions of the stable ABI that live there, so that linking works with any torch; at load time torch's own is used.
 set(stable_cuda_symbols
     aoti_torch_get_current_cuda_stream aoti_torch_create_cuda_guard aoti_torch_delete_cuda_guard
     aoti_torch_cuda_guard_set_index torch_c10_cuda_check_msg torch_c10_cuda_free_error_msg)
@@ -91,7 +91,7 @@ target_compile_options(svgdx_cuda PRIVATE
 target_link_libraries(svgdx_cuda PRIVATE svgdx_torch_cpu svgdx_torch_cuda_stand_in)
 set_target_properties(svgdx_cuda PROPERTIES
   JOB_POOL_COMPILE nvcc
-  # The compiler's report of registers and spills goes to <object>.log instead of the screen.
+  # Writes the compiler's report of registers and spills to <object>.log instead of the screen.
   CUDA_COMPILER_LAUNCHER "${Python_EXECUTABLE};${PROJECT_SOURCE_DIR}/cmake/nvcc_log.py")
 install(TARGETS svgdx_cuda LIBRARY DESTINATION lib)
 set(svgdx_cuda_built true)

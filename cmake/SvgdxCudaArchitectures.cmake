@@ -1,6 +1,6 @@
-# Sets `out` to what CMake calls architectures (90-real is code for sm_90, 120-virtual is PTX), from a list as
-# torch.utils.cpp_extension reads it from TORCH_CUDA_ARCH_LIST: numbers or names, "+PTX" for GPUs still to come. An empty
-# list means Ampere to Blackwell. `known` are the codes that nvcc can compile for.
+# Sets `out` to a list of CMake architectures (90-real is code for sm_90, 120-virtual is PTX) from a list in the format
+# of torch.utils.cpp_extension's TORCH_CUDA_ARCH_LIST: numbers or names, with "+PTX" for future GPUs. An empty list means
+# Ampere to Blackwell. `known` lists the codes that nvcc can compile for.
 function(svgdx_choose_cuda_architectures out list known)
   if(list STREQUAL "")
     foreach(code IN ITEMS 80 86 89 90 100 120)

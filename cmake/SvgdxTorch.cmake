@@ -1,5 +1,5 @@
-# Where torch's headers and libtorch_cpu.so are. Asked of Python and not of find_package(Torch), which would look for
-# the whole of CUDA with a CUDA build of torch; torch is not imported, which would take seconds.
+# Finds torch's headers and libtorch_cpu.so. Asks Python instead of find_package(Torch), which with a CUDA build of torch
+# would search for all of CUDA; torch is not imported, which would take seconds.
 find_package(Python 3.9 COMPONENTS Interpreter)
 if(NOT Python_FOUND)
   message(FATAL_ERROR "svgdx needs a Python interpreter (3.9 or newer), to find PyTorch. Looked in PATH. "
@@ -11,7 +11,7 @@ spec = importlib.util.find_spec('torch')
 if spec is None: raise SystemExit('there is no module named torch')
 print(spec.submodule_search_locations[0], importlib.metadata.version('torch'), sep='|', end='')")
 execute_process(COMMAND ${Python_EXECUTABLE} -c "${find_torch}" WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}
-                OUTPUT_VARIABLE found ERROR_VARIABLE error RESULT_VARIABLE failed)
+                OUTPUT_VARIABLE location ERROR_VARIABLE error RESULT_VARIABLE failed)
 set(fix "Install it with '${Python_EXECUTABLE} -m pip install \"torch>=2.10\"', or choose the interpreter that has it "
         "with -DPython_EXECUTABLE=... (pip: run the pip of that interpreter with --no-build-isolation).")
 string(CONCAT fix ${fix})
@@ -19,9 +19,9 @@ if(failed)
   message(FATAL_ERROR "svgdx needs PyTorch 2.10 or newer. Looked for the Python package 'torch' with "
                       "${Python_EXECUTABLE}: ${error}\n${fix}")
 endif()
-string(REPLACE "|" ";" found "${found}")
-list(GET found 0 torch_root)
-list(GET found 1 svgdx_torch_version)
+string(REPLACE "|" ";" location "${location}")
+list(GET location 0 torch_root)
+list(GET location 1 svgdx_torch_version)
 if(svgdx_torch_version VERSION_LESS 2.10)
   message(FATAL_ERROR "svgdx needs PyTorch 2.10 or newer, but ${torch_root} is ${svgdx_torch_version}.\n${fix}")
 endif()
@@ -33,12 +33,12 @@ foreach(needed IN ITEMS ${torch_cpu_library} ${torch_root}/include/torch/csrc/st
   endif()
 endforeach()
 
-# No rpath: torch is in the process before an ops library is, and its libraries are then found by their names.
+# No rpath: torch is loaded before an ops library is, and its libraries are then found by name.
 set(CMAKE_SKIP_RPATH ON)
 add_library(svgdx_torch_cpu SHARED IMPORTED)
 set_target_properties(svgdx_torch_cpu PROPERTIES IMPORTED_LOCATION ${torch_cpu_library})
 
-# What every object of an ops library is compiled with: the stable ABI of torch 2.10, and no other part of torch.
+# Compile options of every object of an ops library: the stable ABI of torch 2.10, and no other part of torch.
 function(svgdx_ops_library target)
   target_compile_definitions(${target} PRIVATE TORCH_TARGET_VERSION=0x020a000000000000)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
@@ -47,7 +47,7 @@ function(svgdx_ops_library target)
     $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-ffp-contract=fast>)
   get_target_property(type ${target} TYPE)
   if(type STREQUAL "SHARED_LIBRARY" AND NOT APPLE)
-    # A symbol that no stable-ABI library has is an error here and not at the user's first import.
+    # Makes a symbol missing from the stable ABI an error here rather than at the user's first import.
     target_link_options(${target} PRIVATE -Wl,-z,defs)
   endif()
 endfunction()

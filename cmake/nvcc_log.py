@@ -1,4 +1,4 @@
-"""Run nvcc, keep ptxas's report of registers and spills in <object>.log, and show everything else it says."""
+"""Runs nvcc, writes ptxas's report of registers and spills to <object>.log, and prints the rest of its output."""
 
 import re
 import subprocess

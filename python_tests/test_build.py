@@ -1,4 +1,4 @@
-"""The build: what pip makes of the tree, what the libraries need, and what a failed find says."""
+"""The build: what pip installs, what the libraries depend on, and the messages if something is missing."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ LIBRARIES = sorted(_library.FOLDER.glob("*.so"))
 
 
 def tool(name: str) -> str:
-    """The tool beside this Python, or in PATH; skips the test, visibly, where there is none."""
-    found = shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
-    if found is None:
+    """Path of a tool beside this Python or in PATH; skips the test if there is none."""
+    path = shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
+    if path is None:
         pytest.skip(f"{name} is not installed")
-    return found
+    return path
 
 
 def run(*command: str | pathlib.Path, cwd: pathlib.Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(part) for part in command],
+        [str(word) for word in command],
         cwd=cwd,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
@@ -81,8 +81,8 @@ STABLE_TORCH_LIBRARY_IMPL(svgdx, CompositeExplicitAutograd, m) { m.impl("answer"
 @pytest.fixture
 def project(tmp_path: pathlib.Path) -> pathlib.Path:
     folder = tmp_path / "project"
-    for part in ("csrc/small/cpu", "svgdx"):
-        (folder / part).mkdir(parents=True)
+    for name in ("csrc/small/cpu", "svgdx"):
+        (folder / name).mkdir(parents=True)
     for name in ("setup.py", "pyproject.toml", "CMakeLists.txt", "LICENSE", "svgdx/_library.py"):
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "cmake", folder / "cmake")
@@ -116,7 +116,7 @@ def test_pip_wheel(project: pathlib.Path) -> None:
 
 
 def other_environment(folder: pathlib.Path) -> pathlib.Path:
-    """A virtual environment with all that this Python has (torch, the build tools) but svgdx."""
+    """A virtual environment with everything that this Python has (torch, the build tools), except svgdx."""
     venv.create(folder, with_pip=False)
     (site,) = folder.glob("lib/*/site-packages")
     packages = [path for entry in sys.path if entry.endswith("site-packages") for path in pathlib.Path(entry).iterdir()]
@@ -151,7 +151,7 @@ def test_missing_tool_says_where_it_was_looked_for(project: pathlib.Path) -> Non
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """One build folder for all, since most of the time goes into CMake's look at the compiler."""
+    """One build folder shared by all tests, since CMake's compiler detection takes most of the time."""
     tool("g++")
     return tmp_path_factory.mktemp("build")
 
@@ -164,22 +164,22 @@ def configure(build: pathlib.Path, *options: str, python: str = sys.executable, 
     return result.returncode, " ".join(result.stdout.split())
 
 
-def fake_nvcc(folder: pathlib.Path, *parts: str) -> pathlib.Path:
-    """A toolkit with these parts, whose nvcc knows only where it lies."""
+def fake_nvcc(folder: pathlib.Path, *files: str) -> pathlib.Path:
+    """A CUDA toolkit with the given files, whose nvcc only reports its own location."""
     (folder / "bin").mkdir(parents=True)
-    for part in parts:
-        (folder / part).parent.mkdir(parents=True, exist_ok=True)
-        (folder / part).touch()
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
     nvcc = folder / "bin/nvcc"
     nvcc.write_text(f"#!/bin/sh\necho '#$ _HERE_={folder}/bin'\necho '#$ TOP={folder}/bin/..'\n")
     nvcc.chmod(0o755)
     return folder
 
 
-def fake_torch(folder: pathlib.Path, version: str, *parts: str) -> str:
-    for part in (f"torch-{version}.dist-info/METADATA", "torch/__init__.py", *parts):
-        (folder / part).parent.mkdir(parents=True, exist_ok=True)
-        (folder / part).write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+def fake_torch(folder: pathlib.Path, version: str, *files: str) -> str:
+    for file in (f"torch-{version}.dist-info/METADATA", "torch/__init__.py", *files):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
     return str(folder)
 
 
@@ -203,7 +203,7 @@ def test_no_nvcc(build: pathlib.Path, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("files", "message"),
     [
         ([], "looked for include/cuda_runtime.h"),
         (["include/cuda_runtime.h"], "libcudart_static.a was not found in"),
@@ -211,28 +211,30 @@ def test_no_nvcc(build: pathlib.Path, tmp_path: pathlib.Path) -> None:
 )
 @pytest.mark.parametrize("mode", ["auto", "on"])
 def test_incomplete_toolkit(
-    mode: str, parts: list[str], said: str, build: pathlib.Path, tmp_path: pathlib.Path
+    mode: str, files: list[str], message: str, build: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    home = fake_nvcc(tmp_path / "cuda", *parts)
+    home = fake_nvcc(tmp_path / "cuda", *files)
     status, output = configure(build, f"-DSVGDX_CUDA={mode}", CUDA_HOME=str(home), CUDACXX="")
     assert status
-    assert said in output
+    assert message in output
     assert str(home) in output
     assert "SVGDX_CUDA=off" in output
 
 
 @pytest.mark.parametrize(
-    ("version", "parts", "said"),
+    ("version", "files", "message"),
     [
         ("2.9.1", [], "svgdx needs PyTorch 2.10 or newer, but {folder}/torch is 2.9.1"),
         ("2.10.0", [], "incomplete: {folder}/torch/lib/libtorch_cpu.so is missing"),
         ("2.10.0", ["torch/lib/libtorch_cpu.so"], "stable/library.h is missing"),
     ],
 )
-def test_unusable_torch(version: str, parts: list[str], said: str, build: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    status, output = configure(build, "-DSVGDX_CUDA=off", PYTHONPATH=fake_torch(tmp_path, version, *parts))
+def test_unusable_torch(
+    version: str, files: list[str], message: str, build: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    status, output = configure(build, "-DSVGDX_CUDA=off", PYTHONPATH=fake_torch(tmp_path, version, *files))
     assert status
-    assert said.format(folder=tmp_path) in output
+    assert message.format(folder=tmp_path) in output
 
 
 def test_no_torch(build: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -257,17 +259,17 @@ def test_no_pybind11_for_the_harness(build: pathlib.Path, tmp_path: pathlib.Path
 KNOWN = "75;80;86;89;90;100;103;120;121"
 
 
-def architectures(wanted: str, tmp_path: pathlib.Path, known: str = KNOWN) -> str:
+def architectures(requested: str, tmp_path: pathlib.Path, known: str = KNOWN) -> str:
     script = tmp_path / "choose.cmake"
     script.write_text(
         f'cmake_minimum_required(VERSION 3.22)\ninclude("{ROOT}/cmake/SvgdxCudaArchitectures.cmake")\n'
-        f'svgdx_choose_cuda_architectures(chosen "{wanted}" "{known}")\nmessage("${{chosen}}")\n'
+        f'svgdx_choose_cuda_architectures(chosen "{requested}" "{known}")\nmessage("${{chosen}}")\n'
     )
     return " ".join(run(tool("cmake"), "-P", script, cwd=tmp_path).stdout.split())
 
 
 @pytest.mark.parametrize(
-    ("wanted", "chosen"),
+    ("requested", "chosen"),
     [
         ("", "80-real;86-real;89-real;90-real;100-real;120-real;120-virtual"),
         ("8.0", "80-real"),
@@ -280,8 +282,8 @@ def architectures(wanted: str, tmp_path: pathlib.Path, known: str = KNOWN) -> st
         ("Blackwell", "100-real;103-real;120-real;121-real;121-virtual"),
     ],
 )
-def test_architectures(wanted: str, chosen: str, tmp_path: pathlib.Path) -> None:
-    assert architectures(wanted, tmp_path) == chosen
+def test_architectures(requested: str, chosen: str, tmp_path: pathlib.Path) -> None:
+    assert architectures(requested, tmp_path) == chosen
 
 
 def test_architectures_of_an_older_compiler(tmp_path: pathlib.Path) -> None:
@@ -289,7 +291,7 @@ def test_architectures_of_an_older_compiler(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "known", "said"),
+    ("requested", "known", "message"),
     [
         ("Hoper", KNOWN, "'Hoper' is neither a number such as 9.0 or 9.0+PTX nor a name"),
         ("90", KNOWN, "'90' is neither a number"),
@@ -298,5 +300,5 @@ def test_architectures_of_an_older_compiler(tmp_path: pathlib.Path) -> None:
         ("", "60;70", "but only 60;70"),
     ],
 )
-def test_wrong_architectures(wanted: str, known: str, said: str, tmp_path: pathlib.Path) -> None:
-    assert said in architectures(wanted, tmp_path, known)
+def test_wrong_architectures(requested: str, known: str, message: str, tmp_path: pathlib.Path) -> None:
+    assert message in architectures(requested, tmp_path, known)

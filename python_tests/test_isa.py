@@ -1,4 +1,4 @@
-"""Kernels of the wider instruction sets stay in their own namespaces: nothing else in the library may need them."""
+"""Instruction sets: code of the wider ones stays in their namespaces, and every set gives the reference's results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIBRARY = _library.libraries["cpu"].path
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64 instruction names")
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
 def test_wide_instructions_only_in_their_namespaces() -> None:
-    """An inline function shared by the sets is one symbol, and the linker keeps one copy of it."""
+    """No shared code has wide instructions: of an inline function shared by the sets, the linker keeps one copy."""
     listing = subprocess.Popen(["objdump", "-d", "--no-show-raw-insn", LIBRARY], stdout=subprocess.PIPE, text=True)
     assert listing.stdout is not None
     strangers, wide, function = set(), 0, ""
@@ -38,8 +38,8 @@ def test_wide_instructions_only_in_their_namespaces() -> None:
 
 @pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
 def test_levels_agree(level: str, tmp_path: pathlib.Path) -> None:
-    """Every instruction set this machine has gives the reference's numbers and, bit for bit, its draws;
-    SVGDX_ISA only ever lowers the choice.
+    """Every instruction set of this machine gives the reference's numbers and bit-equal draws; SVGDX_ISA can only
+    select a lower one.
     """
     program = """
 import torch, svgdx

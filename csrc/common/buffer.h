@@ -9,7 +9,7 @@
 
 namespace svgdx::SVGDX_ISA {
 
-// Uninitialised, aligned for every SIMD vector.
+// Uninitialised memory, aligned for the widest SIMD vector.
 template <class T>
 class Buffer {
  public:

@@ -1,4 +1,4 @@
-// Refusing bad input: every message names the op, the argument, what was expected and what came.
+// Rejects bad input: every message names the op, the argument, what was expected and what was passed.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

@@ -1,4 +1,4 @@
-// The CPU has no device to guard and no stream: what every family's CPU backend starts from.
+// Base of every family's CPU backend: the CPU has no device to guard and no stream.
 #pragma once
 
 #include "common/tensors.h"

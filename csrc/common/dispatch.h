@@ -1,4 +1,4 @@
-// Calling this library's own ops through torch's dispatcher, so that autograd and tracing see them.
+// Calls this library's own ops through torch's dispatcher, so that autograd and tracing see them.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// The two 16-bit floating-point formats as storage: read into float, written back rounded to nearest even.
+// The two 16-bit floating-point formats as storage: widened to float when read, rounded to nearest even when written.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ struct Fp16 {
   uint16_t bits;
 };
 
-// float for 16-bit storage, else the storage type itself.
+// float for 16-bit storage, otherwise the storage type itself.
 template <class S>
 using Compute = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
@@ -34,8 +34,7 @@ SVGDX_HD uint32_t bits_of_float(float value) {
 SVGDX_HD float widen(float v) { return v; }
 SVGDX_HD double widen(double v) { return v; }
 SVGDX_HD float widen(Bf16 v) { return float_of_bits(uint32_t(v.bits) << 16); }
-// The exponent is moved by a multiplication, which also normalises subnormal numbers; branch-free, so that it
-// vectorises.
+// A multiplication shifts the exponent, which also normalises subnormal numbers; branch-free, so that it vectorises.
 SVGDX_HD float widen(Fp16 v) {
   const uint32_t magnitude = uint32_t(v.bits & 0x7fffu) << 13, sign = uint32_t(v.bits & 0x8000u) << 16;
   const uint32_t finite = bits_of_float(float_of_bits(magnitude) * 0x1p112f);
@@ -51,7 +50,7 @@ SVGDX_HD S narrow(Compute<S> value) {
     return {uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded)};
   } else if constexpr (std::is_same_v<S, Fp16>) {
     const uint32_t bits = bits_of_float(value), magnitude = bits & 0x7fffffffu, sign = bits >> 16 & 0x8000u;
-    // Below 2^-14 the sum with 1/2 leaves the rounded multiple of 2^-24 in the low bits.
+    // Below 2^-14, adding 1/2 leaves the rounded multiple of 2^-24 in the low bits.
     const uint32_t small = bits_of_float(float_of_bits(magnitude) + 0.5f) - 0x3f000000u;
     const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
     const uint32_t large = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;

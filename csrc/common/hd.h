@@ -1,4 +1,4 @@
-// What both compilers, nvcc and the host's, need to read the shared per-element math.
+// Lets both nvcc and the host compiler compile the shared per-element math.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -6,6 +6,6 @@
 #elif defined(SVGDX_SIMT)
 #define SVGDX_HD inline
 #else
-// Always inlined: these are compiled once per instruction set, and the linker must not choose between the copies.
+// Always inlined: these are compiled once per instruction set, and the linker must not pick one of the copies.
 #define SVGDX_HD inline __attribute__((always_inline))
 #endif

@@ -11,7 +11,7 @@ namespace {
 
 Isa machine_isa() {
 #if defined(__x86_64__)
-  // The sets named here are those the kernels are compiled for; __builtin_cpu_supports also asks the operating system.
+  // These are the sets that the kernels are compiled for; __builtin_cpu_supports also checks operating-system support.
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return Isa::baseline;
   for (const bool has : {__builtin_cpu_supports("avx512f") != 0, __builtin_cpu_supports("avx512dq") != 0,
                          __builtin_cpu_supports("avx512vl") != 0, __builtin_cpu_supports("avx512bw") != 0}) {

@@ -1,19 +1,20 @@
-// The instruction set of the CPU kernels, chosen at run time. Every *_kernel.cpp is compiled once per set, into the
-// namespace of that set.
+// Chooses the CPU kernels' instruction set at run time. Every *_kernel.cpp is compiled once per set, into that set's
+// namespace.
 #pragma once
 
 namespace svgdx {
 
 enum class Isa { baseline, avx2, avx512 };
 
-// The widest set this machine runs; the environment variable SVGDX_ISA (baseline, avx2, avx512) lowers it.
+// The widest set that this machine supports, or a lower one named by the environment variable SVGDX_ISA (baseline,
+// avx2, avx512).
 Isa active_isa();
 const char* isa_name(Isa isa);
 
 }  // namespace svgdx
 
-// In a kernel's header: declares the functions in the namespace of every set.
-// In a dispatcher: calls one of them, for example SVGDX_ISA_CALL(jacobian_forward, args, begin, end).
+// SVGDX_ISA_DECLARE, in a kernel's header, declares functions in the namespace of every set.
+// SVGDX_ISA_CALL, in a dispatcher, calls one of them, e.g. SVGDX_ISA_CALL(jacobian_forward_items, args, begin, end).
 #if defined(__x86_64__)
 #define SVGDX_ISA_DECLARE(...) \
   namespace svgdx::baseline {  \

@@ -4,7 +4,7 @@
 
 namespace svgdx {
 
-// A number per batch row, or one for all rows (stride 0).
+// One number per batch row, or one for all rows (stride 0).
 template <class T>
 struct PerBatch {
   const T* data = nullptr;

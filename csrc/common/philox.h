@@ -1,5 +1,5 @@
 // Philox4x32-10, the counter-based generator of Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011.
-// The same words on every backend: a draw is a function of seed and counter alone.
+// Every backend generates the same words: a draw depends only on seed and counter.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// torch's matrix products cut into row blocks of a size that depends on the shape alone, one thread a block: a product
-// that torch threads itself may add its terms in another order with another number of threads.
+// torch's matrix products, split into blocks whose size depends only on the shape, one thread per block: if torch
+// itself parallelises a product, the order of its additions may depend on the number of threads.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 
 namespace svgdx {
 
-// Wide results are cut into columns, others into rows, and what is done sooner than it is shared not at all.
+// Wide results are split by columns, others by rows; work too small to be worth splitting is not split.
 struct ProductBlocks {
   int64_t row_step, col_step, down, across;
   ProductBlocks(int64_t rows, int64_t inner, int64_t cols) {
@@ -20,8 +20,8 @@ struct ProductBlocks {
   }
 };
 
-// A part of matrix k of a CPU tensor, over its memory: quicker than three views, and without a gradient, of which the
-// pool's threads do not know that it is switched off here.
+// A block of matrix k of a CPU tensor, sharing its memory. Faster than three views, and detached: autograd is disabled
+// only on the calling thread, not on the pool's threads.
 inline Tensor part_of(const Tensor& t, int64_t k, int64_t row, int64_t rows, int64_t col, int64_t cols) {
   const Sizes sizes{rows, cols}, strides{t.stride(1), t.stride(2)};
   const int64_t first = k * t.stride(0) + row * strides[0] + col * strides[1];
@@ -30,19 +30,19 @@ inline Tensor part_of(const Tensor& t, int64_t k, int64_t row, int64_t rows, int
                                   torch::stable::Device(torch::headeronly::DeviceType::CPU), t.scalar_type());
 }
 
-// a (n, R, K) times b (n, K, C). With `symmetric` the result is known to be so: only the blocks on and above the
-// diagonal are computed, and mirrored.
+// a (n, R, K) times b (n, K, C). `symmetric` asserts that the result is symmetric: only the blocks on and above the
+// diagonal are computed, then mirrored.
 inline Tensor product(const Tensor& a, const Tensor& b, bool symmetric = false) {
   if (!a.is_cpu()) return torch::stable::matmul(a, b);
   const int64_t n = a.size(0), rows = a.size(1), inner = a.size(2), cols = b.size(2);
   const Tensor result = new_empty(a, {n, rows, cols}, a.scalar_type());
   const ProductBlocks blocks(rows, inner, cols);  // never wide when symmetric: then rows = cols
   const int64_t per_matrix = blocks.down * blocks.across, items = n * per_matrix;
-  // At least two items, so that the loop is a parallel region in which torch's product stays on its thread.
+  // At least two items make the loop a parallel region, in which torch's product stays on its own thread.
   torch::stable::parallel_for(0, std::max<int64_t>(2, items), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < std::min(end, items); ++i) {
       const int64_t k = i / per_matrix, nth = i % per_matrix;
-      // Blocks above the diagonal shrink downwards: a long one beside a short one keeps the threads' shares alike.
+      // Blocks above the diagonal get shorter further down: pairing long with short ones balances the threads.
       const int64_t block = !symmetric ? nth : nth % 2 == 0 ? nth / 2 : per_matrix - 1 - nth / 2;
       const int64_t row = block / blocks.across * blocks.row_step, height = std::min(blocks.row_step, rows - row);
       const int64_t col = symmetric ? row : block % blocks.across * blocks.col_step;

@@ -1,4 +1,4 @@
-// Choosing the storage type of a tensor, and small checks around it.
+// Dispatches on a tensor's storage type, with small related checks.
 #pragma once
 
 #include "common/half.h"

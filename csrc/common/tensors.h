@@ -1,4 +1,4 @@
-// From tensors to the plain arrays that backends take: compute types, contiguity, per-batch numbers, aten calls.
+// Turns tensors into the plain arrays that backends take: compute types, contiguity, per-batch numbers, aten calls.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -17,7 +17,7 @@ namespace svgdx {
 
 using OptionalTensor = std::optional<Tensor>;
 
-// bfloat16 and float16 are computed in float32.
+// bfloat16 and float16 inputs are computed in float32.
 inline ScalarType compute_type(ScalarType type) {
   return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }

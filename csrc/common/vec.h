@@ -1,5 +1,5 @@
-// SIMD vectors of the widest kind the translation unit is compiled for. The CPU kernels are compiled once per
-// instruction set (SVGDX_ISA names the namespace) and chosen at run time; nothing here is called across sets.
+// SIMD vectors, as wide as the translation unit's instruction set allows. The CPU kernels are compiled once per
+// instruction set (SVGDX_ISA names the namespace) and chosen at run time; no code here is shared between sets.
 #pragma once
 
 #include <cstdint>
@@ -63,14 +63,14 @@ SVGDX_INLINE T horizontal_sum(Vec<T> v) {
   return s;
 }
 
-// 2^x for x <= 0 (a little above 0 is fine too), exactly 1 at 0. Below the smallest normal number, 2^-126 or 2^-1022,
-// the result is 0 or some other number below it. NaN stays NaN. Relative error below 2 eps: in float a polynomial of
-// least maximal relative error of 2^f on [-1/2, 1/2] among those of degree 5 with p(0) = 1; in double Taylor's of
-// degree 12.
+// 2^x for x <= 0 (or slightly above), exactly 1 at 0. Where 2^x is below the smallest normal number, 2^-126 or 2^-1022,
+// the result is 0 or another number below it. NaN propagates. The relative error is below 2 eps: float uses the
+// degree-5 polynomial with p(0) = 1 that minimises the maximal relative error of 2^f on [-1/2, 1/2], double the Taylor
+// polynomial of degree 12.
 template <class T>
 SVGDX_INLINE Vec<T> exp2_nonpositive(Vec<T> x);
 
-// 2^f times 2^n by adding n to the exponent's bits; n = rounded - magic stands in the low bits of rounded.
+// Multiplies 2^f by 2^n by adding n to the exponent bits; n = rounded - magic is in the low bits of rounded.
 template <class T, int kMantissaBits>
 SVGDX_INLINE Vec<T> scale_by_power(Vec<T> p, Vec<T> rounded) {
   using I = typename VecType<T>::I;

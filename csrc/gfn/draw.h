@@ -1,6 +1,6 @@
-// Drawing an action so that every backend draws the same: the probabilities become integers by arithmetic that rounds
-// the same everywhere, and integers add up the same in any order. On the host this needs -ffp-contract=off: a fused
-// multiply-add would round once where two roundings are meant.
+// Draws actions so that every backend draws the same ones: arithmetic that rounds identically everywhere turns the
+// probabilities into integers, whose sum does not depend on the order. On the host this requires -ffp-contract=off: a
+// fused multiply-add would round once instead of twice.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ SVGDX_HD float rounded_mul(float a, float b) { return a * b; }
 SVGDX_HD float rounded_add(float a, float b) { return a + b; }
 #endif
 
-// 2^30 e^(below / temperature), truncated to an integer, for a logit that lies `below` <= 0 the largest valid one;
-// scale = log2(e) / temperature. Less likely than 2^-30 of the most likely one means never.
+// 2^30 e^(below / temperature), truncated to an integer, where `below` <= 0 is the logit minus the largest valid one
+// and scale = log2(e) / temperature. An action less than 2^-30 times as likely as the likeliest is never drawn.
 SVGDX_HD uint32_t draw_weight(float below, float scale) {
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   const float wide = rounded_mul(below, scale);
@@ -36,7 +36,7 @@ SVGDX_HD uint32_t draw_weight(float below, float scale) {
   return uint32_t(int32_t(float_of_bits(bits_of_float(p) + (shift << 23))));
 }
 
-// What the random words of row b say: a 64-bit fraction that chooses the action, and whether to choose uniformly.
+// The random numbers of row b: a 64-bit fraction that selects the action, and whether to draw uniformly.
 struct Draw {
   uint64_t fraction;
   bool uniform;
@@ -47,7 +47,7 @@ SVGDX_HD Draw draw_of(uint64_t seed, uint64_t offset, int64_t row, float epsilon
   return {uint64_t(words.w[1]) << 32 | words.w[0], float(words.w[2] >> 8) * 0x1p-24f < epsilon};
 }
 
-// floor(total * fraction / 2^64): the action drawn is the first whose cumulative weight exceeds it.
+// floor(total * fraction / 2^64); the drawn action is the first whose cumulative weight exceeds it.
 SVGDX_HD uint64_t draw_threshold(uint64_t fraction, uint64_t total) {
 #if defined(__CUDA_ARCH__)
   return __umul64hi(fraction, total);

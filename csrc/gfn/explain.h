@@ -1,4 +1,4 @@
-// On the CPU, which input was bad: kernels only mark what they cannot use.
+// Finds and reports the bad input on the CPU; kernels only mark what they cannot use.
 #pragma once
 
 #include "common/check.h"
@@ -6,7 +6,7 @@
 
 namespace svgdx {
 
-// Raises for the first trajectory whose set_time carries the mark.
+// Raises for the first trajectory that set_time marks as invalid.
 inline void explain_trajectories(const char* op, const SetTimeArgs& args) {
   const int64_t dim = args.shape.dim, steps = args.shape.steps;
   for (int64_t b = 0; b < args.shape.batch; ++b) {

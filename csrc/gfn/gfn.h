@@ -1,10 +1,10 @@
-// The GFlowNet family: what the host layer hands to a backend, and the functions each backend provides.
+// The GFlowNet family: the arguments that the host layer passes to a backend, and the functions each backend provides.
 //
-// A state is a vector of D entries, each void (-1), 0 or 1; a trajectory s_0 .. s_T fills one void entry a step (Zhang
-// et al. 2022). Forward action a = 2 location + bit; a backward action is the location it erases. A row of logits, 3D
-// long, holds P_F over the 2D forward actions, then P_B over the D locations, each a softmax over its valid ones.
+// A state is a vector of D entries, each void (-1), 0 or 1; a trajectory s_0 .. s_T sets one void entry per step (Zhang
+// et al. 2022). Forward action a = 2 location + bit; a backward action is the location that it erases. A row of 3D
+// logits holds P_F over the 2D forward actions, then P_B over the D locations, each a softmax over its valid actions.
 // Every array is contiguous; S is the storage type of the logits (float, double, Bf16, Fp16), Compute<S> that of sums.
-// Nothing here raises: input that is not valid gives NaN, or action -1, and the host layer explains it on the CPU.
+// Backends do not raise: invalid input gives NaN, or action -1, and on the CPU the host layer reports it.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +18,9 @@ struct TrajectoryShape {
   SVGDX_HD int64_t rows() const { return batch * (steps + 1); }
 };
 
-// set_time (B, D + 1) turns the masks of step t into comparisons with t, so that every row (b, t) stands alone:
-// entry d is -1 where location d is set in s_0, t where action t sets it, T where nothing does; entry D is 1, or 0 for
-// a trajectory with an action out of range, on a location set before, or from an initial entry outside {-1, 0, 1}.
+// set_time (B, D + 1) turns the masks of step t into comparisons with t, so that rows (b, t) are independent. Entry d
+// is -1 if location d is set in s_0, t if action t sets it, T if it is never set. Entry D is 1, or 0 for a trajectory
+// with an action that is out of range or sets a location already set, or with an initial entry outside {-1, 0, 1}.
 struct SetTimeArgs {
   TrajectoryShape shape;
   const int64_t* actions;  // (B, T)
@@ -33,11 +33,11 @@ template <class S>
 struct TrajectoryRows {
   TrajectoryShape shape;
   int64_t first_row, rows;
-  const S* logits;  // (rows, 3D), these rows alone
+  const S* logits;  // (rows, 3D), these rows only
   const int64_t* actions;
   const int32_t* set_time;
-  Compute<S>*
-      normalizers;  // (B, T+1, 2): log-sum-exp of the valid P_F logits (0 at T), of P_B (0 at 0); NaN if invalid
+  // (B, T+1, 2): log-sum-exp of the valid P_F logits (0 at T) and P_B logits (0 at 0); NaN if invalid.
+  Compute<S>* normalizers;
   Compute<S>* row_log_prob;  // (B, T+1, 2): log P_F(a_t | s_t) (0 at T), log P_B(s_{t-1} | s_t) (0 at t = 0)
 };
 
@@ -49,36 +49,35 @@ struct TrajectoryRowsGrad {
   const int64_t* actions;
   const int32_t* set_time;
   const Compute<S>* normalizers;
-  const Compute<S>* grad_log_pf;  // (B), or null: zero
-  const Compute<S>* grad_log_pb;  // (B), or null: zero
+  const Compute<S>* grad_log_pf;  // (B); null means zero
+  const Compute<S>* grad_log_pb;  // (B); null means zero
   S* grad_logits;                 // (rows, 3D); may be the logits themselves
 };
 
-// One action for each of B states. The draw is made with integers (gfn/draw.h): the same on every backend.
+// Draws one action for each of B states, using integers (gfn/draw.h), so that every backend draws the same.
 template <class S>
 struct SampleArgs {
   int64_t batch, dim;
   const S* logits;      // (B, 3D)
   const int8_t* state;  // (B, D)
-  bool forward;         // draw from P_F, else from P_B
+  bool forward;         // draw from P_F, otherwise from P_B
   uint64_t seed, offset;
   float scale;  // log2(e) / temperature
   float epsilon;
-  int64_t* action;       // (B): forward 2 location + bit, backward location; -1 where the row has no valid draw
-  Compute<S>* log_prob;  // (B), of the untempered policy; NaN beside action -1
-  int8_t* next_state;    // (B, D); the state itself beside action -1
+  int64_t* action;       // (B): forward 2 location + bit, backward location; -1 if the row has no valid draw
+  Compute<S>* log_prob;  // (B), of the untempered policy; NaN for action -1
+  int8_t* next_state;    // (B, D); the state itself for action -1
 };
 
-// Ragged trajectories of any GFlowNet: N rows of A logits, row n of trajectory b where offsets[b] <= n < offsets[b +
-// 1].
+// Ragged trajectories of any GFlowNet: N rows of A logits; trajectory b has the rows offsets[b] <= n < offsets[b + 1].
 template <class S>
 struct MaskedRows {
   int64_t rows, width;       // N, A
   const S* logits;           // (N, A)
-  const bool* mask;          // (N, A): true where the action is allowed
+  const bool* mask;          // (N, A): whether the action is allowed
   const int64_t* action;     // (N)
   Compute<S>* normalizers;   // (N)
-  Compute<S>* row_log_prob;  // (N); NaN for an action that is out of range or not allowed
+  Compute<S>* row_log_prob;  // (N); NaN for an action that is out of range or masked
 };
 
 template <class S>
@@ -93,7 +92,7 @@ struct MaskedRowsGrad {
   S* grad_logits;          // (N, A)
 };
 
-// Declared once for each backend's namespace.
+// Declares the family's functions in a backend's namespace.
 #define SVGDX_GFN_DECLARE_BACKEND(ns)                                                                               \
   namespace ns {                                                                                                    \
   void trajectory_set_times(const SetTimeArgs& args, void* stream);                                                 \

@@ -1,5 +1,5 @@
-// The GFlowNet ops between torch and a backend: argument checks, outputs, scratch. Written once; the CPU and the CUDA
-// library instantiate GfnOps with their own Backend.
+// Host layer of the GFlowNet ops between torch and a backend: argument checks, outputs, scratch. Written once; the CPU
+// and CUDA libraries instantiate GfnOps with their own Backend.
 #pragma once
 
 #include <cfloat>
@@ -18,7 +18,8 @@ inline void check_draw(const char* op, double temperature, double epsilon) {
   SVGDX_CHECK(epsilon >= 0 && epsilon <= 1, op, "epsilon must be in [0, 1], but is ", epsilon);
 }
 
-// What turns logits into exponents of two. A temperature near zero must not make it infinite: zero times it is NaN.
+// The factor that turns logits into exponents of two. It must stay finite for temperatures near zero, or zero times it
+// would be NaN.
 inline float draw_scale(double temperature) {
   return float(std::min(1.4426950408889634 / temperature, double(FLT_MAX)));
 }
@@ -28,7 +29,7 @@ inline Sizes joined(Sizes lead, const Sizes& rest) {
   return lead;
 }
 
-// Trajectories whose actions (..., T) and initial_state (..., D) go with rows of some width (..., T+1, width).
+// Trajectories: rows (..., T+1, width) with actions (..., T) and initial_state (..., D).
 template <class Backend>
 struct Walks {
   const char* op;
@@ -45,7 +46,7 @@ struct Walks {
     const int64_t states = sizes[sizes.size() - 2];
     SVGDX_CHECK(states >= 1, op, name, " must hold at least the row of s_0, but has shape ", text(sizes));
     shape = {product_of(lead), states - 1, dim};
-    // Steps and places in a row are 32-bit numbers in the kernels.
+    // The kernels hold steps and positions within a row as 32-bit numbers.
     SVGDX_CHECK(shape.steps < INT32_MAX && dim < INT32_MAX / 3, op, name, " is too large: ", text(sizes));
     check_dtype(op, "actions", actions_in, ScalarType::Long);
     check_device(op, "actions", actions_in, rows);
@@ -93,7 +94,7 @@ struct GfnOps {
     });
   }
 
-  // Outputs around the rows' terms, which rows(storage, normalizers, row_log_prob) computes.
+  // Allocates the outputs and sums the rows' terms, which rows(storage, normalizers, row_log_prob) computes.
   template <class F>
   static std::tuple<Tensor, Tensor, Tensor> log_probs(const Walks<Backend>& w, const Tensor& like, F rows) {
     const ScalarType type = compute_type(like.scalar_type());
@@ -117,7 +118,7 @@ struct GfnOps {
     return as_dense(*grad, compute_type(like.scalar_type()));
   }
 
-  // What the forward kept, (..., T+1, 2).
+  // The normalizers that the forward pass saved, (..., T+1, 2).
   static Tensor saved(const Walks<Backend>& w, const Tensor& normalizers, const Tensor& like) {
     check_shape(w.op, "normalizers", normalizers, w.with({w.shape.steps + 1, 2}), "shape (..., T+1, 2)");
     check_device(w.op, "normalizers", normalizers, like);

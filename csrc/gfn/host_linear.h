@@ -1,5 +1,5 @@
-// linear_trajectory_log_prob: the policy's last layer, block by block of rows, fused with the log-probabilities. See
-// host.h.
+// linear_trajectory_log_prob: the policy's last layer, in blocks of rows, fused with the log-probabilities. See
+// gfn/host.h.
 #pragma once
 
 #include "common/products.h"
@@ -7,7 +7,7 @@
 
 namespace svgdx {
 
-// Rows [first, first + count) of a matrix, as a view.
+// A view of rows [first, first + count) of a matrix.
 inline Tensor rows_of(Tensor matrix, int64_t first, int64_t count) {
   return torch::stable::narrow(matrix, 0, first, count);
 }
@@ -16,7 +16,7 @@ template <class Backend>
 struct LinearOps : GfnOps<Backend> {
   using Base = GfnOps<Backend>;
 
-  // The arguments, with the hidden rows as one matrix (R, H).
+  // The layer's arguments, with all hidden rows as one matrix (R, H).
   struct Layer {
     Walks<Backend> walks;
     Tensor hidden, weight_t;
@@ -31,20 +31,21 @@ struct LinearOps : GfnOps<Backend> {
           weight_t(torch::stable::transpose(detached(weight), 0, 1)),
           bias(bias_in ? OptionalTensor(detached(*bias_in)) : std::nullopt),
           rows(walks.shape.rows()) {
-      // About 2.5 MB of float logits a block: they stay in cache between the product and the rows' own pass.
+      // About 2.5 MB of float logits per block, so that they stay in the cache between the product and the pass over
+      // rows.
       block = std::max<int64_t>(64, std::min<int64_t>(512, 655360 / std::max<int64_t>(1, weight.size(0))));
     }
 
     int64_t blocks() const { return (rows + block - 1) / block; }
 
-    // Logits of the rows [first, first + count), written to `to` (count, 3D).
+    // Writes the logits of rows [first, first + count) to `to`, (count, 3D).
     void logits(int64_t first, int64_t count, Tensor to) const {
       aten("mm", "out", rows_of(hidden, first, count), weight_t, to);
       if (bias) torch::stable::copy_(to, torch::stable::subtract(to, *bias, -1.0));
     }
   };
 
-  // The pool's threads do not know that autograd is switched off here.
+  // Detached: autograd is disabled on the calling thread, but not on the pool's threads.
   static Tensor detached(const Tensor& t) { return aten("detach", "", dense(t)); }
 
   static const char* checked(const char* op, const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias) {
@@ -100,7 +101,7 @@ struct LinearOps : GfnOps<Backend> {
     const Tensor flat = torch::stable::reshape(grad_hidden, {layer.rows, layer.hidden.size(1)});
     const int64_t outputs = weight.size(0);
     Tensor grad_weight = new_zeros(hidden, sizes_of(weight), sums), grad_bias = new_zeros(hidden, {outputs}, sums);
-    // Some blocks at a time, so that the sums over rows are few products and their order is set by the shapes.
+    // Several blocks at a time, so that the sums over rows are a few products whose order depends on shapes only.
     const int64_t chunk = std::max<int64_t>(1, (int64_t(1) << 22) / (layer.block * std::max<int64_t>(1, outputs)));
     const int64_t most = std::min(layer.rows, chunk * layer.block);
     const Tensor grads = new_empty(hidden, {most, outputs}, type);
@@ -123,7 +124,7 @@ struct LinearOps : GfnOps<Backend> {
     return {grad_hidden, as_type(grad_weight, type), bias ? as_type(grad_bias, type) : new_empty(hidden, {0}, type)};
   }
 
-  // Rows [first, first + count): the gradient of the logits into part, and through the weight into grad_hidden.
+  // For rows [first, first + count), writes the logits' gradient to part and, through the weight, that of hidden.
   template <class F>
   static void blocks_backward(const Layer& layer, int64_t first, int64_t count, const Tensor& part,
                               const Tensor& grad_hidden, F rows_backward, const Tensor& weight) {

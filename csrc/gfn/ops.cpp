@@ -1,4 +1,4 @@
-// Schemas of the GFlowNet ops and the CPU registration.
+// Schemas of the GFlowNet ops and their CPU registration.
 #include "common/cpu_device.h"
 #include "common/dispatch.h"
 #include "gfn/register.h"
@@ -7,7 +7,7 @@ namespace svgdx {
 namespace {
 
 struct CpuBackend : CpuDevice {
-  // At least two items, so that the loop is a parallel region in which torch's product stays on its thread.
+  // At least two items make the loop a parallel region, in which torch's product stays on its own thread.
   template <class F>
   static void for_blocks(int64_t count, F f) {
     torch::stable::parallel_for(0, std::max<int64_t>(2, count), 1,
@@ -16,7 +16,7 @@ struct CpuBackend : CpuDevice {
   SVGDX_GFN_BACKEND_MEMBERS(cpu)
 };
 
-// The public ops leave out what only the gradient needs.
+// The public ops do not return the outputs that only the gradient needs.
 std::tuple<Tensor, Tensor> trajectory(const Tensor& logits, const Tensor& actions, const OptionalTensor& initial) {
   const auto [log_pf, log_pb, normalizers] =
       call<Tensor, Tensor, Tensor>("gfn_trajectory_log_prob_forward", logits, actions, initial);

@@ -1,4 +1,4 @@
-// The masks of a GFlowNet's policy and the gradient of a masked log-softmax, shared by the backends.
+// The masks of a GFlowNet's policy and the gradient of a masked log-softmax, shared by both backends.
 #pragma once
 
 #include <cstdint>
@@ -7,9 +7,9 @@
 
 namespace svgdx {
 
-// Forward entry 2 location + bit at s_t.
+// Whether the forward actions 2 location + bit are valid at s_t.
 SVGDX_HD bool is_void_at(int32_t set_time, int64_t t) { return set_time >= t; }
-// Backward entry `location` at s_t.
+// Whether the backward action `location` is valid at s_t.
 SVGDX_HD bool is_set_at(int32_t set_time, int64_t t) { return set_time < t; }
 
 // d log softmax(l)_a / dl_e = [e = a] - softmax(l)_e, times the upstream gradient.

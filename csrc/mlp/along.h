@@ -1,5 +1,5 @@
-// Derivatives in t at 0 of the gradient of min(f_1, f_2) at x + t v, from what csrc/mlp/minimum.h kept: the first is
-// H v, the second the gradient of v . H v in x.
+// Derivatives in t, at 0, of the gradient of min(f_1, f_2) at x + t v, from what mlp/minimum.h saved: the first is H v,
+// the second the gradient of v . H v in x.
 #pragma once
 
 #include "mlp/minimum.h"
@@ -20,9 +20,9 @@ class MlpAlong {
         second_(new_empty(direction, {order > 1 ? shape.rows : 0, shape.dim}, direction.scalar_type())) {}
 
   std::tuple<Tensor, Tensor> run() {
-    // At least two items, so that the loop is a parallel region in which torch's product stays on its thread.
+    // At least two items make the loop a parallel region, in which torch's product stays on its own thread.
     torch::stable::parallel_for(0, std::max<int64_t>(2, shape_.blocks()), 1, [&](int64_t begin, int64_t end) {
-      // For each hidden unit the derivatives of its argument, then two matrices of the widest layer.
+      // The derivatives of each hidden unit's argument, then two matrices of the widest layer.
       const int64_t most = streams_ * shape_.block * (shape_.units + 2 * std::max(shape_.widest, shape_.dim));
       const Tensor memory = new_empty(first_, {most}, first_.scalar_type());
       for (int64_t i = begin; i < std::min(end, shape_.blocks()); ++i) {
@@ -38,7 +38,7 @@ class MlpAlong {
   }
 
  private:
-  // Rows [first + skipped, first + skipped + rows) as they are kept, all of network k.
+  // Saved rows [first + skipped, first + skipped + rows), all of network k.
   struct Rows {
     int k;
     int64_t first, skipped, rows;
@@ -73,10 +73,10 @@ class MlpAlong {
     }
   }
 
-  // Leaves each layer's h', and h'' behind it, in `arguments`.
+  // Writes each layer's h', then h'', to `arguments`.
   void forward(const Rows& at, const PerUnit<C>& arguments, C* stacked) const {
     for (int64_t i = 0; i < shape_.layers(); ++i) {
-      // Of x + t v itself the second derivative is 0.
+      // The second derivative of x + t v itself is 0.
       weights_.forward(at.k, i, i == 0 ? at.rows : streams_ * at.rows, stacked, arguments.at(shape_, i));
       if (i + 1 == shape_.layers()) return;
       const int64_t count = at.rows * shape_.widths[i + 1];

@@ -1,5 +1,6 @@
-// The gradient of a recorded rollout's MLP on the CPU, from that of its logits. The states of all rows and visits are
-// shared among at most eight groups, each with sums of its own: the shape alone decides the order of the additions.
+// The gradient of a recorded rollout's MLP on the CPU, from the gradient of its logits. The states of all rows and
+// visits are divided into at most eight groups with separate sums, so that the order of additions depends on the shape
+// only.
 #pragma once
 
 #include "gfn/host.h"
@@ -16,7 +17,7 @@ struct MlpBackwardTensors {
 template <class S>
 class MlpBackward {
   using C = Compute<S>;
-  static constexpr int64_t kChunk = 576;  // states at once: their gradients stay in a core's cache
+  static constexpr int64_t kChunk = 576;  // states at a time, so that their gradients stay in a core's cache
 
  public:
   explicit MlpBackward(const MlpBackwardTensors& t)
@@ -30,7 +31,7 @@ class MlpBackward {
         flat_(torch::stable::reshape(t.hidden, {layers_, states_, width_})),
         sums_(new_zeros(t.hidden, {groups_, length_}, compute_type(t.hidden.scalar_type()))) {}
 
-  // Gradients of all parameters behind each other: weight and bias of each layer, the head's last.
+  // The concatenated gradients of all parameters: weight and bias layer by layer, the head's last.
   Tensor run() {
     torch::stable::parallel_for(0, std::max<int64_t>(2, groups_), 1, [&](int64_t begin, int64_t end) {
       for (int64_t g = begin; g < std::min(end, groups_); ++g) group(g);
@@ -45,7 +46,7 @@ class MlpBackward {
   }
 
  private:
-  // Memory of one group's chunks.
+  // The buffers for one group's chunks.
   struct Work {
     Tensor grad_logits, states, grads[2], product;
   };
@@ -98,8 +99,7 @@ class MlpBackward {
     }
   }
 
-  // Adds the gradients of a linear layer's weight (out, in) and bias (out), which end at `end`; returns where they
-  // begin.
+  // Adds the gradients of a linear layer's weight (out, in) and bias (out), which end at `end`; returns their start.
   C* add(C* end, const Tensor& grad, const Tensor& inputs, const Work& work) const {
     const int64_t outputs = grad.size(1), columns = inputs.size(1);
     C *bias = end - outputs, *weight = bias - outputs * columns;

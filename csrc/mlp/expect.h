@@ -1,4 +1,4 @@
-// The check of an inner op's argument.
+// Checks an argument of an inner op.
 #pragma once
 
 #include "common/storage.h"
@@ -6,7 +6,7 @@
 
 namespace svgdx {
 
-// The kernels see plain arrays: whatever reaches them from outside must be what they take it for.
+// The kernels see plain arrays, so the type and size of every array must be checked first.
 inline void expect(const char* op, const char* name, const Tensor& t, ScalarType type, const Sizes& sizes,
                    const char* meaning) {
   SVGDX_CHECK(t.is_cpu() && t.is_contiguous(), op, name, " must be contiguous and on the CPU");

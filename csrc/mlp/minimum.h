@@ -1,7 +1,7 @@
-// min(f_1, f_2) of two multilayer perceptrons of the same shape, with its gradient in x and derivatives of that along a
-// direction. Rows go in blocks of a size that the shape alone decides; one thread takes a block through all sweeps. A
-// row is differentiated in its smaller network alone: within a block the rows of the first network come first, and
-// whatever is kept of the sweeps lies in that order.
+// min(f_1, f_2) of two multilayer perceptrons of the same shape, with its gradient in x and derivatives of that
+// gradient along a direction. Rows are processed in blocks whose size depends on the shape only; one thread takes a
+// block through all sweeps. A row is differentiated only in the network with the smaller value: within a block, the
+// rows of the first network come first, and everything that the sweeps save is in that order.
 #pragma once
 
 #include <algorithm>
@@ -12,15 +12,15 @@
 
 namespace svgdx {
 
-// The networks' shape. Parameters of one: the columns of the first layer's weight that x meets, transposed, then of
-// each later layer weight and bias.
+// The networks' shape. The parameters of one network are the transpose of the first layer's weight columns for x, then
+// weight and bias of each later layer.
 struct MinimumShape {
-  int64_t rows, dim, group;     // group: rows of x that share a shift of the first layer
+  int64_t rows, dim, group;     // group: the rows of x that share a shift of the first layer
   std::vector<int64_t> widths;  // D, hidden widths, 1
   Activation activation;
-  std::vector<int64_t> weight, bias, before;  // offsets in the parameters; the hidden units of the layers before
+  std::vector<int64_t> weight, bias, before;  // offsets in the parameters; before: the hidden units of earlier layers
   int64_t parameters = 0, units = 0, widest = 0, block;
-  int64_t inner;  // hidden units below the last hidden layer
+  int64_t inner;  // the hidden units below the last hidden layer
 
   MinimumShape(int64_t rows, int64_t group, std::vector<int64_t> all, Activation activation)
       : rows(rows), dim(all[0]), group(group), widths(std::move(all)), activation(activation) {
@@ -41,7 +41,7 @@ struct MinimumShape {
   int64_t blocks() const { return (rows + block - 1) / block; }
 };
 
-// A matrix over memory that somebody else holds.
+// A matrix over borrowed memory.
 template <class C>
 Tensor over(const C* memory, int64_t rows, int64_t cols) {
   const Sizes sizes{rows, cols}, strides{cols, 1};
@@ -50,7 +50,7 @@ Tensor over(const C* memory, int64_t rows, int64_t cols) {
                                   sizeof(C) == 8 ? ScalarType::Double : ScalarType::Float);
 }
 
-// The weights of both networks as the products take them.
+// The weights of both networks in the layout that the products need.
 template <class C>
 struct MinimumWeights {
   const MinimumShape& shape;
@@ -60,7 +60,7 @@ struct MinimumWeights {
   MinimumWeights(const MinimumShape& shape, const C* parameters) : shape(shape), parameters(parameters) {
     for (int k = 0; k < 2; ++k) {
       for (int64_t i = 0; i < shape.layers(); ++i) {
-        // (D, H) in memory: as the other way round it would be slow to multiply with.
+        // Stored as (D, H), because products with the transpose are slow.
         const int64_t in = shape.widths[i], width = shape.widths[i + 1];
         const Tensor stored = over(of(k) + shape.weight[i], i == 0 ? in : width, i == 0 ? width : in);
         const Tensor turned =
@@ -73,7 +73,7 @@ struct MinimumWeights {
   const C* of(int k) const { return parameters + k * shape.parameters; }
   const C* head(int k) const { return of(k) + shape.weight[shape.layers()]; }
 
-  // in (rows, width of layer i - 1) to out (rows, width of layer i), and back.
+  // Maps in (rows, width of layer i - 1) to out (rows, width of layer i); back() is the reverse.
   void forward(int k, int64_t i, int64_t rows, const C* in, C* out) const {
     aten("mm", "out", over(in, rows, shape.widths[i]), transposed[k][i], over(out, rows, shape.widths[i + 1]));
   }
@@ -82,8 +82,7 @@ struct MinimumWeights {
   }
 };
 
-// Numbers for each hidden unit of each row, layer by layer: (rows, width of the first), (rows, width of the second),
-// ...
+// One number per hidden unit of each row, layer by layer: (rows, width of the first), (rows, width of the second), ...
 template <class C>
 struct PerUnit {
   C* memory;
@@ -93,9 +92,9 @@ struct PerUnit {
   }
 };
 
-// What the sweeps leave for derivatives of the score; rows ordered within their block.
+// What the sweeps save for derivatives of the score; rows are ordered within their block.
 struct MinimumKept {
-  Tensor order;   // (rows): which row of the block lies there: r of the first network, ~r of the second
+  Tensor order;   // (rows): the row of the block stored here: r for the first network, ~r for the second
   Tensor values;  // (rows, units): a(z)
   Tensor back;    // (rows, inner): the gradient in a(z)
 };
@@ -103,7 +102,7 @@ struct MinimumKept {
 template <class C>
 class MlpMinimum {
  public:
-  // depth: 0 the value alone, 1 its gradient as well, 2 and what derivatives of that need.
+  // depth: 0 computes the value, 1 also its gradient, 2 also saves what derivatives of the gradient need.
   MlpMinimum(const MinimumShape& shape, const Tensor& x, const Tensor& shift, const Tensor& parameters, int64_t depth)
       : shape_(shape),
         weights_(shape, data<C>(parameters)),
@@ -117,7 +116,7 @@ class MlpMinimum {
               units(x, shape.inner)} {}
 
   void run() {
-    // At least two items, so that the loop is a parallel region in which torch's product stays on its thread.
+    // At least two items make the loop a parallel region, in which torch's product stays on its own thread.
     torch::stable::parallel_for(0, std::max<int64_t>(2, shape_.blocks()), 1, [&](int64_t begin, int64_t end) {
       Memory memory(shape_, value_);
       for (int64_t i = begin; i < std::min(end, shape_.blocks()); ++i) block(i, memory);
@@ -128,7 +127,7 @@ class MlpMinimum {
   const MinimumKept& kept() const { return kept_; }
 
  private:
-  // One thread's.
+  // The buffers of one thread.
   struct Memory {
     Tensor all;
     C *one, *other, *output;
@@ -147,7 +146,7 @@ class MlpMinimum {
       one = take(shape.widest), other = take(wide(shape)), output = take(2);
       for (PerUnit<C>& each : values) each = {take(shape.units), shape.block};
     }
-    // The score of a block lies there at the end.
+    // Wide enough to hold a block's score at the end.
     static int64_t wide(const MinimumShape& shape) { return std::max(shape.widest, shape.dim); }
   };
 
@@ -159,7 +158,7 @@ class MlpMinimum {
     const int64_t first = i * shape_.block, rows = std::min(shape_.block, shape_.rows - first);
     for (int k = 0; k < 2; ++k) forward(k, first, rows, memory);
     const C *one = memory.output, *other = memory.output + shape_.block;
-    // As torch.minimum: a NaN is the smaller.
+    // As in torch.minimum, NaN counts as the smaller value.
     const auto is_first = [&](int64_t r) { return one[r] <= other[r] || one[r] != one[r]; };
     C* value = out<C>(value_) + first;
     for (int64_t r = 0; r < rows; ++r) value[r] = is_first(r) ? one[r] : other[r];

@@ -1,4 +1,4 @@
-// The CPU ops beneath svgdx.rl's twin critics: inner ops, whose Python side prepares every argument.
+// The CPU ops behind the twin critics of svgdx.rl: inner ops, whose Python side prepares every argument.
 #include "mlp/along.h"
 #include "mlp/expect.h"
 #include "mlp/minimum.h"
@@ -31,7 +31,7 @@ Made minimum(const Tensor& x, const Tensor& shift, const Tensor& parameters, con
   SVGDX_CHECK(x.dim() == 2 && shift.dim() == 3, op, "x and shift must have 2 and 3 dimensions");
   SVGDX_CHECK(depth >= 0 && depth <= 2, op, "depth must be 0, 1 or 2, but is ", depth);
   const int64_t rows = x.size(0), states = shift.size(1);
-  SVGDX_CHECK(states > 0 ? rows % states == 0 : rows == 0, op, "x must have as many rows for each state");
+  SVGDX_CHECK(states > 0 ? rows % states == 0 : rows == 0, op, "x must have the same number of rows for each state");
   const MinimumShape shape = shape_of(op, rows, states > 0 ? rows / states : 1, x, parameters, widths, activation);
   expect(op, "x", x, x.scalar_type(), {rows, shape.dim}, "shape (B M, D)");
   expect(op, "shift", shift, x.scalar_type(), {2, states, shape.widths[1]}, "shape (2, B, H)");
@@ -57,7 +57,7 @@ std::tuple<Tensor, Tensor> along(const Tensor& direction, const Tensor& order, c
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t r = data<int32_t>(order)[i], within = r < 0 ? ~r : r;
     SVGDX_CHECK(within < shape.block && i / shape.block * shape.block + within < rows, op,
-                "order must hold rows of a block, but holds ", r);
+                "order must contain rows of a block, but contains ", r);
   }
   expect(op, "values", values, type, {rows, shape.units}, "shape (B M, units)");
   expect(op, "back", back, type, {rows, shape.inner}, "shape (B M, units below the last layer)");
@@ -69,7 +69,7 @@ std::tuple<Tensor, Tensor> along(const Tensor& direction, const Tensor& order, c
 }  // namespace
 }  // namespace svgdx
 
-// No CUDA side: there svgdx.rl computes the same by torch's own ops.
+// CPU only: on CUDA svgdx.rl computes the same with torch's own ops.
 STABLE_TORCH_LIBRARY_FRAGMENT(svgdx_cpu, m) {
   m.def(
       "mlp_minimum(Tensor x, Tensor shift, Tensor parameters, Tensor widths, int activation, int depth) -> (Tensor, "

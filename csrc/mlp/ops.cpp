@@ -1,4 +1,4 @@
-// The CPU ops beneath svgdx.gflownets.MLPPolicy: inner ops, whose Python side prepares every argument.
+// The CPU ops behind svgdx.gflownets.MLPPolicy: inner ops, whose Python side prepares every argument.
 #include "mlp/backward.h"
 #include "mlp/expect.h"
 #include "mlp/rollout.h"
@@ -19,7 +19,7 @@ std::tuple<Tensor, Tensor> rollout(const Tensor& argument, const Tensor& state, 
               "argument, state and hidden must have 2, 2 and 4 dimensions");
   const int64_t batch = state.size(0), dim = state.size(1), width = argument.size(1), deep = hidden.size(0) - 1;
   const int64_t visits = hidden.size(1);
-  SVGDX_CHECK(split >= 0 && split <= batch && steps >= 0, op, "split must be in [0, B] and steps not negative");
+  SVGDX_CHECK(split >= 0 && split <= batch && steps >= 0, op, "split must be in [0, B] and steps must not be negative");
   SVGDX_CHECK(visits == 1 || (first_visit >= 0 && first_visit + steps < visits), op, "hidden must hold visits ",
               first_visit, " to ", first_visit + steps, ", or 1, but has ", visits);
   check_draw("gfn_sample_forward", temperature, epsilon);
@@ -68,7 +68,7 @@ Tensor backward(const Tensor& grad_logits, const Tensor& hidden, int64_t split, 
 }  // namespace
 }  // namespace svgdx
 
-// A namespace of their own: these have no CUDA side, where the same steps are torch's own ops.
+// In a separate namespace, because these are CPU only: on CUDA the same steps use torch's own ops.
 STABLE_TORCH_LIBRARY(svgdx_cpu, m) {
   m.def(
       "mlp_rollout(Tensor(a!) argument, Tensor state, int split, int steps, Tensor columns, Tensor deeper, Tensor "

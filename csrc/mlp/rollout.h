@@ -1,5 +1,6 @@
-// Steps of a rollout of an MLP policy on the CPU. Rows go in blocks of a size that the shape alone decides; one thread
-// takes a block through all steps, so that its activations stay in that core's cache and nobody waits for anybody.
+// Steps of a rollout of an MLP policy on the CPU. Rows are processed in blocks whose size depends on the shape only;
+// one thread takes a block through all steps, so that its activations stay in that core's cache and no thread waits for
+// another.
 #pragma once
 
 #include <mutex>
@@ -42,10 +43,10 @@ class MlpRollout {
     memcpy(out<int8_t>(states_[0]), data<int8_t>(t.state), batch_ * dim_);
   }
 
-  // Actions in forward order (B, steps) and the states reached.
+  // Returns the actions in forward order, (B, steps), and the final states.
   std::tuple<Tensor, Tensor> run() {
     const int64_t forward = blocks_in(t_.split), count = forward + blocks_in(batch_ - t_.split);
-    // At least two items, so that the loop is a parallel region in which torch's product stays on its thread.
+    // At least two items make the loop a parallel region, in which torch's product stays on its own thread.
     torch::stable::parallel_for(0, std::max<int64_t>(2, count), 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < std::min(end, count); ++i) {
         const bool is_forward = i < forward;
@@ -59,7 +60,7 @@ class MlpRollout {
   }
 
  private:
-  // Rows [row, row + rows), of the kind whose rows begin at `start`.
+  // Rows [row, row + rows) of one kind (forward or backward), whose rows begin at `start`.
   struct Block {
     bool forward;
     int64_t start, row, rows;
@@ -77,7 +78,7 @@ class MlpRollout {
     }
   }
 
-  // Activations (rows, H) of one layer: those of this visit, or always the same memory where nothing is recorded.
+  // The activations (rows, H) of one layer: those of this visit, or, if nothing is recorded, always the same memory.
   Tensor activations(const Block& at, int64_t layer, int64_t step) const {
     const Tensor visits = torch::stable::select(t_.hidden, 0, layer);
     Tensor one = torch::stable::select(visits, 0, t_.hidden.size(1) > 1 ? t_.first_visit + step : 0);
@@ -103,7 +104,7 @@ class MlpRollout {
     if (t_.logits) keep(at, at.forward ? step : t_.steps - step, data<S>(logits));
   }
 
-  // Logits of the rows at one time into (B, times, 3D).
+  // Copies the rows' logits at one time into (B, times, 3D).
   void keep(const Block& at, int64_t time, const S* logits) const {
     const int64_t times = t_.logits->size(1), length = 3 * dim_;
     S* kept = out<S>(*t_.logits);
@@ -114,7 +115,7 @@ class MlpRollout {
 
   static Tensor part(Tensor rows, const Block& at) { return torch::stable::narrow(rows, 0, at.row, at.rows); }
 
-  // Draws the block's moves and writes down what they change; false where a row has none.
+  // Draws the block's moves and stores what they change; returns false if a row has no valid move.
   bool draw(const Block& at, int64_t step, int64_t* location, C* factor) {
     const int64_t start = at.start, first = at.row - start;
     const int64_t count = (at.forward ? t_.split : batch_) - start;

@@ -1,5 +1,5 @@
-// The GFlowNet family's launch functions, by the names Python calls them: "gfn_sample.Bf16", "trajectory_sum.double"
-// ... Fields have the names of gfn/gfn.h; arrays of 16-bit logits come as uint16.
+// Exports the GFlowNet family's launch functions to Python: "gfn_sample.Bf16", "trajectory_sum.double" ... Fields are
+// named as in gfn/gfn.h; 16-bit logits are passed as uint16.
 #include "gfn/gfn.h"
 #include "simt/fields.h"
 

@@ -1,5 +1,5 @@
-// The SVGD family's launch functions, by the names Python calls them: "field_forward.float", "row_sum.double" ...
-// One dict holds the fields of the argument struct, in the names of svgd/svgd.h; what is missing is null or zero.
+// Exports the SVGD family's launch functions to Python: "field_forward.float", "row_sum.double" ... A dict holds the
+// fields of the argument struct, named as in svgd/svgd.h; missing fields are null or zero.
 #include "simt/fields.h"
 #include "svgd/svgd.h"
 

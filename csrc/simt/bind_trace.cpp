@@ -1,6 +1,6 @@
-// The Hessian-trace family's launch functions, by the names Python calls them: "rademacher.Bf16", "mlp_forward.double"
-// ... Fields have the names of trace/trace.h and trace/mlp.h, those of a shift and a head beside the others; arrays of
-// 16-bit numbers come as uint16.
+// Exports the Hessian-trace family's launch functions to Python: "rademacher.Bf16", "mlp_forward.double" ... Fields are
+// named as in trace/trace.h and trace/mlp.h, with those of a shift and a head alongside; 16-bit numbers are passed as
+// uint16.
 #include "simt/fields.h"
 #include "trace/mlp.h"
 #include "trace/trace.h"

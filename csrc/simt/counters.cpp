@@ -12,12 +12,12 @@ namespace {
 
 struct Request {
   uint32_t lanes = 0;
-  uintptr_t address[32];  // shared memory: where it would lie on the device
+  uintptr_t address[32];  // shared memory: the address that it would have on the device
 };
 
 std::vector<LineCount> sites;
 std::unordered_map<uintptr_t, uint32_t> site_index;
-// by resident block and warp; the key is site and occurrence
+// by resident block and warp; the key is access site and occurrence
 std::unordered_map<uint64_t, Request> pending[kSlots][32];
 
 uint32_t site_of(const Region& region, size_t bytes, bool write, uintptr_t pc) {
@@ -33,7 +33,7 @@ uint32_t site_of(const Region& region, size_t bytes, bool write, uintptr_t pc) {
   return site_index[pc] = static_cast<uint32_t>(sites.size() - 1);
 }
 
-// Distinct `unit`-byte pieces that lanes [from, to) touch, sorted.
+// The distinct `unit`-byte pieces that lanes [from, to) access, sorted.
 std::vector<uintptr_t> pieces(const Request& r, size_t bytes, uintptr_t unit, int from, int to) {
   std::vector<uintptr_t> v;
   for (int i = from; i < to; ++i) {
@@ -45,8 +45,8 @@ std::vector<uintptr_t> pieces(const Request& r, size_t bytes, uintptr_t unit, in
   return v;
 }
 
-// 8-byte accesses go by half warps, 16-byte ones by quarters; a part that reads only what an earlier part read is free.
-// Within a part, each of the 32 banks serves one 4-byte word per wavefront.
+// 8-byte accesses are served per half warp, 16-byte ones per quarter warp; a part that reads only what an earlier part
+// read is free. Within a part, each of the 32 banks serves one 4-byte word per wavefront.
 void count_wavefronts(LineCount& c, const Request& r) {
   const auto bytes = static_cast<size_t>(c.bytes_per_lane);
   const int part = bytes > 8 ? 8 : bytes > 4 ? 16 : 32;
@@ -80,7 +80,7 @@ void count_access(const Region& region, uintptr_t address, size_t bytes, bool wr
   Fiber& f = *current;
   const uint32_t site = site_of(region, bytes, write, pc);
   if (f.occurrences.size() <= site) f.occurrences.resize(site + 16, 0);
-  // the upper half names the block and the barrier since which occurrences are counted
+  // the upper half identifies the block and the barrier since which occurrences are counted
   const uint64_t era = (f.block->linear * 4096 + f.block->epoch + 1 + runtime.launch * 65537) << 32;
   uint64_t& count = f.occurrences[site];
   if ((count ^ era) >> 32) count = era;

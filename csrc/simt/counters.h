@@ -1,4 +1,4 @@
-// Counters per access of the source: lanes of a warp that make the same access (same code address, same occurrence
+// Counters per access in the source: lanes of a warp that make the same access (same code address, same occurrence
 // since the last barrier) form one request.
 #pragma once
 

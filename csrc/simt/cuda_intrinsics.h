@@ -1,4 +1,4 @@
-// CUDA's device functions for the host's compiler; included by simt.h.
+// CUDA's device functions for the host compiler; included by simt.h.
 #pragma once
 
 #define SIMT_INLINE inline __attribute__((always_inline))
@@ -12,9 +12,7 @@ SIMT_INLINE int __syncthreads_and(int p, SIMT_HERE) { return ::simt::barrier(::s
 SIMT_INLINE int __syncthreads_or(int p, SIMT_HERE) { return ::simt::barrier(::simt::Barrier::kOr, p, {file, line}); }
 SIMT_INLINE void __syncwarp(unsigned mask = 0xffffffffu, SIMT_HERE) { ::simt::sync_warp(mask, {file, line}); }
 SIMT_INLINE void __threadfence() { ::simt::fence(true); }
-SIMT_INLINE void __threadfence_block() { ::simt::fence(false); }
 SIMT_INLINE void __nanosleep(unsigned) { ::simt::fence(false); }
-SIMT_INLINE unsigned __activemask() { return ::simt::active_mask(); }
 
 // ---- warp operations ----
 namespace simt {
@@ -96,15 +94,6 @@ template <class T>
 SIMT_INLINE T __reduce_max_sync(unsigned mask, T v, SIMT_HERE) {
   return ::simt::reduce(mask, v, [](T a, T b) { return a < b ? b : a; }, {file, line});
 }
-SIMT_INLINE unsigned __reduce_and_sync(unsigned mask, unsigned v, SIMT_HERE) {
-  return ::simt::reduce(mask, v, [](unsigned a, unsigned b) { return a & b; }, {file, line});
-}
-SIMT_INLINE unsigned __reduce_or_sync(unsigned mask, unsigned v, SIMT_HERE) {
-  return ::simt::reduce(mask, v, [](unsigned a, unsigned b) { return a | b; }, {file, line});
-}
-SIMT_INLINE unsigned __reduce_xor_sync(unsigned mask, unsigned v, SIMT_HERE) {
-  return ::simt::reduce(mask, v, [](unsigned a, unsigned b) { return a ^ b; }, {file, line});
-}
 
 // ---- atomics ----
 namespace simt {
@@ -120,7 +109,7 @@ struct Same {
   using type = T;
 };
 template <class T>
-using same = typename Same<T>::type;  // keeps an argument out of template deduction, as CUDA's overloads do
+using same = typename Same<T>::type;  // excludes an argument from template deduction, like CUDA's overloads
 }  // namespace simt
 
 #define SIMT_ATOMIC(name, expression)                                                   \
@@ -129,50 +118,15 @@ using same = typename Same<T>::type;  // keeps an argument out of template deduc
     return ::simt::atomic_update(p, [v](T old) { return static_cast<T>(expression); }); \
   }
 SIMT_ATOMIC(atomicAdd, old + v)
-SIMT_ATOMIC(atomicSub, old - v)
 SIMT_ATOMIC(atomicMin, v < old ? v : old)
-SIMT_ATOMIC(atomicMax, old < v ? v : old)
-SIMT_ATOMIC(atomicAnd, old& v)
 SIMT_ATOMIC(atomicOr, old | v)
-SIMT_ATOMIC(atomicXor, old ^ v)
-SIMT_ATOMIC(atomicExch, (static_cast<void>(old), v))
-SIMT_ATOMIC(atomicInc, old >= v ? T(0) : T(old + 1))
-SIMT_ATOMIC(atomicDec, old == 0 || old > v ? v : T(old - 1))
 #undef SIMT_ATOMIC
-template <class T>
-SIMT_INLINE T atomicCAS(T* p, ::simt::same<T> compare, ::simt::same<T> v) {
-  return ::simt::atomic_update(p, [compare, v](T old) { return old == compare ? v : old; });
-}
 
 // ---- memory, bits, arithmetic ----
-template <class T>
-SIMT_INLINE T __ldg(const T* p) {
-  return *p;
-}
-SIMT_INLINE float __int_as_float(int v) { return ::simt::from_bits<float>(::simt::to_bits(v)); }
 SIMT_INLINE float __uint_as_float(unsigned v) { return ::simt::from_bits<float>(::simt::to_bits(v)); }
-SIMT_INLINE int __float_as_int(float v) { return ::simt::from_bits<int>(::simt::to_bits(v)); }
 SIMT_INLINE unsigned __float_as_uint(float v) { return ::simt::from_bits<unsigned>(::simt::to_bits(v)); }
 SIMT_INLINE double __longlong_as_double(long long v) { return ::simt::from_bits<double>(::simt::to_bits(v)); }
 SIMT_INLINE long long __double_as_longlong(double v) { return ::simt::from_bits<long long>(::simt::to_bits(v)); }
-SIMT_INLINE int __popc(unsigned v) { return __builtin_popcount(v); }
-SIMT_INLINE int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
-SIMT_INLINE int __clz(int v) { return v ? __builtin_clz(static_cast<unsigned>(v)) : 32; }
-SIMT_INLINE int __clzll(long long v) { return v ? __builtin_clzll(static_cast<unsigned long long>(v)) : 64; }
-SIMT_INLINE int __ffs(int v) { return __builtin_ffs(v); }
-
-SIMT_INLINE float __expf(float v) { return ::expf(v); }
-SIMT_INLINE float __exp2f(float v) { return ::exp2f(v); }
-SIMT_INLINE float __logf(float v) { return ::logf(v); }
-SIMT_INLINE float __fdividef(float a, float b) { return a / b; }
-SIMT_INLINE float __frcp_rn(float v) { return 1.0f / v; }
-SIMT_INLINE float __fmaf_rn(float a, float b, float c) { return ::fmaf(a, b, c); }
-namespace simt {
-SIMT_INLINE float reciprocal_sqrt(float v) { return 1.0f / ::sqrtf(v); }
-SIMT_INLINE double reciprocal_sqrt(double v) { return 1.0 / ::sqrt(v); }
-}  // namespace simt
-#define rsqrtf(v) (::simt::reciprocal_sqrt(float(v)))  // macros: newer C libraries declare both names
-#define rsqrt(v) (::simt::reciprocal_sqrt(double(v)))
 
 #define SIMT_MIN_MAX(T)                                           \
   SIMT_INLINE constexpr T min(T a, T b) { return b < a ? b : a; } \

@@ -1,5 +1,5 @@
-// CUDA's vector types for the host's compiler. 8- and 16-byte types copy themselves with one load and one store, as a
-// GPU does, so that the checked build sees one access of that width.
+// CUDA's vector types for the host compiler. 8- and 16-byte types are copied with one load and one store, as on a GPU,
+// so that the checked build sees one access of that width.
 #pragma once
 
 #include <cstdint>

@@ -71,7 +71,7 @@ svgdx_simt_switch:
 .size svgdx_simt_switch, .-svgdx_simt_switch
 )");
 #else
-#error "the SIMT harness switches stacks on x86-64 and aarch64 only"
+#error "the SIMT harness supports x86-64 and aarch64 only"
 #endif
 
 extern "C" void svgdx_simt_switch(void** save_sp, void* load_sp);
@@ -131,7 +131,7 @@ void entered() {
   size_t size = 0;
   __sanitizer_finish_switch_fiber(entered_fake, &bottom, &size);
   entered_fake = nullptr;
-  if (left->stack == nullptr) {  // the host's own stack tells its bounds when it is first left
+  if (left->stack == nullptr) {  // the bounds of the host's own stack become known when it is first left
     left->stack = const_cast<void*>(bottom);
     left->stack_bytes = size;
   }

@@ -1,4 +1,4 @@
-// Fibers: one stack per CUDA thread, switched by hand.
+// Fibers: one stack per CUDA thread, switched manually.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@ constexpr size_t kStackBytes = 256 * 1024;
 constexpr size_t kStackBytes = 128 * 1024;
 #endif
 
-// Where a fiber stands while it does not run.
+// The state of a suspended fiber.
 struct Context {
   void* sp = nullptr;
   void* stack = nullptr;  // lowest address; null for the host's own stack
@@ -25,10 +25,10 @@ void* map_stack();
 // The next switch to `context` enters `entry`, which must never return.
 void prepare(Context& context, void (*entry)());
 
-// Suspends the running code as `from` and continues `to`. With `forget`, `from` will never be continued.
+// Suspends the running code as `from` and resumes `to`. With `forget`, `from` will never be resumed.
 void switch_context(Context& from, Context& to, bool forget);
 
-// First call of an entry function.
+// An entry function must call this first.
 void entered();
 
 }  // namespace simt

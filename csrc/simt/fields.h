@@ -1,4 +1,4 @@
-// Argument structs from Python: one dict holds the fields in the names of the struct; what is missing is null or zero.
+// Argument structs from Python: a dict holds the fields by the names of the struct; missing fields are null or zero.
 #pragma once
 
 #include "common/per_batch.h"
@@ -9,7 +9,7 @@ namespace svgdx {
 class Fields {
  public:
   explicit Fields(const simt::Value& v) : dict_(v.dict) {
-    if (v.kind != simt::Value::kDict) throw std::invalid_argument("a dict of fields is wanted");
+    if (v.kind != simt::Value::kDict) throw std::invalid_argument("expected a dict of fields");
   }
 
   template <class T>
@@ -24,14 +24,14 @@ class Fields {
     }
     ++used_;
   }
-  // `name` is the array, `name_stride` its stride.
+  // Key `name` holds the array, `name_stride` its stride.
   template <class T>
   void set(PerBatch<T>& field, const char* name) {
     set(field.data, name);
     set(field.stride, (std::string(name) + "_stride").c_str());
   }
   void done() const {
-    if (used_ != dict_.size()) throw std::invalid_argument("a field that the struct does not have");
+    if (used_ != dict_.size()) throw std::invalid_argument("the dict has a field that the struct does not have");
   }
 
  private:

@@ -1,5 +1,5 @@
-// The calls that -fsanitize=thread puts before every memory access of a watched unit. ThreadSanitizer's own runtime is
-// not linked; these take its place.
+// The functions that -fsanitize=thread calls before every memory access of a watched unit. They replace
+// ThreadSanitizer's own runtime, which is not linked.
 #include <link.h>
 
 #include "simt/memory.h"
@@ -13,7 +13,7 @@ struct Range {
   uintptr_t from, to;
 };
 
-// The library's own image: constant tables are read there.
+// The library's own image, which holds constant tables.
 Range own_image() {
   Range range{0, 0};
   dl_iterate_phdr(

@@ -112,7 +112,8 @@ void* dynamic_shared(const char* name, const char* file, int line) {
 
 void* carve_shared(size_t offset, size_t bytes, const char* name, const char* file, int line) {
   Block& b = *current->block;
-  const SharedKey key{reinterpret_cast<const void*>(bytes), offset};  // an empty array shares its offset with the next
+  const SharedKey key{reinterpret_cast<const void*>(bytes),
+                      offset};  // an empty array has the same offset as the next one
   if (offset + bytes > runtime.dynamic_bytes) {
     report("shared-overflow",
            std::string(name) + " ends at byte " + std::to_string(offset + bytes) + " of the " +

@@ -1,5 +1,5 @@
-// Device memory: one reserved range of addresses, filled from below with global arrays, each between red zones; the
-// upper end holds the shared memory of the resident blocks.
+// Device memory: one reserved address range, filled from below with global arrays, each between red zones; the upper
+// end holds the resident blocks' shared memory.
 #pragma once
 
 #include <cstddef>
@@ -13,14 +13,14 @@ namespace simt {
 constexpr size_t kArenaBytes = size_t(1) << 30;
 constexpr size_t kRedZone = 1024;            // around global arrays
 constexpr size_t kSharedRedZone = 128;       // around shared arrays
-constexpr size_t kSharedLimit = 227 * 1024;  // what a block may have on the newest devices
-constexpr size_t kSlotBytes = 1024 * 1024;   // of one resident block
+constexpr size_t kSharedLimit = 227 * 1024;  // the most that a block may use on the newest devices
+constexpr size_t kSlotBytes = 1024 * 1024;   // per resident block
 constexpr int kSlots = 16;
 
 struct Arena {
   uintptr_t base = 0;
   uintptr_t next = 0;           // first free byte for global arrays
-  std::vector<Region> regions;  // index 0 stands for "no region"
+  std::vector<Region> regions;  // index 0 means "no region"
 };
 
 extern Arena arena;

@@ -1,4 +1,4 @@
-// The Python module: NumPy arrays in and out of the harness's device memory, runs, reports.
+// The Python module: copies NumPy arrays to and from the harness's device memory, runs kernels, returns reports.
 #include <dlfcn.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -24,7 +24,7 @@ struct Held {
   std::string name;
 };
 
-// The arrays of one call, each copied to the device once, however often it is named.
+// The arrays of one call; each is copied to the device once, even if passed several times.
 class Arguments {
  public:
   Value convert(const py::handle& h, const std::string& name) {
@@ -75,7 +75,7 @@ class Arguments {
 
  private:
   Value array(const py::array& a, const std::string& name, bool output) {
-    if (!(a.flags() & py::array::c_style)) throw std::invalid_argument(name + ": a C-contiguous array is wanted");
+    if (!(a.flags() & py::array::c_style)) throw std::invalid_argument(name + ": expected a C-contiguous array");
     Value v;
     v.kind = Value::kArray;
     v.dtype = a.dtype().attr("name").cast<std::string>();
@@ -98,7 +98,7 @@ class Arguments {
 py::object offset_of(uintptr_t pc) {
   Dl_info info;
   if (pc == 0 || !dladdr(reinterpret_cast<void*>(pc), &info)) return py::none();
-  // the return address lies behind the call
+  // the return address is after the call
   return py::make_tuple(info.dli_fname, pc - 1 - reinterpret_cast<uintptr_t>(info.dli_fbase));
 }
 
@@ -150,7 +150,7 @@ const auto& lookup(const Map& map, const std::string& name) {
   return found->second;
 }
 
-// Ends the call also when an argument is refused.
+// Ends the call even if an argument is rejected.
 struct CallFrame {
   explicit CallFrame(const Options& options) { begin_call(options); }
   ~CallFrame() { end_call(); }
@@ -171,12 +171,12 @@ Options options_of(const py::dict& d) {
     else if (key == "max_switches")
       o.max_switches = item.second.cast<int64_t>();
     else
-      throw std::invalid_argument("no such option: " + key);
+      throw std::invalid_argument("unknown option: " + key);
   }
   return o;
 }
 
-// `config` is None for an exported function, else (grid, block, shared bytes) of a kernel.
+// `config` is None for an exported function, and (grid, block, shared bytes) for a kernel.
 py::dict run(const std::string& name, const py::object& config, const py::list& args, const py::dict& options) {
   CallFrame frame(options_of(options));
   Arguments arguments;
@@ -211,7 +211,7 @@ void define(py::module_& m) {
 }  // namespace
 }  // namespace simt
 
-// One object file serves the three builds; each is imported by its own name.
+// One object file serves all three builds; each is imported under its own name.
 PYBIND11_MODULE(svgdx_simt_fast, m) { simt::define(m); }
 PYBIND11_MODULE(svgdx_simt_checked, m) { simt::define(m); }
 PYBIND11_MODULE(svgdx_simt_asan, m) { simt::define(m); }

@@ -9,8 +9,8 @@
 namespace simt {
 namespace {
 
-// What a thread makes known to whoever reads a location after it: its own accesses up to its last fence, those of the
-// whole block before the barrier that the fence followed, and those that other threads fenced before the last barrier.
+// What a thread publishes to later readers of a location: its own accesses up to its last fence, those of the whole
+// block before the barrier that the fence followed, and those that other threads fenced before the last barrier.
 struct Release {
   uint64_t block;
   uint32_t thread;
@@ -20,7 +20,7 @@ struct Release {
 };
 using Shared = std::shared_ptr<const Release>;
 
-// A release seen by a thread; the rest of its block sees it after the next barrier.
+// A release that a thread has seen; the rest of its block sees it after the next barrier.
 struct Acquired {
   Shared release;
   uint32_t thread;

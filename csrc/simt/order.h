@@ -1,4 +1,4 @@
-// Which accesses of one block are ordered before those of another: fences and atomics.
+// Determines which accesses of one block are ordered before those of another, through fences and atomics.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@ struct Stamp {
   uint64_t time;
   uint32_t launch;
   uint64_t block;
-  uint32_t epoch;  // barriers the block had passed
+  uint32_t epoch;  // barriers that the block had passed
   uint32_t clock;  // of the lane
   uint32_t thread;
 };
@@ -27,7 +27,7 @@ void start_order();
 void order_start_block(const Block& block);
 // An atomic or volatile access to global memory by the running thread.
 void order_atomic(uintptr_t address, Access access);
-// A __threadfence was met in this launch.
+// Records that this launch contains a __threadfence.
 void order_note_fence();
 bool released_before(const Stamp& earlier, const Fiber& later);
 

@@ -1,7 +1,7 @@
-// What Python may run by name: kernels with an explicit grid, and whole host launch functions.
+// What Python can run by name: kernels with an explicit grid, and whole host launch functions.
 //   SVGDX_SIMT_KERNEL("name", kernel<float, 4>)          simt.launch("name", grid, block, shared, args)
 //   SVGDX_SIMT_EXPORT("name", function<float>)           simt.call("name", args...)
-// Arguments come as Values: arrays live in the harness's device memory; pointers are checked against the array's type.
+// Arguments are passed as Values: arrays are in the harness's device memory; pointers are checked against their type.
 #pragma once
 
 #include <cstdint>
@@ -53,10 +53,10 @@ T convert(const Value& v) {
   if constexpr (std::is_pointer_v<T>) {
     using Element = std::remove_cv_t<std::remove_pointer_t<T>>;
     if (v.kind == Value::kNone) return nullptr;
-    if (v.kind != Value::kArray) throw std::invalid_argument("an array or None is wanted");
+    if (v.kind != Value::kArray) throw std::invalid_argument("expected an array or None");
     if constexpr (!std::is_void_v<Element>) {
       if (v.dtype != "raw" && std::string("raw") != dtype_name<Element>() && v.dtype != dtype_name<Element>()) {
-        throw std::invalid_argument("an array of " + std::string(dtype_name<Element>()) + " is wanted, not of " +
+        throw std::invalid_argument("expected an array of " + std::string(dtype_name<Element>()) + ", but got " +
                                     v.dtype);
       }
     }
@@ -65,7 +65,7 @@ T convert(const Value& v) {
     static_assert(std::is_arithmetic_v<T>, "the harness passes pointers and numbers; wrap the function");
     if (v.kind == Value::kInt) return static_cast<T>(v.integer);
     if (v.kind == Value::kFloat && std::is_floating_point_v<T>) return static_cast<T>(v.real);
-    throw std::invalid_argument(std::is_integral_v<T> ? "an integer is wanted" : "a number is wanted");
+    throw std::invalid_argument(std::is_integral_v<T> ? "expected an integer" : "expected a number");
   }
 }
 
@@ -76,12 +76,13 @@ using KernelCall = std::function<void(dim3 grid, dim3 block, size_t shared, cons
 std::map<std::string, Call>& exported_calls();
 std::map<std::string, KernelCall>& exported_kernels();
 
-// Device memory that is never written before the kernels do; freed when the Python call ends.
+// Device memory that only the kernels write; freed when the Python call ends.
 void* device_scratch(size_t bytes, const char* name);
 
 inline void check_count(const Values& args, size_t wanted) {
   if (args.size() == wanted) return;
-  throw std::invalid_argument(std::to_string(wanted) + " arguments are wanted, not " + std::to_string(args.size()));
+  throw std::invalid_argument("expected " + std::to_string(wanted) + " arguments, but got " +
+                              std::to_string(args.size()));
 }
 
 template <class R, class... P, size_t... I>

@@ -1,4 +1,4 @@
-// Reports, the registry, and the frame of one call from Python.
+// Reports, the registry, and the begin and end of a call from Python.
 #include "simt/memory.h"
 #include "simt/registry.h"
 #include "simt/runtime.h"

@@ -1,4 +1,4 @@
-// The harness's own state: fibers, warps, blocks, the scheduler. Not seen by kernels.
+// The harness's own state: fibers, warps, blocks, the scheduler. Kernels do not see it.
 #pragma once
 
 #include <cstdint>
@@ -17,11 +17,11 @@ struct Warp;
 
 // Lanes of a warp that meet in one warp operation.
 struct Meeting {
-  bool open = false;  // lanes are still awaited
+  bool open = false;  // still waiting for lanes
   WarpOp op;
   uint32_t mask = 0;  // lanes named
   uint32_t arrived = 0;
-  int unread = 0;  // lanes that have not yet taken their result
+  int unread = 0;  // lanes that have not yet read their result
   Loc loc{};
   uint64_t value[32];
 };
@@ -38,7 +38,7 @@ struct Fiber {
   Block* block = nullptr;
   Meeting* meeting = nullptr;
   Loc waiting{};
-  // Order of memory (checked build), see shadow.h.
+  // Memory order (checked build), see shadow.h.
   uint32_t clock = 1;
   uint64_t fence_time = 0;  // of the last __threadfence
   uint32_t fence_epoch = 0;
@@ -52,13 +52,13 @@ struct Warp {
   uint32_t seen[32][32];         // seen[a][b]: the latest clock of lane b that lane a is ordered after
 };
 
-// A range of device memory that a kernel may touch.
+// A range of device memory that a kernel may access.
 struct Region {
   uintptr_t base = 0;
   size_t bytes = 0;
   std::string name;
   int shared_slot = -1;      // -1: global memory
-  size_t device_offset = 0;  // shared memory: where it would lie on the device
+  size_t device_offset = 0;  // shared memory: the offset that it would have on the device
 };
 
 struct SharedKey {
@@ -75,7 +75,7 @@ struct Block {
   uint32_t epoch = 0;  // barriers passed
   Loc barrier_loc{};
   Barrier barrier_kind = Barrier::kPlain;
-  int sum = 0, all = 1, any = 0;  // of the barrier being gathered
+  int sum = 0, all = 1, any = 0;  // of the current barrier
   int count_result = 0, and_result = 0, or_result = 0;
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
@@ -87,7 +87,7 @@ struct Block {
 struct Report {
   std::string kind, text, kernel, file;
   int line = 0;
-  uintptr_t pc = 0, other_pc = 0;  // 0: `file` and `line` are known
+  uintptr_t pc = 0, other_pc = 0;  // 0 if `file` and `line` are known
   std::string block, thread;
   int64_t count = 1;
 };
@@ -106,7 +106,7 @@ struct Runtime {
   uint32_t preempt_below = 0;
   std::vector<Report> reports;
   std::map<std::string, size_t> report_index;
-  bool aborted = false;  // a launch of this call could not go on
+  bool aborted = false;  // a launch of this call was aborted
 
   // the running launch
   const char* kernel = "";
@@ -120,28 +120,28 @@ struct Runtime {
   Context host;
   std::vector<Block> blocks;  // resident
   std::vector<Fiber*> ready;
-  std::vector<uint64_t> order;  // blocks still to come, the next at the back
-  int unfinished = 0;           // resident blocks with live threads
+  std::vector<uint64_t> order;  // blocks not yet started, the next one last
+  int unfinished = 0;           // number of resident blocks with live threads
 };
 
 extern Runtime runtime;
-extern Fiber* current;  // null: host code runs
+extern Fiber* current;  // null while host code runs
 
 uint32_t draw(uint32_t n);  // uniform in [0, n)
 
-// Leaves the running fiber, which stays ready.
+// Suspends the running fiber, which stays ready.
 void yield();
-// Leaves it until wake_fiber.
+// Suspends it until wake_fiber.
 void sleep_fiber(State state, Loc loc);
 void wake_fiber(Fiber& fiber);
-// A lane of the warp has ended: operations that awaited it end or are reported.
+// Called when a lane of the warp ends: operations that wait for it complete or are reported.
 void lane_left(Warp& warp);
-// Leaves the launch: called in a fiber, never returns. The reports say why.
+// Aborts the launch; called in a fiber, never returns. The reports say why.
 [[noreturn]] void abandon();
 
 Report& report(const std::string& kind, const std::string& text, Loc loc, uintptr_t pc = 0, uintptr_t other_pc = 0);
 
-// Starts and ends a Python call.
+// Begin and end of a Python call.
 void begin_call(const Options& options);
 void end_call();
 

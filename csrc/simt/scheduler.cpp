@@ -36,7 +36,7 @@ Fiber* take_ready() {
   return f;
 }
 
-// Runs another fiber, or the host if none is ready.
+// Resumes another fiber, or the host if none is ready.
 void leave(bool forget) {
   if (++runtime.switches > runtime.options.max_switches) {
     if (!runtime.aborted) report("livelock", "the launch does not end", {runtime.kernel, 0});
@@ -147,11 +147,11 @@ void report_deadlock() {
     for (uint32_t t = 0; t < b.threads; ++t) {
       Fiber& f = b.fibers[t];
       if (f.state == State::kDone) continue;
-      current = &f;  // names block and thread
+      current = &f;  // so that the report names block and thread
       if (f.state == State::kMeeting) {
-        report("shuffle-absent-lane", "lanes named in the mask never come to this warp operation", f.waiting);
+        report("shuffle-absent-lane", "lanes named in the mask never reach this warp operation", f.waiting);
       } else {
-        report("deadlock", "threads wait at this barrier for threads that never come", f.waiting);
+        report("deadlock", "threads wait at this barrier for threads that never reach it", f.waiting);
       }
     }
   }
@@ -159,7 +159,7 @@ void report_deadlock() {
   runtime.aborted = true;
 }
 
-// How many threads of a resident block have ended tells which slots are free.
+// Runs all blocks; a slot is free once all threads of its block have ended.
 void run_blocks() {
   const size_t slots =
       std::min<size_t>({static_cast<size_t>(std::max(1, runtime.options.resident)), kSlots - 1, runtime.order.size()});

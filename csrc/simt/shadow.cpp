@@ -1,9 +1,9 @@
-// Shadow memory: for every four bytes of device memory, the region they belong to, which of them have been written,
-// the last write and the last read. Two accesses of one launch race unless one is ordered before the other:
+// Shadow memory: for every four bytes of device memory, the region that they belong to, which of them have been
+// written, the last write and the last read. Two accesses of one launch race unless one is ordered before the other:
 //   - same thread, or same block with a barrier between them;
-//   - same warp, when a __syncwarp between them joins both lanes (a shuffle orders no memory);
+//   - same warp, with a __syncwarp of both lanes between them (a shuffle does not order memory);
 //   - different blocks: write, __threadfence, atomic (or volatile store) on a location; atomic (or volatile load) there
-//     by the other block, then the access. Barriers inside both blocks carry this on to their other threads.
+//     by the other block, then the access. Barriers extend this to the blocks' other threads.
 // Atomics do not race with atomics.
 #include "simt/shadow.h"
 
@@ -20,19 +20,19 @@ namespace {
 
 enum Flags : uint8_t { kAtomicFlag = 1, kManyWarps = 2, kManyBlocks = 4 };
 
-// Last reads of several lanes of one warp share a record: `lanes` names them, `clock` is the greatest of theirs.
+// The last reads of several lanes of a warp share a record: `lanes` is their set, `clock` the latest of their clocks.
 struct Record {
   Stamp stamp;
   uintptr_t pc;
   uint32_t lanes;
-  uint8_t bytes;  // which of the four
+  uint8_t bytes;  // mask of the four
   uint8_t flags;
 };
 
 struct Cell {
   Record write, read;
   uint32_t region;
-  uint8_t written;  // which of the four bytes
+  uint8_t written;  // mask of the four bytes
 };
 
 Cell* cells = nullptr;
@@ -92,11 +92,11 @@ void report_race(const Record& old, bool old_writes, Access access, uintptr_t ad
   if (r.count > 1) return;
   r.text = std::string(verb(access)) + " " + place(region, address) + ", which thread " +
            std::to_string(old.stamp.thread) + " of " + (other_block ? "another block " : "the block ") +
-           (old_writes ? "writes" : "reads") + " with nothing to order the two";
+           (old_writes ? "writes" : "reads") + " without any ordering between the two";
 }
 
 void merge_read(Record& old, const Record& read, const Fiber& f) {
-  // A record says which bytes and which lanes, not which lane read which byte: reads of other bytes are not joined.
+  // A record holds bytes and lanes, but not which lane read which byte, so reads of other bytes are not merged.
   if (old.stamp.launch != runtime.launch || before(old, f) || !(old.bytes & read.bytes)) {
     old = read;
     return;
@@ -122,7 +122,7 @@ void check_cell(Cell& c, uintptr_t address, uintptr_t end, uintptr_t cell, Acces
   if (access != Access::kWrite && (bytes & ~c.written)) {
     const Region& region = arena.regions[c.region];
     Report& r = report("uninitialized-read", "", {nullptr, 0}, pc);
-    if (r.count == 1) r.text = "reads " + place(region, first) + ", which nothing has written";
+    if (r.count == 1) r.text = "reads " + place(region, first) + ", which has not been written";
     c.written |= bytes;
   }
   const bool both_atomic = atomic && (c.write.flags & kAtomicFlag);

@@ -1,4 +1,4 @@
-// Shadow memory of the checked build (SVGDX_SIMT_CHECKED); the other builds have none and these do nothing.
+// Shadow memory of the checked build (SVGDX_SIMT_CHECKED); in the other builds these functions do nothing.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@ void shadow_fence(Fiber& fiber);
 void shadow_barrier(Block& block);
 void shadow_finish_warp(Warp& warp);
 
-// What one access of the source cost, all launches of a call together.
+// The cost of one access in the source, over all launches of a call.
 struct LineCount {
   uintptr_t pc = 0;
   std::string kernel;
@@ -28,7 +28,7 @@ struct LineCount {
   int64_t accesses = 0;                          // by single lanes
   int64_t requests = 0;                          // by warps
   int64_t sectors = 0;                           // global: 32-byte sectors moved
-  int64_t bytes = 0;                             // global: distinct bytes asked for
+  int64_t bytes = 0;                             // global: distinct bytes requested
   int64_t wavefronts = 0, least_wavefronts = 0;  // shared
 };
 std::vector<LineCount> shadow_counters();

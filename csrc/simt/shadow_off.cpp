@@ -1,4 +1,4 @@
-// The fast and the asan build keep no shadow memory of their own.
+// The fast and asan builds have no shadow memory.
 #include "simt/shadow.h"
 
 namespace simt {

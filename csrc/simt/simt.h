@@ -1,14 +1,12 @@
-// The host SIMT harness: what a kernel sees when the host's compiler reads it (-DSVGDX_SIMT) in place of nvcc.
+// The host SIMT harness: what a kernel sees if the host compiler (-DSVGDX_SIMT) compiles it instead of nvcc.
 //
-// How to write a kernel that both compilers take
-//   #include "common/cuda/simt_macros.cuh"   // shared memory, carving, launches, unrolling: the macros are listed
-//   there Everything else is plain CUDA: __global__, __device__, __launch_bounds__, threadIdx ..., __syncthreads() and
-//   its _count/_or/_and forms, __syncwarp(mask), __shfl_sync/_up/_down/_xor, __ballot_sync, __any_sync, __all_sync,
-//   __match_any_sync, __reduce_{add,min,max,and,or,xor}_sync, atomics on integers, __threadfence[_block], __ldg,
-//   float2/float4/double2/int4/uint4 loads, exp2f, __expf, rsqrtf, min/max, fma, warpSize.
-//   Shared memory comes from SVGDX_SHARED, SVGDX_DYNAMIC_SHARED or SVGDX_CARVE only; to reuse an array for other
-//   data, cast its pointer. Inline PTX only inside `#ifndef SVGDX_SIMT`, with a host version beside it.
-//   A `.cuh` includes no torch header; a launch function takes `void* stream`.
+// How to write a kernel that both compilers accept
+//   - Include common/cuda/simt_macros.cuh, which lists the macros for shared memory, carving, launches and unrolling.
+//   - Everything else is plain CUDA: the vector types of cuda_types.h and the functions of cuda_intrinsics.h.
+//   - Shared memory comes only from SVGDX_SHARED, SVGDX_DYNAMIC_SHARED or SVGDX_CARVE; to reuse an array for other
+//   data,
+//     cast its pointer. Inline PTX goes inside `#ifndef SVGDX_SIMT`, with a host version beside it.
+//   - A `.cuh` includes no torch header; a launch function takes `void* stream`.
 //
 // How to run one: python_tests/simt/harness.py builds csrc/simt on first use (three builds: fast, checked, asan):
 //   simt = harness.load("fast")
@@ -16,18 +14,18 @@
 //   simt.call("field_forward.float", {"x": x, "phi": harness.out(phi), ...}, seed=0)           bind_svgd.cpp
 // Both return a Result with `.reports` (empty: nothing wrong) and, in the checked build, `.counters`.
 //
-// What runs: every CUDA thread is a fiber on one OS thread; `resident` blocks are interleaved; which fiber goes on
-// next is drawn at random from `seed`. A fiber is left at a barrier, at a warp operation, at a fence and, in the
-// checked build with probability `preempt`, before any memory access.
+// What runs: every CUDA thread is a fiber on one OS thread; `resident` blocks are interleaved; the next fiber is drawn
+// at random from `seed`. Fibers are switched at barriers, warp operations and fences and, in the checked build, with
+// probability `preempt` before any memory access.
 // What is reported, in every build: barriers reached on different lines or missed by threads that returned
 // (barrier-divergence), warp operations with absent lanes (shuffle-absent-lane) or with a mask that lacks the caller
 // (mask-mismatch), deadlock, livelock, invalid-launch, shared-overflow. In the checked build also out-of-bounds,
 // uninitialized-read, shared-race, global-race, unwritten-output, misaligned, illegal-address (shadow.h).
-// What is not seen: memcpy and memset called by name; an index that lands inside another array; a race whose older
-// access has since been overwritten in the shadow (one write and one group of reads of the same bytes are remembered
-// per four bytes; other seeds show it); reorderings that a weak memory model allows beyond those reported as races. The
-// counters know neither caches nor registers, and take lanes to be one request when they make the same access equally
-// often since the last barrier. Atomics are not counted.
+// What is not detected: memcpy and memset called by name; an index that falls inside another array; a race whose older
+// access has since been overwritten in the shadow (which remembers one write and one group of reads of the same bytes
+// per four bytes; other seeds expose it); reorderings that a weak memory model allows beyond those reported as races.
+// The counters model neither caches nor registers, and treat lanes as one request if they make the same access with the
+// same number of occurrences since the last barrier. Atomics are not counted.
 #pragma once
 
 #include <algorithm>
@@ -48,8 +46,8 @@
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 
-// Code of the harness itself is not watched. noinline: the call keeps its own line, and GCC does not inline it into
-// watched code.
+// Excludes the harness's own code from the checks. noinline keeps the call's line and prevents GCC from inlining it
+// into checked code.
 #define SIMT_UNWATCHED __attribute__((no_sanitize("thread"), noinline))
 #define SIMT_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
@@ -60,7 +58,7 @@ struct Loc {
   int line;
 };
 
-// A const function: GCC may keep the value in a register, which never changes during a thread's life.
+// const functions: the value never changes during a thread's life, so GCC may keep it in a register.
 uint3 thread_index() __attribute__((const));
 uint3 block_index() __attribute__((const));
 dim3 block_dim() __attribute__((const));
@@ -75,14 +73,13 @@ uint64_t shuffle(unsigned mask, uint64_t bits, int source_lane, Loc loc);
 unsigned vote(unsigned mask, bool predicate, Loc loc);
 void gather(unsigned mask, uint64_t bits, uint64_t (&all)[32], Loc loc);
 int lane();
-unsigned active_mask();
 void fence(bool device_wide);
 
 void* static_shared(const void* key, size_t bytes, size_t align, const char* name, const char* file, int line);
 void* dynamic_shared(const char* name, const char* file, int line);
 void* carve_shared(size_t offset, size_t bytes, const char* name, const char* file, int line);
 
-// Told of an atomic before it happens.
+// Called before an atomic operation.
 void atomic_access(const volatile void* address, int bytes, const void* pc);
 
 void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, void (*invoke)(void*), void* closure,

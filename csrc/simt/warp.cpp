@@ -1,4 +1,4 @@
-// Warp operations: lanes named in a mask meet, exchange values and go on.
+// Warp operations: the lanes named in a mask meet, exchange values and continue.
 #include "simt/runtime.h"
 #include "simt/shadow.h"
 
@@ -44,7 +44,7 @@ Meeting& find(Warp& w, WarpOp op, uint32_t mask, Loc loc) {
   return m;
 }
 
-// Returns when every named lane has come. The caller reads values and then calls taken().
+// Returns when every named lane has arrived. The caller reads the values and then calls taken().
 Meeting& meet(WarpOp op, uint32_t mask, uint64_t bits, Loc loc) {
   Fiber& f = *current;
   const uint32_t bit = 1u << f.lane;
@@ -87,7 +87,7 @@ uint64_t shuffle(unsigned mask, uint64_t bits, int source_lane, Loc loc) {
   if (m.arrived >> source_lane & 1) {
     result = m.value[source_lane];
   } else {
-    report("shuffle-absent-lane", "reads lane " + std::to_string(source_lane) + ", which takes no part", loc);
+    report("shuffle-absent-lane", "reads lane " + std::to_string(source_lane) + ", which does not participate", loc);
   }
   taken(m);
   return result;
@@ -111,8 +111,6 @@ void gather(unsigned mask, uint64_t bits, uint64_t (&all)[32], Loc loc) {
 }
 
 int lane() { return current->lane; }
-unsigned active_mask() { return current->warp->live; }
-
 void fence(bool device_wide) {
   if (device_wide) shadow_fence(*current);
   yield();

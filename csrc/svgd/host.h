@@ -1,5 +1,5 @@
-// The SVGD ops between torch and a backend: argument checks, compute types, outputs, scratch. Written once; the CPU
-// and the CUDA library instantiate SvgdOps with their own Backend.
+// Host layer of the SVGD ops between torch and a backend: argument checks, compute types, outputs, scratch. Written
+// once; the CPU and CUDA libraries instantiate SvgdOps with their own Backend.
 #pragma once
 
 #include <tuple>
@@ -10,7 +10,7 @@
 
 namespace svgdx {
 
-// Particles x (..., M, D) with scores, their leading shape flattened to one batch.
+// Particles x (..., M, D) with their scores; the leading dimensions are flattened into one batch.
 struct Particles {
   const char* op;
   Sizes shape, lead, rows_shape;  // (..., M, D), (...), (..., M)
@@ -48,7 +48,7 @@ struct Particles {
     check_device(op, name, *t, x);
     return as_dense(*t, compute);
   }
-  // An input beside x; upstream gradients may differ in dtype, inputs may not.
+  // A further input, which must have the dtype of x; upstream gradients need not.
   OptionalTensor input_like_x(const char* name, const OptionalTensor& t) const {
     if (t) check_same_dtype(op, name, *t, input);
     return like_x(name, t);
@@ -91,7 +91,7 @@ struct SvgdOps {
     Backend::template field_backward<T>(args, scratch.mutable_data_ptr(), Backend::stream(p.x));
   }
 
-  // dL/dbandwidth or dL/dstep: the rows' parts summed, in the shape and dtype of the number they belong to.
+  // dL/dbandwidth or dL/dstep: sums the rows' contributions into the shape and dtype of that argument.
   template <class T>
   static Tensor sum_rows(const Particles& p, const Tensor& rows, const Tensor& number, PerBatch<T> divisor) {
     const Tensor per_batch = new_empty(p.x, p.lead, p.compute);
@@ -107,7 +107,7 @@ struct SvgdOps {
       result = new_empty(p.x, {}, p.compute);
       Backend::template row_sum<T>(1, p.batch, data<T>(per_batch), T(1), {}, out<T>(result), Backend::stream(p.x));
     }
-    return as_type(result, number.scalar_type());  // on x's device: a 0-d number's gradient may be anywhere
+    return as_type(result, number.scalar_type());  // on x's device: the gradient of a 0-d tensor may be on any device
   }
 
   static Tensor svgd_phi(const Tensor& x, const Tensor& score, const Tensor& bandwidth) {
@@ -184,7 +184,7 @@ struct SvgdOps {
     return args;
   }
 
-  // log_q and hessian_trace may be wider than a half-precision x; the sum is then formed in their dtype's compute type.
+  // log_q and hessian_trace may be float32 even if x is in half precision; the sum is formed in float32.
   static void check_log_q(const Particles& p, const char* name, const Tensor& t, const Tensor& x) {
     check_floating(p.op, name, t);
     const ScalarType type = t.scalar_type();
@@ -265,7 +265,7 @@ struct SvgdOps {
     const int64_t rows = shape[shape.size() - 2];
     const Tensor points = as_dense(query, p.compute);
     const Sizes rows_shape(shape.begin(), shape.end() - 1);
-    const bool none = p.count == 0 || p.dim == 0;  // no particle: the field is zero
+    const bool none = p.count == 0 || p.dim == 0;  // without particles the field is zero
     const Tensor phi = none ? new_zeros(p.x, shape, p.compute) : new_empty(p.x, shape, p.compute);
     const Tensor divergence = none ? new_zeros(p.x, rows_shape, p.compute) : new_empty(p.x, rows_shape, p.compute);
     typed(p.compute, [&](auto zero) {

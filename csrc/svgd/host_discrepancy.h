@@ -1,4 +1,4 @@
-// ksd and median_distance between torch and a backend. See host.h.
+// Host layer of ksd and median_distance. See svgd/host.h.
 #pragma once
 
 #include "svgd/host.h"
@@ -9,7 +9,7 @@ template <class Backend>
 struct DiscrepancyOps : SvgdOps<Backend> {
   using Base = SvgdOps<Backend>;
 
-  // The U-statistic divides the Stein summands by M (M - 1), the V-statistic by M^2; 1/M of it is in phi and t.
+  // The U-statistic divides the Stein summands by M (M - 1), the V-statistic by M^2; phi and t already include 1/M.
   static double divisor(const Particles& p, bool unbiased) { return double(p.count - (unbiased ? 1 : 0)); }
 
   static void check_count(const Particles& p, bool unbiased) {
@@ -35,8 +35,8 @@ struct DiscrepancyOps : SvgdOps<Backend> {
     return p.result(result);
   }
 
-  // L = c sum_i [ s_i . phi_i + t_i - (U: s_i . s_i / M) + (V: beta D / M) ], c = grad / divisor: the pass of phi and t
-  // with upstream gradients c s_i and c, and the score's own factor c (phi_i - U: 2 s_i / M).
+  // L = c sum_i [ s_i . phi_i + t_i - (U: s_i . s_i / M) + (V: beta D / M) ], c = grad / divisor: the backward pass of
+  // phi and t with upstream gradients c s_i and c, plus c (phi_i - U: 2 s_i / M) in the score's gradient.
   static std::tuple<Tensor, Tensor, Tensor> ksd_backward(const Tensor& grad, const Tensor& x, const Tensor& score,
                                                          const Tensor& bandwidth, bool unbiased) {
     const typename Backend::Guard guard(x);
@@ -70,7 +70,7 @@ struct DiscrepancyOps : SvgdOps<Backend> {
     return result;
   }
 
-  // Euler's identity gives the same sum as for phi and t; the V-statistic's c beta D adds -2 c beta D to it.
+  // Euler's identity gives the same sum as for phi and t; the V-statistic's c beta D contributes another -2 c beta D.
   template <class T>
   static Tensor bandwidth_gradient(const Particles& p, const Tensor& euler, const Tensor& c, const Tensor& bandwidth,
                                    const Numbers<T>& sigma, bool unbiased) {

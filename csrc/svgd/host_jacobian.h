@@ -1,4 +1,4 @@
-// svgd_jacobian_sqnorm, svgd_logdet, ksd and median_distance between torch and a backend. See host.h.
+// Host layer of svgd_jacobian_sqnorm and svgd_logdet. See svgd/host.h.
 #pragma once
 
 #include "svgd/host.h"
@@ -6,9 +6,9 @@
 
 namespace svgdx {
 
-// Largest D for which A_i is built, D x D per particle; beyond it |J|^2 comes from Gram matrices.
+// Largest D for which A_i, D x D per particle, is formed; above it |J|^2 is computed from Gram matrices.
 constexpr int64_t kJacobianDim = 16;
-// (M, M) float64 numbers that the Gram route holds at once in one matrix.
+// float64 elements that the Gram route holds at once in a batch of (M, M) matrices.
 constexpr int64_t kGramNumbers = int64_t(1) << 20;
 
 template <class Backend>
@@ -17,7 +17,7 @@ struct JacobianOps : SvgdOps<Backend> {
 
   static void check_probe(const Particles& p, const OptionalTensor& probe, const OptionalTensor& hvp) {
     SVGDX_CHECK(probe.has_value() == hvp.has_value(), p.op, probe ? "hvp" : "probe",
-                " must be given too: probe and hvp go together");
+                " must be given as well: probe and hvp go together");
   }
 
   template <class T>
@@ -158,7 +158,7 @@ struct JacobianOps : SvgdOps<Backend> {
     return {p.result(grad_x), p.result(grad_score), grad_bandwidth, grad_step, p.result(grad_hessian)};
   }
 
-  // The Gram route: a few batch rows at a time, float64.
+  // The Gram route, in float64, for a few batch rows at a time.
   struct Gram {
     const Particles& p;
     Tensor beta;  // (batch, 1, 1)
@@ -212,8 +212,8 @@ struct JacobianOps : SvgdOps<Backend> {
     const Tensor grad_probe = new_empty(p.x, probe_shape, p.compute), grad_hvp = new_empty(p.x, probe_shape, p.compute);
     for (int64_t begin = 0; begin < p.batch; begin += gram.step()) {
       const int64_t n = std::min(gram.step(), p.batch - begin);
-      const gram::Chunk chunk(gram.rows(begin, n, probe, hvp), gram.beta_of(begin, n));
-      const gram::Gradients grads = gram::backward(chunk, as_type(gram.part(w, begin, n, 1), ScalarType::Double));
+      const gram::GramForward forward(gram.rows(begin, n, probe, hvp), gram.beta_of(begin, n));
+      const gram::Gradients grads = gram::backward(forward, as_type(gram.part(w, begin, n, 1), ScalarType::Double));
       gram.write(grad_x, begin, n, p.dim, grads.x);
       gram.write(grad_score, begin, n, p.dim, grads.score);
       gram.write(euler, begin, n, 1, grads.euler);

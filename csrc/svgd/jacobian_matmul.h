@@ -1,11 +1,11 @@
-// |J_i|_F^2 where D is too large to build A_i: from Gram matrices, O(M^2) per particle, by torch's matrix products.
+// |J_i|_F^2 if D is too large to form A_i: from Gram matrices, O(M^2) per particle, with torch's matrix products.
 //
 // With X centred, C = S - beta X, G = X X^T, F = C C^T, U = X C^T, a_ij = beta U_ij + beta^2 G_ii / 2,
 // b_ij = G_ii / 2 - G_ij:   z_ij . z_il = F_jl + a_ij + a_il,   r_ij . r_il = G_jl + b_ij + b_il,   so that
 //   |sum_j kappa_ij z_ij r_ij^T|^2 = [K (F o G) o K + 2 K b (K F) + 2 K a (K G) + 2 k K a b] summed over j
-//                                    + 2 (sum_j K a) (sum_j K b),   k_i = sum_j kappa_ij, j = i left out throughout.
-// The expansion cancels where particles lie far apart in units of sigma, so it is evaluated in float64. (M, M) matrices
-// only, for a few batch rows at a time.
+//                                    + 2 (sum_j K a) (sum_j K b),   k_i = sum_j kappa_ij, j = i excluded throughout.
+// The expansion cancels if particles are many sigma apart, so it is evaluated in float64. Only (M, M) matrices are
+// formed, for a few batch rows at a time.
 #pragma once
 
 #include <algorithm>
@@ -24,13 +24,13 @@ inline Tensor sum(const Tensor& a, int64_t dim) {
 inline Tensor rows(const Tensor& a) { return sum(a, -1); }
 inline Tensor dots(const Tensor& a, const Tensor& b) { return rows(a * b); }
 
-// What the route reads of a chunk of batch rows, all float64: x centred, C, v and h, (c, M, D), and the dots x.h, v.h
-// and h.h of a particle's own rows, (c, M, 3).
+// The route's inputs for a chunk of c batch rows, all float64: x centred, C, v and h, (c, M, D), and each particle's
+// dots x.h, v.h and h.h, (c, M, 3).
 struct Rows {
   Tensor x, c;
   OptionalTensor probe, hvp, dots;
 
-  // By torch's own ops. beta: (c, 1, 1).
+  // Computed with torch's own ops. beta: (c, 1, 1).
   Rows(const Tensor& x_in, const Tensor& score, const Tensor& beta, const OptionalTensor& probe_in,
        const OptionalTensor& hvp_in) {
     const Tensor all = as_type(x_in, ScalarType::Double);
@@ -50,11 +50,20 @@ struct Rows {
   Rows() = default;
 };
 
-// One chunk of batch rows. x, score, probe, hvp: (c, M, D); beta: (c, 1, 1); all float64.
-struct Chunk {
-  Tensor x, beta, inv_m2, half, two, dim;
-  OptionalTensor probe, hvp, x_hvp, probe_hvp, hvp_hvp;
-  Tensor c, g, f, u, g_diag, kernel, a, b, k, rho, tau, kf, kg, ke, sum_a, sum_b, sum_ab, p, q, zeta;
+// The intermediate results of |J_i|_F^2 for a chunk of c batch rows, all float64; the backward pass reuses them.
+struct GramForward {
+  Tensor x, beta;                            // X centred, (c, M, D); beta (c, 1, 1)
+  Tensor inv_m2, half, two, dim;             // 0-d constants: 1 / M^2, 1 / 2, 2, D
+  OptionalTensor probe, hvp;                 // v, h, (c, M, D)
+  OptionalTensor x_hvp, probe_hvp, hvp_hvp;  // x_i . h_i, v_i . h_i, |h_i|^2, (c, M, 1)
+  Tensor c;                                  // C = S - beta X, (c, M, D)
+  Tensor g, f, u, g_diag;                    // G = X X^T, F = C C^T, U = X C^T, (c, M, M); G_ii, (c, M, 1)
+  Tensor kernel, a, b;                       // K_ij = kappa_ij with a zero diagonal, a_ij, b_ij
+  Tensor rho;                                // rho_ij = r_ij . z_ij
+  Tensor kf, kg, ke;                         // K F, K G, K (F o G)
+  Tensor k, tau;                             // sum over j of K, K rho, (c, M, 1)
+  Tensor sum_a, sum_b, sum_ab;               // sum over j of K a, K b, K a b, (c, M, 1)
+  Tensor p, q, zeta;                         // p_ij = h_i . z_ij, q_ij = v_i . r_ij; sum over j of K p q
 
   Tensor number(double value) const {
     return torch::stable::full({}, value, ScalarType::Double, std::nullopt, x.device());
@@ -63,7 +72,7 @@ struct Chunk {
     return torch::stable::unsqueeze(aten("diagonal", "", m, int64_t(0), int64_t(-2), int64_t(-1)), -1);
   }
 
-  Chunk(const Rows& rows_in, const Tensor& beta_in)
+  GramForward(const Rows& rows_in, const Tensor& beta_in)
       : x(rows_in.x), beta(beta_in), probe(rows_in.probe), hvp(rows_in.hvp), c(rows_in.c) {
     if (probe) {
       Tensor all = *rows_in.dots;
@@ -80,7 +89,7 @@ struct Chunk {
     a = beta * u + half * beta * beta * g_diag;
     b = half * g_diag - g;
     Tensor diagonal = aten("diagonal", "", kernel, int64_t(0), int64_t(-2), int64_t(-1));
-    torch::stable::zero_(diagonal);  // r_ii = 0: j = i adds nothing, but its large terms would have to cancel
+    torch::stable::zero_(diagonal);  // r_ii = 0, so j = i contributes nothing, but its large terms would have to cancel
     k = rows(kernel);
     rho = u + beta * (g_diag - g) - transposed(diagonal_column(u));
     tau = dots(kernel, rho);
@@ -106,12 +115,12 @@ struct Chunk {
 };
 
 struct Gradients {
-  Tensor x, score, euler;  // euler: per particle; sums to sigma dL/dsigma
+  Tensor x, score, euler;  // euler: one number per particle; they sum to sigma dL/dsigma
   OptionalTensor probe, hvp;
 };
 
-// The adjoint of Chunk::sqnorm, line by line; bar(v) below is dL/dv. w: (c, M, 1), dL/d sqnorm.
-inline Gradients backward(const Chunk& m, const Tensor& w) {
+// The adjoint of GramForward::sqnorm, line by line; bar_v is dL/dv. w: (c, M, 1), dL/d sqnorm.
+inline Gradients backward(const GramForward& m, const Tensor& w) {
   const Tensor alpha = w * m.beta * m.beta * m.inv_m2, alpha2 = m.two * alpha;
   const Tensor ka = m.kernel * m.a, kb = m.kernel * m.b;
   Tensor bar_kernel = alpha2 * (m.ke + m.b * m.kf + m.a * m.kg + product(kb, m.f) + product(ka, m.g) + m.k * m.a * m.b +

@@ -1,4 +1,4 @@
-// Schemas of the SVGD ops, their overloads for plain numbers, and the CPU registration.
+// Schemas of the SVGD ops, their overloads for Python numbers, and their CPU registration.
 #include "common/cpu_device.h"
 #include "common/dispatch.h"
 #include "svgd/cpu/gram.h"

@@ -1,5 +1,5 @@
-// The mathematics of one pair (i, j), shared by every kernel. V is a scalar (CUDA) or a SIMD vector of rows (CPU).
-// Sums over the D dimensions are formed by the kernels; the formulas below combine them. Notation as in svgd.h.
+// The mathematics of one pair (i, j), shared by all kernels. V is a scalar (CUDA) or a SIMD vector of rows (CPU).
+// The kernels form the sums over the D dimensions; the formulas below combine them. Notation as in svgd/svgd.h.
 #pragma once
 
 #include "common/hd.h"
@@ -31,7 +31,7 @@ SVGDX_HD V grad_x(V g_i, V g_j, V h_i, V h_j, V z_ij, V z_ji, V r, V weight) {
   return (g_i - g_j) - h_i * z_ij + h_j * z_ji - weight * r;
 }
 
-// One dimension of dL/ds_i, without kappa / M: the part of every row j that reads s_i.
+// One dimension of dL/ds_i, without kappa / M: what each row j that reads s_i contributes.
 template <class V>
 SVGDX_HD V grad_score(V g_j, V h_j, V beta, V r_ij) {
   return g_j + beta * h_j * r_ij;
@@ -44,7 +44,7 @@ SVGDX_HD V jacobian_radial(V trace_sum, V z_dot_a, V w_dot_b) {
   return trace_sum - z_dot_a + w_dot_b;
 }
 
-// One dimension of dL/dx_k, without -kappa beta / M and without B_k^T z_kj, whose B_k leaves the sum over j:
+// One dimension of dL/dx_k, without -kappa beta / M and without B_k^T z_kj, from which B_k is factored out of the sum:
 //   beta (radial r + a + b) - B_j^T w
 template <class V>
 SVGDX_HD V jacobian_grad_x(V beta, V radial, V r, V a_plus_b, V bt_w) {

@@ -1,4 +1,4 @@
-// The SVGD family: what the host layer hands to a backend, and the functions each backend provides.
+// The SVGD family: the arguments that the host layer passes to a backend, and the functions that each backend provides.
 //
 // Notation (Liu & Wang 2016; Messaoud et al. 2024, 2026): particles x_j with scores s_j = grad log p(x_j), bandwidth
 // sigma, beta = 1 / sigma^2, r_ij = x_i - x_j, kappa_ij = exp(-beta |r_ij|^2 / 2), z_ij = s_j + beta r_ij. Then
@@ -12,7 +12,7 @@
 
 namespace svgdx {
 
-// Rows are evaluated against columns; columns are the M particles.
+// The field is evaluated at the rows; the columns are the M particles.
 struct FieldShape {
   int64_t batch, rows, cols, dim;
 };
@@ -21,24 +21,25 @@ struct FieldShape {
 template <class T>
 struct FieldArgs {
   FieldShape shape = {};
-  const T* query = nullptr;  // (batch, rows, dim); equals x when `self`
+  const T* query = nullptr;  // (batch, rows, dim); x itself if `self`
   const T* x = nullptr;      // (batch, cols, dim)
   const T* score = nullptr;  // (batch, cols, dim)
   PerBatch<T> bandwidth = {};
   bool self = false;   // rows are the particles: the trace leaves out j = i
-  T* phi = nullptr;    // (batch, rows, dim), or with `step`: x + step * phi; null: not wanted
-  T* trace = nullptr;  // (batch, rows), or with `step`: log_q - step * (t + hessian_trace / M); null: not wanted
-  T* stein = nullptr;  // (batch, rows): score_i . phi_i + t_i, the Stein identity summand; needs self; null: not wanted
+  T* phi = nullptr;    // (batch, rows, dim), or with `step`: x + step * phi; null if not requested
+  T* trace = nullptr;  // (batch, rows), or with `step`: log_q - step * (t + hessian_trace / M); null if not requested
+  T* stein =
+      nullptr;  // (batch, rows): score_i . phi_i + t_i, the Stein identity summand; needs self; null if not requested
   bool stein_diagonal = false;       // stein counts j = i (V-statistic)
-  PerBatch<T> step = {};             // null data: no update
+  PerBatch<T> step = {};             // null data if there is no update
   const T* log_q = nullptr;          // (batch, rows), with step
   const T* hessian_trace = nullptr;  // (batch, rows) or null, with step
 };
 
-// Backward of the same. A row gathers from all columns, both as a query (its own upstream gradient against the
-// columns' scores) and as a particle (its own score against the columns' upstream gradients), so nothing is scattered.
-// A null array stands for zeros. Upstream gradients enter as g = step * grad_phi and h = -step * grad_trace when step
-// is given (svgd_step), and grad_x then also receives grad_phi itself (x' = x + ...).
+// Backward of the same. Each row gathers from all columns, both as a query (its own upstream gradient with the columns'
+// scores) and as a particle (its own score with the columns' upstream gradients), so nothing is scattered. A null array
+// means zeros. With a step (svgd_step), the upstream gradients are g = step * grad_phi and h = -step * grad_trace, and
+// grad_x also receives grad_phi itself (x' = x + ...).
 template <class T>
 struct FieldGradArgs {
   FieldShape shape = {};
@@ -54,15 +55,18 @@ struct FieldGradArgs {
   const T* col_grad_trace = nullptr;
   PerBatch<T> bandwidth = {};
   PerBatch<T> step = {};
-  const T* hessian_trace = nullptr;  // (batch, rows) or null; enters `dot` only
-  PerBatch<T> origin = {};  // dim numbers per batch row: a point near the particles, from which `euler` measures x
-  T* grad_x = nullptr;      // (batch, rows, dim)
-  T* grad_score = nullptr;  // (batch, rows, dim); null: not wanted
-  T* euler = nullptr;       // (batch, rows): -g.phi - 2 h t - (x - origin).grad_x + score.grad_score without the step's
-                       // identity path; its sum over all rows is sigma * dL/dsigma, because phi and t are homogeneous
-                       // of degree -1 and -2 under (x, score, sigma) -> (l x, score / l, l sigma); null: not wanted
-  T* dot = nullptr;  // (batch, rows): grad_phi.phi - grad_trace (t + hessian_trace / M), row's part of dL/dstep; null:
-                     // not wanted
+  const T* hessian_trace = nullptr;  // (batch, rows) or null; used by `dot` only
+  PerBatch<T> origin =
+      {};               // dim numbers per batch row: a point near the particles, relative to which `euler` measures x
+  T* grad_x = nullptr;  // (batch, rows, dim)
+  T* grad_score = nullptr;  // (batch, rows, dim); null if not requested
+  // (batch, rows): -g.phi - 2 h t - (x - origin).grad_x + score.grad_score without the step's identity path. It sums to
+  // sigma * dL/dsigma, because phi and t are homogeneous of degree -1 and -2 under (x, score, sigma) -> (l x, score /
+  // l, l sigma). Null if not requested.
+  T* euler = nullptr;
+  // (batch, rows): grad_phi.phi - grad_trace (t + hessian_trace / M), the row's share of dL/dstep; null if not
+  // requested.
+  T* dot = nullptr;
 };
 
 // J_i = A_i + H_i / M with A_i = (beta/M) [ (sum_{j != i} kappa_ij) I - sum_j kappa_ij z_ij r_ij^T ].
@@ -88,16 +92,16 @@ struct JacobianGradArgs {
   T* adjoint = nullptr;          // scratch (batch, particles, dim, dim): dL/dA_i
   T* grad_x = nullptr;
   T* grad_score = nullptr;
-  T* euler =
-      nullptr;  // (batch, particles): -2 <dL/dA_i, A_i> - x.grad_x + score.grad_score; its sum is sigma dL/dsigma
+  // (batch, particles): -2 <dL/dA_i, A_i> - x.grad_x + score.grad_score; sums to sigma dL/dsigma.
+  T* euler = nullptr;
   T* grad_probe = nullptr;    // or null
   T* grad_hvp = nullptr;      // or null
-  T* grad_step = nullptr;     // (batch, particles), row's part; or null
+  T* grad_step = nullptr;     // (batch, particles), the row's share; or null
   T* grad_hessian = nullptr;  // (batch, particles, dim, dim) or null
 };
 
 // Each backend defines these for float and double. `scratch` points to as many bytes of device memory as the matching
-// *_scratch function asks for (it may ask for none); `stream` is a cudaStream_t, or null on the CPU.
+// *_scratch function returns (possibly zero); `stream` is a cudaStream_t, or null on the CPU.
 #define SVGDX_DECLARE_SVGD_BACKEND                                                                              \
   template <class T>                                                                                            \
   int64_t field_forward_scratch(const FieldArgs<T>& args);                                                      \
@@ -117,7 +121,7 @@ struct JacobianGradArgs {
   template <class T>                                                                                            \
   void median_distance(int64_t batch, int64_t particles, int64_t dim, const T* x, T* out, void* scratch,        \
                        void* stream);                                                                           \
-  /* out[b] = scale * sum_n in[b, n], summed in a fixed order, divided by divisor[b] when given */              \
+  /* out[b] = scale * sum_n in[b, n], summed in a fixed order, divided by divisor[b] if given  */               \
   template <class T>                                                                                            \
   void row_sum(int64_t batch, int64_t n, const T* in, T scale, PerBatch<T> divisor, T* out, void* stream);
 

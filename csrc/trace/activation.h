@@ -1,5 +1,5 @@
-// Activations with their first and second derivatives, as autograd has them, in one evaluation. V is a number or a SIMD
-// vector of numbers C; Math gives its exponentials (trace/cpu/vec_math.h, trace/cuda/math.cuh).
+// Activations with their first and second derivatives, equal to autograd's, in one evaluation. V is a number C or a
+// SIMD vector of them; Math provides exponentials (trace/cpu/vec_math.h, trace/cuda/math.cuh).
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ struct Jet {
   V value, first, second;
 };
 
-// The logistic function s and 1 - s, neither by a difference, from e = exp(-|z|).
+// The logistic function s and 1 - s, both computed without a difference, from e = exp(-|z|).
 template <class Math>
 SVGDX_HD Jet<typename Math::V> silu_jet(typename Math::V z) {
   using V = typename Math::V;
@@ -26,7 +26,7 @@ SVGDX_HD Jet<typename Math::V> silu_jet(typename Math::V z) {
   return {z * s, s + z * s * rest, s * rest * (one + one + z * (rest - s))};
 }
 
-// Above 20 torch's softplus is the identity, its derivatives those of it.
+// Above 20, torch's softplus and its derivatives are those of the identity.
 template <class Math>
 SVGDX_HD Jet<typename Math::V> softplus_jet(typename Math::V z) {
   using V = typename Math::V;
@@ -45,8 +45,8 @@ SVGDX_HD Jet<typename Math::V> tanh_jet(typename Math::V z) {
   return {t, first, -two * t * first};
 }
 
-// Phi the normal distribution function, torch's approximate="none"; from its smaller tail, so that neither loses
-// digits.
+// z Phi(z), where Phi is the normal distribution function (torch's approximate="none"), computed from the smaller tail,
+// so that no digits are lost.
 template <class Math>
 SVGDX_HD Jet<typename Math::V> gelu_jet(typename Math::V z) {
   using V = typename Math::V;
@@ -56,7 +56,7 @@ SVGDX_HD Jet<typename Math::V> gelu_jet(typename Math::V z) {
   return {z * phi, phi + z * density, density * (Math::splat(2) - z * z)};
 }
 
-// At 0 the second derivative is that of the right side, as autograd takes it.
+// At 0 the second derivative is that from the right, as in autograd.
 template <class Math>
 SVGDX_HD Jet<typename Math::V> elu_jet(typename Math::V z) {
   using V = typename Math::V;
@@ -68,7 +68,7 @@ template <class Math>
 SVGDX_HD Jet<typename Math::V> relu_jet(typename Math::V z) {
   using V = typename Math::V;
   const V zero = V{};
-  // A NaN stays one.
+  // NaN propagates.
   return {z <= zero ? zero : z, z > zero ? Math::splat(1) : zero, zero};
 }
 
@@ -94,7 +94,7 @@ struct ActivationTag {
   static constexpr Activation kind = kKind;
 };
 
-// Calls f with the tag of an activation, so that no inner loop asks which it is.
+// Calls f with the tag of an activation, so that inner loops need not test for it.
 template <class F>
 SVGDX_HD void with_activation(Activation kind, F f) {
   switch (kind) {

@@ -1,4 +1,4 @@
-// The scaled complementary error function exp(x^2) erfc(x), which stays a number where erfc underflows.
+// The scaled complementary error function exp(x^2) erfc(x), which stays positive where erfc underflows.
 #pragma once
 
 #include "common/hd.h"
@@ -12,9 +12,10 @@ SVGDX_HD typename Math::V polynomial(const double (&coefficients)[kTerms], typen
   return sum;
 }
 
-// For x >= 0; beyond the limit, where erfc is below the smallest normal number, its value there. Relative error below
-// 4 eps: (x + 3) erfcx(x) is a polynomial in u, which runs from -1 at 0 to 1 at the limit and is linear in 1 / (x + 3);
-// its coefficients are those of the truncated Chebyshev series (the mapping: Shepherd & Laframboise, Math. Comp. 1981).
+// For x >= 0. Beyond the limit, where erfc is below the smallest normal number, returns the value at the limit. The
+// relative error is below 4 eps: (x + 3) erfcx(x) is a polynomial in u, which runs from -1 at 0 to 1 at the limit and
+// is linear in 1 / (x + 3), with the coefficients of the truncated Chebyshev series (the mapping is that of Shepherd &
+// Laframboise, Math. Comp. 1981).
 template <class Math>
 SVGDX_HD typename Math::V erfcx_nonnegative(typename Math::V x) {
   using V = typename Math::V;

@@ -1,4 +1,4 @@
-// The per-element mathematics of the probe estimators, for both backends.
+// The per-element mathematics of the probe estimators, shared by both backends.
 #pragma once
 
 #include <cstdint>
@@ -8,11 +8,11 @@
 
 namespace svgdx {
 
-// One Philox block gives 128 signs: element i takes bit i % 128 of the block whose counter is i / 128.
+// One Philox block gives 128 signs: element i uses bit i % 128 of the block with counter i / 128.
 constexpr int64_t kSignsPerBlock = 128;
 constexpr int kSignsPerWord = 32;
 
-// +1 where the bit is clear, -1 where it is set: the bit is the number's sign bit.
+// +1 if the bit is clear, -1 if it is set: the bit becomes the number's sign bit.
 template <class S>
 SVGDX_HD S sign_of(uint32_t word, int bit) {
   const uint32_t sign = word >> bit & 1u;
@@ -28,8 +28,8 @@ SVGDX_HD S sign_of(uint32_t word, int bit) {
   }
 }
 
-// Adds the (count + 1)th value to a running mean and sum of squared deviations: Welford, Technometrics 1962. Unlike a
-// difference of sums, the variance keeps its digits where the mean is large beside it.
+// Adds the (count + 1)th value to a running mean and sum of squared deviations (Welford, Technometrics 1962). Unlike a
+// difference of sums, the variance stays accurate if the mean is much larger.
 template <class C>
 SVGDX_HD void add_to_moments(C value, int64_t count, C& mean, C& squares) {
   const C off = value - mean;
@@ -37,7 +37,7 @@ SVGDX_HD void add_to_moments(C value, int64_t count, C& mean, C& squares) {
   squares += off * (value - mean);
 }
 
-// With divisor V - 1; one value says nothing about its own spread.
+// The sample variance, with divisor V - 1; NaN for a single value.
 template <class C>
 SVGDX_HD C sample_variance(C squares, int64_t probes) {
   return probes > 1 ? squares / C(probes - 1) : C(__builtin_nanf(""));

@@ -1,5 +1,5 @@
-// The ops of the trace family between torch and a backend: argument checks and outputs. Written once; the CPU and the
-// CUDA library instantiate TraceOps with their own Backend.
+// Host layer of the trace family's ops between torch and a backend: argument checks and outputs. Written once; the CPU
+// and CUDA libraries instantiate TraceOps with their own Backend.
 #pragma once
 
 #include <tuple>
@@ -27,7 +27,7 @@ struct TraceOps {
     return signs;
   }
 
-  // Contiguous probes and products of one shape, (V, ..., D).
+  // Contiguous probes and Hessian-vector products of the same shape, (V, ..., D).
   struct Pair {
     Tensor probe, hvp;
     Sizes lead;

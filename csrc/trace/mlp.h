@@ -1,5 +1,5 @@
 // The passes over rows between the matrix products of a multilayer perceptron's derivatives. All arrays are contiguous;
-// C is the type everything is computed in, float or double.
+// C is the compute type, float or double.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace svgdx {
 
-// What the argument of row r of a layer gets beside the product: bias, and in the first layer the condition's part.
+// What is added to the product to give a layer's argument: the bias and, in the first layer, the condition's part.
 template <class C>
 struct LayerShift {
   const C* bias;         // (width)
@@ -20,7 +20,7 @@ struct LayerShift {
   }
 };
 
-// The last layer, whose output is a number.
+// The last layer, which has one output.
 template <class C>
 struct MlpHead {
   const C* weight;  // (width), null below the last hidden layer
@@ -28,9 +28,9 @@ struct MlpHead {
   C* value;         // (rows)
 };
 
-// A hidden layer of value and tangent, z and z'. Below the last: h = a(z) and h' = a'(z) z' go to `stacked`, a'(z) and
-// a''(z) z' are kept. At the last: the value, and to `stacked` the gradient in z and its tangent, a'(z) w and a''(z) z'
-// w.
+// A hidden layer with value and tangent, z and z'. Below the last layer it writes h = a(z) and h' = a'(z) z' to
+// `stacked` and saves a'(z) and a''(z) z'. The last layer writes the value, and to `stacked` the gradient in z and its
+// tangent, a'(z) w and a''(z) z' w.
 template <class C>
 struct MlpForward {
   int64_t rows, width;
@@ -53,17 +53,17 @@ struct MlpReverse {
   C* stacked;  // (2 rows, width)
 };
 
-// A hidden layer of value, Laplacian and Jacobian: with J_d the derivatives of z and l its Laplacian,
-// h = a(z), a'(z) l + a''(z) sum_d J_d^2, a'(z) J_d. At the last layer each is summed with the head's weight.
+// A hidden layer with value, Laplacian and Jacobian: with J_d the derivatives of z and l its Laplacian, it computes
+// h = a(z), a'(z) l + a''(z) sum_d J_d^2 and a'(z) J_d. The last layer sums each of them with the head's weights.
 template <class C>
 struct MlpLaplacian {
   int64_t rows, dim, width;
   Activation activation;
   const C* argument;  // (rows, width): z without its shift
   LayerShift<C> shift;
-  const C* laplacian;       // (rows, width), or null: zero
+  const C* laplacian;       // (rows, width); null means zero
   const C* jacobian;        // (rows, dim, width)
-  int64_t jacobian_stride;  // from row to row: 0 where all share it
+  int64_t jacobian_stride;  // from row to row; 0 if all rows share one Jacobian
   C* stacked;               // ((dim + 2) rows, width): h, Laplacian, Jacobian; unused at the last layer
   MlpHead<C> head;
   C* score;  // (rows, dim), at the last layer

@@ -1,6 +1,6 @@
-// A multilayer perceptron's value, gradient and second derivatives between torch and a backend. Rows go in blocks of a
-// size that the shape alone decides; on the CPU one thread takes a block through all sweeps, so that what passes
-// between them stays in that core's cache.
+// Host layer of a multilayer perceptron's value, gradient and second derivatives. Rows are processed in blocks whose
+// size depends on the shape only; on the CPU one thread takes a block through all sweeps, so that intermediate results
+// stay in that core's cache.
 #pragma once
 
 #include <algorithm>
@@ -13,21 +13,21 @@
 
 namespace svgdx {
 
-// rows * cols entries of a flat piece of memory, from the `first`, as a matrix.
+// A view of rows * cols entries of a flat tensor, starting at `first`, as a matrix.
 inline Tensor matrix(Tensor flat, int64_t first, int64_t rows, int64_t cols) {
   return torch::stable::reshape(torch::stable::narrow(flat, 0, first, rows * cols), {rows, cols});
 }
 
-// The checked arguments of one call, in the type that is computed in, and the layers as views of the flat parameters.
+// The checked arguments of one call in the compute type, and the layers as views of the flat parameters.
 struct MlpTensors {
   const char* op;
-  Sizes shape, lead;            // of x; of its rows
+  Sizes shape, lead;            // of x; its leading shape with M
   int64_t batch, group, dim;    // B, M, D
   Tensor x;                     // (B M, D)
   OptionalTensor condition;     // (B, C)
   std::vector<int64_t> widths;  // D + C, hidden widths, 1
-  Tensor flat;                  // weight and bias of each layer behind each other
-  std::vector<int64_t> bias;    // where each begins
+  Tensor flat;                  // concatenated weights and biases, layer by layer
+  std::vector<int64_t> bias;    // offset of each
   std::vector<Tensor> weight;   // of the hidden layers
   Activation activation;
   ScalarType storage, type;
@@ -64,7 +64,7 @@ struct MlpTensors {
     cut(widths_in, features);
   }
 
-  // Detached: the pool's threads do not know that autograd is switched off here.
+  // Detached: autograd is disabled on the calling thread, but not on the pool's threads.
   Tensor prepared(const char* name, const Tensor& t) const {
     check_dtype(op, name, t, storage);
     SVGDX_CHECK(t.is_cuda() == x.is_cuda() && t.get_device_index() == x.get_device_index(), op, name,
@@ -75,10 +75,10 @@ struct MlpTensors {
   int64_t rows() const { return batch * group; }
   int64_t hidden_layers() const { return int64_t(widths.size()) - 2; }
   int64_t widest() const { return *std::max_element(widths.begin() + 1, widths.end()); }
-  // The columns of the first layer's weight that x meets.
+  // The columns of the first layer's weight for x.
   Tensor first() const { return columns(weight[0], 0, dim); }
 
-  // The condition's part of the first layer, once for each row of B.
+  // The condition's part of the first layer, computed once for each row of B.
   OptionalTensor condition_part() const {
     if (!condition) return std::nullopt;
     const Tensor of_condition = columns(weight[0], dim, widths[0] - dim);
@@ -91,7 +91,7 @@ struct MlpTensors {
   LayerShift<C> shift(int64_t layer, const OptionalTensor& part, int64_t first_row) const {
     return {data<C>(flat) + bias[layer], layer == 0 ? data<C>(part) : nullptr, first_row, group};
   }
-  // The last layer's weight lies before its bias, the last of all.
+  // The last layer's weight precedes its bias, which is the last parameter.
   template <class C>
   MlpHead<C> head(const Tensor& value, int64_t first_row) const {
     const C* last = data<C>(flat) + bias.back();
@@ -171,8 +171,9 @@ class MlpScoreHvp {
   }
 
  private:
-  // What of a thread's memory one hidden layer uses: what comes out of a product and what goes into one, each for value
-  // and tangent (2 rows, width), and what the reverse sweep needs. Made once for all blocks: views cost time.
+  // The part of a thread's memory that one hidden layer uses: the result of a product and the input of the next, each
+  // for value and tangent (2 rows, width), and what the reverse sweep needs. Created once for all blocks: views cost
+  // time.
   struct Layer {
     int64_t width;
     Tensor product, stacked, slope, bend;
@@ -317,7 +318,7 @@ struct MlpJetOps {
     return with_compute(t, [&](auto number) { return MlpLaplacians<Backend, decltype(number)>(t).run(); }, t.lead);
   }
 
-  // Runs f(float or double) and gives its results their dtype and shape, the last that of `sizes`.
+  // Calls f with float or double and converts its results to their dtype and shape; the last has shape `sizes`.
   template <class F>
   static Three with_compute(const MlpTensors& t, F f, const Sizes& sizes) {
     const Tensor none = new_empty(t.x, {0}, t.type);

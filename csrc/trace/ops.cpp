@@ -1,4 +1,4 @@
-// Schemas of the Hessian-trace ops and the CPU registration.
+// Schemas of the Hessian-trace ops and their CPU registration.
 #include "common/cpu_device.h"
 #include "trace/register.h"
 
@@ -6,12 +6,12 @@ namespace svgdx {
 namespace {
 
 struct CpuBackend : CpuDevice {
-  // Rows of one block: few enough that its layers stay in a core's cache, and a block for each of some threads.
+  // Rows per block: few enough that its layers stay in a core's cache and that several threads get blocks.
   static int64_t mlp_rows(int64_t rows, int64_t width) {
     const int64_t fits = std::max<int64_t>(16, std::min<int64_t>(128, 16384 / width));
     return std::min<int64_t>(fits, rows >= 128 ? 64 : rows >= 64 ? 32 : 16);
   }
-  // At least two items, so that the loop is a parallel region in which torch's product stays on its thread.
+  // At least two items make the loop a parallel region, in which torch's product stays on its own thread.
   template <class F>
   static void for_blocks(int64_t count, F f) {
     torch::stable::parallel_for(0, std::max<int64_t>(2, count), 1,

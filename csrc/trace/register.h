@@ -1,4 +1,4 @@
-// One list of the family's ops and the functions behind them, for both backends.
+// The family's ops and the functions that implement them, listed once for both backends.
 #pragma once
 
 #include "trace/host.h"

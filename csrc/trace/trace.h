@@ -1,4 +1,5 @@
-// The Hessian-trace family: what the host layer hands to a backend, and the functions each backend provides.
+// The Hessian-trace family: the arguments that the host layer passes to a backend, and the functions each backend
+// provides.
 //
 // Every array is contiguous; S is the storage type (float, double, Bf16, Fp16), Compute<S> that of sums.
 #pragma once
@@ -9,7 +10,7 @@
 
 namespace svgdx {
 
-// Random signs: element i is a function of seed, offset and i alone (trace/estimate.h).
+// Random signs: element i depends only on seed, offset and i (trace/estimate.h).
 template <class S>
 struct SignArgs {
   int64_t count;
@@ -17,7 +18,7 @@ struct SignArgs {
   S* out;  // (count)
 };
 
-// Over V probes: mean and sample variance of probe_v . hvp_v at each point.
+// Mean and sample variance, over V probes, of probe_v . hvp_v at each point.
 template <class S>
 struct ProbeTraceArgs {
   int64_t probes, points, dim;  // V, N, D
@@ -32,13 +33,13 @@ struct ProbeTraceGradArgs {
   int64_t probes, points, dim;
   const S* probe;
   const S* hvp;
-  const Compute<S>* grad_mean;      // (N), or null: zero
-  const Compute<S>* grad_variance;  // (N), or null: zero
+  const Compute<S>* grad_mean;      // (N); null means zero
+  const Compute<S>* grad_variance;  // (N); null means zero
   S* grad_probe;                    // (V, N, D)
   S* grad_hvp;                      // (V, N, D)
 };
 
-// Declared once for each backend's namespace.
+// Declares the family's functions in a backend's namespace.
 #define SVGDX_TRACE_DECLARE_BACKEND(ns)                                       \
   namespace ns {                                                              \
   template <class S>                                                          \

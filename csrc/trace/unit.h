@@ -1,11 +1,11 @@
-// What the passes of trace/mlp.h compute at one unit, for both backends: V is a number or a SIMD vector of them.
+// What the passes of trace/mlp.h compute at one unit, shared by both backends; V is a number or a SIMD vector.
 #pragma once
 
 #include "trace/activation.h"
 
 namespace svgdx {
 
-// A hidden unit of argument z and tangent z': h, h', and what the sweep back needs of them.
+// A hidden unit with argument z and tangent z': h, h', and what the reverse sweep needs.
 template <class V>
 struct HiddenUnit {
   V value, tangent;  // a(z), a'(z) z'
@@ -17,7 +17,8 @@ SVGDX_HD HiddenUnit<V> hidden_unit(const Jet<V>& jet, V tangent) {
   return {jet.value, jet.first * tangent, jet.first, jet.second * tangent};
 }
 
-// The same unit below the output, which weighs it: its share of the output, and the gradient in z with its tangent.
+// The same for a unit of the last layer, weighted by the head: its share of the output, and the gradient in z with its
+// tangent.
 template <class V>
 struct HeadUnit {
   V share, grad, grad_tangent;

@@ -12,7 +12,7 @@ from torch import Tensor
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SIZES = [
-    # (D, T): one entry, none, no step; both sides of vector widths; full and local trajectories.
+    # (D, T): one entry, no entry, no step; both sides of vector widths; full and local trajectories.
     (1, 1),
     (1, 0),
     (0, 0),
@@ -61,7 +61,7 @@ def sample_inputs(
     width: int = 6,
     seed: int = 0,
 ) -> Inputs:
-    """Trajectories of ``steps`` steps through D = ``dim`` entries, for a policy whose last layer reads ``width``."""
+    """Trajectories of ``steps`` steps through D = ``dim`` entries, for a policy whose last layer takes ``width``."""
     generator = torch.Generator().manual_seed(1000 * seed + 31 * dim + steps)
     order = torch.rand(*lead, dim, generator=generator).argsort(-1)
 
@@ -72,7 +72,7 @@ def sample_inputs(
         return torch.randint(0, 2, shape, generator=generator)
 
     def some_set(least: int, most: int) -> Tensor:
-        """A state in which the last ``least`` to ``most`` locations of ``order`` are set."""
+        """States in which the last ``least`` to ``most`` locations of ``order`` are set."""
         count = torch.randint(least, most + 1, (*lead, 1), generator=generator)
         state = torch.where(torch.arange(dim) >= dim - count, bits(*lead, dim), -1)
         return torch.empty(*lead, dim, dtype=torch.int8).scatter_(-1, order, state.to(torch.int8))
@@ -82,7 +82,7 @@ def sample_inputs(
     makers: dict[str, Callable[[], Any]] = {
         "logits": lambda: 2 * normal(*lead, *rows, 3 * dim),
         "actions": lambda: 2 * order[..., :steps] + bits(*lead, steps),
-        # A state to draw from has something void and something set, where it has more than one entry.
+        # States to draw from have a void and a set entry if they have more than one entry.
         "state": lambda: (
             some_set(min(1, dim - 1), dim - 1) if "forward" in variant.op else some_set(1, max(dim - 1, 1))
         ),
@@ -99,7 +99,7 @@ def sample_inputs(
 
 
 def ragged(batch: int, steps: int, width: int, normal: Callable[..., Tensor], generator: torch.Generator) -> Inputs:
-    """Trajectories of 0 to 2 ``steps`` steps with ``width`` actions, about half of which are allowed."""
+    """Trajectories of 0 to 2 ``steps`` steps with ``width`` actions, of which about half are allowed."""
     lengths = torch.randint(0, 2 * steps + 1, (batch,), generator=generator) * (width > 0)
     rows = int(lengths.sum())
     actions = torch.randint(0, max(width, 1), (rows,), generator=generator)
@@ -111,7 +111,7 @@ def ragged(batch: int, steps: int, width: int, normal: Callable[..., Tensor], ge
 
 
 def largest_logit(inputs: Inputs) -> float:
-    """The size of the terms whose differences the log-probabilities are."""
+    """Magnitude of the terms whose differences give the log-probabilities."""
     if "hidden" in inputs:
         bias = inputs.get("bias")
         logits = torch.nn.functional.linear(inputs["hidden"].double(), inputs["weight"].double())

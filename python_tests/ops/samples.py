@@ -1,4 +1,4 @@
-"""Inputs for every op, and how closely an op must follow the reference. One place for all tests of the ops."""
+"""Inputs for every op, and the allowed error against the reference, shared by all tests of the ops."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LEADS: list[tuple[int, ...]] = [(), (1,), (3,), (2, 2)]
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """An op together with the optional arguments it is called with."""
+    """An op together with the optional arguments that it is called with."""
 
     op: str
     extra: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class Variant:
         return 16 if self.op == "svgd_logdet" else None
 
     def arguments(self) -> list[str]:
-        """Names of the tensor arguments, the optional ones only if in use."""
+        """Names of the tensor arguments, including the optional ones in use."""
         parameters = inspect.signature(getattr(svgdx.reference, self.op)).parameters
         fixed = dict(self.fixed)
         required = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty and n not in fixed]
@@ -105,7 +105,7 @@ def sample_inputs(
     bandwidth: str = "rows",
     seed: int = 0,
 ) -> Inputs:
-    """Random inputs. ``bandwidth`` (and the step size): "number", "scalar" (0-d) or "rows" (one for each batch row)."""
+    """Random inputs; ``bandwidth`` (and the step size): "number", "scalar" (0-d) or "rows" (one per batch row)."""
     generator = torch.Generator().manual_seed(1000 * seed + 31 * m + d)
 
     def normal(*shape: int) -> Tensor:
@@ -143,20 +143,20 @@ def is_floating(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def leaves(inputs: Inputs, wanted: Sequence[str] | None = None) -> Inputs:
+def leaves(inputs: Inputs, selected: Sequence[str] | None = None) -> Inputs:
     """Fresh copies that require grad."""
     result = {}
     for name, value in inputs.items():
-        needs = is_floating(value) and (wanted is None or name in wanted)
+        needs = is_floating(value) and (selected is None or name in selected)
         result[name] = value.detach().clone().requires_grad_() if needs else value
     return result
 
 
 def gradients(
-    function: Callable[[Inputs], tuple[Tensor, ...]], inputs: Inputs, wanted: Sequence[str] | None = None
+    function: Callable[[Inputs], tuple[Tensor, ...]], inputs: Inputs, selected: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
     """Gradients of a fixed random combination of all outputs."""
-    inputs = leaves(inputs, wanted)
+    inputs = leaves(inputs, selected)
     generator = torch.Generator().manual_seed(7)
     loss = torch.zeros((), dtype=torch.float64)
     for out in function(inputs):
@@ -171,8 +171,9 @@ def gradients(
 
 
 def assert_close(actual: Tensor, expected: Tensor, eager: Tensor, scale: float = 0.0, factor: float = 8.0) -> None:
-    """``actual`` may be ``factor`` times as far from ``expected`` (float64) as ``eager``, the reference in the dtype of
-    ``actual``, or a few rounding errors of the largest value (or of ``scale``, where terms cancel).
+    """Assert that ``actual`` is close to ``expected`` (float64): at most ``factor`` times as far as ``eager``, the
+    reference in the dtype of ``actual``, plus a few rounding errors of the largest value and of ``scale``, the size of
+    cancelling terms.
     """
     assert actual.dtype == eager.dtype, (actual.dtype, eager.dtype)
     assert actual.shape == expected.shape == eager.shape, (actual.shape, expected.shape)
@@ -191,7 +192,7 @@ def assert_close(actual: Tensor, expected: Tensor, eager: Tensor, scale: float =
 
 
 def cancellation(variant: Variant, inputs: Inputs) -> float:
-    """How large the terms are whose sum an output is: traces and discrepancies may be small beside their terms."""
+    """Magnitude of the terms that an output sums: traces and discrepancies may be much smaller than their terms."""
     x, bandwidth = inputs["x"], inputs.get("bandwidth")
     if bandwidth is None or x.numel() == 0:
         return 0.0

@@ -1,5 +1,5 @@
-"""Tables of bad input. Each is refused with the op and the argument named: by the compiled ops, by the fake kernels
-that stand for them on the meta device and under torch.compile, and by the reference.
+"""Bad input is rejected with an error that names the op and the argument: by the compiled ops, by the fake kernels used
+on the meta device and under torch.compile, and by the reference.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from svgdx import ops
 Change = Callable[[Any], Any]
 LEAD, M, D = (3,), 4, 2
 
-# How an argument is spoilt. All argument names of a row get each of its changes.
+# Ways to corrupt an argument: every argument of an entry is corrupted in each of its ways.
 SHAPES: dict[str, Change] = {
-    "one particle less": lambda t: t[:, 1:].contiguous(),
-    "one row less": lambda t: t[1:].contiguous(),
+    "one particle fewer": lambda t: t[:, 1:].contiguous(),
+    "one row fewer": lambda t: t[1:].contiguous(),
     "one dimension more": lambda t: t[None],
     "flat": lambda t: t.flatten(),
 }
@@ -34,7 +34,7 @@ OTHER_DTYPE: dict[str, Change] = {"float64": lambda t: t.double(), "float16": la
 NO_TENSOR: dict[str, Change] = {"list": lambda t: t.tolist(), "number": lambda t: 1.0, "text": lambda t: "x"}
 ABSENT: dict[str, Change] = {"None": lambda t: None}
 ROWS: dict[str, Change] = {
-    "one row less": lambda t: t[1:],
+    "one row fewer": lambda t: t[1:],
     "one row for all": lambda t: t[:1],
     "one number per particle": lambda t: t[:, None].expand(3, M),
     "int64": lambda t: t.long() + 1,
@@ -65,7 +65,7 @@ FAULTS: dict[str, dict[str, Change]] = {
         **NO_TENSOR,
         **ABSENT,
         "other D": lambda t: t[..., :1],
-        "one row less": lambda t: t[1:],
+        "one row fewer": lambda t: t[1:],
         "one dimension more": lambda t: t[None],
     },
     "bandwidth": {**ROWS, **NO_NUMBER, **NOT_FINITE, **NOT_POSITIVE},
@@ -109,7 +109,7 @@ def test_refused(variant: Variant, argument: str, change: Change) -> None:
 
 @pytest.mark.parametrize(("variant", "argument", "change"), cases({"bandwidth": NOT_POSITIVE_TENSOR}))
 def test_tensor_bandwidth_must_be_positive(variant: Variant, argument: str, change: Change) -> None:
-    """Refused on the CPU; the reference, like CUDA, cannot look at the values and gives NaN for those rows."""
+    """Rejected on the CPU; the reference, like CUDA, cannot inspect the values and gives NaN for those rows."""
     inputs = sample_inputs(variant, LEAD, M, D, torch.float32)
     bad = {**inputs, argument: change(inputs[argument])}
     refused(variant, variant, argument, bad)
@@ -170,7 +170,7 @@ def test_messages_say_what_was_expected_and_what_came() -> None:
 
 
 def test_bad_upstream_gradients() -> None:
-    """The backward ops check what they are given as well."""
+    """The backward ops check their arguments as well."""
     x = torch.randn(3, 4, 2)
     sigma = torch.tensor(1.0)
     for bad in (x[1:], x[..., :1], x.flatten()):

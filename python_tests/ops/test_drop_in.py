@@ -1,4 +1,4 @@
-"""The CPU library alone, loaded by torch.ops.load_library in a program that does not import svgdx."""
+"""The CPU library on its own, loaded with torch.ops.load_library in a program that does not import svgdx."""
 
 from __future__ import annotations
 

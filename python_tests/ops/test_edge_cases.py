@@ -1,4 +1,4 @@
-"""Nothing in, nothing out; NaN stays in its batch row; more than 2^31 elements."""
+"""Empty inputs, NaN confined to its batch row, and more than 2^31 elements."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def test_empty(variant: Variant, lead: tuple[int, ...], m: int, d: int, mode: st
             assert out.dtype == expected.dtype
             assert out.shape == expected.shape
             assert torch.equal(out, expected)
-        wanted = [name for name in inputs if name != "bandwidth"]
-        expected_grads = gradients(variant.reference, inputs, wanted)
-        for name, grad in gradients(variant, inputs, wanted).items():
+        selected = [name for name in inputs if name != "bandwidth"]
+        expected_grads = gradients(variant.reference, inputs, selected)
+        for name, grad in gradients(variant, inputs, selected).items():
             assert torch.equal(grad, expected_grads[name]), name
         for name, grad in gradients(variant, inputs).items():
             assert grad.shape == inputs[name].shape
@@ -78,7 +78,7 @@ def test_nan_stays_in_its_batch_row(variant: Variant, m: int, d: int, bad: float
 
 
 def strided(tmp_path: object, rows: int, m: int, d: int, stride: int) -> Tensor:
-    """(rows, m, d) whose rows lie ``stride`` elements apart, in a sparse file: only what is written takes memory."""
+    """A tensor (rows, m, d) with rows ``stride`` elements apart, in a sparse file: only written pages take memory."""
     path = f"{tmp_path}/sparse"
     elements = (rows - 1) * stride + m * d
     with open(path, "wb") as file:
@@ -90,7 +90,7 @@ def strided(tmp_path: object, rows: int, m: int, d: int, stride: int) -> Tensor:
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_strides_past_2_to_the_31(variant: Variant, tmp_path: object) -> None:
-    """The last row starts at element 2^32 of its storage."""
+    """Strides work if the last row starts at element 2^32 of its storage."""
     inputs = sample_inputs(variant, (3,), 5, 4, torch.float32)
     far = strided(tmp_path, 3, 5, 4, 2**31)
     near = far.contiguous()
@@ -101,7 +101,7 @@ def test_strides_past_2_to_the_31(variant: Variant, tmp_path: object) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_sizes_past_2_to_the_31(variant: Variant) -> None:
-    """Shapes of 2^33 elements, on the meta device, where no memory is needed."""
+    """Shapes of 2^33 elements work on the meta device, which needs no memory."""
     m, d = (2**17, 2**16) if variant.max_dim is None else (2**30, 8)
     small = {name: value.to("meta") for name, value in sample_inputs(variant, (2,), 3, 2, torch.float32).items()}
     per_particle = {1: (m,), 2: (m, d), 3: (m, d, d)}
@@ -114,7 +114,7 @@ def test_sizes_past_2_to_the_31(variant: Variant) -> None:
 
 @pytest.mark.slow
 def test_more_than_2_to_the_31_elements() -> None:
-    """2^31 + 64 elements of bfloat16: the last rows are right, so indices do not wrap."""
+    """With 2^31 + 64 elements of bfloat16 the last rows are correct, so indices do not wrap."""
     import gc
 
     rows, m, d = (2**31 + 64) // 8, 2, 4

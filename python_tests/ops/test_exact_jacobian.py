@@ -1,4 +1,4 @@
-"""The trace, the squared norm and the log-determinant against exact Jacobians by torch.func, for analytic targets."""
+"""The trace, squared norm and log-determinant against exact Jacobians from torch.func, for analytic targets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def quartic(d: int) -> LogDensity:
 
 
 class Exact:
-    """Particles of a target with their scores, Hessians and the Jacobian of each direction in its own particle."""
+    """Particles of a target with scores, Hessians and the Jacobian of each direction in its own particle."""
 
     def __init__(self, log_density: LogDensity, m: int, d: int, sigma: float) -> None:
         self.x = torch.randn(m, d, dtype=torch.float64)
@@ -40,7 +40,7 @@ class Exact:
         self.hessian = torch.vmap(torch.func.jacrev(score))(self.x)
 
         def direction(y: Tensor, i: int) -> Tensor:
-            """phi_i as a function of x_i, written down once more: a plain loop over particles."""
+            """phi_i as a function of x_i, written independently as a plain loop over particles."""
             total = torch.zeros(d, dtype=torch.float64)
             for j in range(m):
                 other, s = (y, score(y)) if j == i else (self.x[j], self.score[j])
@@ -77,7 +77,7 @@ def test_direction_and_trace(exact: Exact) -> None:
 
 
 def test_sqnorm_averages_to_the_exact_norm(exact: Exact) -> None:
-    """Over all 2^D Rademacher probes the estimate's mean is |J|_F^2 exactly."""
+    """Averaged over all 2^D Rademacher probes, the estimate is exactly |J|_F^2."""
     m, d = exact.x.shape
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * d).view(-1, d)
     probe = signs[:, None, :].expand(-1, m, -1)
@@ -103,7 +103,7 @@ def test_logdet(exact: Exact, step: float) -> None:
 
 
 def test_step_follows_the_exact_density_to_first_order(exact: Exact) -> None:
-    """log q' - log q + log|det| is O(step^2): halving the step quarters it."""
+    """log q' - log q + log|det| is O(step^2): halving the step divides it by four."""
     log_q = torch.randn(len(exact.x), dtype=torch.float64)
     hessian_trace = exact.hessian.diagonal(dim1=-2, dim2=-1).sum(-1)
 
@@ -122,7 +122,7 @@ def test_step_follows_the_exact_density_to_first_order(exact: Exact) -> None:
 
 @pytest.mark.parametrize("d", [1, 2, 11, 16])
 def test_logdet_of_every_dimension_with_pivoting(d: int) -> None:
-    """A Hessian that is a permutation needs row exchanges: without them the elimination divides by zero."""
+    """If the Hessian is a permutation, elimination without row exchanges would divide by zero."""
     m = 3
     x = 100 * torch.arange(m * d, dtype=torch.float64).view(m, d)
     permutation = torch.eye(d, dtype=torch.float64)[torch.randperm(d)].expand(m, d, d)
@@ -136,19 +136,19 @@ def test_field_divergence() -> None:
     query = torch.randn(4, 3, dtype=torch.float64)
     phi, divergence = ops.svgd_field(query, x, score, 0.8)
 
-    def at(y: Tensor) -> Tensor:
+    def field_at(y: Tensor) -> Tensor:
         r = y - x
         kernel = torch.exp(-r.square().sum(-1) / (2 * 0.8**2))
         return (kernel[:, None] * (score + r / 0.8**2)).mean(0)
 
-    torch.testing.assert_close(phi, torch.stack([at(y) for y in query]), rtol=1e-10, atol=1e-12)
-    exact = torch.stack([torch.func.jacrev(at)(y).trace() for y in query])
+    torch.testing.assert_close(phi, torch.stack([field_at(y) for y in query]), rtol=1e-10, atol=1e-12)
+    exact = torch.stack([torch.func.jacrev(field_at)(y).trace() for y in query])
     torch.testing.assert_close(divergence, exact, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("statistic", ["u", "v"])
 def test_ksd_against_the_stein_operator(statistic: str) -> None:
-    """u(x, y) = trace of the Stein operator in x and in y on the kernel, by torch.func."""
+    """u(x, y): the trace of the Stein operator in x and y applied to the kernel, by torch.func."""
     x, score = torch.randn(2, 5, 3, dtype=torch.float64)
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:

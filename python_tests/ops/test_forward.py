@@ -72,7 +72,7 @@ def test_half_precision_accumulates_in_float32(variant: Variant, dtype: torch.dt
         wide = to(inputs, torch.float32)
         for out, expected in zip(variant(inputs), variant(wide), strict=True):
             assert out.dtype == dtype
-            # The same bits as rounding once at the end.
+            # Bit-equal to rounding once at the end.
             assert torch.equal(out, expected.to(dtype))
 
 
@@ -114,7 +114,7 @@ def test_expanded_inputs_give_the_same_bits(variant: Variant, device: str) -> No
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_far_off_clusters(variant: Variant, device: str) -> None:
-    """Two clusters at +-100: squared distances from x.x - 2 x.y + y.y would lose all digits in float32."""
+    """With two clusters at +-100, squared distances from x.x - 2 x.y + y.y would lose all digits in float32."""
     for m, d in [(40, 2), (64, 16), (30, 50)]:
         if not variant.takes(m, d):
             continue

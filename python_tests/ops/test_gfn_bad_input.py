@@ -1,4 +1,4 @@
-"""Bad input to the GFlowNet ops: refused with the op and the argument named, values on the CPU with their place."""
+"""Bad input to the GFlowNet ops is rejected with an error that names op and argument and, on the CPU, the bad entry."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ NOT_INT64: dict[str, Change] = {"int32": lambda t: t.int(), "float32": lambda t:
 NOT_INT8: dict[str, Change] = {"int64": lambda t: t.long(), "uint8": lambda t: t.byte(), "float32": lambda t: t.float()}
 STATE: dict[str, Change] = {**NO_TENSOR, **NOT_INT8}
 SHAPES: dict[str, Change] = {
-    "one entry less": lambda t: t[..., 1:],
-    "one row less": lambda t: t[1:],
+    "one entry fewer": lambda t: t[..., 1:],
+    "one row fewer": lambda t: t[1:],
     "one dimension more": lambda t: t[None],
 }
 
@@ -46,17 +46,22 @@ FAULTS: dict[str, dict[str, Change]] = {
         "other H": lambda t: t[:, 1:],
         "one dimension more": lambda t: t[None],
     },
-    "bias": {**NO_FLOAT, **NO_TENSOR, **OTHER_FLOAT, "one less": lambda t: t[1:], "a row": lambda t: t[None]},
+    "bias": {**NO_FLOAT, **NO_TENSOR, **OTHER_FLOAT, "one fewer": lambda t: t[1:], "a row": lambda t: t[None]},
     "actions": {
         **NO_TENSOR,
         **NOT_INT64,
         "None": lambda t: None,
         "one dimension more": lambda t: t[None],
-        "one less": lambda t: t[..., 1:],
+        "one fewer": lambda t: t[..., 1:],
     },
     "initial_state": {**STATE, **SHAPES},
     "state": {**STATE, "None": lambda t: None, "0-d": lambda t: t[0, 0]},
-    "mask": {**NO_TENSOR, "uint8": lambda t: t.byte(), "one row less": lambda t: t[1:], "one less": lambda t: t[:, 1:]},
+    "mask": {
+        **NO_TENSOR,
+        "uint8": lambda t: t.byte(),
+        "one row fewer": lambda t: t[1:],
+        "one fewer": lambda t: t[:, 1:],
+    },
     "offsets": {**NO_TENSOR, **NOT_INT64, "0-d": lambda t: t[0], "2-d": lambda t: t[None], "none": lambda t: t[:0]},
 }
 CASES = [
@@ -94,8 +99,8 @@ def test_refused(variant: Variant, argument: str, change: Change) -> None:
 def test_logits_must_match_the_state(variant: Variant, change: Change) -> None:
     inputs = sample_inputs(variant, LEAD, D, T, torch.float32)
     bad = {**inputs, "state": change(inputs["state"])}
-    for call, given in ((variant, bad), (variant.reference, bad), (variant, to_device(bad, "meta"))):
-        refused(call, variant, "logits", given)
+    for call, inputs in ((variant, bad), (variant.reference, bad), (variant, to_device(bad, "meta"))):
+        refused(call, variant, "logits", inputs)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +131,7 @@ def changed(tensor: Tensor, *index: int, value: float) -> Tensor:
 
 
 def is_nan(variant: Variant, inputs: Inputs, rows: list[int]) -> None:
-    """The reference, like CUDA, cannot stop at a value: those rows are NaN and the others as ever."""
+    """The reference, like CUDA, does not raise for bad values: those rows are NaN and the others unaffected."""
     for out in variant.reference(inputs):
         assert out.isnan().nonzero().flatten().tolist() == rows
 
@@ -235,7 +240,7 @@ def test_temperature_and_epsilon(variant: Variant, device: str) -> None:
 
 
 def ragged() -> Inputs:
-    """Five rows of four actions, all allowed, in three trajectories, the second one empty."""
+    """Five rows of four allowed actions in three trajectories, the second one empty."""
     return {
         "logits": torch.randn(5, 4),
         "mask": torch.ones(5, 4, dtype=torch.bool),
@@ -279,7 +284,7 @@ def test_offsets(offsets: list[int], message: str) -> None:
 
 
 def test_bad_upstream_gradients() -> None:
-    """The backward ops check what they are given as well."""
+    """The backward ops check their arguments as well."""
     logits, actions = torch.randn(3, 3, 12), torch.tensor([[0, 2], [4, 6], [1, 3]])
     *_, normalizers = torch.ops.svgdx.gfn_trajectory_log_prob_forward(logits, actions)
     op = torch.ops.svgdx.gfn_trajectory_log_prob_backward
@@ -292,7 +297,7 @@ def test_bad_upstream_gradients() -> None:
 
 
 def spoilt(variant: Variant) -> Inputs:
-    """One row of three that is not valid."""
+    """Three rows, one of which is invalid."""
     if variant == MASKED:
         inputs = ragged()
         inputs["mask"] = changed(inputs["mask"], 1, 1, value=False)
@@ -308,7 +313,7 @@ def spoilt(variant: Variant) -> Inputs:
 @pytest.mark.gpu
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_marked_on_cuda(variant: Variant) -> None:
-    """CUDA cannot stop at a value without waiting for the device: NaN, action -1, the state as it was."""
+    """CUDA does not raise for bad values: it returns NaN, action -1 and the unchanged state."""
     inputs = spoilt(variant)
     for out, expected in zip(variant(to_device(inputs, "cuda")), variant.reference(inputs), strict=True):
         torch.testing.assert_close(out.cpu(), expected, rtol=1e-5, atol=1e-5, equal_nan=True)

@@ -30,7 +30,7 @@ def check(variant: Variant, inputs: Inputs) -> None:
     eager = variant.reference(inputs)
     scale = largest_logit(inputs)
     if "hidden" in inputs and inputs["hidden"].dtype in (torch.bfloat16, torch.float16):
-        # The layer's output is rounded to half precision: one independent error for each step.
+        # The layer's output is rounded to half precision, with an independent error in each step.
         steps = inputs["hidden"].shape[-2]
         scale *= steps**0.5 * torch.finfo(inputs["hidden"].dtype).eps / (8 * torch.finfo(torch.float32).eps)
     for out, expected, other in zip(variant(inputs), exact, eager, strict=True):
@@ -84,7 +84,7 @@ def test_ragged_is_a_loop() -> None:
 
 
 def test_the_ragged_op_agrees_with_the_trajectory_op(device: str) -> None:
-    """P_F of full trajectories as rows of a general masked policy."""
+    """P_F of full trajectories, expressed as rows of a general masked policy."""
     batch, dim = 3, 5
     inputs = sample_inputs(TRAJECTORY[0], (batch,), dim, dim, device=device)
     log_pf, _ = TRAJECTORY[0](inputs)
@@ -138,7 +138,7 @@ def test_expanded_inputs_give_the_same_bits(variant: Variant, device: str) -> No
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("variant", [*TRAJECTORY[:2], MASKED], ids=str)
 def test_half_precision_logits_are_read_as_they_are(variant: Variant, dtype: torch.dtype, device: str) -> None:
-    """The same bits as from the logits in float32."""
+    """Bit-equal to the result for the same logits in float32."""
     inputs = sample_inputs(variant, (3,), 33, 20, dtype, device)
     for out, expected in zip(variant(inputs), variant(to(inputs, torch.float32)), strict=True):
         assert out.dtype == torch.float32
@@ -146,7 +146,7 @@ def test_half_precision_logits_are_read_as_they_are(variant: Variant, dtype: tor
 
 
 def spoil_unread(variant: Variant, inputs: Inputs, value: float) -> Tensor:
-    """Logits whose entries that no softmax reads are ``value``."""
+    """Logits with ``value`` in the entries that no softmax reads."""
     logits = inputs["logits"].clone()
     if variant == MASKED:
         return logits.masked_fill(~inputs["mask"], value)
@@ -183,12 +183,12 @@ def test_large_logits(variant: Variant, device: str) -> None:
 
 @pytest.mark.parametrize("variant", [LOGITS, MASKED], ids=str)
 def test_impossible_actions(variant: Variant, device: str) -> None:
-    """A logit of -inf takes its action out; a trajectory with such an action has log-probability -inf."""
+    """A logit of -inf excludes its action; a trajectory with such an action has log-probability -inf."""
     inputs = sample_inputs(variant, (6,), 5, 3, torch.float32, device)
     logits = inputs["logits"]
     chosen = torch.zeros_like(logits, dtype=torch.bool)
     if variant == MASKED:
-        inputs["mask"][:, :2] = True  # where one action alone is allowed, -inf leaves nothing
+        inputs["mask"][:, :2] = True  # if only one action is allowed, -inf leaves none
         chosen.scatter_(-1, inputs["actions"][:, None], True)
     else:
         chosen[:, :-1].scatter_(-1, inputs["actions"][..., None], True)
@@ -197,7 +197,7 @@ def test_impossible_actions(variant: Variant, device: str) -> None:
     inputs["logits"] = logits.masked_fill(others & ~chosen, -torch.inf)
     check(variant, inputs)
     assert all(bool(out.isfinite().all()) for out in variant(inputs))
-    p_f = torch.arange(15, device=device) < 10  # P_B may have one location to choose from
+    p_f = torch.arange(15, device=device) < 10  # P_B may have a single location to choose from
     inputs["logits"] = logits.masked_fill(chosen & others & p_f, -torch.inf)
     for out, expected in zip(variant(inputs), variant.reference(inputs), strict=True):
         assert torch.equal(out.isneginf(), expected.isneginf())
@@ -205,12 +205,12 @@ def test_impossible_actions(variant: Variant, device: str) -> None:
 
 
 def test_probabilities_of_all_trajectories_sum_to_one() -> None:
-    """Every order and every bits of D = 3, from the void state, under P_F; every order under P_B."""
+    """Probabilities sum to one: over all orders and bits of D = 3 under P_F, and over all orders under P_B."""
     dim = 3
     orders = torch.tensor(list(itertools.permutations(range(dim))))
     bits = torch.tensor(list(itertools.product((0, 1), repeat=dim)))
     actions = (2 * orders[:, None] + bits).flatten(0, 1)
-    # The logits are a function of the state: random ones for each of 3^D states.
+    # The logits depend on the state: random ones for each of the 3^D states.
     table = torch.randn(3**dim, 3 * dim, dtype=torch.float64)
     states = torch.full((len(actions), dim + 1, dim), -1)
     for t in range(dim):

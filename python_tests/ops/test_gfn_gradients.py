@@ -1,4 +1,4 @@
-"""First derivatives of the GFlowNet ops: gradcheck, and the reference differentiated by autograd."""
+"""First derivatives of the GFlowNet ops: gradcheck, and against autograd through the reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check(variant: Variant, inputs: Inputs) -> None:
     eager = gradients(variant.reference, inputs)
     actual = gradients(variant, inputs)
     assert actual.keys() == exact.keys()
-    # A probability is wrong by the rounding error of a logit; a gradient of the last layer sums over all rows.
+    # A probability has the rounding error of a logit; a gradient of the last layer sums over all rows.
     terms = 1.0 + largest_logit(inputs) * max(1.0, *(float(value.abs().max()) for value in floats(inputs)))
     for name, grad in actual.items():
         assert_close(grad, exact[name], eager[name], terms)
@@ -73,7 +73,7 @@ def test_entries_that_are_not_valid_get_exactly_zero(dtype: torch.dtype, device:
     rows = torch.arange(3, device=device)
     for t in range(steps + 1):
         valid = torch.cat([(state == -1).repeat_interleave(2, -1) & (t < steps), (state >= 0) & (t > 0)], -1)
-        # With one valid action the probability is 1 and the gradient zero as well.
+        # With a single valid action the probability is 1, so its gradient is zero too.
         assert torch.equal(grad[:, t] == 0, ~valid | (valid.sum(-1, keepdim=True) == 1)) or t == 1
         assert bool((grad[:, t][~valid] == 0).all())
         if t < steps:
@@ -90,7 +90,7 @@ def test_large_and_infinite_logits(variant: Variant, device: str) -> None:
     inputs = sample_inputs(variant, (4,), 6, 4, torch.float32, device)
     if variant == MASKED:
         inputs["mask"][:, 12:] = True
-    p_f = torch.arange(18, device=device) < 12  # so that no softmax loses all its entries
+    p_f = torch.arange(18, device=device) < 12  # so that every softmax keeps an entry
     for change in (lambda x: x * 1e4, lambda x: x + 1e4, lambda x: x.masked_fill((x < -2) & p_f, -torch.inf)):
         changed = {**inputs, "logits": change(inputs["logits"])}
         grad = gradients(variant, changed)["logits"]
@@ -101,7 +101,7 @@ def test_large_and_infinite_logits(variant: Variant, device: str) -> None:
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_one_input_at_a_time(variant: Variant) -> None:
-    """Each gradient is the same whichever others are asked for, and the others stay without."""
+    """A gradient does not depend on which others are requested, and those not requested are not computed."""
     inputs = sample_inputs(variant, (2,), 5, 3)
     for name, grad in gradients(variant, inputs).items():
         alone = gradients(variant, inputs, [name])
@@ -113,15 +113,15 @@ def test_one_input_at_a_time(variant: Variant) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 def test_one_output_at_a_time(variant: Variant, which: int) -> None:
     inputs = sample_inputs(variant, (3,), 6, 4)
-    actual = gradients(lambda given: variant(given)[which : which + 1], inputs)
-    expected = gradients(lambda given: variant.reference(given)[which : which + 1], inputs)
+    actual = gradients(lambda values: variant(values)[which : which + 1], inputs)
+    expected = gradients(lambda values: variant.reference(values)[which : which + 1], inputs)
     for name, grad in expected.items():
         torch.testing.assert_close(actual[name], grad, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_expanded_upstream_gradient(variant: Variant) -> None:
-    """sum().backward() hands down a gradient of stride 0."""
+    """sum().backward() passes a gradient with stride 0."""
     actual, expected = (sample_inputs(variant, (2, 2), 5, 3) for _ in range(2))
     for function, inputs in ((variant, actual), (variant.reference, expected)):
         leaves = [value.requires_grad_() for value in inputs.values() if is_floating(value)]

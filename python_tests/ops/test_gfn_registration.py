@@ -1,4 +1,4 @@
-"""How the GFlowNet ops sit in PyTorch: opcheck, torch.compile, torch.export, meta tensors, the ops without wrappers."""
+"""The GFlowNet ops within PyTorch: opcheck, torch.compile, torch.export, meta tensors, ops without wrappers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from svgdx import ops
 
 
 def arguments(variant: Variant, inputs: Inputs) -> tuple[Any, ...]:
-    """The arguments of torch.ops.svgdx.<op>, in order."""
-    given = {**inputs, **dict(variant.fixed)}
+    """Positional arguments of torch.ops.svgdx.<op>."""
+    values = {**inputs, **dict(variant.fixed)}
     order = ("logits", "hidden", "weight", "bias", "mask", "actions", "initial_state", "state", "seed", "offset")
-    return tuple(given[name] for name in (*order[:6], "offsets", *order[6:]) if name in given)
+    return tuple(values[name] for name in (*order[:6], "offsets", *order[6:]) if name in values)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -30,7 +30,7 @@ def test_opcheck(variant: Variant) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "wanted"),
+    ("variant", "requested"),
     [
         *((variant, (True, True)) for variant in TRAJECTORY),
         (TRAJECTORY[0], (True, False)),
@@ -39,22 +39,22 @@ def test_opcheck(variant: Variant) -> None:
     ],
     ids=str,
 )
-def test_opcheck_backward(variant: Variant, wanted: tuple[bool, ...]) -> None:
+def test_opcheck_backward(variant: Variant, requested: tuple[bool, ...]) -> None:
     inputs = sample_inputs(variant, (2,), 4, 3)
-    given = arguments(variant, inputs)
-    *outputs, normalizers = getattr(torch.ops.svgdx, f"{variant.op}_forward")(*given)
-    upstream = [torch.randn_like(out) if want else None for out, want in zip(outputs, wanted, strict=True)]
+    positional = arguments(variant, inputs)
+    *outputs, normalizers = getattr(torch.ops.svgdx, f"{variant.op}_forward")(*positional)
+    upstream = [torch.randn_like(out) if request else None for out, request in zip(outputs, requested, strict=True)]
     if variant != MASKED and "initial_state" not in inputs:
-        given = (*given, None)
+        positional = (*positional, None)
     op = getattr(torch.ops.svgdx, f"{variant.op}_backward")
-    torch.library.opcheck(op.default, (*upstream, *given, normalizers))
+    torch.library.opcheck(op.default, (*upstream, *positional, normalizers))
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_compile_without_graph_breaks(variant: Variant) -> None:
     torch._dynamo.reset()
     inputs = sample_inputs(variant, (2,), 5, 3)
-    compiled = torch.compile(lambda given: variant(given), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(lambda values: variant(values), fullgraph=True, backend="aot_eager")
     for out, expected in zip(compiled(inputs), variant(inputs), strict=True):
         assert torch.equal(out, expected)
     if variant.differentiable:
@@ -69,9 +69,9 @@ def test_compile_with_inductor() -> None:
     variant = TRAJECTORY[0]
     inputs = sample_inputs(variant, (2,), 5, 3)
 
-    def loss(given: Inputs) -> tuple[Tensor, ...]:
-        """The op between pointwise operations, which the compiler fuses around it."""
-        log_pf, log_pb = variant({**given, "logits": given["logits"].tanh()})
+    def loss(values: Inputs) -> tuple[Tensor, ...]:
+        """The op compiles between pointwise operations, which the compiler fuses."""
+        log_pf, log_pb = variant({**values, "logits": values["logits"].tanh()})
         return ((log_pf - log_pb).square(),)
 
     compiled = torch.compile(loss, fullgraph=True)
@@ -80,7 +80,7 @@ def test_compile_with_inductor() -> None:
 
 
 def test_compile_with_dynamic_shapes_and_offsets() -> None:
-    """A rollout's next offset, or another batch size, is no reason to compile again."""
+    """Neither a rollout's next offset nor another batch size triggers recompilation."""
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
 
@@ -144,11 +144,11 @@ def test_meta_tensors_have_the_right_shapes(variant: Variant) -> None:
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_torch_ops_records_gradients(variant: Variant) -> None:
-    """Called without the wrappers, the ops are differentiable all the same."""
+    """The ops are differentiable without the Python wrappers too."""
     inputs = sample_inputs(variant, (2,), 5, 3)
 
-    def direct(given: Inputs) -> tuple[Tensor, ...]:
-        out = getattr(torch.ops.svgdx, variant.op)(*arguments(variant, given))
+    def direct(values: Inputs) -> tuple[Tensor, ...]:
+        out = getattr(torch.ops.svgdx, variant.op)(*arguments(variant, values))
         return out if isinstance(out, tuple) else (out,)
 
     expected = gradients(variant, inputs)
@@ -157,7 +157,7 @@ def test_torch_ops_records_gradients(variant: Variant) -> None:
 
 
 def test_normalizers_are_the_softmaxes(device: str) -> None:
-    """The forward op's third output: log-sum-exp over the valid actions, zero where a row has no softmax; detached."""
+    """The forward op's third output is the detached log-sum-exp over the valid actions, or zero if a row has none."""
     inputs = sample_inputs(TRAJECTORY[0], (3,), 4, 4, device=device)
     logits = inputs["logits"].requires_grad_()
     _, _, normalizers = torch.ops.svgdx.gfn_trajectory_log_prob_forward(**inputs)

@@ -1,4 +1,4 @@
-"""Draws of the sample ops: the reference's bit for bit, with the right frequencies, and the state they lead to."""
+"""Draws of the sample ops: bit-equal to the reference, with the right frequencies and next states."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SEEDS = [(0, 0), (1, 2), (-1, -1), (2**40 + 7, 2**33), (2**63 - 1, -(2**63))]
 
 
 def check(variant: Variant, inputs: Inputs) -> None:
-    """The same action and state; the log-probability but for rounding."""
+    """Assert equal actions and states, and log-probabilities equal up to rounding."""
     (action, log_prob, next_state), expected = variant(inputs), variant.reference(inputs)
     assert torch.equal(action, expected[0])
     assert torch.equal(next_state, expected[2])
@@ -56,7 +56,7 @@ def test_many_rows_and_wide_rows(op: str, device: str) -> None:
 
 @pytest.mark.parametrize("op", OPS)
 def test_peaked_and_flat_logits(op: str, device: str) -> None:
-    """Draws whose weights lie at the ends of the integers' range: ties, huge differences, -inf."""
+    """Draws with weights at the ends of the integer range: ties, huge differences, -inf."""
     variant = sample(op)
     for change in (lambda x: x * 0, lambda x: x * 1e4, lambda x: x * 15, lambda x: x.masked_fill(x < 1, -torch.inf)):
         inputs = sample_inputs(variant, (200,), 9, 0, torch.float32, device)
@@ -67,7 +67,7 @@ def test_peaked_and_flat_logits(op: str, device: str) -> None:
 
 
 def expected_probability(op: str, inputs: Inputs, temperature: float, epsilon: float) -> Tensor:
-    """Of each action, in one row: a softmax over the valid ones, mixed with the uniform one."""
+    """Probabilities of the actions in one row: a softmax over the valid ones, mixed with the uniform distribution."""
     state, dim = inputs["state"], inputs["state"].shape[-1]
     if op == "gfn_sample_forward":
         logits, valid = inputs["logits"][..., : 2 * dim], (state == -1).repeat_interleave(2, -1)
@@ -78,7 +78,7 @@ def expected_probability(op: str, inputs: Inputs, temperature: float, epsilon: f
 
 
 def assert_frequencies(count: Tensor, probability: Tensor) -> None:
-    """Pearson's chi-square, six standard deviations of its distribution wide; what cannot happen does not."""
+    """Assert that Pearson's chi-square is within six standard deviations and that impossible actions never occur."""
     expected = probability * count.sum()
     possible = expected > 0
     assert int(count[~possible].sum()) == 0
@@ -101,7 +101,7 @@ def test_frequencies_over_rows(op: str, options: dict[str, float], device: str) 
 @pytest.mark.parametrize("name", ["seed", "offset"])
 @pytest.mark.parametrize("op", OPS)
 def test_frequencies_over_seeds_and_offsets(op: str, name: str, device: str) -> None:
-    """Rollouts take a new offset at each step: those draws are independent as well."""
+    """Rollouts use a new offset in each step; those draws are independent too."""
     one = sample_inputs(sample(op), (), 4, 0, torch.float32, device, seed=4)
     fixed = {"seed": 3, "offset": 3}
     draws = [getattr(ops, op)(**one, **{**fixed, name: i})[0] for i in range(3000)]
@@ -132,7 +132,7 @@ def test_next_state_differs_in_one_entry(op: str, device: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rollout_agrees_with_the_trajectory_op(dtype: torch.dtype, device: str) -> None:
-    """Drawn step by step, forward and back again, trajectories have the log-probabilities of the trajectory op."""
+    """Trajectories drawn step by step, forward and back, have the log-probabilities of the trajectory op."""
     batch, dim = 6, 10
     logits = (2 * torch.randn(batch, dim + 1, 3 * dim)).to(device, dtype)
     state = torch.full((batch, dim), -1, dtype=torch.int8, device=device)
@@ -167,7 +167,7 @@ def test_log_prob_is_the_untempered_policys(device: str) -> None:
 
 
 def test_a_row_depends_on_its_index_alone(device: str) -> None:
-    """Neither on the other rows nor on how many there are; leading dimensions are flattened."""
+    """A draw does not depend on the other rows or their number; leading dimensions are flattened."""
     variant = sample("gfn_sample_forward")
     inputs = sample_inputs(variant, (12,), 5, 0, torch.float32, device)
     whole = variant(inputs)
@@ -181,7 +181,7 @@ def test_a_row_depends_on_its_index_alone(device: str) -> None:
 
 
 def test_philox_known_answers() -> None:
-    """Vectors of the authors' Random123 library, kat_vectors."""
+    """The Philox words equal the test vectors of the authors' Random123 library, kat_vectors."""
     pi_words = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0)
     low, high, seed = (pi_words[i] | pi_words[i + 1] << 32 for i in (0, 2, 4))
     cases = [

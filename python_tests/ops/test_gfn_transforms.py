@@ -24,12 +24,12 @@ def mapped(function: Any, inputs: Inputs, in_dims: dict[str, int | None]) -> Any
 
 
 def stacked(variant: Variant, rows: list[Inputs]) -> Inputs:
-    """Rows of equal shapes as one more dimension."""
+    """Stack rows of equal shapes along a new dimension."""
     return {name: torch.stack([row[name] for row in rows]) for name in variant.arguments()}
 
 
 def same_shapes(variant: Variant, count: int) -> list[Inputs]:
-    """Several inputs that may be mixed: they share the order of the locations, or the offsets."""
+    """Several inputs that can be combined, because they share the order of locations or the offsets."""
     rows = [sample_inputs(variant, (2,), 5, 3, seed=seed) for seed in range(count)]
     first = rows[0]
     for seed, row in enumerate(rows[1:]):
@@ -62,14 +62,14 @@ def test_vmap_over_an_inner_dimension(variant: Variant) -> None:
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_vmap_over_any_arguments(variant: Variant) -> None:
-    """All arguments mapped, those of the last layer too, and one at a time."""
+    """vmap over all arguments, including those of the last layer, and over one at a time."""
     rows = same_shapes(variant, 3)
     many = stacked(variant, rows)
     for name in (None, *variant.arguments()):
         inputs = many if name is None else {**rows[0], name: many[name]}
-        each = [row if name is None else {**rows[0], name: row[name]} for row in rows]
+        mapped_rows = [row if name is None else {**rows[0], name: row[name]} for row in rows]
         out = mapped(variant, inputs, {key: 0 if name in (None, key) else None for key in inputs})
-        for got, expected in zip(out, zip(*(variant(row) for row in each), strict=True), strict=True):
+        for got, expected in zip(out, zip(*(variant(row) for row in mapped_rows), strict=True), strict=True):
             torch.testing.assert_close(got, torch.stack(expected), **EXACT)
 
 
@@ -82,7 +82,7 @@ def test_vmap_over_nothing(variant: Variant) -> None:
 
 
 def test_vmapped_draws_are_independent() -> None:
-    """One state, mapped only over its copies' logits: a draw for each row, not the same one for all."""
+    """With an unmapped state and mapped logits, every row gets its own draw."""
     state = torch.full((6,), -1, dtype=torch.int8)
     action = torch.vmap(lambda x: ops.gfn_sample_forward(x, state, 1, 2)[0])(torch.zeros(50, 18))
     assert len(action.unique()) > 5
@@ -93,7 +93,7 @@ def loss_of(function: Any) -> Any:
 
 
 def grad_of(function: Any, inputs: Inputs) -> Any:
-    """torch.func.grad in the floating inputs."""
+    """torch.func.grad with respect to the floating-point inputs."""
     return torch.func.grad(
         lambda leaves, rest: loss_of(function)({**rest, **leaves}),
     )(
@@ -112,7 +112,7 @@ def test_func_grad(variant: Variant) -> None:
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_gradients_of_each_row_by_vmap(variant: Variant) -> None:
-    """vmap of grad: an argument that the rows share gets one gradient for each of them."""
+    """Under vmap of grad, an argument shared by the rows gets one gradient per row."""
     rows = same_shapes(variant, 3)
     many = {**stacked(variant, rows), **{name: rows[0][name] for name in LAYER if name in rows[0]}}
     dims = {name: None if name in LAYER else 0 for name in many}
@@ -130,11 +130,11 @@ def test_gradient_of_vmap(variant: Variant) -> None:
     dims = {name: None if name in LAYER else 0 for name in many}
     actual = grad_of(lambda inputs: mapped(variant, inputs, dims), many)
 
-    def each(inputs: Inputs) -> list[Tensor]:
+    def losses(inputs: Inputs) -> list[Tensor]:
         single = [{n: v if n in LAYER else v[i] for n, v in inputs.items()} for i in range(3)]
         return [torch.stack(outs) for outs in zip(*(variant.reference(row) for row in single), strict=True)]
 
-    for name, grad in grad_of(each, many).items():
+    for name, grad in grad_of(losses, many).items():
         torch.testing.assert_close(actual[name], grad, **EXACT)
 
 
@@ -151,7 +151,7 @@ def test_second_derivatives_by_func_are_refused() -> None:
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_does_not_apply(variant: Variant, low: torch.dtype, device: str) -> None:
-    """Half-precision logits come out of autocast's own matrix products: they are read as they are."""
+    """Half-precision logits are the result of autocast's own matrix products, so they are read unconverted."""
     for dtype in (low, torch.float32, torch.float64):
         inputs = sample_inputs(variant, (2,), 5, 3, dtype, device)
         expected = variant(inputs)
@@ -188,7 +188,7 @@ def results(variant: Variant, inputs: Inputs, threads: int) -> list[Tensor]:
     return out
 
 
-# Many short trajectories, some long ones, one of many blocks of rows.
+# Many short trajectories, some long ones, and one with many blocks of rows.
 @pytest.mark.parametrize(("lead", "dim", "steps"), [((600,), 6, 6), ((3,), 100, 100), ((), 300, 300)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("variant", [*DIFFERENTIABLE, sample("gfn_sample_forward", epsilon=0.2), SAMPLE[1]], ids=str)

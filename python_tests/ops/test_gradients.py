@@ -1,4 +1,4 @@
-"""First derivatives of every op: gradcheck, and the reference differentiated by autograd."""
+"""First derivatives of every op: gradcheck, and against autograd through the reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check(variant: Variant, inputs: Inputs, factor: float = 10.0) -> None:
     eager = gradients(variant.reference, inputs)
     actual = gradients(variant, inputs)
     assert actual.keys() == exact.keys()
-    # Gradients of one loss share its terms, so they share the size of what cancels.
+    # Gradients of one loss share its terms, and hence the magnitude of what cancels.
     scale = max(
         [cancellation(variant, inputs) / inputs["x"].shape[-2]] + [g.abs().max().item() for g in exact.values()]
     )
@@ -29,7 +29,7 @@ def check(variant: Variant, inputs: Inputs, factor: float = 10.0) -> None:
 
 
 def euler_terms(inputs: Inputs, exact: dict[str, Tensor]) -> float:
-    """sigma dL/dsigma is formed as a sum of x_i . dL/dx_i and s_i . dL/ds_i: the root sum of squares of its terms."""
+    """Root sum of squares of the terms x_i . dL/dx_i and s_i . dL/ds_i, from which sigma dL/dsigma is summed."""
     x, score = (inputs[name].detach().cpu().double() for name in ("x", "score"))
     terms = torch.stack([(x - x[..., :1, :]) * exact["x"].cpu(), score * exact["score"].cpu()])
     return float(terms.square().sum().sqrt() / torch.as_tensor(inputs["bandwidth"]).detach().cpu().double().min())
@@ -71,14 +71,14 @@ def test_half_precision(variant: Variant, dtype: torch.dtype, device: str) -> No
     actual, wide = gradients(variant, inputs), gradients(variant, to(inputs, torch.float32))
     for name, grad in actual.items():
         assert grad.dtype == inputs[name].dtype
-        # Upstream gradients are rounded to half precision as well.
+        # Upstream gradients are rounded to half precision too.
         error = (grad.double() - wide[name].double()).abs().max().item()
         assert error <= 8 * torch.finfo(dtype).eps * max(g.abs().max().item() for g in wide.values())
 
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_far_off_clusters(variant: Variant, device: str) -> None:
-    """Gradients do not change with the distance of clusters that do not see each other, that of sigma included."""
+    """Gradients, including that of sigma, do not depend on the distance between clusters that do not interact."""
     inputs = sample_inputs(variant, (), 20, 3, torch.float32, device)
     inputs["bandwidth"] = torch.tensor(1.0, device=device)
     for name in ("x", "query"):
@@ -88,14 +88,14 @@ def test_far_off_clusters(variant: Variant, device: str) -> None:
     exact = gradients(variant.reference, to(inputs, torch.float64))
     for name, grad in gradients(variant, inputs).items():
         error = (grad.double() - exact[name]).abs().max().item()
-        # Euler's identity, from which the gradient in sigma comes, multiplies rounding errors by the distance.
+        # Euler's identity, which gives the gradient in sigma, multiplies rounding errors by the distance.
         tolerance = 3e-4 if name == "bandwidth" else 2e-5
         assert error <= tolerance * max(exact[name].abs().max().item(), 0.1), name
 
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_one_input_at_a_time(variant: Variant) -> None:
-    """Each gradient is the same whichever others are asked for, and the others stay without."""
+    """A gradient does not depend on which others are requested, and those not requested are not computed."""
     inputs = sample_inputs(variant, (2,), 5, 3)
     together = gradients(variant, inputs)
     for name, grad in together.items():
@@ -110,15 +110,15 @@ def test_one_input_at_a_time(variant: Variant) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 def test_one_output_at_a_time(variant: Variant, which: int) -> None:
     inputs = sample_inputs(variant, (3,), 6, 2)
-    actual = gradients(lambda given: variant(given)[which : which + 1], inputs)
-    expected = gradients(lambda given: variant.reference(given)[which : which + 1], inputs)
+    actual = gradients(lambda values: variant(values)[which : which + 1], inputs)
+    expected = gradients(lambda values: variant.reference(values)[which : which + 1], inputs)
     for name, grad in expected.items():
         torch.testing.assert_close(actual[name], grad, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_expanded_upstream_gradient(variant: Variant) -> None:
-    """sum().backward() hands down a gradient of stride 0."""
+    """sum().backward() passes a gradient with stride 0."""
     inputs = sample_inputs(variant, (2,), 7, 3)
     x = inputs["x"].clone().requires_grad_()
     sum(out.sum() for out in variant({**inputs, "x": x})).backward()

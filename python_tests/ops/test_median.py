@@ -14,7 +14,7 @@ TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 5e-3, to
 
 
 def oracle(x: Tensor) -> Tensor:
-    """Lower median of all pairs, by numpy's sort, one batch row at a time."""
+    """Lower median of all pairs, by NumPy's sort, for one batch row at a time."""
     rows = x.detach().cpu().double().reshape(-1, *x.shape[-2:]).numpy()
     medians = []
     for row in rows:
@@ -51,14 +51,14 @@ def test_agrees_with_torch_median_of_cdist(device: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_ties(dtype: torch.dtype, device: str) -> None:
-    """Integer coordinates: many distances are equal, and each is exact or a rounded root."""
+    """With integer coordinates many distances are equal, and each is exact or a rounded root."""
     for m in (2, 5, 12, 65):
         check(torch.randint(-2, 3, (4, m, 3)).to(device=device, dtype=dtype))
 
 
 @pytest.mark.parametrize("duplicates", [0, 1, 5, 9, 10])
 def test_duplicates(duplicates: int, device: str) -> None:
-    """As soon as half of all pairs coincide, the median is zero."""
+    """The median is zero once half of all pairs coincide."""
     x = torch.randn(10, 2, dtype=torch.float64, device=device)
     x[:duplicates] = 1.0
     check(x)
@@ -82,7 +82,7 @@ def test_far_from_the_origin(device: str) -> None:
 
 
 def test_two_clusters(device: str) -> None:
-    """The median falls between the distances inside and across the clusters."""
+    """The median is between the distances within and across the clusters."""
     x = torch.randn(41, 2, device=device)
     x[:20] += 1000
     check(x)
@@ -110,7 +110,7 @@ def test_scales_exactly_with_powers_of_two(device: str) -> None:
 
 
 def test_memory_is_linear_in_particles() -> None:
-    """M = 30,000: the M^2 distances alone would take 3.4 GiB."""
+    """With M = 30,000 the M^2 distances alone would take 3.4 GiB."""
     import resource
 
     x = torch.randn(30_000, 1)
@@ -119,7 +119,7 @@ def test_memory_is_linear_in_particles() -> None:
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 64 * 1024  # KiB
     ordered = x.double().flatten().sort().values
-    # The count of pairs within the median, from the sorted coordinates.
+    # The number of pairs within the median, from the sorted coordinates.
     within = torch.searchsorted(ordered, ordered + median.double() * (1 + 1e-6), right=True)
     inside = 2 * int((within - torch.arange(len(ordered))).sum()) - len(ordered)
     below = torch.searchsorted(ordered, ordered + median.double() * (1 - 1e-6))

@@ -1,4 +1,4 @@
-"""mlp_score_hvp and mlp_laplacian: the reference's values and torch.func.hessian, PyTorch's transforms, bad input."""
+"""mlp_score_hvp and mlp_laplacian against the reference and torch.func.hessian, under transforms, with bad input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from svgdx.activations import COMPILED
 
 OPS = ["mlp_score_hvp", "mlp_laplacian"]
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}
-# Leading shape, M, D, C (None: no condition), hidden widths: partial vectors, one layer, layers that grow and shrink.
+# Leading shape, M, D, C (None: no condition), hidden widths: partial vectors, one layer, growing and shrinking layers.
 SIZES: list[tuple[tuple[int, ...], int, int, int | None, list[int]]] = [
     ((), 1, 1, None, [1]),
     ((), 5, 3, None, [7]),
@@ -102,19 +102,19 @@ def test_derivatives_are_those_of_func_hessian(activation: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("activation", COMPILED)
 def test_activations_everywhere(activation: str, dtype: torch.dtype) -> None:
-    """One unit: value, first and second derivative over the whole range, at the jumps and at zero, as autograd's."""
+    """Value and two derivatives of one unit match autograd over the whole range, at the jumps and at zero."""
     grid = torch.cat([torch.linspace(-40, 40, 4001), torch.logspace(-8, 2.3, 300), -torch.logspace(-8, 2.3, 300)])
     x = torch.cat([grid, torch.tensor([0.0, -0.0, 20.0, 20.001, -0.25, 1e4, -1e4])]).to(dtype)[:, None]
     one, zero = torch.ones(1, 1, dtype=dtype), torch.zeros(1, dtype=dtype)
     value, score, hvp = ops.mlp_score_hvp(x, None, [one, one], [zero, zero], activation, torch.ones_like(x))
 
-    def at(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def derivatives_at(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y = getattr(torch.nn.functional, activation)(x)
         (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
         (second,) = torch.autograd.grad(first.sum(), x, materialize_grads=True) if first.requires_grad else (x * 0,)
         return y.detach(), first.detach(), second
 
-    exact = at(x.double().requires_grad_())
+    exact = derivatives_at(x.double().requires_grad_())
     epsilon = torch.finfo(dtype).eps
     for out, expected in zip((value[:, None], score, hvp), exact, strict=True):
         torch.testing.assert_close(out.double(), expected, rtol=16 * epsilon, atol=64 * epsilon)
@@ -122,7 +122,7 @@ def test_activations_everywhere(activation: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_gelu_keeps_its_digits_in_the_tail(dtype: torch.dtype) -> None:
-    """z Phi(z) by the complementary error function; exp turns the rounding of z^2 / 2 into a relative error."""
+    """z Phi(z) from the complementary error function; exp turns the rounding of z^2 / 2 into a relative error."""
     x = torch.linspace(-12, 12, 2001, dtype=dtype)[:, None]
     one, zero = torch.ones(1, 1, dtype=dtype), torch.zeros(1, dtype=dtype)
     value, _, _ = ops.mlp_score_hvp(x, None, [one, one], [zero, zero], "gelu", torch.ones_like(x))
@@ -159,8 +159,8 @@ def test_no_points_and_layouts(op: str) -> None:
 
 
 def call(op: str, inputs: Inputs) -> tuple[Tensor, ...]:
-    made: tuple[Tensor, ...] = getattr(ops, op)(**inputs)
-    return made
+    derivatives: tuple[Tensor, ...] = getattr(ops, op)(**inputs)
+    return derivatives
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -194,7 +194,7 @@ def test_compile_and_vmap(op: str) -> None:
     torch._dynamo.reset()
     inputs = sample_inputs(op, (3,), 4, 5, 2, [7, 8])
     expected = call(op, inputs)
-    compiled = torch.compile(lambda given: call(op, given), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(lambda values: call(op, values), fullgraph=True, backend="aot_eager")
     assert all(torch.equal(a, b) for a, b in zip(compiled(inputs), expected, strict=True))
     names = [name for name in ("x", "condition", "probe") if name in inputs]
     mapped = torch.vmap(lambda *rows: call(op, {**inputs, **dict(zip(names, rows, strict=True))}))(
@@ -220,7 +220,7 @@ FAULTS: dict[str, dict[str, Change]] = {
         "other rows": lambda t: t[:1],
         "0-d": lambda t: t[0, 0],
     },
-    "probe": {"None": lambda t: None, "float32": lambda t: t.float(), "one less": lambda t: t[:, 1:]},
+    "probe": {"None": lambda t: None, "float32": lambda t: t.float(), "one fewer": lambda t: t[:, 1:]},
     "weights": {
         "tensor": lambda t: t[0],
         "one layer": lambda t: t[:1],
@@ -232,7 +232,7 @@ FAULTS: dict[str, dict[str, Change]] = {
         "two outputs": lambda t: [*t[:2], t[2].expand(2, -1)],
         "1-d": lambda t: [*t[:2], t[2][0]],
     },
-    "biases": {"None": lambda t: None, "one less": lambda t: t[1:], "shape": lambda t: [b[None] for b in t]},
+    "biases": {"None": lambda t: None, "one fewer": lambda t: t[1:], "shape": lambda t: [b[None] for b in t]},
     "activation": {"unknown": lambda t: "sine", "None": lambda t: None},
 }
 

@@ -1,4 +1,4 @@
-"""What must hold for any particles: symmetries, coinciding particles, limits of the bandwidth."""
+"""Properties that hold for any particles: symmetries, coinciding particles, limits of the bandwidth."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_translation(variant: Variant, size: tuple[int, int], seed: int, distanc
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @given(size=sizes, seed=seeds)
 def test_permutation(variant: Variant, size: tuple[int, int], seed: int) -> None:
-    """Permuted particles: each keeps its result; what belongs to no particle does not change."""
+    """Permuting the particles permutes their results and leaves all others unchanged."""
     inputs = draw(variant, size, seed)
     order = torch.randperm(size[0])
     per_particle = ("x", "score", "log_q", "hessian_trace", "probe", "hvp", "hessian")
@@ -56,7 +56,7 @@ def rotation(d: int) -> Tensor:
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if "hessian" not in v.extra], ids=str)
 @given(size=sizes, seed=seeds)
 def test_rotation(variant: Variant, size: tuple[int, int], seed: int) -> None:
-    """Vectors turn with the coordinates, numbers stay."""
+    """Vectors rotate with the coordinates; scalars do not change."""
     inputs = draw(variant, size, seed)
     turn = rotation(size[1])
     turned = {k: v @ turn if k in ("x", "score", "query", "probe", "hvp") else v for k, v in inputs.items()}
@@ -67,7 +67,7 @@ def test_rotation(variant: Variant, size: tuple[int, int], seed: int) -> None:
 
 @given(size=sizes, seed=seeds, scale=st.floats(0.1, 10))
 def test_change_of_units(size: tuple[int, int], seed: int, scale: float) -> None:
-    """x and sigma in other units, the score in their inverse: phi scales as 1/x, the trace as 1/x^2."""
+    """If x and sigma change units, and the score by the inverse, phi scales as 1/x and the trace as 1/x^2."""
     inputs = draw(Variant("svgd_phi_trace"), size, seed)
     phi, trace = ops.svgd_phi_trace(**inputs)
     x, score, bandwidth = inputs["x"] * scale, inputs["score"] / scale, inputs["bandwidth"] * scale
@@ -78,7 +78,7 @@ def test_change_of_units(size: tuple[int, int], seed: int, scale: float) -> None
 
 @given(size=sizes, seed=seeds)
 def test_identical_particles(size: tuple[int, int], seed: int) -> None:
-    """All kernels are 1 and all differences 0: phi is the mean score, t = beta D (M - 1) / M."""
+    """If all kernels are 1 and all differences 0, phi is the mean score and t = beta D (M - 1) / M."""
     m, d = size
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(1, d, generator=generator, dtype=torch.float64).expand(m, d)
@@ -97,7 +97,7 @@ def test_identical_particles(size: tuple[int, int], seed: int) -> None:
 
 @given(size=sizes, seed=seeds)
 def test_infinite_bandwidth(size: tuple[int, int], seed: int) -> None:
-    """Every particle sees all others alike: phi tends to the mean score, the trace to 0."""
+    """For a wide kernel phi tends to the mean score and the trace to 0."""
     inputs = {**draw(Variant("svgd_phi_trace"), size, seed), "bandwidth": 1e8}
     phi, trace = ops.svgd_phi_trace(**inputs)
     torch.testing.assert_close(phi, inputs["score"].mean(1, keepdim=True).expand_as(phi), rtol=1e-7, atol=1e-7)
@@ -108,7 +108,7 @@ def test_infinite_bandwidth(size: tuple[int, int], seed: int) -> None:
 
 @given(size=sizes, seed=seeds)
 def test_vanishing_bandwidth(size: tuple[int, int], seed: int) -> None:
-    """No particle sees another: phi_i = s_i / M, the trace is 0."""
+    """For a narrow kernel phi_i = s_i / M and the trace is 0."""
     inputs = draw(Variant("svgd_phi_trace"), size, seed)
     grid = torch.arange(size[0], dtype=torch.float64)[:, None].expand_as(inputs["x"])
     phi, trace = ops.svgd_phi_trace(grid, inputs["score"], 1e-3)
@@ -121,14 +121,14 @@ def test_vanishing_bandwidth(size: tuple[int, int], seed: int) -> None:
 
 
 def test_vanishing_bandwidth_at_large_dimension() -> None:
-    """The matrix-product route must not leave rounding errors of beta^2 |x|^4 where every kernel value is 0."""
+    """The matrix-product route must not leave rounding errors of beta^2 |x|^4 if every kernel value is 0."""
     x, score = torch.randn(2, 16, 40, dtype=torch.float64)
     assert (ops.svgd_jacobian_sqnorm(x, score, 1e-3) == 0).all()
 
 
 @given(size=sizes, seed=seeds)
 def test_field_at_the_particles(size: tuple[int, int], seed: int) -> None:
-    """At a particle the field is phi; its divergence counts j = i, which adds beta D / M to the trace."""
+    """At a particle the field is phi; its divergence includes j = i, which adds beta D / M to the trace."""
     inputs = draw(Variant("svgd_phi_trace"), size, seed)
     phi, trace = ops.svgd_phi_trace(**inputs)
     field, divergence = ops.svgd_field(inputs["x"], **inputs)
@@ -160,7 +160,7 @@ def test_sum_of_the_gradients_in_x_vanishes(size: tuple[int, int], seed: int) ->
 
 
 def test_svgd_moves_particles_to_a_gaussian() -> None:
-    """Many steps on N(2, 1): mean and variance come out, and the discrepancy falls."""
+    """Many steps on N(2, 1) recover mean and variance and reduce the discrepancy."""
     x = torch.randn(100, 1, dtype=torch.float64)
     log_q = torch.zeros(100, dtype=torch.float64)
     first = ops.ksd(x, 2 - x, 1.0)

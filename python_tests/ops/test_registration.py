@@ -1,4 +1,4 @@
-"""How the ops sit in PyTorch: opcheck, torch.compile, torch.export, the reference in their place."""
+"""The ops within PyTorch: opcheck, torch.compile, torch.export, and the reference as their replacement."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BACKWARDS = [
 
 
 def op_arguments(variant: Variant, inputs: Inputs) -> tuple[Any, ...]:
-    """The arguments of torch.ops.svgdx.<op>."""
+    """Positional arguments of torch.ops.svgdx.<op>."""
     statistic = dict(variant.fixed).get("statistic")
     return (*inputs.values(), *([] if statistic is None else [statistic == "u"]))
 
@@ -46,12 +46,12 @@ def test_opcheck(variant: Variant, lead: tuple[int, ...]) -> None:
     torch.library.opcheck(getattr(torch.ops.svgdx, variant.op).default, op_arguments(variant, inputs))
 
 
-@pytest.mark.parametrize(("name", "variant", "wanted"), BACKWARDS, ids=lambda value: str(value))
-def test_opcheck_backward(name: str, variant: Variant, wanted: tuple[str | None, ...]) -> None:
+@pytest.mark.parametrize(("name", "variant", "requested"), BACKWARDS, ids=lambda value: str(value))
+def test_opcheck_backward(name: str, variant: Variant, requested: tuple[str | None, ...]) -> None:
     inputs = sample_inputs(variant, (2,), 4, 3)
     points = inputs.get("query", inputs["x"])
     shapes = {"phi": points.shape, "trace": points.shape[:-1], "row": points.shape[:-2]}
-    upstream = [None if key is None else torch.randn(shapes[key], dtype=torch.float64) for key in wanted]
+    upstream = [None if key is None else torch.randn(shapes[key], dtype=torch.float64) for key in requested]
     inputs.pop("log_q", None)
     arguments: list[Any] = [*upstream, *inputs.values()]
     expected = {"svgd_jacobian_sqnorm_backward": 6, "svgd_logdet_backward": 6}.get(name, len(arguments))
@@ -64,7 +64,7 @@ def test_opcheck_backward(name: str, variant: Variant, wanted: tuple[str | None,
 def test_compile_without_graph_breaks(variant: Variant, bandwidth: str) -> None:
     torch._dynamo.reset()
     inputs = sample_inputs(variant, (2,), 5, 3, bandwidth="number" if bandwidth == "number" else "rows")
-    compiled = torch.compile(lambda given: variant(given), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(lambda values: variant(values), fullgraph=True, backend="aot_eager")
     for out, expected in zip(compiled(inputs), variant(inputs), strict=True):
         assert torch.equal(out, expected)
     if variant.differentiable:
@@ -79,14 +79,14 @@ def test_compile_with_inductor(variant: Variant) -> None:
     torch._dynamo.reset()
     inputs = sample_inputs(variant, (2,), 5, 3, bandwidth="number")
 
-    def chain(given: Inputs, function: Function = variant) -> tuple[Tensor, ...]:
-        """The op between pointwise operations, which the compiler fuses around it."""
-        return tuple(out.sin() for out in function({**given, "x": given["x"].tanh()}))
+    def chain(values: Inputs, function: Function = variant) -> tuple[Tensor, ...]:
+        """The op compiles between pointwise operations, which the compiler fuses."""
+        return tuple(out.sin() for out in function({**values, "x": values["x"].tanh()}))
 
     compiled = torch.compile(chain, fullgraph=True)
     for out, expected in zip(compiled(inputs), chain(inputs, variant.reference), strict=True):
         torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-12)
-    expected_grads = gradients(lambda given: chain(given, variant.reference), inputs)
+    expected_grads = gradients(lambda values: chain(values, variant.reference), inputs)
     for name, grad in gradients(compiled, inputs).items():
         torch.testing.assert_close(grad, expected_grads[name], rtol=1e-9, atol=1e-10)
 
@@ -103,7 +103,7 @@ def test_compile_with_dynamic_shapes_and_numbers() -> None:
         x = torch.randn(2, m, d, dtype=torch.float64)
         expected = reference.svgd_step(x, -x, bandwidth, 0.1, x.sum(-1))
         torch.testing.assert_close(update(x, bandwidth), expected, rtol=1e-10, atol=1e-12)
-    # Once for the first call, once more when the bandwidth turns out to vary.
+    # Once for the first call, and again when the bandwidth turns out to vary.
     assert counter.frame_count <= 2
 
 
@@ -139,7 +139,7 @@ def test_meta_tensors_have_the_right_shapes(variant: Variant) -> None:
 
 
 def python(code: str, **environment: str) -> str:
-    """Run code in a fresh interpreter, away from this folder."""
+    """Run code in a new interpreter, outside this folder."""
     result = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **environment},
@@ -174,11 +174,11 @@ def test_ops_and_reference_have_the_same_signatures() -> None:
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_torch_ops_records_gradients(variant: Variant) -> None:
-    """Called without the wrappers, the ops are differentiable all the same."""
+    """The ops are differentiable without the Python wrappers too."""
     inputs = sample_inputs(variant, (2,), 5, 3)
 
-    def direct(given: Inputs) -> tuple[Tensor, ...]:
-        out = getattr(torch.ops.svgdx, variant.op)(*op_arguments(variant, given))
+    def direct(values: Inputs) -> tuple[Tensor, ...]:
+        out = getattr(torch.ops.svgdx, variant.op)(*op_arguments(variant, values))
         return out if isinstance(out, tuple) else (out,)
 
     expected = gradients(variant, inputs)

@@ -1,4 +1,4 @@
-"""The same input gives the same bits, for any number of threads and in any batch."""
+"""The same input gives bit-equal results for any number of threads and in any batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from ops.samples import VARIANTS, Inputs, Variant, gradients, sample_inputs
 from torch import Tensor
 
-# Small problems in a large batch, one problem split over blocks of particles, large D by matrix products.
+# Small problems in a large batch, one problem split into blocks of particles, large D with matrix products.
 SIZES = [((64,), 10, 6), ((), 1000, 2), ((), 300, 16), ((2,), 130, 17), ((), 150, 100), ((), 33, 784)]
 
 
@@ -45,15 +45,15 @@ def test_same_bits_alone_and_in_a_batch(variant: Variant) -> None:
 
 
 def test_backward_while_forward_runs_in_another_thread() -> None:
-    """Nothing is shared between calls."""
+    """Concurrent calls do not share state."""
     import concurrent.futures
 
     variant = Variant("svgd_phi_trace")
     inputs = [sample_inputs(variant, (), 200, 5, torch.float32, seed=seed) for seed in range(4)]
-    expected = [results(variant, given, 1) for given in inputs]
+    expected = [results(variant, values, 1) for values in inputs]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for _ in range(5):
-            for actual, wanted in zip(
-                pool.map(lambda given: results(variant, given, 1), inputs), expected, strict=True
+            for actual, serial in zip(
+                pool.map(lambda values: results(variant, values, 1), inputs), expected, strict=True
             ):
-                assert all(torch.equal(a, b) for a, b in zip(actual, wanted, strict=True))
+                assert all(torch.equal(a, b) for a, b in zip(actual, serial, strict=True))

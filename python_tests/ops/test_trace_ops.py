@@ -1,4 +1,4 @@
-"""rademacher and probe_trace: the reference's values, in PyTorch's transforms, and bad input."""
+"""rademacher and probe_trace against the reference, under PyTorch's transforms, and with bad input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from svgdx import ops, reference
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SEEDS = [(0, 0), (1, 2), (-1, -1), (2**40 + 7, 2**33), (2**63 - 1, -(2**63))]
-# Less than a block of 128 signs, one, a bit more, several threads' worth.
+# Less than a block of 128 signs, one block, slightly more, enough for several threads.
 SHAPES = [(), (0,), (3, 0, 2), (1,), (127,), (128,), (129,), (4, 33, 5), (300, 200)]
 # (V, ..., D)
 PROBES = [(1, 3), (2, 1), (3, 4, 5), (5, 2, 3, 17), (2, 0, 3), (4, 3, 0), (33, 1, 64), (3, 500, 6)]
@@ -25,8 +25,8 @@ PROBE_TRACE = Variant("probe_trace")
 
 def probe_inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, device: str = "cpu") -> Inputs:
     generator = torch.Generator().manual_seed(sum(shape))
-    made = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name in ("probe", "hvp")}
-    return {name: value.to(device=device, dtype=dtype) for name, value in made.items()}
+    tensors = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name in ("probe", "hvp")}
+    return {name: value.to(device=device, dtype=dtype) for name, value in tensors.items()}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -41,7 +41,7 @@ def test_signs_of_the_reference(shape: tuple[int, ...], dtype: torch.dtype, devi
 
 
 def test_signs_are_those_of_philox_known_answers() -> None:
-    """Random123's kat_vectors, philox4x32 10, for counter and key zero, bit by bit."""
+    """The bits for counter and key zero equal Random123's kat_vectors, philox4x32 10."""
     words = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
     signs = ops.rademacher(torch.empty(128), 0, 0)
     assert [(1 - int(sign)) // 2 for sign in signs] == [word >> bit & 1 for word in words for bit in range(32)]
@@ -58,7 +58,7 @@ def test_signs_do_not_depend_on_dtype_layout_or_threads() -> None:
 
 
 def test_signs_are_fair_and_independent() -> None:
-    """Mean, and correlation with neighbours, the same place of the next block and other seeds and offsets: 5 sigma."""
+    """Mean and correlations (with neighbours, the next block, other seeds and offsets) are within 5 sigma."""
     count = 1 << 20
     like = torch.empty(count)
     signs = ops.rademacher(like, 11, 12)
@@ -105,8 +105,8 @@ def test_gradcheck(outputs: tuple[int, ...]) -> None:
     inputs = probe_inputs((3, 2, 4))
 
     def function(probe: Tensor, hvp: Tensor) -> tuple[Tensor, ...]:
-        made = ops.probe_trace(probe, hvp)
-        return tuple(made[i] for i in outputs)
+        tensors = ops.probe_trace(probe, hvp)
+        return tuple(tensors[i] for i in outputs)
 
     assert torch.autograd.gradcheck(function, [value.requires_grad_() for value in inputs.values()])
 
@@ -135,15 +135,15 @@ def test_compile_without_graph_breaks() -> None:
 
 @pytest.mark.parametrize("dims", [(0, 0), (1, 2), (None, 0), (3, None)], ids=str)
 def test_vmap(dims: tuple[int | None, int | None]) -> None:
-    """The mapped dimension, wherever it is, is one more leading one; so it is for the gradient."""
-    given = probe_inputs((5, 3, 2, 4))
+    """The mapped dimension becomes a leading dimension, for the gradient too."""
+    batch = probe_inputs((5, 3, 2, 4))
     one = probe_inputs((3, 2, 4))
     args = [
-        one[name] if dim is None else given[name].movedim(0, dim)
+        one[name] if dim is None else batch[name].movedim(0, dim)
         for name, dim in zip(("probe", "hvp"), dims, strict=True)
     ]
     rows = [
-        tuple(one[name] if dim is None else given[name][i] for name, dim in zip(("probe", "hvp"), dims, strict=True))
+        tuple(one[name] if dim is None else batch[name][i] for name, dim in zip(("probe", "hvp"), dims, strict=True))
         for i in range(5)
     ]
     mapped = torch.vmap(ops.probe_trace, in_dims=dims)(*args)
@@ -198,9 +198,9 @@ FAULTS: dict[tuple[str, str], dict[str, Change]] = {
         **NO_FLOAT,
         **NO_TENSOR,
         "float32": lambda t: t.float(),
-        "one probe less": lambda t: t[1:],
+        "one probe fewer": lambda t: t[1:],
         "broadcast": lambda t: t[:1],
-        "one entry less": lambda t: t[..., 1:],
+        "one entry fewer": lambda t: t[..., 1:],
     },
 }
 

@@ -39,7 +39,7 @@ def test_vmap_over_an_inner_dimension(variant: Variant) -> None:
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_vmap_over_one_argument(variant: Variant) -> None:
-    """One argument is mapped, the others are shared by all rows."""
+    """One argument is mapped; all rows share the others."""
     one = sample_inputs(variant, (2,), 5, 3)
     many = sample_inputs(variant, (4, 2), 5, 3, seed=1)
     for name in one:
@@ -52,7 +52,7 @@ def test_vmap_over_one_argument(variant: Variant) -> None:
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_vmap_over_0d_bandwidths(variant: Variant) -> None:
-    """A sweep: particles with leading dimensions, and a 0-d bandwidth for each mapped row."""
+    """A sweep over bandwidths: particles with leading dimensions, and a 0-d bandwidth per mapped row."""
     inputs = {**sample_inputs(variant, (2,), 5, 3), "bandwidth": torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)}
     out = mapped(variant, variant, inputs, {key: 0 if key == "bandwidth" else None for key in inputs})
     for i, bandwidth in enumerate([0.5, 1.0, 2.0]):
@@ -82,7 +82,7 @@ def test_func_grad(variant: Variant) -> None:
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_gradients_of_each_row_by_vmap(variant: Variant) -> None:
-    """vmap of grad: a shared 0-d bandwidth gets one gradient for each mapped row."""
+    """Under vmap of grad, a shared 0-d bandwidth gets one gradient per mapped row."""
     inputs = sample_inputs(variant, (3, 2), 4, 3, bandwidth="scalar")
     dims = {name: None if value.dim() == 0 else 0 for name, value in inputs.items()}
     actual = mapped(variant, torch.func.grad(loss_of(variant)), inputs, dims)
@@ -97,7 +97,7 @@ def test_gradient_of_vmap(variant: Variant) -> None:
     dims = {name: None if value.dim() == 0 else 0 for name, value in inputs.items()}
 
     def loss(function: Any) -> Any:
-        return lambda given: mapped(variant, loss_of(function), given, dims).square().sum()
+        return lambda values: mapped(variant, loss_of(function), values, dims).square().sum()
 
     expected = torch.func.grad(loss(variant.reference))(inputs)
     for name, grad in torch.func.grad(loss(variant))(inputs).items():
@@ -123,9 +123,9 @@ def test_autocast_computes_in_float32(variant: Variant, low: torch.dtype, device
     inputs = sample_inputs(variant, (2,), 5, 3, low, device)
     wide = {name: value.float() for name, value in inputs.items()}
     with torch.autocast(device, dtype=low):
-        for given in (inputs, {**wide, "x": inputs["x"]}):
-            expected = variant({**given, **{name: value.float() for name, value in given.items()}})
-            for out, value in zip(variant(given), expected, strict=True):
+        for values in (inputs, {**wide, "x": inputs["x"]}):
+            expected = variant({**values, **{name: value.float() for name, value in values.items()}})
+            for out, value in zip(variant(values), expected, strict=True):
                 assert out.dtype == torch.float32
                 assert torch.equal(out, value)
         if variant.differentiable:

@@ -1,4 +1,4 @@
-"""Float64 oracles of the GFlowNet kernels, and an independent Philox and integer draw."""
+"""Float64 oracles for the GFlowNet kernels, with an independent Philox and integer draw."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LOW32 = 0xFFFFFFFF
 
 
 def store(kind: str, values: np.ndarray) -> np.ndarray:
-    """Rounded to the storage type; 16-bit formats as uint16."""
+    """Round to the storage type; 16-bit formats are returned as uint16."""
     if kind == "Fp16":
         return values.astype(np.float16).view(np.uint16)
     if kind != "Bf16":
@@ -20,7 +20,7 @@ def store(kind: str, values: np.ndarray) -> np.ndarray:
 
 
 def load(kind: str, stored: np.ndarray) -> np.ndarray:
-    """The numbers a kernel computes with."""
+    """The numbers that a kernel computes with."""
     if kind == "Fp16":
         return stored.view(np.float16).astype(np.float32)
     if kind == "Bf16":
@@ -29,7 +29,7 @@ def load(kind: str, stored: np.ndarray) -> np.ndarray:
 
 
 def log_softmax(logits: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, float]:
-    """Over the valid entries; and the log-sum-exp."""
+    """Log-softmax over the valid entries, and their log-sum-exp."""
     x = np.where(valid, logits.astype(np.float64), -np.inf)
     top = x.max()
     normalizer = top + np.log(np.exp(x - top).sum()) if top != -np.inf else top
@@ -37,7 +37,7 @@ def log_softmax(logits: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, floa
 
 
 def set_times(actions: np.ndarray, initial: np.ndarray) -> np.ndarray:
-    """Entry D is 1 for a valid trajectory; what an invalid one has elsewhere is the earliest step, too."""
+    """Set times; entry D is 1 for a valid trajectory. Other entries hold the earliest step even if invalid."""
     (batch, steps), dim = actions.shape, initial.shape[1]
     times = np.concatenate([np.where(initial == -1, steps, -1), np.ones((batch, 1), int)], 1).astype(np.int32)
     times[:, dim] = ((initial >= -1) & (initial <= 1)).all(1)
@@ -51,7 +51,7 @@ def set_times(actions: np.ndarray, initial: np.ndarray) -> np.ndarray:
 
 
 def sides(times: np.ndarray, action: np.ndarray, t: int):
-    """For s_t of one trajectory: (part of the row, valid entries, entry taken), forward and backward; None: no step."""
+    """Forward and backward (slice of the row, valid entries, entry taken) at s_t of one trajectory; None if no step."""
     dim, steps = len(times) - 1, len(action)
     void = times[:dim] >= t
     forward = (slice(0, 2 * dim), np.repeat(void, 2), action[t]) if t < steps else None
@@ -60,7 +60,7 @@ def sides(times: np.ndarray, action: np.ndarray, t: int):
 
 
 def trajectory(logits: np.ndarray, actions: np.ndarray, times: np.ndarray, upstream: np.ndarray):
-    """normalizers and row_log_prob (B, T+1, 2), gradient (B, T+1, 3D) of sum(upstream (B, 2) * sums)."""
+    """normalizers and row_log_prob (B, T+1, 2), and the gradient (B, T+1, 3D) of sum(upstream (B, 2) * sums)."""
     normalizers, log_prob = np.zeros((2, *logits.shape[:2], 2))
     grad = np.zeros(logits.shape)
     for b, t in np.ndindex(*logits.shape[:2]):
@@ -69,15 +69,15 @@ def trajectory(logits: np.ndarray, actions: np.ndarray, times: np.ndarray, upstr
             continue
         for k, side in enumerate(sides(times[b], actions[b], t)):
             if side is not None:
-                part, valid, taken = side
-                log_p, normalizers[b, t, k] = log_softmax(logits[b, t, part], valid)
+                entries, valid, taken = side
+                log_p, normalizers[b, t, k] = log_softmax(logits[b, t, entries], valid)
                 log_prob[b, t, k] = log_p[taken]
-                grad[b, t, part] = upstream[b, k] * ((np.arange(len(valid)) == taken) - np.exp(log_p))
+                grad[b, t, entries] = upstream[b, k] * ((np.arange(len(valid)) == taken) - np.exp(log_p))
     return normalizers, log_prob, grad
 
 
 def philox(seed: int, low: int, high: int) -> list[int]:
-    """Philox4x32-10 of Salmon et al., SC 2011, in Python's integers."""
+    """Philox4x32-10 of Salmon et al., SC 2011, in Python integers."""
     key = [seed & LOW32, seed >> 32 & LOW32]
     c = [low & LOW32, low >> 32 & LOW32, high & LOW32, high >> 32 & LOW32]
     for _ in range(10):
@@ -88,7 +88,7 @@ def philox(seed: int, low: int, high: int) -> list[int]:
 
 
 def weights(below: np.ndarray, scale: float) -> list[int]:
-    """2^30 2^(below scale), each operation rounded to float32."""
+    """2^30 2^(below scale), with each operation rounded to float32."""
     f32 = np.float32
     with np.errstate(invalid="ignore"):
         y = np.maximum(below.astype(f32) * f32(scale), f32(-32))
@@ -101,7 +101,7 @@ def weights(below: np.ndarray, scale: float) -> list[int]:
 
 
 def draw(logits: np.ndarray, valid: np.ndarray, seed: int, offset: int, row: int, scale: float, epsilon: float):
-    """The action, -1 where there is none; logits in the type that the kernel computes with."""
+    """The drawn action, or -1 if there is none, for logits in the kernel's compute type."""
     x = logits[valid]
     if len(x) == 0 or not np.isfinite(x.max()):
         return -1
@@ -114,4 +114,4 @@ def draw(logits: np.ndarray, valid: np.ndarray, seed: int, offset: int, row: int
         total += w
         if total > threshold:
             return int(action)
-    raise AssertionError("the threshold is below the sum")
+    raise AssertionError("the threshold must be below the sum")

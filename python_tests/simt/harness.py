@@ -4,8 +4,8 @@
     result = simt.launch("kernel", grid=4, block=128, shared=0, args=[x, harness.out(y), 3], seed=1, preempt=0.05)
     assert not result.reports
 
-An array is copied to the harness's device memory and back; ``out(array)`` is handed over as memory never written, and
-``scratch(n)`` is n bytes of it. ``call`` runs a whole launch function as the CUDA library does. The builds: "fast",
+Arrays are copied to the harness's device memory and back; ``out(array)`` is passed as uninitialised memory, and
+``scratch(n)`` is n bytes of it. ``call`` runs a whole launch function, as the CUDA library does. The builds are "fast",
 "checked" (shadow memory, races, counters) and "asan" (address and undefined-behaviour sanitizers; needs
 ``run_under_asan``).
 """
@@ -29,17 +29,17 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "csrc" / "simt"
-# Frames of the shim itself, and assignments of packs: the access belongs to the kernel line that called them.
+# Frames of the harness itself and assignments of packs; their accesses belong to the calling line of the kernel.
 SHIM = re.compile(r"(simt|cuda_types|cuda_intrinsics)\.h$")
 
 
 def out(array: np.ndarray) -> tuple[str, np.ndarray]:
-    """An output: the kernel must write it before it reads it."""
+    """An output, which the kernel must write before reading."""
     return ("out", array)
 
 
 def scratch(nbytes: int) -> tuple[str, int]:
-    """Device memory that only the kernels see."""
+    """Device memory that only kernels access."""
     return ("scratch", nbytes)
 
 
@@ -48,7 +48,7 @@ class Report:
     kind: str
     file: str
     line: int
-    other_line: int  # of the access this one conflicts with; 0: none
+    other_line: int  # line of the conflicting access; 0 if none
     kernel: str
     block: str
     thread: str
@@ -63,7 +63,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Counter:
-    """What the accesses of one source line cost, all launches of a call together."""
+    """The cost of one source line's accesses, over all launches of a call."""
 
     file: str
     line: int
@@ -74,9 +74,9 @@ class Counter:
     accesses: int  # by single threads
     requests: int  # by warps
     sectors: int  # global: 32-byte sectors moved
-    bytes: int  # global: distinct bytes asked for
+    bytes: int  # global: distinct bytes requested
     wavefronts: int  # shared: passes over the 32 banks
-    least_wavefronts: int  # shared: as many without conflicts
+    least_wavefronts: int  # shared: passes needed without conflicts
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Result:
     value: float = 0.0
 
     def check(self) -> Result:
-        """Raise when anything was reported."""
+        """Raise if anything was reported."""
         if self.reports:
             raise AssertionError("\n".join(str(r) for r in self.reports))
         return self
@@ -94,7 +94,7 @@ class Result:
 
 @functools.cache
 def _resolve(library: str, offset: int) -> tuple[str, int]:
-    """File and line of a code address: the innermost frame outside the shim."""
+    """File and line of a code address, from the innermost frame outside the harness."""
     command = ["addr2line", "-e", library, "-i", "-f", "-C", hex(offset)]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     frames = []
@@ -110,7 +110,7 @@ def _line(pc: tuple[str, int] | None) -> tuple[str, int]:
 
 
 def _by_line(raw: list[dict[str, Any]]) -> list[Counter]:
-    """One counter for all code addresses of a line that make the same kind of access."""
+    """Merge the counters of a line's code addresses that make the same kind of access."""
     sums: dict[tuple[Any, ...], Counter] = {}
     for c in raw:
         file, line = _line(c.pop("pc"))
@@ -152,12 +152,12 @@ class Simt:
         return self._run(kernel, (dims[0], dims[1], shared), args, **options)
 
     def call(self, function: str, *args: Any, **options: Any) -> Result:
-        """Run an exported host launch function; options as for launch."""
+        """Run an exported host launch function, with the options of launch."""
         return self._run(function, None, args, **options)
 
 
 def build_folder() -> Path:
-    """One folder per interpreter: the modules are tied to it."""
+    """Build folder of this interpreter, on which the modules depend."""
     return Path(os.environ.get("SVGDX_SIMT_BUILD", ROOT / "build" / "simt")) / sys.implementation.cache_tag
 
 
@@ -166,7 +166,7 @@ def build(name: str) -> Path:
     """Configure and build one module; returns its path."""
     folder = build_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:  # another test process may be building
+    with open(folder / "lock", "w") as lock:  # another test process may also be building
         fcntl.flock(lock, fcntl.LOCK_EX)
         _configure_and_compile(folder, name)
     return next(folder.glob(f"svgdx_simt_{name}.*so"))
@@ -182,20 +182,20 @@ def _configure_and_compile(folder: Path, name: str) -> None:
 
 
 def _python(folder: Path) -> str:
-    """The interpreter of the build in a folder: for another of the same version the bindings would compile again."""
+    """The interpreter that an existing build uses: with another one, the bindings would be compiled again."""
     cache = folder / "CMakeCache.txt"
-    found = re.search(r"^Python_EXECUTABLE:\w+=(.+)$", cache.read_text(), re.MULTILINE) if cache.exists() else None
-    return found[1] if found and Path(found[1]).exists() else sys.executable
+    match = re.search(r"^Python_EXECUTABLE:\w+=(.+)$", cache.read_text(), re.MULTILINE) if cache.exists() else None
+    return match[1] if match and Path(match[1]).exists() else sys.executable
 
 
 @functools.cache
 def load(name: str = "checked") -> Simt:
-    """The harness in one of its builds, built on first use."""
+    """Load one build of the harness, compiling it on first use."""
     return load_file(build(name))
 
 
 def load_file(path: Path) -> Simt:
-    """The harness from a module that `build` made."""
+    """Load the harness from a module built by `build`."""
     spec = importlib.util.spec_from_file_location(path.name.partition(".")[0], path)
     assert spec is not None
     assert spec.loader is not None
@@ -205,9 +205,9 @@ def load_file(path: Path) -> Simt:
 
 
 def run_under_asan(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with the sanitizers' runtime loaded first, as the build "asan" needs; its output is kept.
+    """Run Python with the sanitizers' runtime preloaded, as the build "asan" requires, and capture the output.
 
-    The build is made before and opened with ``load_file``: compilers are slow under that runtime.
+    Build the module beforehand and open it with ``load_file``: compilers are slow under that runtime.
     """
     library = subprocess.run(
         ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""What the tests of the SVGD family's kernels share."""
+"""Shared by the tests of the SVGD family's kernels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def wide(array: np.ndarray | None) -> Any:
 
 
 def assert_close(got: np.ndarray, expected: np.ndarray, kind: str, scale: float = 0.0, factor: float = 1.0) -> None:
-    """Error relative to the largest number of a batch entry, or to `scale` where what is summed is larger."""
+    """Error relative to the largest number of a batch entry, or to `scale` if the summed terms are larger."""
     assert got.shape == expected.shape
     assert np.isfinite(got).all()
     size = np.abs(expected).reshape(len(expected), -1).max(1)

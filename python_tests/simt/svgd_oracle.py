@@ -1,4 +1,4 @@
-"""Float64 oracles of the SVGD kernels: direct formulas over all pairs, and gradients pair by pair."""
+"""Float64 oracles for the SVGD kernels: direct formulas over all pairs, and gradients pair by pair."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Pairs:
     r: np.ndarray
     z: np.ndarray
     kappa: np.ndarray
-    counted: np.ndarray  # 1 where the pair counts in the trace
+    counted: np.ndarray  # 1 if the pair counts in the trace
 
     @classmethod
     def of(cls, query: np.ndarray, x: np.ndarray, score: np.ndarray, sigma: complex, itself: bool) -> Pairs:
@@ -35,14 +35,14 @@ def field(query: np.ndarray, x: np.ndarray, score: np.ndarray, sigma: complex, i
 
 
 def field_grad(query: np.ndarray, x: np.ndarray, score: np.ndarray, sigma: float, itself: bool, g, h):
-    """Gradients of sum(g * phi) + sum(h * trace): of query, x, score, and sigma * dL/dsigma."""
+    """Gradients of sum(g * phi) + sum(h * trace) in query, x and score, and sigma * dL/dsigma."""
     p, (m, dim) = Pairs.of(query, x, score, sigma, itself), x.shape
     h_pair = p.counted * h[:, None]
     value = (g[:, None] * p.z).sum(-1) + p.beta * h_pair * (dim - (p.r * p.z).sum(-1))
     weight = (p.kappa / m)[..., None]
     dr = weight * p.beta * (-p.r * value[..., None] + g[:, None] - h_pair[..., None] * (p.z + p.beta * p.r))
     ds = weight * (g[:, None] - p.beta * h_pair[..., None] * p.r)
-    # sigma d/dsigma: beta has -2 beta; kappa and z and the factor of the trace read beta.
+    # sigma d/dsigma of beta is -2 beta; kappa, z and the factor of the trace depend on beta.
     square, rz = (p.r**2).sum(-1), (p.r * p.z).sum(-1)
     dbeta = -square / 2 * value + (g[:, None] * p.r).sum(-1) + h_pair * (dim - rz) - p.beta * h_pair * square
     return dr.sum(1), -dr.sum(0), ds.sum(0), -2 * p.beta * (p.kappa / m * dbeta).sum()
@@ -56,7 +56,7 @@ def jacobian(x: np.ndarray, score: np.ndarray, sigma: complex) -> np.ndarray:
 
 
 def jacobian_grad(x: np.ndarray, score: np.ndarray, sigma: float, adjoint: np.ndarray):
-    """Gradients of sum(adjoint * A): of x and score."""
+    """Gradients of sum(adjoint * A) in x and score."""
     p, m = Pairs.of(x, x, score, sigma, True), len(x)
     weight = (p.beta / m * p.kappa)[..., None]
     u = np.einsum("iab,ijb->ija", adjoint, p.r)
@@ -67,14 +67,14 @@ def jacobian_grad(x: np.ndarray, score: np.ndarray, sigma: float, adjoint: np.nd
 
 
 def sqnorm(a: np.ndarray, probe: np.ndarray, hvp: np.ndarray):
-    """n_i, and its derivative by A_i."""
+    """n_i and its derivative in A_i."""
     m = len(a)
     value = (a * a).sum((1, 2)) + 2 / m * np.einsum("iab,ib,ia->i", a, probe, hvp) + (hvp * hvp).sum(1) / m**2
     return value, 2 * a + 2 / m * hvp[:, :, None] * probe[:, None]
 
 
 def logdet(a: np.ndarray, hessian: np.ndarray, step: float):
-    """log |det(I + step J_i)|, its derivative by A_i, and by the step."""
+    """log |det(I + step J_i)| and its derivatives in A_i and the step."""
     j = a + hessian / len(a)
     matrix = np.eye(a.shape[1]) + step * j
     inverse = np.linalg.inv(matrix)

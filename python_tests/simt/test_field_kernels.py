@@ -1,4 +1,4 @@
-"""The CUDA kernels of the field ops on the host: errors against float64, and no report of the checked build."""
+"""The CUDA kernels of the field ops on the host: errors against float64, and no reports from the checked build."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from simt import harness
 from simt import svgd_oracle as oracle
 from simt.svgd_cases import SCHEDULES, TOLERANCE, TYPES, Run, assert_close, draw, wide
 
-# batch, rows (0: the particles themselves), particles, dim: every padded dimension, both sides of each tile.
+# batch, rows (0: the particles themselves), particles, dim: every padded dimension, both sides of every tile.
 FIELD = [
     (1, 0, 1, 1),
     (2, 0, 10, 1),
@@ -39,13 +39,13 @@ CHECKED_FIELD = [
     (2, 0, 7, 17),
     (1, 3, 66, 20),
     (1, 1, 4100, 2),
-    (2, 40, 35, 2),  # no Stein summand between the tiles' barriers
+    (2, 40, 35, 2),  # no Stein summand between the barriers of the tiles
     (1, 9, 4100, 2),  # split columns with several rows
 ]
 
 
 class FieldCase:
-    """Inputs of the field ops; bandwidths near the distances, so that every pair counts."""
+    """Inputs of the field ops, with bandwidths near the distances, so that every pair matters."""
 
     def __init__(self, kind: str, shape: tuple[int, int, int, int], seed: int) -> None:
         self.kind, (self.batch, rows, self.m, self.dim) = kind, shape
@@ -118,7 +118,7 @@ def test_field_forward_checked(kind: str, shape: tuple[int, int, int, int]) -> N
 
 
 def backward_passes(case: FieldCase, step: bool) -> list[tuple[Run, dict[str, np.ndarray]]]:
-    """One pass over the particles, or one over the queries and one over the particles."""
+    """Run one backward pass over the particles, or one over the queries and one over the particles."""
     common = case.fields(origin=np.ascontiguousarray(case.x[:, 0]), origin_stride=case.dim, particles=case.m)
     if step:
         common.update(step=case.step, hessian_trace=case.hessian_trace)

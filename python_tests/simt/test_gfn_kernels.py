@@ -1,4 +1,4 @@
-"""The CUDA kernels of the GFlowNet ops on the host: errors against float64, and no report of the checked build."""
+"""The CUDA kernels of the GFlowNet ops on the host: errors against float64, and no reports from the checked build."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from simt import harness
 
 KINDS = list(oracle.COMPUTE)
 TOLERANCE = {"float": 2e-6, "double": 1e-14, "Bf16": 2e-6, "Fp16": 2e-6}
-ROUNDING = {"float": 2e-6, "double": 1e-14, "Bf16": 2.0**-8, "Fp16": 2.0**-10}  # of a gradient's storage
+ROUNDING = {
+    "float": 2e-6,
+    "double": 1e-14,
+    "Bf16": 2.0**-8,
+    "Fp16": 2.0**-10,
+}  # rounding error of a gradient's storage type
 SCHEDULES = [(0, 0.0), (1, 0.05)]
 
-# batch, steps, dim: rows of less than a pack, odd rows, groups of 8, 16 and 32 lanes, of the whole block.
+# batch, steps, dim: rows shorter than a pack, odd rows, groups of 8, 16 and 32 lanes, and of the whole block.
 SHAPES = [(3, 1, 1), (2, 2, 2), (5, 5, 5), (3, 9, 21), (2, 4, 32), (1, 3, 101), (2, 1, 530)]
 CHECKED = [(3, 2, 3), (2, 3, 21), (1, 1, 140), (1, 1, 530)]
 
 
 class Case:
-    """Trajectories; the last ones of several fill only some of the void entries."""
+    """Trajectories; if there are several, the last ones fill only some of the void entries."""
 
     def __init__(self, kind: str, shape: tuple[int, int, int], seed: int) -> None:
         self.kind, (self.batch, self.steps, self.dim) = kind, shape
@@ -48,7 +53,7 @@ class Case:
 
 
 def assert_close(got: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
-    """Relative to the size of the numbers, at least 1; NaN where NaN is due."""
+    """Error relative to the size of the numbers, at least 1; NaNs must match."""
     np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
@@ -60,7 +65,7 @@ def run_set_times(simt: harness.Simt, case: Case, **options: Any) -> tuple[np.nd
 
 
 def run_forward(simt: harness.Simt, case: Case, **options: Any) -> list[harness.Result]:
-    """Set times, rows in one part or two, sums."""
+    """Run set times, rows (in one or two launches) and sums."""
     times, result = run_set_times(simt, case, **options)
     np.testing.assert_array_equal(times, oracle.set_times(case.actions, case.initial))
     normalizers, log_prob, _ = case.expected()
@@ -86,10 +91,10 @@ def run_forward(simt: harness.Simt, case: Case, **options: Any) -> list[harness.
 
 
 def run_backward(
-    simt: harness.Simt, case: Case, given: str = "both", alias: bool = False, skip: int = 0, **options: Any
+    simt: harness.Simt, case: Case, upstream: str = "both", alias: bool = False, skip: int = 0, **options: Any
 ) -> harness.Result:
     normalizers, _, expected = case.expected()
-    case.upstream *= {"both": [1, 1], "pf": [1, 0], "pb": [0, 1]}[given]
+    case.upstream *= {"both": [1, 1], "pf": [1, 0], "pb": [0, 1]}[upstream]
     expected = case.expected()[2]
     logits = np.concatenate([case.logits.reshape(-1)[:1].repeat(skip), case.logits.reshape(-1)])
     grad = logits if alias else np.zeros(case.logits.shape, case.logits.dtype)
@@ -101,8 +106,8 @@ def run_backward(
         "actions": case.actions,
         "set_time": oracle.set_times(case.actions, case.initial),
         "normalizers": normalizers.astype(case.compute),
-        "grad_log_pf": None if given == "pb" else np.ascontiguousarray(case.upstream[:, 0]),
-        "grad_log_pb": None if given == "pf" else np.ascontiguousarray(case.upstream[:, 1]),
+        "grad_log_pf": None if upstream == "pb" else np.ascontiguousarray(case.upstream[:, 0]),
+        "grad_log_pb": None if upstream == "pf" else np.ascontiguousarray(case.upstream[:, 1]),
         "grad_logits": grad if alias else harness.out(grad),
     }
     result = simt.call(f"trajectory_rows_backward.{case.kind}", args, **options).check()
@@ -118,8 +123,8 @@ def test_trajectory(kind: str, shape: tuple[int, int, int]) -> None:
     simt = harness.load("fast")
     run_forward(simt, Case(kind, shape, 0))
     run_forward(simt, Case(kind, shape, 1), seed=1)
-    for seed, (given, alias) in enumerate([("both", False), ("pf", False), ("pb", True)]):
-        run_backward(simt, Case(kind, shape, seed), given, alias, seed=seed)
+    for seed, (upstream, alias) in enumerate([("both", False), ("pf", False), ("pb", True)]):
+        run_backward(simt, Case(kind, shape, seed), upstream, alias, seed=seed)
     run_backward(simt, Case(kind, shape, 3), skip=3)
 
 
@@ -133,7 +138,7 @@ def test_trajectory_checked(kind: str, shape: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("shape", [(0, 2, 3), (2, 0, 3), (2, 0, 0), (2, 1, 0)], ids=str)
 def test_empty_trajectories(shape: tuple[int, int, int]) -> None:
-    """No trajectories, no steps: zeros; a step where there is no location is not valid."""
+    """Without trajectories or steps the sums are zero; a step without locations is invalid."""
     case = Case("float", (shape[0], 0, shape[2]), 0)
     case.steps = shape[1]
     case.actions = np.zeros(shape[:2], np.int64)
@@ -143,7 +148,7 @@ def test_empty_trajectories(shape: tuple[int, int, int]) -> None:
 
 
 def spoil(case: Case) -> None:
-    """Each of the first five trajectories breaks another rule."""
+    """Trajectories of which the first five each violate a different rule."""
     case.actions[0, 2] = 2 * case.dim
     case.actions[1, 0] = -1
     case.actions[2, 3] = case.actions[2, 1] ^ 1
@@ -153,7 +158,7 @@ def spoil(case: Case) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_invalid_trajectories_are_nan(kind: str) -> None:
-    """And their neighbours, in the same block and warp, are not."""
+    """Invalid trajectories are NaN, and their neighbours in the same block and warp are not."""
     for seed in range(3):
         case = Case(kind, (7, 4, 6), seed)
         spoil(case)
@@ -164,7 +169,7 @@ def test_invalid_trajectories_are_nan(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_at_the_limits(kind: str) -> None:
-    """Masked entries may hold anything; a valid -inf has probability zero; NaN and +inf among the valid give NaN."""
+    """Masked entries may be anything; a valid -inf has probability zero; a valid NaN or +inf gives NaN."""
     case = Case(kind, (6, 2, 5), 0)
     case.initial[:] = -1
     logits = oracle.load(kind, case.logits).astype(np.float64)
@@ -172,10 +177,10 @@ def test_logits_at_the_limits(kind: str) -> None:
     for b, t in np.ndindex(6, 3):
         for side in oracle.sides(times[b], case.actions[b], t):
             if side is not None:
-                part, valid, taken = side
-                logits[b, t, part] = np.where(valid, logits[b, t, part], [np.nan, np.inf, -np.inf][b % 3])
+                entries, valid, taken = side
+                logits[b, t, entries] = np.where(valid, logits[b, t, entries], [np.nan, np.inf, -np.inf][b % 3])
                 if b == 3 and valid.sum() > 1:
-                    logits[b, t, part.start + np.flatnonzero(valid & (np.arange(len(valid)) != taken))[0]] = -np.inf
+                    logits[b, t, entries.start + np.flatnonzero(valid & (np.arange(len(valid)) != taken))[0]] = -np.inf
     logits[0, 0, (case.actions[0, 0] + 1) % 10] = np.nan
     logits[1, 1, case.actions[1, 1]] = np.inf
     logits[2, 0, :10] = -np.inf
@@ -192,15 +197,15 @@ def test_logits_at_the_limits(kind: str) -> None:
 def test_same_bits_in_any_order(shape: tuple[int, int, int]) -> None:
     case = Case("float", shape, 0)
     times, rows = oracle.set_times(case.actions, case.initial), case.batch * (case.steps + 1)
-    found = []
+    results = []
     for seed in range(3):
         outputs = {name: case.empty(rows, 2) for name in ("normalizers", "row_log_prob")}
         args = {**case.shape(), "rows": rows, "logits": case.logits, "actions": case.actions, "set_time": times}
         args.update({name: harness.out(array) for name, array in outputs.items()})
         harness.load("checked").call("trajectory_rows.float", args, seed=seed, preempt=0.1 * seed).check()
-        found.append(np.stack(list(outputs.values())))
-    np.testing.assert_array_equal(found[0], found[1])
-    np.testing.assert_array_equal(found[0], found[2])
+        results.append(np.stack(list(outputs.values())))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
 
 
 def masked_case(kind: str, rows: int, width: int, seed: int) -> dict[str, np.ndarray]:
@@ -209,7 +214,7 @@ def masked_case(kind: str, rows: int, width: int, seed: int) -> dict[str, np.nda
     action = rng.integers(0, width, rows)
     mask[np.arange(rows), action] = True
     cuts = np.sort(rng.integers(0, rows + 1, 4))
-    offsets = np.array([0, *cuts, rows], np.int64)  # with empty trajectories where cuts agree
+    offsets = np.array([0, *cuts, rows], np.int64)  # trajectories are empty where cuts coincide
     return {
         "logits": oracle.store(kind, 3 * rng.standard_normal((rows, width))),
         "mask": mask,
@@ -222,7 +227,7 @@ def masked_case(kind: str, rows: int, width: int, seed: int) -> dict[str, np.nda
 def run_masked(
     simt: harness.Simt, kind: str, case: dict[str, np.ndarray], bad: tuple[int, ...] = (), skip: int = 0, **options: Any
 ) -> list[harness.Result]:
-    """Rows, sums over trajectories and the gradient; rows `bad` have an action that is not allowed."""
+    """Run rows, sums over trajectories and the gradient; rows `bad` have a masked action."""
     (rows, width), compute = case["mask"].shape, oracle.COMPUTE[kind]
     segment = np.searchsorted(case["offsets"], np.arange(rows), side="right") - 1
     expected, grad = np.full((2, rows), np.nan), np.full((rows, width), np.nan)
@@ -268,7 +273,7 @@ def test_masked_checked(kind: str, shape: tuple[int, int]) -> None:
 
 
 def test_masked_bad_rows() -> None:
-    """Actions out of range or not allowed: NaN in their rows and trajectories alone."""
+    """Actions that are out of range or masked give NaN in their own rows and trajectories only."""
     case = masked_case("float", 9, 6, 0)
     case["action"][[1, 4]] = 6, -1
     case["mask"][7, case["action"][7]] = False
@@ -288,7 +293,7 @@ def test_masked_bad_rows() -> None:
     ids=str,
 )
 def test_segment_offsets(offsets: list[int], nan: int) -> None:
-    """Bit b of `nan`: trajectory b has bad offsets."""
+    """Invalid offsets give NaN; bit b of `nan` is set if trajectory b is affected."""
     values, sums = np.ones(9, np.float32), np.zeros(3, np.float32)
     args = [3, 9, np.array(offsets, np.int64), values, harness.out(sums)]
     harness.load("checked").call("segment_sum.float", *args).check()

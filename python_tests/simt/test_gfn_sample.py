@@ -1,4 +1,4 @@
-"""The sampling kernel on the host: its draws are those of an independent Philox and of integer weights, bit by bit."""
+"""The sampling kernel on the host: its draws are bit-equal to those of an independent Philox with integer weights."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from simt import gfn_oracle as oracle
 from simt import harness
 from simt.test_gfn_kernels import KINDS, TOLERANCE, assert_close
 
-SEED, OFFSET = 0xFEDCBA9876543210 - 2**64, 5_000_000_007  # the seed as torch hands it over: signed
+SEED, OFFSET = 0xFEDCBA9876543210 - 2**64, 5_000_000_007  # the seed as torch passes it, signed
 
 
 class Case:
-    """Random states with something to draw."""
+    """Random states with at least one valid action."""
 
     def __init__(self, kind: str, batch: int, dim: int, forward: bool, seed: int) -> None:
         self.kind, self.batch, self.dim, self.forward = kind, batch, dim, forward
@@ -26,7 +26,7 @@ class Case:
         self.temperature, self.epsilon = 1.5, 0.3
 
     def row(self, b: int) -> tuple[np.ndarray, np.ndarray]:
-        """The logits in question, and which are valid."""
+        """The logits of the direction drawn from, and which are valid."""
         logits, void = oracle.load(self.kind, self.logits[b]), self.state[b] == -1
         if self.forward:
             return logits[: 2 * self.dim], np.repeat(void, 2)
@@ -34,7 +34,7 @@ class Case:
 
 
 def run(simt: harness.Simt, case: Case, skip: int = 0, **options: Any) -> tuple[np.ndarray, np.ndarray, harness.Result]:
-    """Action and next state, after all three outputs have been checked."""
+    """Run a draw, check its three outputs, and return action and next state."""
     scale = float(np.float32(math.log2(math.e) / case.temperature))
     action, log_prob = np.zeros(case.batch, np.int64), np.zeros(case.batch, oracle.COMPUTE[case.kind])
     next_state = np.zeros_like(case.state)
@@ -78,14 +78,14 @@ def test_draws_checked(kind: str, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("kind", ["float", "double"])
 def test_rows_longer_than_the_cache(kind: str) -> None:
-    """More packs than shared memory keeps are read again."""
+    """Rows with more packs than shared memory holds read the rest again."""
     run(harness.load("checked"), Case(kind, 1, 5200, True, 0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("forward", [True, False], ids=["forward", "backward"])
 def test_rows_without_a_draw(kind: str, forward: bool) -> None:
-    """No valid action, NaN or +inf among the valid, nothing but -inf, a state that is none; the last rows are fine."""
+    """Rows without a valid action, with a valid NaN or +inf, with only -inf, or an invalid state, then valid rows."""
     case = Case(kind, 8, 5, forward, 0)
     case.epsilon = 0.0
     case.state[0] = 1 if forward else -1
@@ -120,7 +120,7 @@ def test_same_draws_in_any_order() -> None:
 
 @pytest.mark.parametrize(("temperature", "epsilon"), [(1.0, 0.0), (0.5, 0.0), (2.0, 0.5), (1.0, 1.0)])
 def test_frequencies(temperature: float, epsilon: float) -> None:
-    """Chi-square of 1,500 draws against the probabilities of the tempered and mixed policy."""
+    """Chi-square of 1,500 draws against the probabilities of the tempered, mixed policy."""
     case = Case("float", 1500, 4, True, 0)
     case.temperature, case.epsilon = temperature, epsilon
     case.state[:] = [-1, 0, -1, -1]
@@ -135,7 +135,7 @@ def test_frequencies(temperature: float, epsilon: float) -> None:
 
 
 def test_philox_known_answers() -> None:
-    """The test's own Philox against the vectors of Salmon et al.'s Random123 (kat_vectors, philox4x32 10)."""
+    """The test's own Philox equals the test vectors of Random123 by Salmon et al. (kat_vectors, philox4x32 10)."""
     zeros, ones = oracle.philox(0, 0, 0), oracle.philox(2**64 - 1, 2**64 - 1, 2**64 - 1)
     assert zeros == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
     assert ones == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]

@@ -14,7 +14,7 @@ BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 @pytest.fixture(scope="module")
 def static() -> Any:
-    """bench/ is no package: its modules import one another as a script's neighbours do."""
+    """Import a module of bench/, which is not a package: its modules import one another like scripts in one folder."""
     before = list(sys.path)
     sys.path.insert(0, str(BENCH))
     try:
@@ -27,8 +27,8 @@ def static() -> Any:
 @pytest.fixture(scope="module")
 def usages(static: Any) -> Any:
     if static.nvcc() is None:
-        pytest.skip("no nvcc: registers and spills are the compiler's to report")
-    # The build's reports of all its architectures; without them, the one where registers run out first.
+        pytest.skip("nvcc, which reports registers and spills, is not installed")
+    # The build's reports for all its architectures; without them, the architecture where registers run out first.
     return static.fill_occupancy(static.build_logs() or static.compile_all((100,)))
 
 
@@ -39,7 +39,7 @@ def test_registers_and_occupancy(static: Any, usages: Any) -> None:
 
 
 def test_traffic_and_wavefronts(static: Any) -> None:
-    """One padded dimension and the large kernels; test_svgd_properties.py goes through the others."""
+    """Covers one padded dimension and the large kernels; test_svgd_properties.py covers the others."""
     traffic = sys.modules["gpu_traffic"].measure(("float",), (4, 64), (4,), ("float", "Bf16"))
     assert static.violations([], traffic) == []
     assert {name.split("<")[0] for name in traffic} == set(static.launches())
@@ -47,7 +47,7 @@ def test_traffic_and_wavefronts(static: Any) -> None:
 
 
 def test_a_bad_kernel_is_named(static: Any) -> None:
-    """Every limit reports, so that the tests above can fail."""
+    """Every limit is reported, which proves that the tests above can fail."""
     report = (
         "ptxas info    : Compiling entry function '_ZN5svgdx4cuda12median_startEv' for 'sm_90'\n"
         "    8 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads\n"
@@ -58,10 +58,10 @@ def test_a_bad_kernel_is_named(static: Any) -> None:
     assert (usage.spills, usage.shared, usage.barriers) == (12, 64, 1)
     usage.warps, usage.most_warps = 8, 64
     traffic = sys.modules["gpu_traffic"].Traffic(moved=111, asked=100, wavefronts=106, least_wavefronts=100)
-    found = static.violations([usage], {"kernel": traffic})
+    violations = static.violations([usage], {"kernel": traffic})
     for limit in ("spills 12 bytes", "occupancy of 12%", "1.11 times the bytes", "1.06 times the least wavefronts"):
-        assert sum(limit in text for text in found) == 1
-    assert len(found) == 4
+        assert sum(limit in text for text in violations) == 1
+    assert len(violations) == 4
 
 
 def test_compiler_and_kernels_agree_on_threads(static: Any) -> None:
@@ -73,7 +73,7 @@ def test_compiler_and_kernels_agree_on_threads(static: Any) -> None:
 
 
 def test_roofline(static: Any) -> None:
-    """By hand: 3 particles in 2 dimensions, one launch, 9 pairs of 23 operations; x, score, phi and trace move once."""
+    """Counted by hand: 3 particles in 2 dimensions, one launch, 9 pairs of 23 operations; each array moves once."""
     plan = {"large": False, "splits": 1}
     (work,) = static.gpu_model.svgd_phi_trace(lambda *_: plan, 1, 3, 2)
     assert (work.operations, work.bytes) == (9 * 23, 4 * (6 + 6 + 6 + 3))

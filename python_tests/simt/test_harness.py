@@ -1,4 +1,4 @@
-"""The harness itself: indices, warp operations, schedules, counters, reports that no planted kernel gives, refusals."""
+"""The harness itself: indices, warp operations, schedules, counters, further reports, and rejected arguments."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def test_seed_decides_the_schedule(checked: harness.Simt) -> None:
         checked.launch("lost_update", 1, 64, 0, [counter], seed=seed, preempt=preempt).check()
         return int(counter[0])
 
-    assert updates(0, 0.0) == 64  # nobody comes between a thread's read and its write
+    assert updates(0, 0.0) == 64  # no other thread runs between a thread's read and its write
     counts = [updates(seed, 0.5) for seed in range(6)]
     assert max(counts) < 64
     assert len(set(counts)) > 1
     assert counts == [updates(seed, 0.5) for seed in range(6)]
 
 
-# stride in elements -> wavefronts; 16 lanes of 8 bytes fill the banks once
+# stride in elements -> wavefronts; 16 lanes of 8 bytes use every bank once
 @pytest.mark.parametrize(
     ("kind", "stride", "wavefronts", "least"),
     [
@@ -135,7 +135,7 @@ def test_endless_waiting_ends(simt: harness.Simt) -> None:
 
 def test_deadlock(simt: harness.Simt) -> None:
     assert kinds(simt.launch("crossed", 1, 32, 0, [np.zeros(32, np.int32)])) == {"deadlock", "shuffle-absent-lane"}
-    # and the next call is none the worse for it
+    # and the next call is not affected
     simt.launch("indices", 1, 32, 0, [np.zeros(32, np.int32)]).check()
 
 
@@ -184,15 +184,15 @@ def test_an_array_named_twice_is_one_array(simt: harness.Simt) -> None:
 
 def test_bad_arguments(simt: harness.Simt) -> None:
     out = np.zeros(32, np.int32)
-    with pytest.raises(ValueError, match="an array of int32 is wanted, not of float32"):
+    with pytest.raises(ValueError, match="expected an array of int32, but got float32"):
         simt.launch("indices", 1, 32, 0, [np.zeros(32, np.float32)])
-    with pytest.raises(ValueError, match="1 arguments are wanted, not 2"):
+    with pytest.raises(ValueError, match="expected 1 arguments, but got 2"):
         simt.launch("indices", 1, 32, 0, [out, 1])
     with pytest.raises(ValueError, match="C-contiguous"):
         simt.launch("indices", 1, 32, 0, [np.zeros(64, np.int32)[::2]])
-    with pytest.raises(ValueError, match="an integer is wanted"):
+    with pytest.raises(ValueError, match="expected an integer"):
         simt.launch("strided_global", 1, 32, 0, [np.zeros(32, np.float32), np.zeros(32, np.float32), 1.5])
-    with pytest.raises(ValueError, match="no such option: sed"):
+    with pytest.raises(ValueError, match="unknown option: sed"):
         simt.launch("indices", 1, 32, 0, [out], sed=1)
     with pytest.raises(KeyError, match="indexes"):
         simt.launch("indexes", 1, 32, 0, [out])

@@ -1,4 +1,4 @@
-"""The CUDA kernels of the Jacobian ops on the host: errors against float64, and no report of the checked build."""
+"""The CUDA kernels of the Jacobian ops on the host: errors against float64, and no reports from the checked build."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from simt import harness
 from simt import svgd_oracle as oracle
 from simt.svgd_cases import SCHEDULES, TOLERANCE, TYPES, Run, assert_close, draw, wide
 
-# batch, particles, dim: every padded dimension, both sides of each tile.
+# batch, particles, dim: every padded dimension, both sides of every tile.
 SHAPES = [(1, 1, 1), (2, 10, 1), (1, 130, 2), (3, 7, 3), (2, 40, 4), (40, 10, 6), (1, 70, 8), (2, 9, 11), (1, 37, 16)]
 CHECKED = [(2, 1, 1), (1, 35, 2), (1, 17, 4), (2, 9, 7), (1, 34, 13), (1, 5, 16)]
 MODES = ["sqnorm", "sqnorm-probe", "logdet", "logdet-hessian"]
@@ -27,7 +27,7 @@ class Case:
         if mode == "sqnorm-probe":
             self.probe, self.hvp = (draw(rng, kind, *shape) for _ in range(2))
         if mode == "logdet-hessian":
-            # I + step J near a random rotation: well conditioned, but rows must be exchanged.
+            # I + step J is near a random rotation: well conditioned, but elimination needs row exchanges.
             rotation = np.linalg.qr(rng.standard_normal((*shape, self.dim)))[0]
             scale = self.m / wide(self.step)[:, None, None, None]
             self.hessian = (scale * (2 * rotation - np.eye(self.dim))).astype(TYPES[kind])
@@ -41,7 +41,7 @@ class Case:
         return {**fields, "probe": self.probe, "hvp": self.hvp}
 
     def expected(self, b: int) -> dict[str, Any]:
-        """Value, A and the derivatives of w . value for one batch entry."""
+        """Value, A and the derivatives of w . value, for one batch entry."""
         x, score, sigma, w = wide(self.x[b]), wide(self.score[b]), float(self.sigma[b]), wide(self.w[b])
         a = oracle.jacobian(x, score, sigma)
         got: dict[str, Any] = {}
@@ -62,7 +62,7 @@ class Case:
                 av = np.einsum("iab,ib->ia", a, probe)
                 got["grad_hvp"] = 2 / self.m * w[:, None] * (av + hvp / self.m)
         got["grad_x"], got["grad_score"] = oracle.jacobian_grad(x, score, sigma, got["adjoint"])
-        # sigma dL/dsigma, by the complex step.
+        # sigma dL/dsigma from the complex-step derivative.
         shifted = oracle.jacobian(x, score, sigma * (1 + 1e-30j)).imag / 1e-30
         got["d_sigma"] = (got["adjoint"] * shifted).sum()
         return got
@@ -117,7 +117,7 @@ def test_jacobian_checked(kind: str, mode: str, shape: tuple[int, int, int]) -> 
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_singular_and_nan(kind: str) -> None:
-    """J with I + step J singular gives minus infinity; NaN stays in its batch entry."""
+    """A singular I + step J gives minus infinity; NaN stays in its batch entry."""
     case = Case(kind, (3, 1, 5), "logdet-hessian", 0)
     case.hessian = np.zeros((3, 1, 5, 5), TYPES[kind])
     case.hessian[0, 0, 2, 2] = -1 / case.step[0]

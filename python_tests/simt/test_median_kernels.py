@@ -20,7 +20,7 @@ def median(simt: harness.Simt, kind: str, x: np.ndarray, **options: Any) -> tupl
 
 
 def expected_median(x: np.ndarray) -> np.ndarray:
-    """The lower median of all distances, each summed in the kernel's type and order of dimensions."""
+    """Lower median of all distances, each summed in the kernel's type and order of dimensions."""
     batch, m, dim = x.shape
     square = np.zeros((batch, m, m))
     with np.errstate(invalid="ignore"):
@@ -54,13 +54,13 @@ def test_median_checked(kind: str, shape: tuple[int, int, int]) -> None:
 
 
 def test_median_of_many_batches() -> None:
-    """More batch entries than one round of scratch holds."""
+    """Works with more batch entries than one round of scratch holds."""
     run_median(harness.load("fast"), "float", (1026, 3, 1), 0)
 
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_median_extremes(kind: str) -> None:
-    """Identical particles, huge and tiny distances, NaN in one batch entry, infinity."""
+    """Works for identical particles, huge and tiny distances, NaN in one batch entry, and infinity."""
     x = draw(np.random.default_rng(0), kind, 5, 9, 3)
     x[0] = 2.5
     x[1] *= TYPES[kind](np.finfo(TYPES[kind]).tiny ** 0.4)
@@ -81,10 +81,10 @@ def test_row_sum(build: str, kind: str) -> None:
     for seed, (batch, n) in enumerate([(1, 1), (3, 31), (2, 256), (4, 1000)]):
         rng = np.random.default_rng(seed)
         values, divisor = draw(rng, kind, batch, n), draw(rng, kind, batch)
-        for given, stride in ((None, 0), (divisor, 1), (divisor[:1], 0)):
+        for numbers, stride in ((None, 0), (divisor, 1), (divisor[:1], 0)):
             out = np.full(batch, np.nan, TYPES[kind])
-            result = simt.call(f"row_sum.{kind}", batch, n, values, 0.5, given, stride, harness.out(out), seed=seed)
+            result = simt.call(f"row_sum.{kind}", batch, n, values, 0.5, numbers, stride, harness.out(out), seed=seed)
             result.check()
-            total = 0.5 * wide(values).sum(1) / (1 if given is None else wide(given))
-            bound = 8 * np.finfo(TYPES[kind]).eps * np.abs(values).sum(1) / (1 if given is None else np.abs(given))
+            total = 0.5 * wide(values).sum(1) / (1 if numbers is None else wide(numbers))
+            bound = 8 * np.finfo(TYPES[kind]).eps * np.abs(values).sum(1) / (1 if numbers is None else np.abs(numbers))
             assert (np.abs(out - total) <= bound).all()

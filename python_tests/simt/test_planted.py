@@ -1,4 +1,4 @@
-"""Proof that the harness can fail: every planted bug is reported by kind and line, the correct kernels never are."""
+"""Proof that the harness can fail: every planted bug is reported with kind and line, the correct kernels never are."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ RUNS: dict[str, Callable[..., harness.Result]] = {
 
 
 def due_lines(kernel: str, bug: str) -> set[int]:
-    """The lines of the copy whose comment says that the bug is due there."""
+    """Lines whose comment says that the bug is due there."""
     lines = (PLANTED / f"{FILES[kernel]}.cuh").read_text().splitlines()
     return {i for i, text in enumerate(lines, 1) if bug in text.partition("// due:")[2].split()}
 
@@ -120,16 +120,16 @@ def test_correct_kernel_has_no_report(simt: harness.Simt, kernel: str, seed: int
 def test_bug_is_reported_by_kind_and_line(simt: harness.Simt, bug: str, preempt: float) -> None:
     kernel, kind = BUGS[bug]
     due = due_lines(kernel, bug)
-    assert due, "the copy marks no line"
+    assert due, "the file marks no line for this bug"
     for seed in range(3):
         reports = RUNS[kernel](simt, f"{kernel}.{bug}", seed=seed, preempt=preempt).reports
-        found = [r for r in reports if r.kind == kind and Path(r.file).name == f"{FILES[kernel]}.cuh"]
-        assert any({r.line, r.other_line} & due for r in found), "\n".join(str(r) for r in reports)
+        matching = [r for r in reports if r.kind == kind and Path(r.file).name == f"{FILES[kernel]}.cuh"]
+        assert any({r.line, r.other_line} & due for r in matching), "\n".join(str(r) for r in reports)
 
 
 @pytest.mark.parametrize("bug", [b for b, (_, kind) in BUGS.items() if "race" in kind or "bounds" in kind])
 def test_reports_name_nothing_else(simt: harness.Simt, bug: str) -> None:
-    """A race or a bad address is one bug with one kind of report; it does not drag others in."""
+    """A race or a bad address is reported as one kind only, without follow-up reports."""
     kernel, kind = BUGS[bug]
     reports = RUNS[kernel](simt, f"{kernel}.{bug}", seed=1).reports
     allowed = {kind, "uninitialized-read"} if bug == "no_barrier_after_load" else {kind}

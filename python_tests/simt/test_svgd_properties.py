@@ -1,4 +1,4 @@
-"""What the CUDA kernels of the SVGD family promise beyond small errors."""
+"""Properties of the SVGD family's CUDA kernels beyond small errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def complex_step(loss: Any, array: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("itself", [True, False])
 def test_field_oracle(itself: bool) -> None:
-    """The oracle's gradients are those of its own values."""
+    """The oracle's gradients match finite differences of its values."""
     rng = np.random.default_rng(0)
     x, score = rng.standard_normal((2, 5, 3))
     query = x if itself else rng.standard_normal((4, 3))
@@ -80,7 +80,7 @@ def test_same_bits_in_any_order(shape: tuple[int, int, int, int]) -> None:
 
 @pytest.mark.parametrize("dim", [2, 16, 20])
 def test_far_cluster(dim: int) -> None:
-    """A cloud moved by a power of two far beyond its size gives the same numbers, not a cancelled difference."""
+    """A cloud shifted by a power of two far beyond its size gives the same numbers, without cancellation."""
     case = FieldCase("float", (1, 0, 40, dim), 0)
     case.x = case.query = np.round(case.x * 256) / np.float32(256)
     near = forward(case)
@@ -91,7 +91,7 @@ def test_far_cluster(dim: int) -> None:
 
 @pytest.mark.parametrize("dim", [3, 20])
 def test_bad_batch_entries_stay_alone(dim: int) -> None:
-    """NaN in one entry, a bandwidth of zero or below in others: NaN there, and nowhere else."""
+    """NaN in one batch entry, or a non-positive bandwidth in others, gives NaN there and nowhere else."""
     case = FieldCase("float", (4, 0, 12, dim), 0)
     good = forward(case)
     case.x[1, 3, 1] = np.nan
@@ -103,7 +103,7 @@ def test_bad_batch_entries_stay_alone(dim: int) -> None:
 
 
 def test_narrow_loads() -> None:
-    """Seven dimensions, which 16-byte loads do not fit, give the bits of eight whose last is zero."""
+    """Seven dimensions, unsuitable for 16-byte loads, give bit-equal results to eight with a zero last dimension."""
     wide_case, narrow_case = (FieldCase("float", (1, 0, 37, 8), 0) for _ in range(2))
     for array in (wide_case.x, wide_case.score):
         array[..., 7] = 0
@@ -114,7 +114,7 @@ def test_narrow_loads() -> None:
 
 
 def test_blocks_of_columns_and_entries() -> None:
-    """More pairs than the scratch matrix of large dimensions holds: several blocks of columns, of batch entries."""
+    """With more pairs than the scratch matrix holds, several blocks of columns and batch entries are processed."""
     for shape in ((1, 2, 8200, 17), (514, 0, 2, 17)):
         case = FieldCase("float", shape, 0)
         run_forward(harness.load("fast"), case, step=False)
@@ -123,7 +123,7 @@ def test_blocks_of_columns_and_entries() -> None:
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_isolated_particles(kind: str) -> None:
-    """Where no two particles interact the gradients of x and of the bandwidth cancel exactly."""
+    """If no two particles interact, the gradients of x and of the bandwidth cancel exactly."""
     for dim in (4, 20):
         case = FieldCase(kind, (1, 0, 9, dim), 0)
         case.sigma[:] = 1e-3
@@ -134,9 +134,9 @@ def test_isolated_particles(kind: str) -> None:
 
 
 def budget(result: harness.Result) -> tuple[float, float]:
-    """Bytes moved against the bytes asked for, at least a sector for a request of a warp; and wavefronts of
-    shared-memory reads in inner loops against the least. Inner loops: lines read at least an eighth as often as the
-    most read one, outside jacobian.cuh, which is read once per particle."""
+    """Bytes moved relative to bytes requested (at least one sector per request of a warp), and wavefronts of
+    shared-memory reads in inner loops relative to the minimum. Inner loops are the lines read at least an eighth as
+    often as the most read one, except in jacobian.cuh, which is read once per particle."""
     moved = [(32 * c.sectors, max(c.bytes, 32 * c.requests)) for c in result.counters if c.space == "global"]
     reads = [c for c in result.counters if c.space == "shared" and not c.write and not c.file.endswith("/jacobian.cuh")]
     often = max(c.requests for c in reads) / 8

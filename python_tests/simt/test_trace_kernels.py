@@ -1,4 +1,4 @@
-"""The kernels of the Hessian-trace ops on the host: errors against float64, and no report of the checked build."""
+"""The kernels of the Hessian-trace ops on the host: errors against float64, and no reports from the checked build."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DTYPES = {"float": torch.float32, "double": torch.float64, "Bf16": torch.bfloat1
 TOLERANCE = {"float": 4e-6, "double": 1e-14, "Bf16": 4e-6, "Fp16": 4e-6}
 SCHEDULES = [(0, 0.0), (1, 0.05)]
 
-# Less than a block of 128 signs, one, a bit more, a warp's share, several blocks of threads.
+# Less than a block of 128 signs, one block, slightly more, a warp's share, several blocks of threads.
 COUNTS = [1, 127, 128, 129, 4096, 4099, 16384, 40001]
 SEEDS = [(0, 0), (1, 2), (-1, -1), (2**40 + 7, 2**33), (2**63 - 1, -(2**63))]
 
-# probes, points, dim: less than a pack, odd, 16-byte loads, groups of 1 to 32 lanes and of the whole block.
+# probes, points, dim: less than a pack, odd, 16-byte loads, groups of 1 to 32 lanes, and of the whole block.
 PROBES = [
     (1, 1, 1),
     (2, 9, 1),
@@ -40,7 +40,7 @@ CHECKED_PROBES = [(2, 9, 6), (3, 5, 64), (2, 2, 2103), (2, 1, 2104)]
 
 
 def run_signs(simt: harness.Simt, kind: str, count: int, key: tuple[int, int], **options: Any) -> harness.Result:
-    """The bits of the CPU library, for a key of seed and offset."""
+    """The CPU library's bits for a seed and an offset."""
     seed, offset = key
     expected = ops.rademacher(torch.empty(count, dtype=DTYPES[kind]), seed, offset)
     got = np.zeros(count, oracle.store(kind, np.zeros(1)).dtype)
@@ -104,18 +104,18 @@ def run_probe_trace(simt: harness.Simt, case: ProbeCase, **options: Any) -> harn
     return result
 
 
-def run_probe_backward(simt: harness.Simt, case: ProbeCase, given: str = "both", **options: Any) -> harness.Result:
+def run_probe_backward(simt: harness.Simt, case: ProbeCase, upstream: str = "both", **options: Any) -> harness.Result:
     probe, hvp, values = case.wide()
     grad = np.zeros(values.shape)
-    if given != "variance":
+    if upstream != "variance":
         grad += case.of_mean / case.probes
-    if given != "mean":
+    if upstream != "mean":
         with np.errstate(invalid="ignore"):  # one probe
             grad += 2 * case.of_variance * (values - values.mean(0)) / np.float64(case.probes - 1)
     to_probe, to_hvp = np.zeros_like(case.probe), np.zeros_like(case.hvp)
     args = case.fields(
-        grad_mean=None if given == "variance" else case.of_mean,
-        grad_variance=None if given == "mean" else case.of_variance,
+        grad_mean=None if upstream == "variance" else case.of_mean,
+        grad_variance=None if upstream == "mean" else case.of_variance,
         grad_probe=harness.out(to_probe),
         grad_hvp=harness.out(to_hvp),
     )
@@ -131,8 +131,8 @@ def run_probe_backward(simt: harness.Simt, case: ProbeCase, given: str = "both",
 def test_probe_trace(kind: str, shape: tuple[int, int, int]) -> None:
     simt = harness.load("fast")
     run_probe_trace(simt, ProbeCase(kind, shape, 0))
-    for seed, given in enumerate(["mean"] if shape[0] == 1 else ["both", "mean", "variance"]):
-        run_probe_backward(simt, ProbeCase(kind, shape, seed), given, seed=seed)
+    for seed, upstream in enumerate(["mean"] if shape[0] == 1 else ["both", "mean", "variance"]):
+        run_probe_backward(simt, ProbeCase(kind, shape, seed), upstream, seed=seed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -144,7 +144,7 @@ def test_probe_trace_checked(kind: str, shape: tuple[int, int, int]) -> None:
 
 
 def test_no_points_and_no_dimensions() -> None:
-    """No dimensions: every value is zero."""
+    """Without dimensions every value is zero."""
     for shape in ((2, 0, 3), (2, 3, 0)):
         run_probe_trace(harness.load("checked"), ProbeCase("float", shape, 0))
         run_probe_backward(harness.load("checked"), ProbeCase("float", shape, 0))
@@ -159,14 +159,14 @@ def test_variance_keeps_its_digits_beside_a_large_mean() -> None:
     np.testing.assert_allclose(variance, case.wide()[2].var(0, ddof=1), rtol=1e-3)
 
 
-# rows, width, rows of a condition's row: a unit, less than a pack, 16-byte loads, odd, a row of the whole block.
+# rows, width, rows per condition: one unit, less than a pack, 16-byte loads, odd, a row for the whole block.
 LAYERS = [(1, 1, 1), (5, 3, 2), (9, 8, 3), (6, 33, 4), (3, 256, 2), (3, 520, 1), (2, 1031, 2)]
 CHECKED_LAYERS = [(5, 3, 2), (7, 64, 3), (2, 521, 2)]
 DIMS = [1, 6, 33, 64]
 
 
 def activation_jets(activation: str, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Value, first and second derivative by autograd."""
+    """Value, first and second derivative, by autograd."""
     x = torch.from_numpy(z).requires_grad_()
     value = getattr(torch.nn.functional, activation)(x)
     (first,) = torch.autograd.grad(value.sum(), x, create_graph=True)
@@ -177,7 +177,7 @@ def activation_jets(activation: str, z: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 class LayerCase:
-    """One layer's argument, and what is added to it: rows [first, first + rows) of a larger problem."""
+    """One layer's argument and its shift: rows [first, first + rows) of a larger problem."""
 
     def __init__(self, kind: str, shape: tuple[int, int, int], activation: str, seed: int) -> None:
         self.kind, self.activation, self.compute = kind, activation, oracle.COMPUTE[kind]
@@ -213,7 +213,7 @@ class LayerCase:
 
 
 def run_layer(simt: harness.Simt, case: LayerCase, head: bool, **options: Any) -> harness.Result:
-    """mlp_forward: a hidden layer, or the last one."""
+    """Run mlp_forward for a hidden layer or the last one."""
     rows, width = case.rows, case.width
     tangent, stacked = case.draw(rows, width), case.empty(2, rows, width)
     slope, bend, value = case.empty(rows, width), case.empty(rows, width), case.empty(rows)
@@ -245,7 +245,7 @@ def run_reverse(simt: harness.Simt, kind: str, rows: int, width: int, **options:
 
 
 def run_laplacian(simt: harness.Simt, case: LayerCase, dim: int, head: bool, **options: Any) -> harness.Result:
-    """mlp_laplacian; without a Laplacian all rows share one Jacobian, as in a network's first layer."""
+    """Run mlp_laplacian; without a Laplacian all rows share one Jacobian, as in a network's first layer."""
     rows, width = case.rows, case.width
     is_first = case.condition is not None
     laplacian = None if is_first else case.draw(rows, width)
@@ -305,7 +305,7 @@ def test_reverse(kind: str, build: str) -> None:
 @pytest.mark.parametrize("activation", COMPILED)
 @pytest.mark.parametrize("kind", WIDE_KINDS)
 def test_activations_everywhere(kind: str, activation: str) -> None:
-    """The whole range, the jumps and zero, as autograd's."""
+    """Value and derivatives match autograd over the whole range, at the jumps and at zero."""
     case = LayerCase(kind, (1, 4009, 1), activation, 1)
     points = [0.0, -0.0, 20.0, 20.001, -0.25, 1e4, -1e4, 1e-8]
     case.argument = np.concatenate([np.linspace(-40, 40, 4001), points]).astype(case.compute)[None]
@@ -332,12 +332,12 @@ def test_nan_stays_with_its_unit(activation: str) -> None:
 
 @pytest.mark.parametrize("kind", WIDE_KINDS)
 def test_same_bits_in_any_order(kind: str) -> None:
-    found = []
+    results = []
     for seed in range(3):
         case = LayerCase(kind, (2, 1031, 1), "silu", 0)
         value, stacked = case.empty(2), case.empty(4, 1031)
         args = case.fields(product=case.draw(4, 1031), stacked=harness.out(stacked), **case.head(value))
         harness.load("checked").call(f"mlp_forward.{kind}", args, seed=seed, preempt=0.1 * seed).check()
-        found.append([value, stacked])
-    for other in found[1:]:
-        assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
+        results.append([value, stacked])
+    for other in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))

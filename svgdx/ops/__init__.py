@@ -1,8 +1,7 @@
-"""The ops, for CPU and CUDA: those of Stein variational gradient descent, of Hessian traces, of generative
-flow networks.
+"""Ops for CPU and CUDA: Stein variational gradient descent, Hessian traces and generative flow networks.
 
-Each is also registered with PyTorch under the same name, ``torch.ops.svgdx``. With ``SVGDX_DISABLE=1`` in the
-environment at import, :mod:`svgdx.reference` takes their place.
+Each op is also registered with PyTorch under the same name in ``torch.ops.svgdx``. If ``SVGDX_DISABLE=1`` is set in the
+environment at import, :mod:`svgdx.reference` is used instead.
 """
 
 from svgdx import _library

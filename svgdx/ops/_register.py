@@ -1,4 +1,4 @@
-"""What every op needs from Python: fake kernel, gradient, vmap and autocast rules, and a cheap way to be called."""
+"""The Python side of every op, used through svgdx.ops: fake kernel, gradient, vmap and autocast, and a fast call."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from svgdx import _checks
 from svgdx._checks import Scalar
 
-# Instead of a count of dimensions after the leading ones, as in 1 (..., M) and 2 (..., M, D): an argument that is no
-# tensor; one number for all batch rows or for each; a tensor without leading dimensions, which all rows share; probes,
-# (V, ..., D), whose leading dimensions come behind the first.
+# Ranks of arguments: the number of dimensions after the leading ones, as in 1 (..., M) and 2 (..., M, D), or one of
+# these: not a tensor; one number for all batch rows or one per row; a tensor without leading dimensions, shared by all
+# rows; probes, (V, ..., D), whose leading dimensions follow the first.
 PLAIN = -1
 NUMBER = 0
 SHARED = -2
@@ -26,15 +26,15 @@ class Op:
     """The default overload of ``torch.ops.svgdx.<name>``, called as a function of positional arguments.
 
     Args:
-        name: of the op, whose schema and kernels the compiled library defines.
-        fake: makes empty outputs from the inputs and refuses those that do not fit.
-        ranks: for each argument its dimensions after the leading ones, or ``PLAIN``, ``NUMBER``, ``SHARED`` or
-            ``PROBES``.
-        formula: ``formula(inputs, needs, *grads)`` gives one gradient per input; ``needs`` says which are asked for and
-            a gradient that does not reach an output is None. Without one the results do not require grad.
-        gradient_of: for a backward op, the input each output is the gradient of.
-        keeps: the last output is there for the gradient alone: ``inputs`` of the formula ends with it.
-        autocast: under autocast the op's inputs become float32; otherwise it reads them as they are.
+        name: name of the op, whose schema and kernels the compiled library defines.
+        fake: checks the inputs and returns empty outputs.
+        ranks: rank of each argument: its number of dimensions after the leading ones, ``PLAIN``, ``NUMBER``,
+            ``SHARED`` or ``PROBES``.
+        formula: ``formula(inputs, needs, *grads)`` returns one gradient per input; ``needs`` tells which ones are
+            required, and the gradient of an unused output is None. Without a formula the outputs do not require grad.
+        gradient_of: for a backward op, the input that each output is the gradient of.
+        keeps: whether the last output is only for the gradient; it is then appended to ``inputs`` of the formula.
+        autocast: whether autocast converts the inputs to float32.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class Op:
     def __call__(self, *args: Any) -> Any:
         if torch.compiler.is_compiling():
             return self._op(*args)
-        # torch.library's own autograd kernel does not know torch.func's transforms; a Function with a vmap rule does.
+        # torch.library's autograd kernel does not support torch.func's transforms; a Function with a vmap rule does.
         if torch._C._are_functorch_transforms_active():
             return self._function.apply(*args)
-        # torch.library's autograd kernel is written in Python and costs as much as a small op: record without it.
+        # torch.library's autograd kernel is written in Python and costs as much as a small op, so record without it.
         if self._differentiable and torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             # Autocast must change the inputs before they are saved.
             return self._op(*args) if torch._C._is_any_autocast_enabled() else self._recorded.apply(*args)
@@ -80,7 +80,7 @@ class Op:
             return self._op(*args)
 
     def _vmap(self, info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
-        """Fold the mapped dimension into the leading ones, or, where rows share an argument, go through it."""
+        """Fold the mapped dimension into the leading ones, or loop over it if a shared argument is mapped."""
         size = info.batch_size
         shared = [dim for dim, rank in zip(in_dims, self._ranks, strict=False) if rank == SHARED]
         if any(dim is not None for dim in shared) or (shared and self._gradient_of is not None):
@@ -90,7 +90,7 @@ class Op:
             if not isinstance(arg, Tensor) or rank == SHARED:
                 continue
             if rank == NUMBER:
-                # One bandwidth for all rows stays one, unless its gradient is wanted for each mapped row.
+                # A shared bandwidth stays shared, unless its gradient is needed for each mapped row.
                 if dim is not None or arg.dim() > 0 or self._gradient_of is not None:
                     lead, device = _lead(self._ranks, in_dims, args)
                     moved[i] = _per_row(arg, dim, (size, *lead)).to(device)
@@ -111,7 +111,7 @@ class Op:
             self(*(arg if dim is None else arg.select(dim, row) for arg, dim in zip(args, in_dims, strict=True)))
             for row in range(size)
         ]
-        if not rows:  # the shapes alone
+        if not rows:  # only the shapes matter
             one = self._fake(
                 *(arg if dim is None else _without(arg, dim) for arg, dim in zip(args, in_dims, strict=True))
             )
@@ -121,7 +121,7 @@ class Op:
         return tuple(torch.stack(outputs)[:size] for outputs in zip(*rows, strict=True)), (0,) * len(rows[0])
 
     def _gather(self, grads: Sequence[Tensor], in_dims: Sequence[int | None], args: Sequence[Any]) -> tuple[Any, Any]:
-        """Gradients of the mapped rows, in the shapes of their inputs."""
+        """Reduce the gradients of the mapped rows to the shapes of their inputs."""
         result, dims = [], []
         for grad, i in zip(grads, self._gradient_of or (), strict=True):
             absent = args[i] is None
@@ -132,30 +132,30 @@ class Op:
 
 
 def number(op: str, name: str, value: Scalar, x: Tensor, positive: bool = True) -> Tensor:
-    """A bandwidth or step size as the tensor that the op takes."""
+    """Convert a bandwidth or step size to the tensor that the op takes."""
     if isinstance(value, Tensor):
         return value
     value = _checks.number(op, name, value, positive)
-    # On the device of x, so that neither the op nor its gradient has to copy, and a graph can become a CUDA graph.
+    # On the device of x, so that neither the op nor its gradient has to copy and CUDA graphs can capture the op.
     if torch.compiler.is_compiling():
-        # A sum, because the compiler keeps a number variable in arithmetic alone; elsewhere each value recompiles.
+        # A sum, because the compiler treats a number as variable only in arithmetic; otherwise each value recompiles.
         return torch.zeros((), dtype=torch.float64, device=x.device) + value
     return torch.scalar_tensor(value, dtype=torch.float64, device=x.device)
 
 
 def _rules_of(formula: Formula | None, keeps: bool) -> tuple[Callable[..., None], Callable[..., Any]]:
-    """setup_context and backward, as torch.library and autograd.Function take them."""
+    """Return setup_context and backward in the form that torch.library and autograd.Function expect."""
 
     def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
         if formula is None:
             ctx.mark_non_differentiable(*([output] if isinstance(output, Tensor) else output))
             return
-        kept = (output[-1],) if keeps else ()
-        ctx.mark_non_differentiable(*kept)
+        saved_outputs = (output[-1],) if keeps else ()
+        ctx.mark_non_differentiable(*saved_outputs)
         ctx.set_materialize_grads(False)
         ctx.is_tensor = [isinstance(value, Tensor) for value in inputs]
         ctx.plain = [None if isinstance(value, Tensor) else value for value in inputs]
-        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)), *kept)
+        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)), *saved_outputs)
 
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if formula is None or all(grad is None for grad in grads):
@@ -165,10 +165,10 @@ def _rules_of(formula: Formula | None, keeps: bool) -> tuple[Callable[..., None]
             next(saved) if is_tensor else plain for is_tensor, plain in zip(ctx.is_tensor, ctx.plain, strict=True)
         ]
         inputs += saved
-        # Trailing arguments left at their default are inputs of setup_context, yet not of autograd.
-        given = ctx.needs_input_grad
-        needs = (*given, *(False,) * (len(inputs) - len(given)))
-        return tuple(grad if need else None for grad, need in zip(formula(inputs, needs, *grads), given, strict=False))
+        # Trailing arguments left at their defaults are inputs of setup_context but not of autograd.
+        needs = (*ctx.needs_input_grad, *(False,) * (len(inputs) - len(ctx.needs_input_grad)))
+        input_grads = formula(inputs, needs, *grads)
+        return tuple(grad if need else None for grad, need in zip(input_grads, ctx.needs_input_grad, strict=False))
 
     return setup_context, backward
 
@@ -179,7 +179,7 @@ def _refuse_twice(name: str) -> tuple[Callable[..., None], Callable[..., Any]]:
 
     def backward(ctx: Any, *grads: Tensor | None) -> None:
         raise RuntimeError(
-            f"svgdx::{name} cannot be differentiated: the ops have first derivatives only; "
+            f"svgdx::{name} cannot be differentiated: the ops only have first derivatives; "
             "use svgdx.reference for second derivatives"
         )
 
@@ -187,7 +187,7 @@ def _refuse_twice(name: str) -> tuple[Callable[..., None], Callable[..., Any]]:
 
 
 def _function_of(op: Op, setup_context: Callable[..., None], backward: Callable[..., Any]) -> Any:
-    """The op as an autograd.Function, for torch.func."""
+    """Wrap the op in an autograd.Function for torch.func."""
     members = {
         "forward": staticmethod(lambda *args: op(*args)),
         "setup_context": staticmethod(setup_context),
@@ -198,7 +198,7 @@ def _function_of(op: Op, setup_context: Callable[..., None], backward: Callable[
 
 
 def _recorded_of(op: Op, setup_context: Callable[..., None], backward: Callable[..., Any]) -> Any:
-    """The op as an autograd.Function without torch.func's rules, which is the quickest to apply."""
+    """Wrap the op in an autograd.Function without torch.func's rules, which is the fastest to apply."""
 
     def forward(ctx: Any, *args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
@@ -211,19 +211,19 @@ def _recorded_of(op: Op, setup_context: Callable[..., None], backward: Callable[
 
 
 def _front(rank: int) -> int:
-    """Where the leading dimensions of an argument begin."""
+    """Index of an argument's first leading dimension."""
     return 1 if rank == PROBES else 0
 
 
 def _lead(ranks: Sequence[int], in_dims: Sequence[int | None], args: Sequence[Any]) -> tuple[torch.Size, torch.device]:
-    """Leading shape of one mapped row, and the device, from the first argument that is (..., M, D)."""
+    """Leading shape of one mapped row and the device, taken from the first argument (..., M, D)."""
     i = next(i for i, rank in enumerate(ranks) if rank == 2 and args[i] is not None)
     one = args[i] if in_dims[i] is None else args[i].select(in_dims[i], 0)
     return one.shape[:-2], one.device
 
 
 def _per_row(value: Tensor, dim: int | None, shape: Sequence[int]) -> Tensor:
-    """Numbers, one for each mapped row or for all, expanded to one for each batch row."""
+    """Expand numbers, one per mapped row or one for all, to one per batch row."""
     if dim is None:
         return value.expand(shape)
     value = value.movedim(dim, 0)

@@ -1,4 +1,4 @@
-"""How far the particles are from each other and from their target: median distance, kernel Stein discrepancy."""
+"""Distances between particles and to their target: median distance and kernel Stein discrepancy."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["ksd", "median_distance"]
 
 
 def median_distance(x: Tensor) -> Tensor:
-    """Lower median of all M^2 Euclidean distances between particles, the M zeros included, in memory O(M).
+    """Lower median of all M^2 Euclidean distances between particles, including the M zeros, in O(M) memory.
 
-    The bandwidth heuristics start from it: Messaoud et al. 2026 take sigma = median / sqrt(2 ln M), S2AC (2024)
+    Bandwidth heuristics are based on it: Messaoud et al. 2026 use sigma = median / sqrt(2 ln M), S2AC (2024) uses
     sigma^2 = median^2 / (2 ln(M + 1)).
 
     Args:
         x: particles, (..., M, D); float32, float64, bfloat16 or float16.
 
     Returns:
-        The median, (...), in the units and dtype of x, equal to the lower of the two middle values as in torch.median;
-        NaN if x holds a NaN. Not differentiable: the result is detached.
+        The median, (...), in the units and dtype of x: the lower of the two middle values, as in torch.median, or NaN
+        if x contains a NaN. Not differentiable: the result is detached.
 
     Raises:
-        TypeError: x is no tensor.
-        RuntimeError: x is not floating, has fewer than 2 dimensions or no particle.
+        TypeError: if x is not a tensor.
+        RuntimeError: if x is not floating-point, has fewer than 2 dimensions or contains no particles.
 
     Source: Liu & Wang, Stein Variational Gradient Descent, NeurIPS 2016, section 5.
     """
@@ -38,26 +38,27 @@ def median_distance(x: Tensor) -> Tensor:
 
 
 def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u") -> Tensor:
-    """Squared kernel Stein discrepancy between the particles and the density whose score is given.
+    """Squared kernel Stein discrepancy between the particles and the density with the given score.
 
-    The mean over pairs of kappa_ij [s_i . s_j + (s_i - s_j) . r_ij / sigma^2 + D / sigma^2 - |r_ij|^2 / sigma^4], with
-    r_ij = x_i - x_j and kappa_ij = exp(-|r_ij|^2 / (2 sigma^2)).
+    It is the mean over pairs of
+    kappa_ij [s_i . s_j + (s_i - s_j) . r_ij / sigma^2 + D / sigma^2 - |r_ij|^2 / sigma^4],
+    with r_ij = x_i - x_j and kappa_ij = exp(-|r_ij|^2 / (2 sigma^2)).
 
     Args:
         x: particles, (..., M, D); float32, float64, bfloat16 or float16 (the last two accumulate in float32).
-        score: gradient of log density at the particles, shape, dtype and device of x.
-        bandwidth: sigma > 0, in the units of x: a number, a 0-d tensor or one for each batch row, (...).
+        score: gradient of the log density at the particles; shape, dtype and device of x.
+        bandwidth: sigma > 0, in the units of x: a number, a 0-d tensor or one value per batch row, (...).
         statistic: "u" averages over i != j (unbiased, may be negative, needs M >= 2), "v" over all pairs (>= 0).
 
     Returns:
-        The squared discrepancy, (...), in the dtype of x, zero for M = 0. Differentiable once in x, score and
+        The squared discrepancy, (...), in the dtype of x; zero for M = 0. Differentiable once in x, score and
         bandwidth.
 
     Raises:
-        TypeError: x or score is no tensor, or bandwidth neither a number nor a tensor.
-        ValueError: the number bandwidth is not positive and finite, or statistic is neither "u" nor "v".
-        RuntimeError: a shape, dtype or device does not fit, M = 1 with "u", or, on the CPU, a tensor bandwidth is not
-            positive (on CUDA that batch row is NaN).
+        TypeError: if x or score is not a tensor, or bandwidth is neither a number nor a tensor.
+        ValueError: if a number bandwidth is not positive and finite, or statistic is neither "u" nor "v".
+        RuntimeError: if a shape, dtype or device does not match, if M = 1 with "u", or, on the CPU, if a tensor
+            bandwidth is not positive (on CUDA that batch row is NaN).
 
     Source: Liu, Lee & Jordan, A Kernelized Stein Discrepancy for Goodness-of-fit Tests, ICML 2016, theorem 3.6.
     """
@@ -88,7 +89,7 @@ def _ksd_backward_fake(grad: Tensor, x: Tensor, score: Tensor, bandwidth: Tensor
     return x.new_empty(x.shape), x.new_empty(x.shape), x.new_empty(bandwidth.shape, dtype=bandwidth.dtype)
 
 
-# The upstream gradient of ksd has one number for each batch row, like the bandwidth.
+# Like the bandwidth, the upstream gradient of ksd has one number per batch row.
 _ksd_backward = Op("ksd_backward", _ksd_backward_fake, (NUMBER, 2, 2, NUMBER, PLAIN), gradient_of=(1, 2, 3))
 
 

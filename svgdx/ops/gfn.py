@@ -1,8 +1,8 @@
-"""Generative flow networks over binary vectors: log-probabilities of trajectories and draws of actions.
+"""Generative flow networks over binary vectors: log-probabilities of trajectories, and draws of actions.
 
-A state holds D entries, each void (-1), 0 or 1. The forward action a = 2 location + bit sets a void entry; the backward
-action, a location, erases a set one. The policy's 3D logits at a state are those of P_F over the 2D forward actions,
-then those of P_B over the D locations; each is a softmax over the actions that are valid there.
+A state has D entries, each void (-1), 0 or 1. Forward action a = 2 location + bit sets a void entry; a backward action,
+a location, erases a set one. The policy's 3D logits at a state are those of P_F over the 2D forward actions, then those
+of P_B over the D locations; both are softmaxes over the actions that are valid at the state.
 """
 
 from __future__ import annotations
@@ -35,24 +35,25 @@ def gfn_trajectory_log_prob(
 
     log_pf = sum_{t<T} log P_F(s_{t+1} | s_t),   log_pb = sum_{t<T} log P_B(s_t | s_{t+1}),
 
-    the valid actions of each state derived from the actions: no mask is formed and the logits are not copied. A full
-    trajectory has T = D steps from the void state, a local one T < D, from any state.
+    where the valid actions of each state are derived from the actions, without forming masks or copying the logits. A
+    full trajectory has T = D steps from the void state, a local one T < D steps from any state.
 
     Args:
-        logits: of the policy at s_0 .. s_T, (..., T+1, 3D); float32, float64, bfloat16 or float16 (the last two are
-            summed in float32). The P_F part of row T and the P_B part of row 0 are not read. Autocast does not apply.
+        logits: the policy's logits at s_0 .. s_T, (..., T+1, 3D); float32, float64, bfloat16 or float16 (the last two
+            are summed in float32). The P_F part of row T and the P_B part of row 0 are not read. Autocast does not
+            apply.
         actions: forward actions 2 location + bit in the order in which they are taken, (..., T), int64.
-        initial_state: s_0 with entries -1 (void), 0 and 1, (..., D), int8; None: all void.
+        initial_state: s_0 with entries -1 (void), 0 and 1, (..., D), int8; None means all void.
 
     Returns:
-        log_pf and log_pb, (...), in nats, float32, or float64 for float64 logits. Differentiable once in logits; the
-        gradient of a logit of an action that is not valid is exactly zero.
+        log_pf and log_pb, (...), in nats; float32, or float64 for float64 logits. Differentiable once in logits; the
+        gradient for an invalid action's logit is exactly zero.
 
     Raises:
-        TypeError: an argument is no tensor.
-        RuntimeError: a shape, dtype or device does not fit, or, on the CPU, an action is out of range or sets a
-            location that is already set, or an entry of initial_state is not -1, 0 or 1 (on CUDA that trajectory, its
-            gradient included, is NaN).
+        TypeError: if an argument is not a tensor.
+        RuntimeError: if a shape, dtype or device does not match, or, on the CPU, if an action is out of range or sets a
+            location that is already set, or if an entry of initial_state is not -1, 0 or 1 (on CUDA that trajectory and
+            its gradient are NaN).
 
     Source: Zhang et al., Generative Flow Networks for Discrete Probabilistic Modeling, ICML 2022, section 3; Malkin et
     al., Trajectory balance, NeurIPS 2022, eq. 11.
@@ -67,13 +68,13 @@ def gfn_trajectory_log_prob(
 def linear_trajectory_log_prob(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, actions: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """:func:`gfn_trajectory_log_prob` of the logits hidden weight^T + bias, which are never held all at once.
+    """:func:`gfn_trajectory_log_prob` for the logits hidden weight^T + bias, without storing all of them at once.
 
-    The policy's last layer is computed for some trajectories at a time, again in the backward pass.
+    The policy's last layer is computed in blocks of rows, and again in the backward pass.
 
     Args:
         hidden: activations before the last layer at s_0 .. s_T, (..., T+1, H); float32, float64, bfloat16 or float16
-            (for the last two the logits have their precision, the softmaxes and sums float32).
+            (for the last two, the logits have the same dtype, while softmaxes and sums are float32).
         weight: (3D, H), dtype and device of hidden.
         bias: (3D,), dtype and device of hidden, or None.
         actions, initial_state: as in :func:`gfn_trajectory_log_prob`.
@@ -99,23 +100,23 @@ def linear_trajectory_log_prob(
 def masked_trajectory_log_prob(logits: Tensor, mask: Tensor, actions: Tensor, offsets: Tensor) -> Tensor:
     """Log-probabilities of ragged trajectories under any masked categorical policy.
 
-    out_b = sum over rows offsets[b] <= n < offsets[b+1] of log softmax_{mask_n}(logits_n)[actions_n].
+    out_b is the sum over rows offsets[b] <= n < offsets[b+1] of log softmax_{mask_n}(logits_n)[actions_n].
 
     Args:
-        logits: one row for each step, the trajectories one after another, (N, A); float32, float64, bfloat16 or float16
-            (the last two are summed in float32). Autocast does not apply.
-        mask: True where an action is allowed, (N, A), bool.
-        actions: the action taken, (N,), int64, in [0, A).
-        offsets: where each trajectory starts, then N: (B+1,), int64, from 0, never falling.
+        logits: one row per step of the concatenated trajectories, (N, A); float32, float64, bfloat16 or float16 (the
+            last two are summed in float32). Autocast does not apply.
+        mask: True for allowed actions, (N, A), bool.
+        actions: the actions taken, (N,), int64, in [0, A).
+        offsets: the first row of each trajectory, then N: (B+1,), int64, starting at 0, non-decreasing.
 
     Returns:
-        The log-probabilities, (B,), in nats, float32, or float64 for float64 logits; zero for a trajectory without
-        steps. Differentiable once in logits; the gradient of a logit that is not allowed is exactly zero.
+        The log-probabilities, (B,), in nats; float32, or float64 for float64 logits; zero for a trajectory without
+        steps. Differentiable once in logits; the gradient for a masked logit is exactly zero.
 
     Raises:
-        TypeError: an argument is no tensor.
-        RuntimeError: a shape, dtype or device does not fit, or, on the CPU, an action is out of range or not allowed,
-            or offsets fall or do not lead from 0 to N (on CUDA that trajectory is NaN).
+        TypeError: if an argument is not a tensor.
+        RuntimeError: if a shape, dtype or device does not match, or, on the CPU, if an action is out of range or
+            masked, or if offsets decrease, do not start at 0 or do not end at N (on CUDA that trajectory is NaN).
 
     Source: Malkin et al., Trajectory balance, NeurIPS 2022, eq. 11.
     """
@@ -128,31 +129,31 @@ def masked_trajectory_log_prob(logits: Tensor, mask: Tensor, actions: Tensor, of
 def gfn_sample_forward(
     logits: Tensor, state: Tensor, seed: int, offset: int, temperature: float = 1.0, epsilon: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw a forward action for each state and take it: mask, softmax, draw and update of the state in one pass.
+    """Draw a forward action for each state and take it: mask, softmax, draw and state update in one pass.
 
-    With probability epsilon the action is uniform over the valid ones, else it is drawn from
-    softmax(logits / temperature), where an action 2^30 times less likely than the likeliest never comes up. The draw is
-    a function of seed, offset and the row's index in the flattened leading dimensions, the same on CPU and CUDA; to
-    draw afresh, give another offset. Under vmap the mapped dimension is one more leading dimension.
+    With probability epsilon the action is drawn uniformly from the valid ones, otherwise from
+    softmax(logits / temperature), where an action 2^30 times less likely than the likeliest is never drawn. The draw
+    depends only on seed, offset and the row's index in the flattened leading dimensions, and is the same on CPU and
+    CUDA; use another offset for a new draw. Under vmap, the mapped dimension is one more leading dimension.
 
     Args:
-        logits: of the policy, (..., 3D); float32, float64, bfloat16 or float16. Autocast does not apply.
-        state: entries -1 (void), 0 and 1, at least one void in each row, (..., D), int8.
+        logits: the policy's logits, (..., 3D); float32, float64, bfloat16 or float16. Autocast does not apply.
+        state: entries -1 (void), 0 and 1, with at least one void entry per row, (..., D), int8.
         seed, offset: any 64-bit integers.
         temperature: positive and finite.
         epsilon: in [0, 1].
 
     Returns:
-        action 2 location + bit, (...), int64; its log-probability log P_F(action | state) under the policy itself, that
-        is at temperature 1 and epsilon 0, (...), in nats, float32, or float64 for float64 logits; and the next state,
-        (..., D), int8. Not differentiable.
+        The action 2 location + bit, (...), int64; log P_F(action | state) under the policy itself, i.e. at temperature
+        1 and epsilon 0, (...), in nats, float32, or float64 for float64 logits; and the next state, (..., D), int8. Not
+        differentiable.
 
     Raises:
-        TypeError: logits or state is no tensor, or temperature or epsilon no number.
-        ValueError: temperature or epsilon is out of range.
-        RuntimeError: a shape, dtype or device does not fit, or, on the CPU, a state has no void entry or an entry that
-            is not -1, 0 or 1, or the logits of its valid actions hold a NaN or +inf or are all -inf (on CUDA the action
-            of that row is -1, its log-probability NaN and the state unchanged).
+        TypeError: if logits or state is not a tensor, or temperature or epsilon is not a number.
+        ValueError: if temperature or epsilon is out of range.
+        RuntimeError: if a shape, dtype or device does not match, or, on the CPU, if a state has no void entry or an
+            entry other than -1, 0 or 1, or if the logits of its valid actions contain a NaN or +inf or are all -inf (on
+            CUDA that row's action is -1, its log-probability NaN, and its state unchanged).
 
     Source: Zhang et al., Generative Flow Networks for Discrete Probabilistic Modeling, ICML 2022, section 3; random
     words by Philox4x32-10, Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011.
@@ -168,13 +169,13 @@ def gfn_sample_backward(
 
     Args:
         logits, seed, offset, temperature, epsilon: as in :func:`gfn_sample_forward`.
-        state: entries -1 (void), 0 and 1, at least one set in each row, (..., D), int8.
+        state: entries -1 (void), 0 and 1, with at least one set entry per row, (..., D), int8.
 
     Returns:
-        location, (...), int64; log P_B(location | state) and the next state as in :func:`gfn_sample_forward`.
+        The location, (...), int64; log P_B(location | state) and the next state as in :func:`gfn_sample_forward`.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as in :func:`gfn_sample_forward`, but for a state without a set entry.
+        TypeError, ValueError, RuntimeError: as in :func:`gfn_sample_forward`, with "set" instead of "void".
 
     Source: as in :func:`gfn_sample_forward`.
     """
@@ -195,7 +196,7 @@ def _sample_arguments(op: str, logits: object, state: object, temperature: float
 
 
 def _sums_fake(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log_pf, log_pb and normalizers for (..., T+1, anything)."""
+    """Empty log_pf, log_pb and normalizers for rows (..., T+1, any)."""
     lead, dtype = rows.shape[:-2], compute_dtype(rows)
     normalizers = rows.new_empty((*rows.shape[:-1], 2), dtype=dtype)
     return rows.new_empty(lead, dtype=dtype), rows.new_empty(lead, dtype=dtype), normalizers

@@ -1,4 +1,4 @@
-"""The Jacobian of the SVGD direction: its squared norm and the exact log-determinant of the update."""
+"""The Jacobian of the SVGD direction: its squared norm, and the exact log-determinant of the update."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ __all__ = ["svgd_jacobian_sqnorm", "svgd_logdet"]
 def svgd_jacobian_sqnorm(
     x: Tensor, score: Tensor, bandwidth: Scalar, probe: Tensor | None = None, hvp: Tensor | None = None
 ) -> Tensor:
-    """Squared Frobenius norm of the Jacobian of each particle's direction, which bounds the step size.
+    """Squared Frobenius norm of each particle's direction's Jacobian, which bounds the step size.
 
     n_i = |A_i|_F^2 + (2/M) (A_i v_i) . h_i + |h_i|^2 / M^2,   A_i = J_i - H_i / M,   h_i = H_i v_i,
 
-    where J_i is the derivative of phi_i in x_i with the other particles held fixed and H_i the Hessian of log density.
-    With Rademacher probes v its expectation is |J_i|_F^2 (Hutchinson 1989); x -> x + eps phi is invertible for
-    eps <= 1 / max_i sqrt(n_i).
+    where J_i is the derivative of phi_i with respect to x_i, with the other particles fixed, and H_i the Hessian of the
+    log density. With Rademacher probes v, the expectation of n_i is |J_i|_F^2 (Hutchinson 1989); x -> x + eps phi is
+    invertible for eps <= 1 / max_i sqrt(n_i).
 
     Args:
         x: particles, (..., M, D); float32, float64, bfloat16 or float16 (the last two accumulate in float32).
-        score: gradient of log density at the particles, shape, dtype and device of x.
-        bandwidth: sigma > 0, in the units of x: a number, a 0-d tensor or one for each batch row, (...).
-        probe: v, shape, dtype and device of x; given together with hvp.
-        hvp: Hessian of log density times probe, shape, dtype and device of x. Without the two the result is |A_i|_F^2.
+        score: gradient of the log density at the particles; shape, dtype and device of x.
+        bandwidth: sigma > 0, in the units of x: a number, a 0-d tensor or one value per batch row, (...).
+        probe: v; shape, dtype and device of x; requires hvp.
+        hvp: Hessian of the log density times probe; shape, dtype and device of x. Without probe and hvp the result is
+            |A_i|_F^2.
 
     Returns:
         n, (..., M), in the dtype of x. Differentiable once in all inputs.
 
     Raises:
-        TypeError: a tensor argument is no tensor, or bandwidth neither a number nor a tensor.
-        ValueError: the number bandwidth is not positive and finite.
-        RuntimeError: a shape, dtype or device does not fit, one of probe and hvp is missing, or, on the CPU, a tensor
-            bandwidth is not positive (on CUDA that batch row is NaN).
+        TypeError: if a tensor argument is not a tensor, or bandwidth is neither a number nor a tensor.
+        ValueError: if a number bandwidth is not positive and finite.
+        RuntimeError: if a shape, dtype or device does not match, if only one of probe and hvp is given, or, on the CPU,
+            if a tensor bandwidth is not positive (on CUDA that batch row is NaN).
 
     Source: Messaoud et al., Particles Don't Care About Z, ICML 2026.
     """
@@ -58,19 +59,19 @@ def svgd_logdet(
 ) -> Tensor:
     """Exact log |det (I + eps J_i)| of the update at each particle, for at most 16 dimensions.
 
-    J_i = A_i + H_i / M as in :func:`svgd_jacobian_sqnorm`; its first order in eps is eps (t_i + Tr H_i / M).
+    J_i = A_i + H_i / M as in :func:`svgd_jacobian_sqnorm`; to first order in eps the result is eps (t_i + Tr H_i / M).
 
     Args:
         x, score, bandwidth: as in :func:`svgd_jacobian_sqnorm`; D <= 16.
-        step_size: eps, any finite number, a 0-d tensor or one for each batch row, (...).
-        hessian: H, (..., M, D, D), dtype and device of x; the division by M happens inside. None leaves it out.
+        step_size: eps: any finite number, a 0-d tensor or one value per batch row, (...).
+        hessian: H, (..., M, D, D), dtype and device of x; the op divides it by M. None omits the term.
 
     Returns:
-        log |det|, (..., M), in nats, in the dtype of x; -inf where the update is singular. Differentiable once in all
+        log |det|, (..., M), in nats, in the dtype of x; -inf if the update is singular. Differentiable once in all
         inputs.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as in :func:`svgd_jacobian_sqnorm`, and RuntimeError for D > 16.
+        TypeError, ValueError, RuntimeError: as in :func:`svgd_jacobian_sqnorm`; RuntimeError also if D > 16.
 
     Source: the change of variables that Messaoud et al., Particles Don't Care About Z, ICML 2026, linearise.
     """

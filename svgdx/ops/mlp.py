@@ -1,4 +1,4 @@
-"""A multilayer perceptron's value with its first and second derivatives in x, without an autograd graph."""
+"""The value and the first and second derivatives of a multilayer perceptron in x, without an autograd graph."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ def mlp_score_hvp(
     activation: str,
     probe: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A multilayer perceptron's value f, its gradient in x and its Hessian in x times v.
+    """Value f of a multilayer perceptron, its gradient in x, and its Hessian in x times v.
 
-    One sweep forward carries value and tangent, one back the gradient and its tangent, each layer a matrix product of
-    both at once with the activation's derivatives fused around it. The condition's part of the first layer is computed
-    once for each row of B, not for each particle.
+    A forward sweep propagates value and tangent, a reverse sweep the gradient and its tangent. Each layer is one matrix
+    product of both, fused with the activation's derivatives. The condition's part of the first layer is computed once
+    per batch row, not per particle.
 
     Args:
         x: particles, (..., M, D); float32, float64, bfloat16 or float16 (the last two are computed in float32).
-        condition: what the particles of a row share, (..., C), or None. The first layer reads x, then the condition.
-        weights: of each linear layer, (out, in) as in ``torch.nn.Linear``: at least two, the first (H, D + C), the last
-            (1, H); dtype and device of x.
-        biases: of each layer, (out,).
-        activation: between the layers: silu, gelu (by the error function), tanh, softplus, elu or relu. Where a
-            derivative jumps, it is the one that autograd takes.
-        probe: v, the shape, dtype and device of x.
+        condition: input shared by all particles of a batch row, (..., C), or None; appended to x in the first layer.
+        weights: weight of each linear layer, (out, in) as in ``torch.nn.Linear``: at least two, the first (H, D + C),
+            the last (1, H); dtype and device of x.
+        biases: bias of each layer, (out,).
+        activation: activation between the layers: silu, gelu (with the error function), tanh, softplus, elu or relu.
+            Where a derivative jumps, the value is autograd's.
+        probe: v; shape, dtype and device of x.
 
     Returns:
-        f (..., M), grad f (..., M, D) and H v (..., M, D), in the dtype of x. Not differentiable: where a graph is
-        wanted, use autograd.
+        f (..., M), grad f (..., M, D) and H v (..., M, D), in the dtype of x. Not differentiable: use
+        autograd if you need a graph.
 
     Raises:
-        TypeError: an argument is no tensor, or weights or biases no sequence of tensors.
-        ValueError: an unknown activation.
-        RuntimeError: a shape, dtype or device does not fit.
+        TypeError: if an argument is not a tensor, or weights or biases is not a sequence of tensors.
+        ValueError: if the activation is unknown.
+        RuntimeError: if a shape, dtype or device does not match.
 
     Source: Pearlmutter, Fast Exact Multiplication by the Hessian, Neural Computation 1994.
     """
@@ -57,9 +57,9 @@ def mlp_score_hvp(
 def mlp_laplacian(
     x: Tensor, condition: Tensor | None, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A multilayer perceptron's value f, its gradient in x and the exact trace of its Hessian in x.
+    """Value f of a multilayer perceptron, its gradient in x, and the exact trace of its Hessian in x.
 
-    One sweep forward carries value, Jacobian and Laplacian of each layer for some points at a time.
+    One forward sweep propagates value, Jacobian and Laplacian through the layers, for a block of points at a time.
 
     Args:
         x: particles, (..., M, D) with D <= 64; dtypes as in :func:`mlp_score_hvp`.
@@ -69,7 +69,7 @@ def mlp_laplacian(
         f (..., M), grad f (..., M, D) and Tr H (..., M), in the dtype of x. Not differentiable.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as in :func:`mlp_score_hvp`, and for D > 64.
+        TypeError, ValueError, RuntimeError: as in :func:`mlp_score_hvp`; RuntimeError also if D > 64.
 
     Source: Li et al., A computational framework for neural network-based variational Monte Carlo with Forward
     Laplacian, Nature Machine Intelligence 2024.
@@ -77,29 +77,29 @@ def mlp_laplacian(
     op = "mlp_laplacian"
     _checks.tensor(op, "x", x)
     packed = pack(op, condition, weights, biases, activation)
-    made: tuple[Tensor, Tensor, Tensor] = _laplacian(x, condition, *packed)
-    return made
+    derivatives: tuple[Tensor, Tensor, Tensor] = _laplacian(x, condition, *packed)
+    return derivatives
 
 
 def packed_score_hvp(
     x: Tensor, condition: Tensor | None, probe: Tensor, packed: Packed
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`mlp_score_hvp` of a network that was packed before."""
+    """:func:`mlp_score_hvp` for a network already packed by :func:`pack`."""
     op = "mlp_score_hvp"
     _checks.tensor(op, "x", x)
     _checks.tensor(op, "probe", probe)
-    made: tuple[Tensor, Tensor, Tensor] = _score_hvp(x, condition, probe, *packed)
-    return made
+    derivatives: tuple[Tensor, Tensor, Tensor] = _score_hvp(x, condition, probe, *packed)
+    return derivatives
 
 
 def pack(op: str, condition: object, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> Packed:
-    """Weight and bias of each layer behind each other, the widths from D + C to 1, and the activation's number."""
+    """Pack a network: concatenated weights and biases, the widths from D + C to 1, and the activation's number."""
     if condition is not None:
         _checks.tensor(op, "condition", condition)
     _checks.layers(op, weights, biases)
     _checks.activation(op, activation)
     with torch.no_grad():
-        parameters = torch.cat([part.reshape(-1) for pair in zip(weights, biases, strict=True) for part in pair])
+        parameters = torch.cat([tensor.reshape(-1) for layer in zip(weights, biases, strict=True) for tensor in layer])
     widths = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
     return parameters, torch.tensor(widths, dtype=torch.int64), COMPILED[activation]
 

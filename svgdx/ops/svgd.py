@@ -23,17 +23,17 @@ def svgd_phi(x: Tensor, score: Tensor, bandwidth: Scalar) -> Tensor:
 
     Args:
         x: particles, (..., M, D); float32, float64, bfloat16 or float16 (the last two accumulate in float32).
-        score: gradient of log density at the particles, shape, dtype and device of x.
-        bandwidth: sigma > 0, in the units of x: a number, a 0-d tensor or one for each batch row, (...).
+        score: gradient of the log density at the particles; shape, dtype and device of x.
+        bandwidth: sigma > 0, in the units of x: a number, a 0-d tensor or one value per batch row, (...).
 
     Returns:
         phi, (..., M, D), in the dtype of x. Differentiable once in x, score and bandwidth.
 
     Raises:
-        TypeError: x or score is no tensor, or bandwidth neither a number nor a tensor.
-        ValueError: the number bandwidth is not positive and finite.
-        RuntimeError: a shape, dtype or device does not fit, or, on the CPU, a tensor bandwidth is not positive (on CUDA
-            that batch row is NaN).
+        TypeError: if x or score is not a tensor, or bandwidth is neither a number nor a tensor.
+        ValueError: if a number bandwidth is not positive and finite.
+        RuntimeError: if a shape, dtype or device does not match, or, on the CPU, if a tensor bandwidth is not positive
+            (on CUDA that batch row is NaN).
 
     Source: Liu & Wang, Stein Variational Gradient Descent, NeurIPS 2016, eq. 8.
     """
@@ -42,11 +42,12 @@ def svgd_phi(x: Tensor, score: Tensor, bandwidth: Scalar) -> Tensor:
 
 
 def svgd_phi_trace(x: Tensor, score: Tensor, bandwidth: Scalar) -> tuple[Tensor, Tensor]:
-    """phi of :func:`svgd_phi` and the kernel part of the trace of its Jacobian, in one pass.
+    """phi of :func:`svgd_phi`, and the kernel part of the trace of its Jacobian, in one pass.
 
     t_i = (1/M) sum_{j != i} (kappa_ij / sigma^2) [D - |r_ij|^2 / sigma^2 - r_ij . s_j] = Tr J_i - Tr H_i / M,
 
-    where J_i is the derivative of phi_i in x_i with the other particles held fixed and H_i the Hessian of log density.
+    where J_i is the derivative of phi_i with respect to x_i, with the other particles fixed, and H_i the Hessian of the
+    log density.
 
     Args:
         x, score, bandwidth: as in :func:`svgd_phi`.
@@ -71,17 +72,17 @@ def svgd_step(
     log_q: Tensor,
     hessian_trace: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One SVGD update of the particles and of their log density, fused.
+    """One fused SVGD update of the particles and their log density.
 
-    x_i' = x_i + eps phi_i,   log q'(x_i') = log q(x_i) - eps (t_i + Tr H_i / M), to first order in eps.
+    x_i' = x_i + eps phi_i,   log q'(x_i') = log q(x_i) - eps (t_i + Tr H_i / M)   to first order in eps.
 
     Args:
         x, score, bandwidth: as in :func:`svgd_phi`.
-        step_size: eps, any finite number, a 0-d tensor or one for each batch row, (...).
-        log_q: log density of each particle in nats, (..., M), in the dtype of x, or float32 beside particles in half
+        step_size: eps: any finite number, a 0-d tensor or one value per batch row, (...).
+        log_q: log density of each particle, in nats, (..., M), in the dtype of x, or in float32 for particles in half
             precision.
-        hessian_trace: Tr of the Hessian of log density at each particle, (..., M), dtypes as log_q; the division by M
-            happens inside. None leaves the term out.
+        hessian_trace: trace of the log density's Hessian at each particle, (..., M), dtypes as log_q; the op divides it
+            by M. None omits the term.
 
     Returns:
         x' (..., M, D) in the dtype of x and log q' (..., M) in the dtype of log_q. Differentiable once in all inputs.
@@ -101,17 +102,17 @@ def svgd_step(
 
 
 def svgd_field(query: Tensor, x: Tensor, score: Tensor, bandwidth: Scalar) -> tuple[Tensor, Tensor]:
-    """The velocity field of M particles and its divergence at N points, which need not be particles.
+    """Velocity field of M particles, and its divergence, at N points, which need not be particles.
 
     phi(y) = (1/M) sum_j kappa(y, x_j) (s_j + r_j / sigma^2),  r_j = y - x_j,
-    div phi(y) = (1/M) sum_j (kappa(y, x_j) / sigma^2) [D - |r_j|^2 / sigma^2 - r_j . s_j],  every j counted.
+    div phi(y) = (1/M) sum_j (kappa(y, x_j) / sigma^2) [D - |r_j|^2 / sigma^2 - r_j . s_j],  over all j.
 
     Args:
-        query: points y, (..., N, D), leading dimensions, dtype and device of x.
+        query: points y, (..., N, D); leading dimensions, dtype and device of x.
         x, score, bandwidth: as in :func:`svgd_phi`.
 
     Returns:
-        phi (..., N, D) and its divergence (..., N), in the dtype of x, zero for M = 0. Differentiable once in all
+        phi (..., N, D) and its divergence (..., N), in the dtype of x; zero for M = 0. Differentiable once in all
         inputs.
 
     Raises:
@@ -134,7 +135,7 @@ def _like(*inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 def _number_like(x: Tensor, value: Tensor) -> Tensor:
-    """The gradient of a bandwidth or step size lies on the device of x."""
+    """Empty gradient of a bandwidth or step size, on the device of x."""
     return x.new_empty(value.shape, dtype=value.dtype)
 
 

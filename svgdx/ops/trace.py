@@ -1,4 +1,4 @@
-"""Estimating the trace of a Hessian: random signs as probes, and the estimate from their products with it."""
+"""Estimate the trace of a Hessian: random signs as probes, and the estimate from Hessian-vector products."""
 
 from __future__ import annotations
 
@@ -19,45 +19,46 @@ Grads = tuple[Tensor | None, ...]
 def rademacher(like: Tensor, seed: int, offset: int) -> Tensor:
     """Independent random signs, the probes of Hutchinson's estimator.
 
-    A sign is a function of seed, offset and the element's place in row-major order: the same on CPU and CUDA, for any
-    number of threads and in any dtype. To draw afresh, give another offset. Under vmap the mapped dimension is one more
-    leading dimension.
+    A sign depends only on seed, offset and the element's index in row-major order; it is the same on CPU and CUDA, for
+    any number of threads and in any dtype. Use another offset for a new draw. Under vmap, the mapped dimension is one
+    more leading dimension.
 
     Args:
-        like: gives shape, dtype (float32, float64, bfloat16 or float16) and device; its values are not read.
+        like: tensor with the shape, dtype (float32, float64, bfloat16 or float16) and device of the result; its values
+            are not read.
         seed, offset: any 64-bit integers.
 
     Returns:
         +1 and -1, each with probability 1/2, contiguous. Not differentiable.
 
     Raises:
-        TypeError: like is no tensor.
-        RuntimeError: like is not floating.
+        TypeError: if like is not a tensor.
+        RuntimeError: if like is not floating-point.
 
-    Source: Hutchinson 1989; random words by Philox4x32-10, Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3,
-    SC 2011, 128 signs from each block.
+    Source: Hutchinson 1989; random words from Philox4x32-10, Salmon et al., Parallel Random Numbers: As Easy as 1, 2,
+    3, SC 2011, 128 signs per block.
     """
     _checks.tensor("rademacher", "like", like)
     return _rademacher(like, seed, offset)
 
 
 def probe_trace(probe: Tensor, hvp: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and sample variance over V probes of v . (H v), in one pass.
+    """Mean and sample variance of v . (H v) over V probes, in one pass.
 
-    The mean estimates Tr H without bias where the probes have the identity as covariance; sqrt(variance / V) is its
-    standard error.
+    If the probes have identity covariance, the mean is an unbiased estimate of Tr H; sqrt(variance / V) is its standard
+    error.
 
     Args:
         probe: v, (V, ..., D) with V >= 1; float32, float64, bfloat16 or float16 (the last two are summed in float32).
-        hvp: H v, the shape, dtype and device of probe.
+        hvp: H v; shape, dtype and device of probe.
 
     Returns:
-        Mean and variance (divisor V - 1), (...), float32, or float64 for float64 probes. The variance of one probe is
-        NaN: one value says nothing about its own spread. Differentiable once in both inputs.
+        Mean and variance (divisor V - 1), (...), float32, or float64 for float64 probes. The variance is NaN for V = 1.
+        Differentiable once in both inputs.
 
     Raises:
-        TypeError: an argument is no tensor.
-        RuntimeError: a shape, dtype or device does not fit.
+        TypeError: if an argument is not a tensor.
+        RuntimeError: if a shape, dtype or device does not match.
 
     Source: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1989.
     """

@@ -1,6 +1,6 @@
-"""The ops of :mod:`svgdx.ops` in plain PyTorch, written for reading.
+"""The ops of :mod:`svgdx.ops` in plain PyTorch, written for readability.
 
-They are the oracle of the tests, what ``SVGDX_DISABLE=1`` falls back to, and the way to second derivatives.
+They serve as the tests' oracle, as the fallback for ``SVGDX_DISABLE=1``, and for second derivatives.
 """
 
 from svgdx.reference.gfn import (

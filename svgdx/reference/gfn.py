@@ -1,11 +1,11 @@
-"""The ops of generative flow networks that fill a binary vector entry by entry, [GFN].
+"""Ops of generative flow networks that fill a binary vector entry by entry, [GFN].
 
-Notation: a state s holds D entries, each void (-1), 0 or 1. The forward action a = 2 location + bit sets a void entry,
-the backward action `location` erases a set one. The policy's logits at s, 3D of them, are those of P_F(.|s) over the 2D
-forward actions, then those of P_B(.|s) over the D locations; each is a softmax over its valid actions alone. A
-trajectory s_0 .. s_T is given by s_0 and its T forward actions.
+Notation: a state s has D entries, each void (-1), 0 or 1. Forward action a = 2 location + bit sets a void entry;
+backward action `location` erases a set one. The policy's 3D logits at s are those of P_F(.|s) over the 2D forward
+actions, then those of P_B(.|s) over the D locations; both are softmaxes over the valid actions only. A trajectory
+s_0 .. s_T is given by s_0 and its T forward actions.
 
-What is not valid gives NaN, or action -1, as on CUDA.
+Invalid input gives NaN, or action -1, as on CUDA.
 
 Sources:
   [GFN]    Zhang et al., Generative Flow Networks for Discrete Probabilistic Modeling, ICML 2022, section 3.
@@ -35,11 +35,12 @@ __all__ = [
 def gfn_trajectory_log_prob(
     logits: Tensor, actions: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The two sums of the trajectory balance loss, [GFN] eq. 5, [TB] eq. 11:
+    """Compute the two sums of the trajectory balance loss, [GFN] eq. 5, [TB] eq. 11:
 
     log_pf = sum_{t<T} log P_F(s_{t+1} | s_t),   log_pb = sum_{t<T} log P_B(s_t | s_{t+1}).
 
-    Shapes: logits (..., T+1, 3D); actions (..., T) int64; initial_state (..., D) int8, all void if None; results (...).
+    Shapes: logits (..., T+1, 3D); actions (..., T) int64; initial_state (..., D) int8, None means all void; results
+    (...).
     """
     op = "gfn_trajectory_log_prob"
     _checks.trajectory(op, "logits", logits, _checks.trajectory_logits(op, logits), actions, initial_state)
@@ -49,9 +50,9 @@ def gfn_trajectory_log_prob(
 def linear_trajectory_log_prob(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, actions: Tensor, initial_state: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """:func:`gfn_trajectory_log_prob` of the logits hidden weight^T + bias, the policy's last layer.
+    """:func:`gfn_trajectory_log_prob` for the logits hidden weight^T + bias, where the layer is the policy's last one.
 
-    Shapes: hidden (..., T+1, H); weight (3D, H); bias (3D,) or None; the others and the results as there.
+    Shapes: hidden (..., T+1, H); weight (3D, H); bias (3D,) or None; other arguments and results as there.
     """
     op = "linear_trajectory_log_prob"
     _checks.trajectory(op, "hidden", hidden, _checks.linear_layer(op, hidden, weight, bias), actions, initial_state)
@@ -60,10 +61,10 @@ def linear_trajectory_log_prob(
 
 
 def masked_trajectory_log_prob(logits: Tensor, mask: Tensor, actions: Tensor, offsets: Tensor) -> Tensor:
-    """Sums of log softmax over the allowed actions for ragged trajectories: row n belongs to trajectory b where
+    """Sum log softmax over the allowed actions for ragged trajectories; trajectory b has the rows
     offsets[b] <= n < offsets[b+1].
 
-    Shapes: logits and mask (N, A); actions (N,) int64; offsets (B+1,) int64, from 0 to N, never falling; result (B,).
+    Shapes: logits and mask (N, A); actions (N,) int64; offsets (B+1,) int64, non-decreasing from 0 to N; result (B,).
     """
     _checks.masked_rows("masked_trajectory_log_prob", logits, mask, actions, offsets)
     (rows, width), batch = logits.shape, offsets.shape[0] - 1
@@ -75,18 +76,18 @@ def masked_trajectory_log_prob(logits: Tensor, mask: Tensor, actions: Tensor, of
     if batch == 0:
         return row_log_prob[:0]
     segment = torch.searchsorted(offsets.contiguous(), torch.arange(rows, device=logits.device), right=True) - 1
-    rising = (offsets[0] == 0) & (offsets[-1] == rows) & (offsets.diff() >= 0).all()
+    consistent = (offsets[0] == 0) & (offsets[-1] == rows) & (offsets.diff() >= 0).all()
     total = row_log_prob.new_zeros(batch).index_add(0, segment.clamp(0, batch - 1), row_log_prob)
-    return _or_nan(rising, total)
+    return _or_nan(consistent, total)
 
 
 def gfn_sample_forward(
     logits: Tensor, state: Tensor, seed: int, offset: int, temperature: float = 1.0, epsilon: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A forward action a ~ softmax(logits / temperature) or, with probability epsilon, a uniform one; log P_F(a | s) at
-    temperature 1, epsilon 0; and the state that a leads to. [GFN] section 3.1.
+    """Draw a forward action a ~ softmax(logits / temperature) or, with probability epsilon, a uniform one; return it,
+    log P_F(a | s) at temperature 1 and epsilon 0, and the next state. [GFN] section 3.1.
 
-    The draw is a function of seed, offset and row alone, the same on every backend, [PHILOX]. Not differentiable.
+    The draw depends only on seed, offset and row, and is the same on every backend, [PHILOX]. Not differentiable.
 
     Shapes: logits (..., 3D); state (..., D) int8; results (...) int64, (...) and (..., D) int8.
     """
@@ -101,7 +102,7 @@ def gfn_sample_forward(
 def gfn_sample_backward(
     logits: Tensor, state: Tensor, seed: int, offset: int, temperature: float = 1.0, epsilon: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A location to erase, drawn from P_B as :func:`gfn_sample_forward` draws from P_F.
+    """Draw a location to erase from P_B, as :func:`gfn_sample_forward` draws from P_F.
 
     Shapes: logits (..., 3D); state (..., D) int8; results (...) int64, (...) and (..., D) int8.
     """
@@ -120,7 +121,7 @@ def _trajectory(logits: Tensor, actions: Tensor, initial_state: Tensor | None) -
         return empty, empty.clone()
     t = torch.arange(steps, device=logits.device)
     location = actions.clamp(0, 2 * dim - 1) // 2
-    # The step that sets each location: -1 for those set from the start, T for those that stay void.
+    # The step that sets each location: -1 if it is set from the start, T if it stays void.
     never = torch.where(initial == -1, steps, -1)
     set_time = never.scatter(-1, location, t.expand_as(location))
     times_set = (initial != -1).long().scatter_add(-1, location, torch.ones_like(location))
@@ -137,10 +138,10 @@ def _trajectory(logits: Tensor, actions: Tensor, initial_state: Tensor | None) -
 def _sample(
     logits: Tensor, valid: Tensor, state: Tensor, seed: int, offset: int, temperature: float, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """The action drawn, and its log-probability at temperature 1; -1 and NaN where nothing can be drawn."""
+    """Draw an action; return it and its log-probability at temperature 1, or -1 and NaN if nothing can be drawn."""
     if logits.shape[-1] == 0:
-        nothing = logits.new_full(logits.shape[:-1], torch.nan)
-        return torch.full_like(nothing, -1, dtype=torch.int64), nothing
+        log_prob = logits.new_full(logits.shape[:-1], torch.nan)
+        return torch.full_like(log_prob, -1, dtype=torch.int64), log_prob
     allowed = logits.masked_fill(~valid, -math.inf)
     largest = allowed.amax(-1, keepdim=True)
     possible = _are_states(state) & largest.isfinite()[..., 0]
@@ -155,14 +156,15 @@ def _sample(
 
 
 def draw_weight(below: Tensor, temperature: float) -> Tensor:
-    """2^30 e^(below / temperature) as an integer, by float32 operations that round the same on every machine.
+    """2^30 e^(below / temperature) as an integer, from float32 operations that round identically on every machine.
 
-    2^y = 2^n 2^f, n the integer nearest to y; 2^f on [-1/2, 1/2] by a polynomial of degree 5, n into the exponent.
+    2^y = 2^n 2^f, where n is the integer nearest to y; a degree-5 polynomial gives 2^f on [-1/2, 1/2], and n is added
+    to the exponent.
     """
     scale = min(math.log2(math.e) / temperature, torch.finfo(torch.float32).max)
     y = below.float() * _float32(scale, below.device)
     y = torch.where(y > -32.0, y, -32.0)
-    n = (y + 12582912.0) - 12582912.0  # 1.5 * 2^23: the sum has no bits left for a fraction
+    n = (y + 12582912.0) - 12582912.0  # 1.5 * 2^23: the sum has no bits for a fraction
     f = y - n
     power = torch.full_like(f, 1.3264727e-3)
     for coefficient in (9.6715130e-3, 5.5507336e-2, 2.4022242e-1, 6.9314700e-1, 1.0):
@@ -178,7 +180,7 @@ def philox(seed: int, counter_low: Tensor, counter_high: int) -> tuple[Tensor, .
     c = [counter_low & low32, counter_low >> 32 & low32]
     c += [torch.full_like(counter_low, word) for word in (counter_high & low32, counter_high >> 32 & low32)]
     for _ in range(10):
-        # The 64-bit products may wrap to negative numbers, whose bits are right all the same.
+        # The 64-bit products may wrap to negative numbers, but their bits are correct.
         a, b = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
         c = [b >> 32 & low32 ^ c[1] ^ key[0], b & low32, a >> 32 & low32 ^ c[3] ^ key[1], a & low32]
         key = [key[0] + 0x9E3779B9 & low32, key[1] + 0xBB67AE85 & low32]
@@ -186,7 +188,7 @@ def philox(seed: int, counter_low: Tensor, counter_high: int) -> tuple[Tensor, .
 
 
 def _times_fraction(total: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """floor(total (2^32 high + low) / 2^64) by 16 bits at a time, for total < 2^46."""
+    """floor(total (2^32 high + low) / 2^64), 16 bits at a time, for total < 2^46."""
     result = torch.zeros_like(total)
     for word in (low, high):
         for limb in (word & 0xFFFF, word >> 16):
@@ -203,7 +205,7 @@ def _with_entry(state: Tensor, location: Tensor, entry: Tensor, possible: Tensor
 
 
 def _log_softmax(logits: Tensor, valid: Tensor) -> Tensor:
-    """Over the valid entries of the last dimension; the others get -inf, and no gradient."""
+    """Log-softmax over the valid entries of the last dimension; the others get -inf and no gradient."""
     return logits.masked_fill(~valid, -math.inf).log_softmax(-1)
 
 
@@ -212,7 +214,7 @@ def _are_states(state: Tensor) -> Tensor:
 
 
 def _or_nan(valid: Tensor, value: Tensor) -> Tensor:
-    """A factor, so that the gradient is NaN as well."""
+    """Replace invalid values by NaN, through a factor, so that their gradient is NaN as well."""
     return value * torch.where(valid, 1.0, torch.nan).to(value.dtype)
 
 

@@ -1,8 +1,8 @@
-"""The ops of Stein variational gradient descent. They build (M, M, D) tensors, so they suit small problems.
+"""Ops of Stein variational gradient descent. They form (M, M, D) tensors, so they suit small problems.
 
 Notation: particles x_j in R^D, j = 1..M, with scores s_j = grad log p(x_j); bandwidth sigma, beta = 1 / sigma^2;
-r_ij = x_i - x_j; kappa_ij = exp(-beta |r_ij|^2 / 2); z_ij = s_j + beta r_ij. J_i is the Jacobian of phi_i in x_i, the
-other particles held fixed, and H_i the Hessian of log p at x_i.
+r_ij = x_i - x_j; kappa_ij = exp(-beta |r_ij|^2 / 2); z_ij = s_j + beta r_ij. J_i is the Jacobian of phi_i in x_i, with
+the other particles fixed, and H_i the Hessian of log p at x_i.
 
 Sources:
   [SVGD]  Liu & Wang, Stein Variational Gradient Descent, NeurIPS 2016.
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def svgd_phi(x: Tensor, score: Tensor, bandwidth: Scalar) -> Tensor:
-    """Stein variational direction, [SVGD] eq. 8: phi_i = (1/M) sum_j kappa_ij z_ij, the term j = i included.
+    """Stein variational direction, [SVGD] eq. 8: phi_i = (1/M) sum_j kappa_ij z_ij, including j = i.
 
     Shapes: x, score (..., M, D); bandwidth a number, 0-d or (...); result (..., M, D).
     """
@@ -43,7 +43,7 @@ def svgd_phi(x: Tensor, score: Tensor, bandwidth: Scalar) -> Tensor:
 
 
 def svgd_phi_trace(x: Tensor, score: Tensor, bandwidth: Scalar) -> tuple[Tensor, Tensor]:
-    """phi, and the kernel part of the trace of its Jacobian, [S2AC] theorem 3.3, [MET]:
+    """phi and the kernel part of the trace of its Jacobian, [S2AC] theorem 3.3, [MET]:
 
     t_i = (beta/M) sum_{j != i} kappa_ij (D - r_ij . z_ij) = Tr J_i - Tr H_i / M.
 
@@ -77,7 +77,7 @@ def svgd_step(
 
 
 def svgd_field(query: Tensor, x: Tensor, score: Tensor, bandwidth: Scalar) -> tuple[Tensor, Tensor]:
-    """Velocity field of M particles and its divergence at any points y_n, [SVGD] eq. 8, every particle counted:
+    """Velocity field of M particles and its divergence at arbitrary points y_n, [SVGD] eq. 8, over all particles:
 
     phi(y) = (1/M) sum_j kappa(y, x_j) z_j(y),   div phi(y) = (beta/M) sum_j kappa(y, x_j) (D - r_j . z_j).
 
@@ -97,7 +97,7 @@ def svgd_field(query: Tensor, x: Tensor, score: Tensor, bandwidth: Scalar) -> tu
 def svgd_jacobian_sqnorm(
     x: Tensor, score: Tensor, bandwidth: Scalar, probe: Tensor | None = None, hvp: Tensor | None = None
 ) -> Tensor:
-    """Squared Frobenius norm of J_i, which bounds the step: eps <= 1 / max_i sqrt(n_i), [MET]:
+    """Squared Frobenius norm of J_i, which bounds the step by eps <= 1 / max_i sqrt(n_i), [MET]:
 
     n_i = |A_i|_F^2 + (2/M) (A_i v_i) . h_i + |h_i|^2 / M^2,   A_i = J_i - H_i / M,   h_i = H_i v_i.
 
@@ -118,7 +118,7 @@ def svgd_jacobian_sqnorm(
 def svgd_logdet(
     x: Tensor, score: Tensor, bandwidth: Scalar, step_size: Scalar, hessian: Tensor | None = None
 ) -> Tensor:
-    """Exact log |det (I + eps J_i)|, J_i = A_i + H_i / M, for D <= 16: the change of log q that [MET] linearises.
+    """Exact log |det (I + eps J_i)|, J_i = A_i + H_i / M, for D <= 16: the change in log q that [MET] linearises.
 
     Shapes: x, score (..., M, D); bandwidth and step_size a number, 0-d or (...); hessian (..., M, D, D); result
     (..., M).
@@ -134,8 +134,8 @@ def svgd_logdet(
 
 
 def median_distance(x: Tensor) -> Tensor:
-    """Lower median of all M^2 distances |x_i - x_j|, the M zeros included, as the bandwidth heuristics of [SVGD],
-    [S2AC] and [MET] use it. Not differentiable: the result is detached.
+    """Lower median of all M^2 distances |x_i - x_j|, including the M zeros, as used by the bandwidth heuristics of
+    [SVGD], [S2AC] and [MET]. Not differentiable: the result is detached.
 
     Shapes: x (..., M, D); result (...).
     """
@@ -153,7 +153,7 @@ def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u") -> Te
 
     u_ij = kappa_ij [ s_i . s_j + beta (s_i - s_j) . r_ij + beta (D - beta |r_ij|^2) ],
 
-    over i != j for the U-statistic ("u", unbiased, refuses M = 1), over all pairs for the V-statistic ("v").
+    over i != j for the U-statistic ("u", unbiased, requires M != 1), over all pairs for the V-statistic ("v").
 
     Zero without particles. Shapes: x, score (..., M, D); bandwidth a number, 0-d or (...); result (...).
     """
@@ -201,7 +201,8 @@ def _off_diagonal(pairwise: Tensor) -> Tensor:
 
 
 def _per_batch(op: str, name: str, value: Scalar, x: Tensor, positive: bool = True) -> Tensor:
-    """A bandwidth or step size as (..., 1, 1) in the compute dtype, on the device of x; NaN where it must not be."""
+    """A bandwidth or step size as (..., 1, 1) in the compute dtype, on the device of x; NaN if it must be positive but
+    is not."""
     if not isinstance(value, Tensor):
         value = torch.tensor(_checks.number(op, name, value, positive), dtype=torch.float64)
     _checks.per_batch(op, name, value, x)

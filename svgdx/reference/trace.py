@@ -1,4 +1,4 @@
-"""The ops of Hessian-trace estimation.
+"""Ops of Hessian-trace estimation.
 
 Sources:
   [H89]    Hutchinson, A stochastic estimator of the trace of the influence matrix, 1989.
@@ -22,10 +22,10 @@ __all__ = ["mlp_laplacian", "mlp_score_hvp", "probe_trace", "rademacher"]
 
 
 def rademacher(like: Tensor, seed: int, offset: int) -> Tensor:
-    """Independent signs, +1 or -1, in the shape, dtype and device of ``like``.
+    """Independent signs, +1 or -1, with the shape, dtype and device of ``like``.
 
-    Element i, counted in row-major order, is -1 where bit i % 128 of the Philox block with key seed and counter
-    (i // 128, offset) is set, [PHILOX].
+    Element i, in row-major order, is -1 if bit i % 128 of the Philox block with key seed and counter (i // 128, offset)
+    is set, [PHILOX].
     """
     _checks.floating("rademacher", "like", like)
     count = like.numel()
@@ -36,9 +36,9 @@ def rademacher(like: Tensor, seed: int, offset: int) -> Tensor:
 
 
 def probe_trace(probe: Tensor, hvp: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and sample variance over V probes of v . (H v), whose expectation is Tr H, [H89].
+    """Mean and sample variance, over V probes, of v . (H v), whose expectation is Tr H, [H89].
 
-    Shapes: probe, hvp (V, ..., D); results (...), float32 for half precision; the variance is NaN for V = 1.
+    Shapes: probe, hvp (V, ..., D); results (...), in float32 for half precision; the variance is NaN for V = 1.
     """
     _checks.probes("probe_trace", probe, hvp)
     forms = (wide(probe) * wide(hvp)).sum(-1)
@@ -56,7 +56,7 @@ def mlp_score_hvp(
     activation: str,
     probe: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Value, gradient in x and Hessian in x times ``probe`` of a multilayer perceptron, [P94].
+    """Value of a multilayer perceptron, its gradient in x, and its Hessian in x times ``probe``, [P94].
 
     Shapes: x, probe (..., M, D); condition (..., C) or None; weights (out, in), the first (H, D + C), the last (1, H);
     biases (out,); results (..., M), (..., M, D), (..., M, D).
@@ -66,24 +66,22 @@ def mlp_score_hvp(
     _checks.like(op, "probe", probe, x)
     _checks.shape(op, "probe", probe, x.shape, "the shape of x, ")
 
-    def total(at: Tensor) -> Tensor:
-        return value(at).sum()
-
-    made = torch.func.jvp(torch.func.grad(total), (wide(x),), (wide(probe),))
-    return value(wide(x)).to(x.dtype), made[0].to(x.dtype), made[1].to(x.dtype)
+    gradient = torch.func.grad(lambda points: value(points).sum())
+    derivatives = torch.func.jvp(gradient, (wide(x),), (wide(probe),))
+    return value(wide(x)).to(x.dtype), derivatives[0].to(x.dtype), derivatives[1].to(x.dtype)
 
 
 def mlp_laplacian(
     x: Tensor, condition: Tensor | None, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Value, gradient in x and trace of the Hessian in x of a multilayer perceptron, D <= 64.
+    """Value of a multilayer perceptron, its gradient in x, and the trace of its Hessian in x, for D <= 64.
 
     Shapes: as in :func:`mlp_score_hvp`; results (..., M), (..., M, D), (..., M).
     """
     op = "mlp_laplacian"
     value = _mlp(op, x, condition, weights, biases, activation)
     _checks.laplacian_dim(op, x)
-    gradient = torch.func.grad(lambda at: value(at).sum())
+    gradient = torch.func.grad(lambda points: value(points).sum())
 
     def row(unit: Tensor) -> Tensor:
         return torch.func.jvp(gradient, (wide(x),), (unit.expand(x.shape),))[1]
@@ -101,7 +99,7 @@ def _mlp(
     biases: Sequence[Tensor],
     activation: str,
 ) -> Callable[[Tensor], Tensor]:
-    """The checked network as a function of x alone."""
+    """Check the network and return it as a function of x alone."""
     _checks.tensor(op, "x", x)
     if condition is not None:
         _checks.tensor(op, "condition", condition)

@@ -1,4 +1,4 @@
-// The device guard and torch's current stream: what every family's CUDA backend starts from.
+// Base of every family's CUDA backend: the device guard and torch's current stream.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>

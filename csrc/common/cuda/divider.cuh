@@ -1,5 +1,5 @@
-// Division of 64-bit block numbers by a divisor known at launch, by a multiplication: the compiler's own 64-bit
-// division is a call, which costs registers and time in every thread.
+// Divides 64-bit block numbers by a divisor known at launch, using a multiplication: the compiler's own 64-bit
+// division is a function call, which costs registers and time in every thread.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// The 16-bit formats on a GPU: its own conversions, with the values of common/half.h.
+// The 16-bit formats on a GPU: hardware conversions with the same values as common/half.h.
 #pragma once
 
 #include "common/cuda/simt_macros.cuh"
@@ -37,8 +37,8 @@ __device__ inline S to_storage(Compute<S> value) {
   return narrow<S>(value);
 }
 
-// Writes zero for a result below the smallest normal number, which in a sum of probabilities is nothing; half the
-// instructions of exp2f.
+// Flushes results below the smallest normal number to zero, which is negligible in a sum of probabilities; takes half
+// the instructions of exp2f.
 __device__ inline float exp_of(float v) {
   const float y = v * 1.44269504f;
 #ifdef SVGDX_SIMT

@@ -1,4 +1,4 @@
-// What every launch needs: grid sizes, alignment.
+// Grid sizes and alignment, needed by every launch.
 #pragma once
 
 #include <algorithm>
@@ -9,11 +9,12 @@
 
 namespace svgdx::cuda {
 
-// Blocks that keep the largest GPUs busy; column splits stop there. A constant, so that results depend on shapes only.
+// Enough blocks to keep the largest GPUs busy; columns are not split further. A constant, so that results depend on
+// shapes only.
 constexpr int64_t kTargetBlocks = 512;
 
-// Resident blocks of 128 threads asked of the compiler in kernels with a warp per row: they wait for memory, so many
-// warps matter more than many registers.
+// Resident blocks of 128 threads requested from the compiler in kernels with a warp per row: these wait for memory, so
+// many warps matter more than many registers.
 constexpr int kRowBlocks = 8;
 
 constexpr int64_t kMaxGrid = 0x7fffffff;
@@ -28,7 +29,7 @@ bool is_aligned(const T* p, int64_t row_elements) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0 && row_elements % kPack == 0;
 }
 
-// Calls launch(grid, first_block) as often as the grid limit demands; nothing for no blocks.
+// Calls launch(grid, first_block) as often as the grid limit requires; does nothing for zero blocks.
 template <class F>
 void launch_blocks(const char* op, int64_t blocks, F launch) {
   for (int64_t first = 0; first < blocks; first += kMaxGrid) {

@@ -1,5 +1,5 @@
-// Rows of numbers in a block: a row belongs to a group of up to 32 lanes, or to the whole block, as its length demands;
-// every group of a launch has the same size, so that sums are added in an order that depends on the length alone.
+// Assigns rows of numbers to threads: depending on its length, a row is handled by a group of up to 32 lanes or by the
+// whole block. All groups of a launch have the same size, so the order of summation depends on the row length only.
 #pragma once
 
 #include "common/cuda/launch.cuh"
@@ -11,10 +11,7 @@ namespace svgdx::cuda {
 constexpr int kRowThreads = 128;
 constexpr int kRowWarps = kRowThreads / 32;
 
-template <class S>
-constexpr int kPackWidth = 16 / int(sizeof(S));
-
-// Lanes of a row and rows of a block.
+// Lanes per row and rows per block.
 struct RowPlan {
   int lane_bits;
   SVGDX_HD int lanes() const { return 1 << lane_bits; }
@@ -30,13 +27,13 @@ struct Sum {
   __device__ C operator()(C a, C b) const { return a + b; }
 };
 
-// The calling thread's place.
+// The calling thread's row and lane.
 struct RowGroup {
   int lanes, lane, row;
   __device__ explicit RowGroup(RowPlan plan)
       : lanes(plan.lanes()), lane(int(threadIdx.x) & (plan.lanes() - 1)), row(int(threadIdx.x) >> plan.lane_bits) {}
 
-  // Combines one value of each lane; all threads of the block take part. `partial` holds kRowWarps values.
+  // Combines one value from each lane; every thread of the block must call it. `partial` holds kRowWarps values.
   template <class C, class F>
   __device__ C combine(C value, F f, C* partial) const {
     for (int offset = 1; offset < min(lanes, 32); offset *= 2) {

@@ -1,15 +1,14 @@
-// The few constructs a kernel must spell through a macro so that nvcc and the host's compiler (the SIMT harness,
-// SVGDX_SIMT) both accept it. Everything else in a kernel is plain CUDA; see simt/simt.h for what the harness offers.
+// The few constructs that a kernel must write as a macro so that both nvcc and the host compiler (the SIMT harness,
+// SVGDX_SIMT) accept them. Everything else in a kernel is plain CUDA; simt/simt.h lists what the harness supports.
 //
 //   SVGDX_SHARED(float, tile, 32, 33);               __shared__ float tile[32][33];
-//   SVGDX_DYNAMIC_SHARED(float, name);               the whole dynamic shared memory of the launch, as float*
-//   svgdx::SharedCarver carver;                      ... or sub-arrays of it, each on a 16-byte boundary:
+//   SVGDX_DYNAMIC_SHARED(float, name);               all dynamic shared memory of the launch, as float*
+//   svgdx::SharedCarver carver;                      ... or sub-arrays of it, each 16-byte aligned:
 //   SVGDX_CARVE(carver, float, name, count);           float* name of `count` elements
-//   svgdx::carve_bytes<float>(count)                 what SVGDX_CARVE takes, for the host's sum of bytes
-//   SVGDX_LAUNCH((kernel<T, 4>), grid, block, shared_bytes, stream, args...);   parenthesise a name with commas
-//   SVGDX_LAUNCH_CHECK("svgd_phi");                  throws std::runtime_error when the launch failed
+//   svgdx::carve_bytes<float>(count)                 bytes that SVGDX_CARVE uses, for sizing the launch on the host
+//   SVGDX_LAUNCH((kernel<T, 4>), grid, block, shared_bytes, stream, args...);   parenthesise names that contain commas
+//   SVGDX_LAUNCH_CHECK("svgd_phi");                  throws std::runtime_error if the launch failed
 //   SVGDX_UNROLL, SVGDX_UNROLL_BY(n)                 before a loop
-//   SVGDX_CONSTANT                                   a namespace-scope constant table in constant memory
 #pragma once
 
 #include <cstddef>
@@ -68,8 +67,7 @@ struct SharedCarver {
   (carver).offset += ::svgdx::carve_bytes<T>(count)
 #define SVGDX_LAUNCH(kernel, grid, block, shared, stream, ...) \
   ::simt::launch(#kernel, dim3(grid), dim3(block), (shared), (stream), (kernel), __VA_ARGS__)
-#define SVGDX_LAUNCH_CHECK(op) static_cast<void>(op)  // the harness reports a bad launch itself
-#define SVGDX_CONSTANT static const
+#define SVGDX_LAUNCH_CHECK(op) static_cast<void>(op)  // the harness itself reports a bad launch
 
 #else
 
@@ -82,7 +80,7 @@ struct SharedCarver {
 };
 
 namespace detail {
-// Above 48 KiB a kernel must opt in to its dynamic shared memory.
+// A kernel must opt in to more than 48 KiB of dynamic shared memory.
 template <class Kernel>
 inline void opt_in_shared(Kernel kernel, size_t bytes) {
   if (bytes > 48 * 1024) {
@@ -111,7 +109,6 @@ inline void launch_check(const char* op) {
     (kernel)<<<(grid), (block), (shared), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__); \
   } while (false)
 #define SVGDX_LAUNCH_CHECK(op) ::svgdx::detail::launch_check(op)
-#define SVGDX_CONSTANT static __constant__ const
 
 #endif
 

@@ -1,19 +1,20 @@
 // Tiles of (n, D) arrays in shared memory.
 //
-// A RowTile holds up to kRows rows padded to P dimensions, as 16-byte packs ordered [pack][row]: neighbouring rows are
-// neighbours in memory, so lanes that read different rows do not conflict, and lanes that read one row get a broadcast.
+// A RowTile holds up to kRows rows padded to P dimensions, as 16-byte packs in the order [pack][row]: neighbouring rows
+// are adjacent in memory, so lanes that read different rows do not conflict and lanes that read one row get a
+// broadcast.
 #pragma once
 
 #include "common/cuda/launch.cuh"
 
 namespace svgdx::cuda {
 
-// W elements moved by one load or store.
+// W elements that one load or store moves.
 template <class T, int W>
 struct alignas(sizeof(T) * W) Pack {
   T v[W];
 #ifdef SVGDX_SIMT
-  // The host's compiler would copy element by element.
+  // The host compiler would copy element by element.
   using Chunk = typename ::simt::detail::ChunkOf<int(sizeof(T)) * W>::type;
   Pack() = default;
   SIMT_INLINE Pack(const Pack& other) { *this = other; }
@@ -24,7 +25,13 @@ struct alignas(sizeof(T) * W) Pack {
 #endif
 };
 
-// A pack of up to `count` elements, in one access where wide, element by element elsewhere.
+// The pack that one 16-byte access moves.
+template <class S>
+constexpr int kPackWidth = 16 / int(sizeof(S));
+template <class S>
+using WidePack = Pack<S, kPackWidth<S>>;
+
+// Loads up to `count` elements: in one access if wide, otherwise element by element.
 template <class T, int W>
 __device__ inline void load_pack(Pack<T, W>& pack, const T* from, int64_t count, bool wide) {
   if (wide) {
@@ -65,7 +72,7 @@ struct RowTile {
   }
 };
 
-// Walks the elements (row, d) of `count` contiguous rows of `dim` elements, `step` threads side by side.
+// Iterates over the elements (row, d) of contiguous rows of `dim` elements, shared by `step` threads.
 struct RowWalk {
   int row, d, step_row, step_d, dim;
   __device__ RowWalk(int start, int step, int dim_)
@@ -80,7 +87,7 @@ struct RowWalk {
   }
 };
 
-// Fills rows [0, count) from contiguous memory; null stands for zeros. `wide` says that 16-byte loads are allowed.
+// Fills rows [0, count) from contiguous memory; null means zeros. `wide` allows 16-byte loads.
 template <class Tile, class T>
 __device__ inline void load_rows(typename Tile::Packed* tile, const T* from, int count, int dim, bool wide) {
   constexpr int kWidth = Tile::kWidth;
@@ -99,7 +106,7 @@ __device__ inline void load_rows(typename Tile::Packed* tile, const T* from, int
   }
 }
 
-// The padded dimensions of every row, once: load_rows never touches them.
+// Zeroes the padded dimensions of every row; needed only once, since load_rows never writes them.
 template <class Tile>
 __device__ inline void clear_padding(typename Tile::Packed* tile, int dim) {
   constexpr int kDims = Tile::kPacks * Tile::kWidth;
@@ -117,7 +124,7 @@ __device__ inline void store_rows(typename Tile::Packed* tile, T* to, int count,
   }
 }
 
-// One row into registers, and back.
+// Copies one row into registers; write_row copies it back.
 template <class Tile, class T, int P>
 __device__ inline void read_row(const typename Tile::Packed* tile, int row, T (&out)[P]) {
   SVGDX_UNROLL

@@ -8,7 +8,7 @@ namespace svgdx::cuda {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 
-// Sum over groups of lanes that differ in the bits [from, to) of the lane number; every lane gets the sum.
+// Sums over groups of lanes that differ in the bits [from, to) of the lane number; every lane gets the sum.
 template <class T>
 __device__ inline T lane_sum(T value, int from, int to) {
   for (int offset = from; offset < to; offset *= 2) value += __shfl_xor_sync(kFullWarp, value, offset);
@@ -28,7 +28,7 @@ __device__ inline T at(const PerBatch<T>& value, int64_t b) {
   return value.data[b * value.stride];
 }
 
-// beta = 1 / sigma^2. A bandwidth tensor on the device cannot be refused without a sync: sigma <= 0 gives NaN.
+// beta = 1 / sigma^2. Rejecting a bandwidth on the device would need a sync, so sigma <= 0 gives NaN instead.
 template <class T>
 __device__ inline T beta_of(const PerBatch<T>& bandwidth, int64_t b) {
   const T sigma = at(bandwidth, b);

@@ -1,4 +1,4 @@
-// The CPU backend of the GFlowNet family: rows shared among torch's threads; sums in the order of the rows.
+// The CPU backend of the GFlowNet family: torch's threads share the rows; sums are formed in row order.
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 namespace svgdx::cpu {
 namespace {
 
-// Rows that keep a thread busy for some microseconds.
+// Rows that keep a thread busy for a few microseconds.
 int64_t grain(int64_t row_length) { return 1 + (int64_t(1) << 13) / (1 + row_length); }
 
 void set_times_of(const SetTimeArgs& args, int64_t b) {

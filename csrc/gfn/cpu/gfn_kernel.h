@@ -1,4 +1,4 @@
-// The kernels of the GFlowNet family for one SIMD level: rows [begin, end) of the arguments' own rows.
+// The kernels of the GFlowNet family for one SIMD level, each for rows [begin, end) of its arguments.
 #pragma once
 
 #include "common/isa.h"

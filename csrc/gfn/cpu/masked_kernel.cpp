@@ -1,4 +1,4 @@
-// Rows of ragged trajectories under a mask that is given.
+// Rows of ragged trajectories with an explicit mask.
 #include "common/buffer.h"
 #include "gfn/cpu/gfn_kernel.h"
 #include "gfn/cpu/row.h"
@@ -6,7 +6,7 @@
 namespace svgdx::SVGDX_ISA {
 namespace {
 
-// Copies n logits to out (padded), -inf where the mask forbids; returns the largest.
+// Copies n logits to out (padded), with -inf for masked entries; returns the largest.
 template <class S, class C>
 C fill_allowed(const S* logits, const bool* mask, int64_t n, C* out) {
   for (int64_t i = 0; i < n; ++i) {

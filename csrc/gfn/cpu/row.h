@@ -1,5 +1,5 @@
-// One row of masked logits in a buffer of the compute type: filled with -inf where an action is not valid, then its
-// log-sum-exp and its gradient without another look at the mask.
+// One row of masked logits in a buffer of the compute type, with -inf for invalid actions; log-sum-exp and gradient
+// then need not read the mask again.
 #pragma once
 
 #include <algorithm>
@@ -39,7 +39,7 @@ SVGDX_INLINE C horizontal_max(Vec<C> v) {
   return m;
 }
 
-// Lanes [0, n) from p, zero behind them.
+// Loads lanes [0, n) from p; the others are zero.
 template <class C>
 SVGDX_INLINE Vec<C> load_some(const C* p, int64_t n) {
   Vec<C> v{};
@@ -54,7 +54,7 @@ SVGDX_INLINE MaskVec<C> load_mask(const Mask<C>* p) {
   return v;
 }
 
-// The row as the compute type: itself, or widened into `wide`.
+// The row in the compute type: itself, or widened into `wide`.
 template <class S, class C>
 SVGDX_INLINE const C* as_compute(const S* row, int64_t n, C* wide) {
   if constexpr (std::is_same_v<S, C>) {
@@ -65,13 +65,13 @@ SVGDX_INLINE const C* as_compute(const S* row, int64_t n, C* wide) {
   }
 }
 
-// Copies n logits to out (padded), -inf where set_times (padded) say that the entry is not valid at t; returns the
-// largest. kVoid: valid are the entries that are void at t, else those that are set.
+// Copies n logits to out (padded), with -inf for entries that are invalid at t according to set_times (padded); returns
+// the largest. Entries that are void at t are valid with kVoid, otherwise those that are set.
 template <bool kVoid, class C>
 SVGDX_INLINE C fill_masked(const C* logits, int64_t n, const Mask<C>* set_times, int64_t t, C* out) {
   const MaskVec<C> now = MaskVec<C>{} + Mask<C>(t);
   const Vec<C> nothing = splat(kMinusInf<C>);
-  Vec<C> most = nothing, also = nothing;  // two chains: one maximum need not wait for the other
+  Vec<C> most = nothing, also = nothing;  // two chains, so that one maximum need not wait for the other
   const auto one = [&](int64_t i, Vec<C> v, Vec<C>& most) {
     const MaskVec<C> time = load_mask<C>(set_times + i);
     if constexpr (kVoid) {
@@ -92,8 +92,8 @@ SVGDX_INLINE C fill_masked(const C* logits, int64_t n, const Mask<C>* set_times,
   return horizontal_max<C>(larger<C>(most, also));
 }
 
-// log sum exp of the n entries of a padded buffer whose largest is `most`. The logits of the caller's next row are
-// asked for meanwhile: the exponentials hide the time that memory takes.
+// Log-sum-exp of the n entries of a padded buffer whose largest is `most`. Prefetches the logits of the caller's next
+// row: the exponentials hide the memory latency.
 template <class C, class S>
 SVGDX_INLINE C log_sum_exp(const C* buffer, int64_t n, C most, const S* next) {
   const Vec<C> scale = splat(kLog2e<C>), largest = splat(most);
@@ -110,8 +110,8 @@ SVGDX_INLINE C log_sum_exp(const C* buffer, int64_t n, C most, const S* next) {
   return most + std::log(horizontal_sum<C>(sums[0] + sums[1]));
 }
 
-// buffer (padded) becomes -upstream softmax, then upstream is added at `taken`: the gradient in the row's n logits. The
-// next row's logits and the place of this row's gradient are asked for meanwhile.
+// Replaces buffer (padded) by -upstream softmax and adds upstream at `taken`: the gradient in the row's n logits.
+// Prefetches the next row's logits and the memory of this row's gradient.
 template <class C, class S>
 SVGDX_INLINE void log_softmax_grad_row(C* buffer, int64_t n, C normalizer, C upstream, int64_t taken, const S* next,
                                        const S* out) {
@@ -121,7 +121,7 @@ SVGDX_INLINE void log_softmax_grad_row(C* buffer, int64_t n, C normalizer, C ups
     __builtin_prefetch(out + i, 1);
     const Vec<C> v = load(buffer + i);
     const Vec<C> g = factor * exp2_nonpositive<C>((v - shift) * scale);
-    // An entry that is not valid stays exactly zero, whatever comes from above.
+    // The gradient of an invalid entry is exactly zero, whatever the upstream gradient.
     store(buffer + i, v == splat(kMinusInf<C>) ? nothing : g);
   }
   buffer[taken] += upstream;

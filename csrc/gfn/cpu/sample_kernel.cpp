@@ -1,4 +1,4 @@
-// Draws of actions. Compiled with -ffp-contract=off (CMakeLists.txt): see gfn/draw.h.
+// Draws actions. Compiled with -ffp-contract=off (CMakeLists.txt): see gfn/draw.h.
 #include <limits>
 
 #include "common/buffer.h"
@@ -18,8 +18,8 @@ struct Workspace {
   Buffer<uint32_t> weights;
 };
 
-// Copies the valid logits to the row (padded), -inf elsewhere, and returns the largest: NaN where one of them is NaN or
-// +inf or no other than -inf, or where the state has an entry outside {-1, 0, 1}.
+// Copies the valid logits to the row (padded), with -inf elsewhere, and returns the largest; NaN if one of them is NaN
+// or +inf, if all are -inf, or if the state has an entry outside {-1, 0, 1}.
 template <class S, class C>
 C fill_valid(const SampleArgs<S>& args, const S* logits, const int8_t* state, C* row) {
   const int64_t dim = args.dim, width = args.forward ? 2 * dim : dim;
@@ -46,7 +46,7 @@ C fill_valid(const SampleArgs<S>& args, const S* logits, const int8_t* state, C*
   return is_bad || most == kMinusInf<C> ? std::numeric_limits<C>::quiet_NaN() : most;
 }
 
-// Integer weights of the row's entries; returns their sum.
+// Computes the integer weights of the row's entries; returns their sum.
 template <class S, class C>
 uint64_t weigh(const SampleArgs<S>& args, const int8_t* state, bool uniform, const C* row, C most, uint32_t* weights) {
   const int64_t dim = args.dim, width = args.forward ? 2 * dim : dim;

@@ -1,4 +1,4 @@
-// Rows of trajectories: the masks follow from set_time, so that any thread can begin at any row.
+// Rows of trajectories: the masks follow from set_time, so that any thread can start at any row.
 #include "common/buffer.h"
 #include "gfn/cpu/gfn_kernel.h"
 #include "gfn/cpu/row.h"
@@ -6,7 +6,7 @@
 namespace svgdx::SVGDX_ISA {
 namespace {
 
-// The set_time of one trajectory as the masks compare it, one lane for each logit, and room for one row.
+// The set_time of one trajectory in the form that the masks compare, one lane per logit, and a buffer for one row.
 template <class C>
 class Workspace {
  public:
@@ -18,12 +18,12 @@ class Workspace {
         backward_(padded<C>(shape.dim)),
         row_(padded<C>(2 * shape.dim) + padded<C>(shape.dim)),
         wide_(3 * shape.dim) {
-    // The padding is valid neither as void nor as set.
+    // The padding is invalid in both masks.
     std::fill(forward_.get(), forward_.get() + padded<C>(2 * dim_), Mask<C>(-1));
     std::fill(backward_.get(), backward_.get() + padded<C>(dim_), std::numeric_limits<Mask<C>>::max());
   }
 
-  // Turns to row `row` of the B (T + 1).
+  // Moves to row `row` of the B (T + 1).
   void turn_to(int64_t row) {
     t = row % (steps_ + 1);
     const int64_t next = row / (steps_ + 1);
@@ -122,7 +122,7 @@ void trajectory_rows_backward(const TrajectoryRowsGrad<S>& args, int64_t begin, 
     } else {
       std::fill(backward, backward + dim, C(0));
     }
-    // Both halves are in the buffer before the row is written: it may be the logits' own.
+    // Both halves are in the buffer before the row is written, because grad_logits may be the logits themselves.
     write_row(forward, 2 * dim, grad);
     write_row(backward, dim, grad + 2 * dim);
   }

@@ -1,11 +1,12 @@
-// Masks of a block's rows in shared memory, one bit an element, made from set times or states by whole warps.
+// Masks of a block's rows in shared memory, one bit per element, written by whole warps from set times or states.
 #pragma once
 
 #include "gfn/cuda/row.cuh"
 
 namespace svgdx::cuda {
 
-// Bits of one segment: word 1 + e / 32 holds element e; the words around them are zero, for packs that stick out.
+// The bits of one segment: word 1 + e / 32 holds element e; the words before and after are zero, for packs that extend
+// beyond the segment.
 struct BitMask {
   const uint32_t* words;
 
@@ -18,11 +19,11 @@ struct BitMask {
   }
 };
 
-// Words of a segment with one bit for each of 32 `groups` locations, and with two.
+// Words of a segment of `groups` groups of 32 locations, with one bit per location or with two.
 constexpr SVGDX_HD int bit_words(int groups) { return groups + 2; }
 constexpr SVGDX_HD int double_bit_words(int groups) { return 2 * groups + 2; }
 
-// Every bit of the low half twice.
+// Repeats every bit of the low half.
 __device__ inline uint32_t twice(uint32_t bits) {
   bits &= 0xffffu;
   bits = (bits | bits << 8) & 0x00ff00ffu;
@@ -32,7 +33,7 @@ __device__ inline uint32_t twice(uint32_t bits) {
   return bits | bits << 1;
 }
 
-// The bits of locations [32 group, 32 group + 32) of `groups` such groups; the whole warp calls.
+// Writes the bits of locations [32 group, 32 group + 32), one of `groups` such groups; the whole warp must call it.
 __device__ inline void write_bits(uint32_t* words, int group, int groups, uint32_t bits) {
   const int lane = threadIdx.x % 32;
   if (lane == 0) words[1 + group] = bits;
@@ -46,7 +47,7 @@ __device__ inline void write_double_bits(uint32_t* words, int group, int groups,
   if (lane == 3 && group == groups - 1) words[1 + 2 * groups] = 0;
 }
 
-// Calls visit(row of the block, group of 32 locations) by whole warps, for every row below `rows`.
+// Whole warps call visit(row of the block, group of 32 locations), for every row below `rows`.
 template <class F>
 __device__ inline void visit_locations(int rows, int groups, F visit) {
   SVGDX_UNROLL_BY(1)

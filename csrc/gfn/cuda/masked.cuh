@@ -1,11 +1,11 @@
-// masked_trajectory_log_prob: rows of logits with a mask of bytes, and their gradient.
+// masked_trajectory_log_prob: rows of logits with a byte mask, and their gradient.
 #pragma once
 
 #include "gfn/cuda/sums.cuh"
 
 namespace svgdx::cuda {
 
-// The mask of one row, read beside the logits.
+// The mask of one row, read along with the logits.
 struct ByteMask {
   const bool* row;
 
@@ -28,7 +28,7 @@ struct ByteMask {
   }
 };
 
-// The action of row n, or -1 where it is out of range or not allowed.
+// The action of row n, or -1 if it is out of range or masked.
 template <class Args>
 __device__ inline int64_t allowed_action(const Args& args, int64_t n) {
   const int64_t action = args.action[n];
@@ -59,10 +59,10 @@ void masked_rows(const MaskedRows<S>& args, void* stream) {
   });
 }
 
-// The trajectory of row n, or -1 where the offsets do not say.
+// The trajectory of row n, or -1 if the offsets do not determine it.
 template <class S>
 __device__ inline int64_t segment_of(const MaskedRowsGrad<S>& args, int64_t n) {
-  int64_t low = 0, high = args.segments;  // offsets[low] <= n < offsets[high], if they rise as they should
+  int64_t low = 0, high = args.segments;  // offsets[low] <= n < offsets[high] if the offsets are valid
   while (high - low > 1) {
     const int64_t middle = (low + high) / 2;
     (args.offsets[middle] <= n ? low : high) = middle;

@@ -6,7 +6,7 @@ namespace svgdx {
 namespace {
 
 struct CudaBackend : CudaDevice {
-  // One after the other: the stream orders them.
+  // Blocks run one after another; the stream orders them.
   template <class F>
   static void for_blocks(int64_t count, F f) {
     f(0, count);

@@ -1,5 +1,5 @@
-// Rows of logits as 16-byte packs. A row starts anywhere (3 D may be odd): packs lie on the boundaries of memory, and
-// the two that stick out of the row are read element by element.
+// Rows of logits as 16-byte packs. A row may start at any element (3 D may be odd): packs are aligned in memory, and
+// the two that extend beyond the row are read element by element.
 #pragma once
 
 #include "common/cuda/half.cuh"
@@ -8,11 +8,12 @@
 
 namespace svgdx::cuda {
 
-// Resident blocks asked of the compiler.
+// Resident blocks requested from the compiler.
 template <class S>
 constexpr int kGfnBlocks = sizeof(S) == 8 ? kRowBlocks - 1 : kRowBlocks;
 
-// For segments of `packs` packs, a lane working on up to `each`; beyond a warp's share the block takes the row.
+// A plan for segments of `packs` packs with up to `each` packs per lane; rows too long for a warp are given to the
+// block.
 inline RowPlan plan_rows(int64_t packs, int64_t each) {
   return {packs <= 8 ? 3 : packs <= 16 ? 4 : packs <= 32 * each ? 5 : 7};
 }
@@ -22,12 +23,11 @@ int64_t most_packs(int64_t count) {
   return ceil_div(count, kPackWidth<S>);
 }
 
-// `count` contiguous elements, below 2^31 - 2^12; pack p holds elements [begin(p), begin(p) + width), some of them
-// outside at the ends.
+// `count` < 2^31 - 2^12 contiguous elements; pack p holds elements [begin(p), begin(p) + width), which may extend
+// beyond either end.
 template <class S>
 struct Segment {
   static constexpr int kWidth = kPackWidth<S>;
-  using Packed = Pack<S, kWidth>;
   const S* data;
   int count, shift;
 
@@ -38,18 +38,18 @@ struct Segment {
   __device__ bool whole(int e) const { return e >= 0 && e + kWidth <= count; }
   __device__ bool holds(int e) const { return e >= 0 && e < count; }
 
-  __device__ void load(Packed& pack, int e) const {
+  __device__ void load(WidePack<S>& pack, int e) const {
     if (whole(e)) {
-      pack = *reinterpret_cast<const Packed*>(data + e);
+      pack = *reinterpret_cast<const WidePack<S>*>(data + e);
       return;
     }
     SVGDX_UNROLL
     for (int w = 0; w < kWidth; ++w) pack.v[w] = holds(e + w) ? data[e + w] : S{};
   }
-  // `wide`: `to` is aligned as data is.
-  __device__ void store(S* to, const Packed& pack, int e, bool wide) const {
+  // `wide`: `to` has the alignment of `data`.
+  __device__ void store(S* to, const WidePack<S>& pack, int e, bool wide) const {
     if (wide && whole(e)) {
-      *reinterpret_cast<Packed*>(to + e) = pack;
+      *reinterpret_cast<WidePack<S>*>(to + e) = pack;
       return;
     }
     SVGDX_UNROLL
@@ -69,15 +69,15 @@ __device__ inline C minus_infinity() {
   return -static_cast<C>(__builtin_inff());
 }
 
-// Running log-sum-exp: sum = sum over the elements so far of exp(x - max). NaN and +inf make the sum NaN.
+// Running log-sum-exp: sum = sum of exp(x - max) over the elements so far. NaN and +inf make the sum NaN.
 template <class C>
 struct LogSum {
   C max = minus_infinity<C>(), sum = C(0);
 
-  // What exponents are measured from: finite where nothing but -inf was seen.
+  // The reference for exponents, which is finite even if all elements so far are -inf.
   __device__ static C reference(C max) { return max == minus_infinity<C>() ? C(0) : max; }
 
-  // The elements of a pack whose bit is set.
+  // Adds the elements of a pack whose bit is set.
   template <class S, int W>
   __device__ void add(const Pack<S, W>& pack, uint32_t bits) {
     C x[W];
@@ -95,7 +95,7 @@ struct LogSum {
     SVGDX_UNROLL
     for (int w = 0; w < W; ++w) sum += exp_of(x[w] - from);
   }
-  // Of the whole group.
+  // The log-sum-exp of the whole group.
   __device__ LogSum total(const RowGroup& group, C* partial) const {
     LogSum all;
     all.max = group.combine(max, Larger<C>(), partial);
@@ -106,11 +106,11 @@ struct LogSum {
   __device__ C log_prob(C x) const { return (x - max) - log_of(sum); }
 };
 
-// Loads in flight of a lane; exp takes the registers that a second pack of doubles would.
+// Packs that a lane loads at a time; exp needs the registers that a second pack of doubles would take.
 template <class S>
 constexpr int kPacksAhead = sizeof(S) == 8 ? 1 : 2;
 
-// The lane's share of a segment's log-sum-exp over the elements that `mask` allows.
+// The lane's share of a segment's log-sum-exp, over the elements that `mask` allows.
 template <class S, class Mask>
 __device__ inline LogSum<Compute<S>> log_sum(const Segment<S>& segment, const Mask& mask, const RowGroup& group) {
   constexpr int kAhead = kPacksAhead<S>;
@@ -118,7 +118,7 @@ __device__ inline LogSum<Compute<S>> log_sum(const Segment<S>& segment, const Ma
   const int packs = segment.packs();
   SVGDX_UNROLL_BY(1)
   for (int p = group.lane; p < packs; p += kAhead * group.lanes) {
-    typename Segment<S>::Packed pack[kAhead];
+    WidePack<S> pack[kAhead];
     uint32_t bits[kAhead];
     SVGDX_UNROLL
     for (int i = 0; i < kAhead; ++i) {
@@ -136,8 +136,8 @@ __device__ inline LogSum<Compute<S>> log_sum(const Segment<S>& segment, const Ma
   return sum;
 }
 
-// What the gradient of one segment needs: upstream * ([e = taken] - exp(x - normalizer)), `blank` where masked out;
-// blank everywhere, and no logit read, where `is_blank`.
+// The gradient of one segment: upstream * ([e = taken] - exp(x - normalizer)), or `blank` for masked elements. With
+// `is_blank` it is blank everywhere and reads no logit.
 template <class C>
 struct SegmentGrad {
   C upstream, normalizer;
@@ -156,7 +156,7 @@ __device__ inline void write_grad(const Segment<S>& segment, const Mask& mask, c
   const int packs = segment.packs();
   SVGDX_UNROLL_BY(1)
   for (int p = group.lane; p < packs; p += kAhead * group.lanes) {
-    typename Segment<S>::Packed pack[kAhead] = {};
+    WidePack<S> pack[kAhead] = {};
     uint32_t bits[kAhead] = {};
     SVGDX_UNROLL
     for (int i = 0; i < kAhead; ++i) {

@@ -7,14 +7,14 @@
 
 namespace svgdx::cuda {
 
-// Packs of a lane kept in shared memory; those of longer rows are read again, from the caches.
+// Packs per lane kept in shared memory; further packs of longer rows are read again, through the caches.
 constexpr int kCachedPacks = 20;
 
 struct SamplePlan {
   RowPlan rows;
   int groups;  // of 32 locations
-  int chunks;  // packs of a lane
-  int cached;  // of them in shared memory
+  int chunks;  // packs per lane
+  int cached;  // of these, how many are in shared memory
 
   template <class S>
   static SamplePlan of(const SampleArgs<S>& args) {
@@ -28,15 +28,14 @@ struct SamplePlan {
   SVGDX_HD int words() const { return double_bit_words(groups); }
 };
 
-// One row of logits during its draw; pack k of a lane is pack k lanes + lane of the segment.
+// One row of logits during its draw; a lane's pack k is pack k * lanes + lane of the segment.
 template <class S>
 struct SampleRow {
   using C = Compute<S>;
-  using Packed = typename Segment<S>::Packed;
   Segment<S> segment;
   BitMask mask;
   RowGroup group;
-  Packed* cache;
+  WidePack<S>* cache;
   int cached;
 
   __device__ int begin(int k) const { return segment.begin(k * group.lanes + group.lane); }
@@ -44,12 +43,12 @@ struct SampleRow {
   __device__ void fill_cache() const {
     SVGDX_UNROLL_BY(4)
     for (int k = 0; k < cached; ++k) {
-      Packed pack;
+      WidePack<S> pack;
       if (has(k)) segment.load(pack, begin(k)), cache[k * kRowThreads + threadIdx.x] = pack;
     }
   }
-  // The pack, and which of its elements are valid.
-  __device__ uint32_t read(Packed& pack, int k) const {
+  // Reads a pack; returns the bits of its valid elements.
+  __device__ uint32_t read(WidePack<S>& pack, int k) const {
     if (!has(k)) return 0;
     if (k < cached) {
       pack = cache[k * kRowThreads + threadIdx.x];
@@ -62,7 +61,7 @@ struct SampleRow {
     LogSum<C> sum;
     SVGDX_UNROLL_BY(1)
     for (int k = 0; has(k); ++k) {
-      Packed pack;
+      WidePack<S> pack;
       const uint32_t bits = read(pack, k);
       if (bits != 0) sum.add(pack, bits);
     }
@@ -70,7 +69,7 @@ struct SampleRow {
   }
 };
 
-// Integer weights of a row's actions.
+// The integer weights of a row's actions.
 template <class C>
 struct Weights {
   C max;
@@ -90,7 +89,8 @@ struct Weights {
   }
 };
 
-// Sum over the lanes before the calling one; `all` becomes the group's sum. All threads of the block take part.
+// The sum over the lanes before the calling one; `all` receives the group's sum. Every thread of the block must call
+// it.
 __device__ inline uint64_t sum_before(const RowGroup& group, uint64_t own, uint64_t* partial, uint64_t& all) {
   const int width = min(group.lanes, 32), lane = threadIdx.x % unsigned(width);
   uint64_t sum = own;
@@ -112,12 +112,12 @@ __device__ inline uint64_t sum_before(const RowGroup& group, uint64_t own, uint6
   return sum - own;
 }
 
-// The one lane whose packs hold the drawn action gets it and its logit; the others -1.
+// The lane whose packs hold the drawn action gets the action and its logit; the others get -1.
 template <class S>
 __device__ inline int choose(const SampleRow<S>& row, const Weights<Compute<S>>& weights, uint64_t fraction, int chunks,
                              uint64_t* partial, Compute<S>& logit) {
   uint64_t total = 0;
-  typename Segment<S>::Packed pack;
+  WidePack<S> pack;
   SVGDX_UNROLL_BY(1)
   for (int k = 0; row.has(k); ++k) {
     const uint32_t bits = row.read(pack, k);
@@ -148,7 +148,7 @@ __device__ inline int choose(const SampleRow<S>& row, const Weights<Compute<S>>&
   return found;
 }
 
-// Copies the block's states to next_state, sets the bits of the valid locations and the flags of bad entries.
+// Copies the block's states to next_state, and sets the bits of valid locations and the flags of bad entries.
 template <class S>
 __device__ inline void read_states(const SampleArgs<S>& args, const SamplePlan& plan, int64_t first, uint32_t* words,
                                    int* bad) {
@@ -173,12 +173,11 @@ template <class S>
 __global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
     sample_kernel(SampleArgs<S> args, SamplePlan plan, int64_t first_block) {
   using C = Compute<S>;
-  using Packed = typename Segment<S>::Packed;
   SVGDX_SHARED(C, partial, kRowWarps);
   SVGDX_SHARED(uint64_t, partial_sum, kRowWarps);
   SVGDX_SHARED(int, bad, kRowThreads / 8);
   SharedCarver carver;
-  SVGDX_CARVE(carver, Packed, cache, plan.cached * kRowThreads);
+  SVGDX_CARVE(carver, WidePack<S>, cache, plan.cached * kRowThreads);
   SVGDX_CARVE(carver, uint32_t, words, plan.rows.rows() * plan.words());
   const int64_t first = (first_block + blockIdx.x) * plan.rows.rows();
   if (threadIdx.x < kRowThreads / 8) bad[threadIdx.x] = 0;
@@ -214,7 +213,7 @@ __global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
 template <class S>
 void gfn_sample(const SampleArgs<S>& args, void* stream) {
   const SamplePlan plan = SamplePlan::of(args);
-  const size_t shared = carve_bytes<typename Segment<S>::Packed>(size_t(plan.cached) * kRowThreads) +
+  const size_t shared = carve_bytes<WidePack<S>>(size_t(plan.cached) * kRowThreads) +
                         carve_bytes<uint32_t>(size_t(plan.rows.rows()) * size_t(plan.words()));
   const char* op = args.forward ? "gfn_sample_forward" : "gfn_sample_backward";
   launch_blocks(op, ceil_div(args.batch, plan.rows.rows()), [&](unsigned grid, int64_t first) {

@@ -1,4 +1,4 @@
-// Sums of rows' log-probabilities over trajectories, in an order that depends on their lengths alone.
+// Sums rows' log-probabilities over trajectories, in an order that depends only on their lengths.
 #pragma once
 
 #include "common/cuda/divider.cuh"
@@ -38,13 +38,13 @@ void trajectory_sum(const TrajectoryShape& shape, const C* in, C* log_pf, C* log
   });
 }
 
-// Whether rows [offsets[b], offsets[b + 1]) make sense.
+// Whether [offsets[b], offsets[b + 1]) is a valid range of rows.
 __device__ inline bool is_segment(const int64_t* offsets, int64_t b, int64_t segments, int64_t rows) {
   const int64_t begin = offsets[b], end = offsets[b + 1];
   return begin >= 0 && begin <= end && end <= rows && (b > 0 || begin == 0) && (b + 1 < segments || end == rows);
 }
 
-// A warp per segment.
+// One warp per segment.
 template <class C>
 __global__ void __launch_bounds__(kRowThreads)
     segment_sum_kernel(int64_t segments, int64_t rows, const int64_t* offsets, const C* in, C* out,
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kRowThreads)
   if (b >= segments) return;
   double sum = 0;
   if (is_segment(offsets, b, segments, rows)) {
-    // From the sector in which the segment begins, so that every request of the warp begins with one.
+    // Starts at the sector in which the segment begins, so that every request of the warp starts at a sector.
     const int64_t begin = offsets[b], end = offsets[b + 1];
     SVGDX_UNROLL_BY(4)
     for (int64_t n = begin - begin % 8 + threadIdx.x % 32; n < end; n += 32) {

@@ -9,7 +9,7 @@ namespace svgdx::cuda {
 
 constexpr int kSetTimeThreads = 256;
 
-// A block per trajectory. Of two actions on one location the earlier stays, whichever thread comes first.
+// One block per trajectory. If two actions set the same location, the earlier one is kept, whichever thread is first.
 __global__ void __launch_bounds__(kSetTimeThreads, 4) set_times_kernel(SetTimeArgs args, int64_t first_block) {
   const int64_t b = first_block + blockIdx.x, dim = args.shape.dim, steps = args.shape.steps;
   int32_t* set_time = args.set_time + b * (dim + 1);
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kSetTimeThreads, 4) set_times_kernel(SetTimeAr
   if (threadIdx.x == 0) set_time[dim] = bad ? 0 : 1;
 }
 
-// How a launch over rows is cut.
+// How a launch divides the rows.
 struct TrajectoryPlan {
   RowPlan rows;
   Divider by_row;  // T + 1
@@ -46,7 +46,7 @@ struct TrajectoryPlan {
   size_t shared() const { return size_t(rows.rows()) * size_t(words()) * sizeof(uint32_t); }
 };
 
-// Void bits, then set bits, of every row of the block.
+// Writes the void bits, then the set bits, of every row of the block.
 template <class Args>
 __device__ inline void write_masks(const Args& args, const TrajectoryPlan& plan, int64_t first, uint32_t* words) {
   const int rows = int(min(int64_t(plan.rows.rows()), args.rows - first));
@@ -62,7 +62,7 @@ __device__ inline void write_masks(const Args& args, const TrajectoryPlan& plan,
   });
 }
 
-// The calling group's row of the launch, and one side of it: 0 for P_F and the step forward, 1 for P_B and the step
+// The calling group's row of the launch. A row has two sides: 0 for P_F and the step forward, 1 for P_B and the step
 // back.
 struct TrajectoryRow {
   int64_t index, b, t;
@@ -76,7 +76,7 @@ struct TrajectoryRow {
   __device__ bool steps(int side, const TrajectoryShape& shape) const {
     return valid && (side == 0 ? t < shape.steps : t > 0);
   }
-  // Which entry of the side is taken.
+  // The entry that the trajectory takes on this side.
   __device__ int taken(int side, const TrajectoryShape& shape, const int64_t* actions) const {
     const int64_t action = actions[b * shape.steps + t - side];
     return int(side == 0 ? action : action / 2);
@@ -121,7 +121,7 @@ void trajectory_rows(const TrajectoryRows<S>& args, void* stream) {
   });
 }
 
-// Occupancy for double is 44 % where the compiler takes all registers it may: exp and two 64-bit walks fill them.
+// Occupancy for double is 44 % where the compiler uses all registers it may: exp and two 64-bit iterations fill them.
 template <class S>
 __global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
     trajectory_rows_backward_kernel(TrajectoryRowsGrad<S> args, TrajectoryPlan plan, int64_t first_block) {

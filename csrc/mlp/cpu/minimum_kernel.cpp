@@ -1,4 +1,3 @@
-// See minimum_kernel.h.
 #include "mlp/cpu/minimum_kernel.h"
 
 #include "trace/cpu/vec_math.h"
@@ -34,8 +33,8 @@ struct Curves {
 
 template <Activation kKind, bool kValue, bool kHead, class C>
 void layer_rows(const MinimumLayer<C>& args) {
-  // Vectors may lie over anything in memory: what the loop needs of `args` is copied, or each store would fetch it
-  // again.
+  // SIMD vectors may alias anything, so what the loop needs from `args` is copied; otherwise it would be reloaded after
+  // each store.
   const int64_t width = args.width;
   const C* head = args.head_weight;
   for (int64_t r = 0; r < args.rows; ++r) {

@@ -1,4 +1,4 @@
-// The passes over rows between the matrix products of the smaller of two multilayer perceptrons, for one SIMD level.
+// The passes over rows between the matrix products for the minimum of two multilayer perceptrons, for one SIMD level.
 // All arrays are contiguous; C is float or double.
 #pragma once
 
@@ -9,54 +9,54 @@
 
 namespace svgdx {
 
-// A hidden layer of one network, for some rows.
+// A hidden layer of one network, for a range of rows.
 template <class C>
 struct MinimumLayer {
   int64_t rows, width;
   Activation activation;
   const C* product;  // (rows, width): the argument z without its shift
-  const C* shift;    // what row r adds to it: entry (first + r) / group of (B, width), or the bias alone, group 0
+  const C* shift;    // its shift in row r: entry (first + r) / group of (B, width); with group 0 the bias alone
   int64_t first, group;
-  C* value;              // (rows, width): a(z); null where nobody asks
-  const C* head_weight;  // (width) at the last layer, else null
+  C* value;              // (rows, width): a(z); null if not requested
+  const C* head_weight;  // (width) at the last layer, otherwise null
   const C* head_bias;    // (1)
   C* output;             // (rows): the network's value
 };
 
-// Back through a hidden layer: from the gradient in a(z) to that in z. The derivatives of a come from its value.
+// Back through a hidden layer: from the gradient in a(z) to that in z. Derivatives of a are computed from its value.
 template <class C>
 struct MinimumBack {
   int64_t rows, width;
   Activation activation;
-  const C* value;        // of a block, (., width): a(z)
-  const int32_t* order;  // (rows): which row of the block is meant
-  const C* grad;         // (rows, width), or (width) for all rows: the last layer's
+  const C* value;        // (., width) of a block: a(z)
+  const int32_t* order;  // (rows): the row of the block to read
+  const C* grad;         // (rows, width), or (width), shared by all rows, at the last layer
   bool shared;
   C* out;   // (rows, width)
-  C* kept;  // (rows, width): the values once more, in this order; null where nobody asks
+  C* kept;  // (rows, width): the values in this order; null if not requested
 };
 
-// Derivatives in t of a hidden layer at x + t v: from those of z, h, to those of a(z).
+// Derivatives in t of a hidden layer at x + t v: from those of z, denoted h, to those of a(z).
 template <class C>
 struct AlongLayer {
   int64_t count;
   Activation activation;
-  const C *first, *second;        // (count): h', h''; h'' null: zero, as in the first layer
+  const C *first, *second;        // (count): h', h''; h'' null means zero, as in the first layer
   const C* value;                 // (count): a(z)
-  C *value_first, *value_second;  // (count); the second null where the order is 1
+  C *value_first, *value_second;  // (count); value_second is null if the order is 1
 };
 
-// The same on the way back: from derivatives of the gradient in a(z) to those of the gradient in z.
+// The same in the reverse sweep: from derivatives of the gradient in a(z) to those of the gradient in z.
 template <class C>
 struct AlongBack {
   int64_t rows, width;
   Activation activation;
-  const C *first, *second;  // (rows, width): h', h'' of the way forward
+  const C *first, *second;  // (rows, width): h', h'' of the forward sweep
   const C* value;           // (rows, width): a(z)
   const C* back;            // (rows, width), the gradient in a(z); (width) at the last layer
   bool last;
-  const C *grad_first, *grad_second;  // (rows, width); null at the last layer, where they are 0
-  C *out_first, *out_second;          // (rows, width); the second null where the order is 1
+  const C *grad_first, *grad_second;  // (rows, width); null at the last layer, where both are 0
+  C *out_first, *out_second;          // (rows, width); out_second is null if the order is 1
 };
 
 }  // namespace svgdx

@@ -1,4 +1,4 @@
-// See mlp_kernel.h. Plain loops: the compiler vectorises them for each SIMD level.
+// Plain loops, which the compiler vectorises for each SIMD level.
 #include "mlp/cpu/mlp_kernel.h"
 
 #ifndef SVGDX_ISA
@@ -8,7 +8,7 @@
 namespace svgdx::SVGDX_ISA {
 namespace {
 
-// For slopes up to 1. A maximum and no choice of what to compute, which would not vectorise.
+// For slopes up to 1. A maximum, because a conditional would not vectorise.
 template <class C>
 inline C activation(C value, C slope) {
   const C scaled = slope * value;

@@ -9,23 +9,23 @@
 
 namespace svgdx {
 
-// Each row's argument of the first layer moves by factor times one column of the weight, then out = activation of it.
+// Adds factor times one column of the weight to each row's argument of the first layer, then applies the activation.
 template <class S>
 struct MlpFirstLayer {
   int64_t rows, width;
   Compute<S>* argument;       // (rows, width)
   const Compute<S>* columns;  // (D, width)
-  const int64_t* location;    // (rows), which column; null: nothing has moved
+  const int64_t* location;    // (rows), the column to add; null adds nothing
   const Compute<S>* factor;   // (rows)
-  Compute<S> slope;           // of the activation below zero
+  Compute<S> slope;           // the activation's slope below zero
   S* out;                     // (rows, width)
 };
 
-// The states of some rows of V * B, ordered by visit, and the gradients of their logits, brought together.
+// Gathers the states of rows of the V * B, ordered by visit, and the gradients of their logits.
 template <class S>
 struct MlpGather {
   int64_t first, rows, batch, split, visits, dim;
-  const S* grad_logits;  // (B, V, 3D) by time; forward rows, b < split, are at time v in visit v, others at V - 1 - v
+  const S* grad_logits;  // (B, V, 3D) by time: in visit v, forward rows (b < split) are at time v, others at V - 1 - v
   const int32_t* set_time;  // (B, D)
   const int8_t* final;      // (B, D)
   S* grads;                 // (rows, 3D)
@@ -35,13 +35,13 @@ struct MlpGather {
 }  // namespace svgdx
 
 SVGDX_ISA_DECLARE(template <class S> void mlp_first_layer(const MlpFirstLayer<S>& args);
-                  // out = activation of in + bias, (rows, width).
+                  // out = activation(in + bias), (rows, width).
                   template <class S> void mlp_activate(int64_t rows, int64_t width, const S* in, const Compute<S>* bias,
                                                        Compute<S> slope, S* out);
                   template <class S> void mlp_add_bias(int64_t rows, int64_t width, const Compute<S>* bias, S* values);
-                  // grad times the derivative of the activation, which its result tells.
+                  // Multiplies grad by the derivative of the activation, computed from the activation's result.
                   template <class S>
                   void mlp_activate_backward(int64_t count, const S* result, Compute<S> slope, S* grad);
                   template <class S> void mlp_gather(const MlpGather<S>& args);
-                  // sums += the sums over rows of values (rows, width); row by row.
+                  // Adds values (rows, width) to sums, row by row.
                   template <class S> void mlp_add_rows(int64_t rows, int64_t width, const S* values, Compute<S>* sums);)

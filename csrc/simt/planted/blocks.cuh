@@ -1,8 +1,8 @@
-// Copies, for tests only, of what blocks do together: the last block sums, histograms, one kernel reads what another
-// wrote. Included once per bug, as rows.cuh.
+// Copies, for tests only, of cooperation between blocks: the last block sums, histograms, and one kernel reading what
+// another wrote. Included once per bug, like rows.cuh.
 namespace svgdx::planted::PLANTED {
 
-// total = sum of x: each block writes its part, the block that draws the last ticket adds the parts.
+// total = sum of x: each block writes its part, and the block that takes the last ticket adds the parts.
 __global__ void last_block_sum(const float* __restrict__ x, float* parts, unsigned* ticket, float* total, int n) {
   SVGDX_SHARED(bool, last, 1);
   const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
@@ -24,7 +24,7 @@ __global__ void last_block_sum(const float* __restrict__ x, float* parts, unsign
   *total = all;
 }
 
-// counts[v] = how often v occurs among the keys.
+// counts[v] = how often v occurs in keys.
 __global__ void histogram(const int* __restrict__ keys, int* counts, int n) {
   constexpr int kBins = 16;
   SVGDX_SHARED(int, bins, kBins);
@@ -60,7 +60,7 @@ __global__ void add_one(const float* __restrict__ y, float* __restrict__ z, int 
   if (i < n) z[i] = y[i] + 1.0f;  // due: unwritten_output
 }
 
-// A host launch function: z = x^2 + 1 by way of scratch.
+// A host launch function: z = x^2 + 1, through scratch memory.
 inline void square_add_one(const float* x, void* scratch, float* z, int n) {
   const unsigned grid = unsigned(n + 63) / 64;
   float* y = static_cast<float*>(scratch);

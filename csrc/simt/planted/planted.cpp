@@ -1,4 +1,4 @@
-// Each kernel once as it should be ("rows.correct") and once per planted bug ("rows.early_return").
+// Each kernel once without a bug ("rows.correct") and once per planted bug ("rows.early_return").
 #include "common/cuda/simt_macros.cuh"
 #include "simt/planted/probes.cuh"
 

@@ -1,11 +1,11 @@
-// Kernels that ask one question of the harness each, for its own tests.
+// Kernels that each probe one feature of the harness, for its own tests.
 #pragma once
 
 #include "common/cuda/simt_macros.cuh"
 
 namespace svgdx::planted {
 
-// out[i] = index of block and thread, as the kernel sees them.
+// out[i] = block and thread index as the kernel sees them.
 __global__ void indices(int* out) {
   const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
   const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
@@ -51,12 +51,12 @@ __global__ void strided(const T* in, T* out, int stride) {
 // Global reads, lanes `stride` elements apart.
 __global__ void strided_global(const float* in, float* out, int stride) { out[threadIdx.x] = in[threadIdx.x * stride]; }
 
-// Waits for a flag that nobody raises.
+// Waits for a flag that is never set.
 __global__ void wait_forever(const volatile int* flag) {
   while (*flag == 0) __nanosleep(10);
 }
 
-// Block 1 waits for block 0: only blocks that run side by side get through.
+// Block 1 waits for block 0, so the launch ends only if blocks run concurrently.
 __global__ void hand_over(volatile int* flag, float* data, float* out) {
   if (blockIdx.x == 0) {
     *data = 3.0f;
@@ -68,7 +68,7 @@ __global__ void hand_over(volatile int* flag, float* data, float* out) {
   }
 }
 
-// Warp operations whose lanes wait for each other crosswise.
+// Warp operations whose lanes wait for each other in a cycle.
 __global__ void crossed(int* out) {
   if (threadIdx.x < 16) {
     out[threadIdx.x] = __shfl_sync(0xffffffffu, 1, 0);

@@ -1,5 +1,5 @@
-// A copy, for tests only, of the shape of the field kernels: rows against tiles of columns, then a sum over the block.
-// Included once per bug: PLANTED names the namespace, BUG_* switches the bug on. A line where a report is due is
+// A copy, for tests only, of the structure of the field kernels: rows against tiles of columns, then a sum over the
+// block. Included once per bug: PLANTED names the namespace, BUG_* enables the bug. Lines where a report is due are
 // marked.
 namespace svgdx::planted::PLANTED {
 

@@ -1,5 +1,5 @@
-// A copy, for tests only, of what kernels do inside a warp: a transpose through shared memory and a sum by shuffles.
-// Included once per bug, as rows.cuh.
+// A copy, for tests only, of cooperation within a warp: a transpose through shared memory and a sum by shuffles.
+// Included once per bug, like rows.cuh.
 namespace svgdx::planted::PLANTED {
 
 // out[i] = x[i of the neighbouring lane] + the sum over the warp.

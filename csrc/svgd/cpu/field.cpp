@@ -1,4 +1,4 @@
-// Chooses the CPU kernel of the field ops by dimension and instruction set.
+// Selects the CPU kernel of the field ops by dimension and instruction set.
 #include "common/isa.h"
 #include "svgd/cpu/field_kernel.h"
 

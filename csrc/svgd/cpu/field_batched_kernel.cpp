@@ -1,5 +1,5 @@
-// Many small problems: one problem per SIMD lane, all its pairs in order, each pair once for both of its particles
-// (kappa_ij = kappa_ji), differences direct. Square problems only (rows are the particles), see field.cpp.
+// Many small problems: one problem per SIMD lane, its pairs in order, each pair evaluated once for both particles
+// (kappa_ij = kappa_ji), from direct differences. Only for problems whose rows are the particles, see field.cpp.
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 namespace svgdx::SVGDX_ISA {
 namespace {
 
-// kLanes problems side by side: element e of problem `lane` at [e][lane]. Lanes past the last problem repeat it.
+// kLanes interleaved problems: element e of problem `lane` is at [e][lane]. Lanes past the last problem repeat it.
 template <class T>
 class Interleaved {
  public:

@@ -1,4 +1,4 @@
-// Small dimensions: one row per SIMD lane, its sums in registers, columns broadcast one by one, differences direct.
+// Small dimensions: one row per SIMD lane with its sums in registers, columns broadcast one by one, direct differences.
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -11,15 +11,15 @@
 namespace svgdx::SVGDX_ISA {
 namespace {
 
-// A work item is this many vectors of rows; the threads share the items.
+// Vectors of rows per work item; the threads share the items.
 constexpr int kVectors = 2;
-// Pairs a thread should have before a second thread is worth its start.
+// Pairs that make starting a further thread worthwhile.
 constexpr int64_t kPairsPerThread = 8192;
 
 template <class T, int D>
 struct Rows {
   T data[D][kVectors * kLanes<T>];
-  // Lanes past the end repeat the last row, so that they hold ordinary numbers; they are never written back.
+  // Lanes past the end repeat the last row, so that they hold ordinary numbers; they are never stored.
   void gather(const T* rows, int64_t first, int64_t end, T scale) {
     for (int lane = 0; lane < kVectors * kLanes<T>; ++lane) {
       const int64_t i = std::min(first + lane, end - 1);
@@ -98,7 +98,7 @@ struct Backward {
   Rows<T, 1> h;
   Vec<T> gx[D][kVectors], gs[D][kVectors], z_sum[D][kVectors], trace[kVectors], kappa_sum[kVectors], kappa_h[kVectors];
 
-  // Sums per pair; dL/dx_i is put together in finish() from
+  // Adds one column to the sums from which finish() assembles dL/dx_i:
   //   sum_j kappa (weight r + u_j),  u_j = g_j + beta h_j r,   sum kappa,  sum kappa h_j,  sum kappa z_ij.
   template <bool kSelf>
   SVGDX_INLINE void column(const T* xj, const T* sj, const T* gj, T hj, Vec<T> beta, Vec<T> log2_scale, int64_t first,

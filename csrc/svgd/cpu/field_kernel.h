@@ -1,4 +1,4 @@
-// Entry points of the CPU field kernels, one set per instruction set.
+// Entry points of the CPU field kernels, one per instruction set.
 #pragma once
 
 #include "common/isa.h"
@@ -6,11 +6,11 @@
 
 namespace svgdx {
 
-// Up to this dimension a row's accumulators live in registers and differences are taken directly.
+// Up to this dimension, a row's accumulators stay in registers and differences are formed directly.
 constexpr int64_t kDirectDim = 8;
-// From this dimension on the products are torch's matrix products.
+// From this dimension on, products are computed by torch's matrix products.
 constexpr int64_t kMatmulDim = 192;
-// Up to this many particles a group of problems, one per SIMD lane, stays in the second-level cache.
+// Up to this many particles, a group of problems, one per SIMD lane, fits the second-level cache.
 constexpr int64_t kBatchedParticles = 128;
 
 }  // namespace svgdx

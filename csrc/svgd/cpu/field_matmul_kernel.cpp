@@ -1,5 +1,5 @@
-// Large dimensions: the two products are torch's matrix products, what lies between them is done here row by row, in
-// blocks of (batch rows, rows, columns) kernel values. The algebra is that of pack.h.
+// Large dimensions: torch computes the two matrix products; the steps between them run here row by row, in blocks of
+// (batch rows, rows, columns) kernel values. The algebra is that of pack.h.
 #include <torch/csrc/stable/ops.h>
 
 #include <vector>
@@ -11,13 +11,13 @@
 namespace svgdx::SVGDX_ISA {
 namespace {
 
-// Sums over the columns of one row.
+// A row's sums over its columns.
 template <class C>
 struct KernelSums {
   C kappa = 0, kappa_w = 0, kappa_log = 0;
 };
 
-// Columns [begin, end) of a Gram row become log2 kappa, and kernel takes kappa; the two may be one array.
+// Replaces columns [begin, end) of a Gram row by log2 kappa and writes kappa to kernel; both may be the same array.
 template <class C>
 void kernel_range(C* gram, C* kernel, int64_t begin, int64_t end, C scale, C row_n, const C* col_n, const C* col_w,
                   KernelSums<C>& total) {
@@ -45,7 +45,7 @@ void kernel_range(C* gram, C* kernel, int64_t begin, int64_t end, C scale, C row
   }
 }
 
-// A whole row; the column `self` (or none, -1) does not count.
+// The same for a whole row, excluding column `self` (-1: none).
 template <class C>
 KernelSums<C> kernel_row(C* gram, C* kernel, int64_t cols, C scale, C row_n, const C* col_n, const C* col_w,
                          int64_t self) {
@@ -88,7 +88,7 @@ void forward_part(const FieldArgs<T>& a, int64_t first, int64_t batches, const d
   });
 }
 
-// weighted, q_i.C_j + C_i.q_j on entry, becomes kappa weight. Returns the sums of kappa H and of kappa weight.
+// Replaces weighted, q_i.C_j + C_i.q_j on entry, by kappa weight. Returns the sums of kappa H and of kappa weight.
 template <class C>
 std::pair<C, C> weight_row(C* weighted, const C* kernel, const C* log2_kappa, const Side<C>& rows, int64_t row,
                            const Side<C>& cols, int64_t first_col) {

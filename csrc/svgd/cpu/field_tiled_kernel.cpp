@@ -1,6 +1,6 @@
-// Larger dimensions: kernel values of a tile from one register-tiled product, the sums over columns from a second.
-// The algebra is in pack.h. Work items are (batch row, chunk of rows); a row meets the column blocks in the same order
-// whatever the chunk, so the result does not depend on the number of threads.
+// Medium dimensions: one register-tiled product gives a tile of kernel values, a second one the sums over columns.
+// The algebra is in pack.h. Work items are (batch row, chunk of rows); a row visits the column blocks in the same order
+// whatever its chunk, so the result does not depend on the number of threads.
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 namespace svgdx::SVGDX_ISA {
 namespace {
 
-constexpr int64_t kSmallChunk = 24;  // rows of a work item when there are few
+constexpr int64_t kSmallChunk = 24;  // rows per work item if there are few
 constexpr int64_t kManyItems = 16;
 
 template <class T>
@@ -22,7 +22,7 @@ PackSource<T> slice(const PackSource<T>& s, int64_t b, int64_t count, int64_t di
           at(s.grad_trace, b * count)};
 }
 
-// The packed rows and columns of every batch row that is computed in C.
+// The packed rows and columns of all batch rows that are computed in C.
 template <class T, class C>
 class Packs {
  public:
@@ -80,7 +80,7 @@ class Packs {
   Buffer<C> storage_;
 };
 
-// Sums of one row kept as a vector of partial sums.
+// A row's sums, each held as a vector of partial sums.
 template <class C, int N>
 struct RowVectors {
   Vec<C> part[N];

@@ -1,4 +1,5 @@
-// The Gram route's forward on the CPU: what gram::Rows and gram::Chunk compute, in three passes around the products.
+// The Gram route's forward pass on the CPU: the same as gram::Rows and gram::GramForward, fused into three passes
+// around the matrix products.
 #pragma once
 
 #include "svgd/cpu/gram_kernel.h"
@@ -10,9 +11,9 @@ template <class T>
 gram::Rows gram_rows_of(const Tensor& x, const Tensor& score, const Tensor& beta, const OptionalTensor& probe,
                         const OptionalTensor& hvp) {
   const Sizes sizes = sizes_of(x);
-  const auto made = [&](const Sizes& shape) { return new_empty(x, shape, ScalarType::Double); };
+  const auto float64 = [&](const Sizes& shape) { return new_empty(x, shape, ScalarType::Double); };
   gram::Rows rows;
-  rows.x = made(sizes), rows.c = made(sizes);
+  rows.x = float64(sizes), rows.c = float64(sizes);
   GramRows<T> args{sizes[0],
                    sizes[1],
                    sizes[2],
@@ -26,9 +27,9 @@ gram::Rows gram_rows_of(const Tensor& x, const Tensor& score, const Tensor& beta
                    nullptr,
                    nullptr,
                    nullptr};
-  Tensor dots = made({sizes[0], args.blocks(), probe ? sizes[1] : 0, kGramDots});
+  Tensor dots = float64({sizes[0], args.blocks(), probe ? sizes[1] : 0, kGramDots});
   if (probe) {
-    rows.probe = made(sizes), rows.hvp = made(sizes);
+    rows.probe = float64(sizes), rows.hvp = float64(sizes);
     args.probe_out = out<double>(*rows.probe);
     args.hvp_out = out<double>(*rows.hvp);
     args.dots = out<double>(dots);
@@ -51,7 +52,7 @@ inline gram::Rows gram_rows(const Tensor& x, const Tensor& score, const Tensor& 
 // |J_i|_F^2, (c, M, 1).
 inline Tensor gram_sqnorm(const gram::Rows& rows, const Tensor& beta) {
   const int64_t batch = rows.x.size(0), particles = rows.x.size(1);
-  const auto made = [&](const Sizes& shape) { return new_empty(rows.x, shape, ScalarType::Double); };
+  const auto float64 = [&](const Sizes& shape) { return new_empty(rows.x, shape, ScalarType::Double); };
   const Tensor g = product_with_transposed(rows.x, rows.x, true), f = product_with_transposed(rows.c, rows.c, true);
   const Tensor u = product_with_transposed(rows.x, rows.c);
   OptionalTensor hc, vx;
@@ -59,8 +60,8 @@ inline Tensor gram_sqnorm(const gram::Rows& rows, const Tensor& beta) {
     hc = product_with_transposed(*rows.hvp, rows.c);
     vx = product_with_transposed(*rows.probe, rows.x);
   }
-  const Tensor kernel = made({batch, particles, particles}), fg = made({batch, particles, particles});
-  const Tensor sums = made({batch, particles, kGramSums}), result = made({batch, particles, 1});
+  const Tensor kernel = float64({batch, particles, particles}), fg = float64({batch, particles, particles});
+  const Tensor sums = float64({batch, particles, kGramSums}), result = float64({batch, particles, 1});
   GramPairs args{batch,
                  particles,
                  rows.x.size(2),

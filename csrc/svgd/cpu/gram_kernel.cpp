@@ -1,4 +1,3 @@
-// See gram_kernel.h.
 #include "svgd/cpu/gram_kernel.h"
 
 #include <algorithm>
@@ -9,7 +8,7 @@
 namespace svgdx::SVGDX_ISA {
 namespace {
 
-// Sums of their own, so that a dot's terms need not be added one after another.
+// Independent partial sums of a dot product, so that its additions need not wait for one another.
 constexpr int kSums = 16;
 
 inline double total(const double* sums) {
@@ -18,7 +17,7 @@ inline double total(const double* sums) {
   return sum;
 }
 
-// Copies v and h of one particle and adds up its dots with the centred x.
+// Copies v and h of one particle and computes the dots x.h, v.h and h.h with the centred x.
 template <class T>
 void copy_and_dot(int64_t count, const double* __restrict x, const T* __restrict probe, const T* __restrict hvp,
                   double* __restrict probe_out, double* __restrict hvp_out, double* __restrict dots) {
@@ -67,10 +66,10 @@ void item(const GramRows<T>& args, int64_t row, int64_t block) {
   }
 }
 
-// What particles i and j of one batch row have in common, for some j: see svgd/jacobian_matmul.h.
+// The pair quantities of particle i with all j of its batch row; see svgd/jacobian_matmul.h.
 struct Row {
   const GramPairs& args;
-  int64_t batch, i, start, row;  // start: of the batch row's matrices; row: of their row i
+  int64_t batch, i, start, row;  // offsets: start of the batch row's matrices, row of their row i
   double beta, g_ii;
 
   Row(const GramPairs& args, int64_t item)
@@ -110,7 +109,7 @@ void gram_kernel(const GramPairs& args, int64_t begin, int64_t end) {
       at.store(args.kernel + r.row + j, VecMath<double>::exp(r.beta * (g - half)));
       at.store(args.fg + r.row + j, g * at.load(args.f + r.row + j));
     });
-    // r_ii = 0: j = i adds nothing, but its large terms would have to cancel.
+    // r_ii = 0, so j = i contributes nothing, but its large terms would have to cancel.
     args.kernel[r.row + r.i] = 0;
     Vec<double> sums[kGramSums] = {};
     for_vectors<double>(args.particles, [&](int64_t j, auto at) {

@@ -5,7 +5,7 @@
 namespace svgdx::cpu {
 namespace {
 
-// Items per thread at least: about 2^16 multiply-adds, below which waking a thread costs more than it saves.
+// Fewest items per thread, about 2^16 multiply-adds: with fewer, waking a thread costs more than it saves.
 template <class T>
 int64_t grain(const JacobianArgs<T>& args) {
   const int64_t per_item = kJacobianBlock * args.particles * (args.dim * args.dim + 16);

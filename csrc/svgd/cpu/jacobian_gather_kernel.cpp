@@ -1,4 +1,4 @@
-// Second pass of the Jacobian ops' backward: particle k gathers, over all j, from both of its roles.
+// Second pass of the Jacobian ops' backward: particle k gathers over all j, in both of its roles.
 //
 // With B_i = dL/dA_i and A_i = (beta/M) sum_{j != i} kappa_ij (I - z_ij r_ij^T),
 //   L = (beta/M) sum_{i != j} kappa_ij q_ij,   q_ij = tr B_i - z_ij . B_i r_ij,   and
@@ -6,26 +6,26 @@
 // With r = r_kj, a = B_k r, b = B_j r, w = z_jk = s_k - beta r, the roles i = k and j = k of particle k sum to
 //   dL/dx_k = -(beta/M) { sum_j kappa [ beta (q_kj + q_jk) r + beta (a + b) - B_j^T w ] + B_k^T sum_j kappa z_kj },
 //   dL/ds_k = (beta/M) sum_j kappa b,   q_kj + q_jk = tr B_k + tr B_j - z . a + w . b,
-// and sum_k x_k . dL/dx_k is half the sum over pairs of r . (what the pair adds to dL/dx_k): exact for far clusters.
+// and sum_k x_k . dL/dx_k is half the sum over pairs of r . (the pair's term of dL/dx_k), exact for distant clusters.
 #include "svgd/cpu/jacobian_row.h"
 
 namespace svgdx::SVGDX_ISA {
 namespace {
 
-// What the pairs (k, j) of a vector of particles k have added so far.
+// Running sums over the pairs (k, j) for a vector of particles k.
 template <class T, int kSize>
 struct Gathered {
   Vec<T> x[kSize], score[kSize], kappa_z[kSize], x_dot_grad;
 };
 
-// What one pair (k, j) adds, while its products with B_k and B_j are formed.
+// The terms of one pair (k, j), while its products with B_k and B_j are formed.
 template <class T, int kSize>
 struct Pair {
   Vec<T> r[kSize], bt_w[kSize], a_plus_b[kSize], b[kSize], z[kSize];
   Vec<T> squared, z_dot_a, w_dot_b, r_dot_ab;
 };
 
-// kRows rows of B_k and B_j from d on: each r and B_j^T w is then read and written once for all of them.
+// Processes kRows rows of B_k and B_j from d on, so that each r and B_j^T w is read and written once for all of them.
 template <int kRows, class T, int kSize>
 SVGDX_INLINE void add_rows(const JacobianRow<T>& row, int64_t j, const T* b_j, const Vec<T>* b_k, const Vec<T>* s_k,
                            int dim, int d, Pair<T, kSize>* pair) {
@@ -65,7 +65,8 @@ SVGDX_INLINE void add_pair(const JacobianRow<T>& row, int64_t first, int64_t j, 
     trace_j += b_j[d * dim + d];
   }
   const Vec<T> kappa = off_diagonal_kappa(row, p.squared, first, j);
-  const auto far = p.squared * row.exponent < T(-1024);  // kappa = 0: r = 0 there, lest r^3 overflow and make 0 * inf
+  const auto far =
+      p.squared * row.exponent < T(-1024);  // kappa = 0: use r = 0 there, or r^3 may overflow and give 0 * inf
   p.squared = far ? Vec<T>{} : p.squared;
   for (int d = 0; d < dim; ++d) p.r[d] = far ? Vec<T>{} : p.r[d];
   constexpr int kRows = kDim ? 1 : 2;

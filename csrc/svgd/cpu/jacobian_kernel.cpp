@@ -1,12 +1,12 @@
-// A_i of a vector of particles i, and what is read off it: |J|_F^2, log|det(I + eps J)| and dL/dA_i.
+// A_i for a vector of particles i, and the results computed from it: |J|_F^2, log|det(I + eps J)| and dL/dA_i.
 #include "svgd/cpu/jacobian_row.h"
 #include "svgd/cpu/small_lu.h"
 
 namespace svgdx::SVGDX_ISA {
 namespace {
 
-// a[d * dim + e] = A_i[d][e], a lane per particle i = first, first + 1, ... kDim is dim, or 0 for any dim: the columns
-// j then come four at a time and the rows d two at a time, so that sums kept in memory are read and written less often.
+// a[d * dim + e] = A_i[d][e], one lane per particle i = first, first + 1, ... kDim is dim, or 0 for any dim; then four
+// columns j and two rows d are processed at a time, so that sums in memory are read and written less often.
 template <class T, int kDim>
 void build(const JacobianRow<T>& row, int64_t first, Vec<T>* a) {
   constexpr int kSize = kDim ? kDim : kMaxJacobianDim, kColumns = kDim ? 1 : 4, kRows = kDim ? 1 : 2;
@@ -81,7 +81,7 @@ Vec<T> square_norm(const JacobianArgs<T>& args, const JacobianRow<T>& row, int64
   return result;
 }
 
-// jacobian = A_i + H_i / M of the particle in `lane`; update = I + eps J.
+// jacobian = A_i + H_i / M for the particle in `lane`; update = I + eps J.
 template <class T>
 void one_jacobian(const JacobianArgs<T>& args, const JacobianRow<T>& row, int64_t i, int lane, const Vec<T>* a,
                   double step, double* jacobian, double* update) {

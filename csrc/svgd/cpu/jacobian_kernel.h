@@ -1,5 +1,5 @@
 // The CPU kernels of the Jacobian ops. A work item is a block of kJacobianBlock particles of one batch row, so the
-// result does not depend on how items are spread over threads.
+// result does not depend on how the items are distributed over threads.
 #pragma once
 
 #include "common/isa.h"
@@ -14,9 +14,9 @@ inline int64_t jacobian_blocks(int64_t particles) { return (particles + kJacobia
 
 }  // namespace svgdx
 
-// Each does the items [begin, end); item = batch row * jacobian_blocks + block.
+// Each processes the items [begin, end), where item = batch row * jacobian_blocks + block, and writes
 //   jacobian_forward_items: out
-//   jacobian_adjoint_items: adjoint, <adjoint, A> into euler, and the gradients that read one particle only
+//   jacobian_adjoint_items: adjoint, <adjoint, A> into euler, and the gradients that depend on one particle only
 //   jacobian_gather_items:  grad_x, grad_score and the rest of euler, from the adjoints of all particles
 SVGDX_ISA_DECLARE(template <class T>
                   void jacobian_forward_items(const JacobianArgs<T>& args, int64_t begin, int64_t end);

@@ -1,4 +1,4 @@
-// One batch row of a Jacobian op, as its kernels read it.
+// One batch row of a Jacobian op, as the kernels read it.
 #pragma once
 
 #include "svgd/cpu/jacobian_kernel.h"
@@ -32,7 +32,7 @@ JacobianRow<T> jacobian_row(const JacobianArgs<T>& args, int64_t batch) {
           T(beta / double(args.particles))};
 }
 
-// Calls body(row, first) for every vector of particles of the work items [begin, end).
+// Calls body(row, first) for every vector of particles in the work items [begin, end).
 template <class T, class Body>
 SVGDX_INLINE void for_each_vector(const JacobianArgs<T>& args, int64_t begin, int64_t end, const Body& body) {
   const int64_t blocks = jacobian_blocks(args.particles);
@@ -44,7 +44,7 @@ SVGDX_INLINE void for_each_vector(const JacobianArgs<T>& args, int64_t begin, in
   }
 }
 
-// kappa of the lanes' particles against particle j, 0 where the lane is j itself.
+// kappa of the lanes' particles with particle j; 0 in the lane of j itself.
 template <class T>
 SVGDX_INLINE Vec<T> off_diagonal_kappa(const JacobianRow<T>& row, Vec<T> squared_distance, int64_t first, int64_t j) {
   Vec<T> kappa = exp2_nonpositive<T>(squared_distance * row.exponent);

@@ -1,4 +1,4 @@
-// Moves between row-major arrays and vectors whose lanes are consecutive particles.
+// Converts between row-major arrays and vectors whose lanes are consecutive particles.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 
 namespace svgdx::SVGDX_ISA {
 
-// out[d] holds rows[i][d] for the particles i = first, first + 1, ...; lanes past the end repeat the last particle, so
-// that they compute finite numbers nobody reads.
+// out[d] receives rows[i][d] for the particles i = first, first + 1, ...; lanes past the end repeat the last particle,
+// so that they compute finite numbers, which are never read.
 template <class T>
 SVGDX_INLINE void load_lanes(const T* rows, int64_t count, int64_t width, int64_t first, Vec<T>* out) {
   for (int lane = 0; lane < kLanes<T>; ++lane) {
@@ -17,7 +17,7 @@ SVGDX_INLINE void load_lanes(const T* rows, int64_t count, int64_t width, int64_
   }
 }
 
-// The other way; lanes past the end are dropped.
+// The inverse of load_lanes; lanes past the end are dropped.
 template <class T>
 SVGDX_INLINE void store_lanes(const Vec<T>* in, int64_t count, int64_t width, int64_t first, T* rows) {
   for (int lane = 0; lane < kLanes<T> && first + lane < count; ++lane) {

@@ -1,5 +1,5 @@
-// One call's particles prepared for the matrix-product kernels: centred positions, [C | q] beside each other, scalars,
-// and the blocks the work is cut into. The algebra is that of pack.h.
+// Prepares a call's particles for the matrix-product kernels: centred positions, [C | q] side by side, scalars, and the
+// blocks of the work. The algebra is that of pack.h.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -12,18 +12,18 @@
 
 namespace svgdx::SVGDX_ISA {
 
-constexpr int64_t kBlockNumbers = int64_t(1) << 20;  // kernel values held at once
+constexpr int64_t kBlockNumbers = int64_t(1) << 20;  // kernel values held at a time
 
 template <class C>
 constexpr ScalarType kType = sizeof(C) == 8 ? ScalarType::Double : ScalarType::Float;
 
-// The plain arrays of one side; null stands for zeros.
+// The plain arrays of one side; null means zeros.
 template <class T>
 struct Source {
   const T *x, *score, *grad_phi, *grad_trace;
 };
 
-// One side (rows or columns) of batch rows [first, first + batches): x centred, [C | q] beside each other, scalars.
+// One side (rows or columns) of batch rows [first, first + batches): x centred, [C | q] side by side, scalars.
 template <class C>
 struct Side {
   int64_t count, dim, width;
@@ -75,7 +75,7 @@ struct Side {
   }
 };
 
-// A call's batch rows [first, first + batches), all computed in C, and the blocks its work is cut into.
+// A call's batch rows [first, first + batches), all computed in C, and the blocks of their work.
 template <class T, class C>
 struct Part {
   const FieldShape& shape;
@@ -113,7 +113,7 @@ struct Part {
     if (!self) side(own_rows, row_source);
   }
 
-  // Calls work(k, batches, row, rows): whole batch rows while their kernel matrices fit, else parts of one.
+  // Calls work(k, batches, row, rows): with whole batch rows if their kernel matrices fit, otherwise with parts of one.
   template <class Work>
   void blocks(const Work& work) const {
     const int64_t matrix = shape.rows * shape.cols;
@@ -134,7 +134,7 @@ struct Part {
     t = torch::stable::narrow(t, 1, row, rows);
     return torch::stable::narrow(t, 2, begin, width);
   }
-  // Whether a block is a whole square problem, whose Gram matrix is symmetric.
+  // Whether the block is a whole square problem, whose Gram matrix is symmetric.
   bool square(int64_t rows) const { return self && rows == shape.rows; }
 
   // q_i . C_j + C_i . q_j
@@ -149,7 +149,7 @@ struct Part {
     return torch::stable::subtract(q_c, c_q, -1.0);
   }
 
-  // For every row of a block: f(row within the block, batch row of the call, its row, index on the rows' side).
+  // For every row of a block, calls f(row within the block, batch row of the call, its row, index on the rows' side).
   template <class F>
   void each_row(int64_t k, int64_t n, int64_t row, int64_t rows, const F& f) const {
     const int64_t grain = std::max<int64_t>(1, 8192 / (shape.cols + shape.dim));

@@ -1,7 +1,7 @@
-// Exact median of all pairwise distances in memory O(M): a random sample of pairs brackets it, one pass over all pairs
-// counts what lies below the bracket and keeps what lies inside. Where too much lies inside, the pass's histogram
-// narrows the bracket 2048-fold; where the bracket missed, the search goes on in the rest. Without luck this is a radix
-// selection, 3 passes in float and 6 in double.
+// Exact median of all pairwise distances in O(M) memory: a random sample of pairs brackets it, then one pass over all
+// pairs counts the distances below the bracket and collects those inside. If too many are inside, the pass's histogram
+// narrows the bracket 2048-fold; if the bracket missed the median, the search continues in the rest. In the worst case
+// this is a radix selection, with 3 passes in float and 6 in double.
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -33,7 +33,7 @@ T from_bits(Bits<T> bits) {
   return value;
 }
 
-// The bits of the squared distances searched, both ends included.
+// The range of bits of squared distances to search, both ends included.
 template <class T>
 struct Bracket {
   Bits<T> low, high;
@@ -44,13 +44,13 @@ struct Workspace {
   std::vector<T> x_transposed, sample, kept;
 };
 
-// x with a row per dimension and NaN in the padding; false when x holds a NaN or an infinity.
+// Transposes x to one row per dimension, NaN in the padding. Returns false if x contains a NaN or an infinity.
 template <class T>
 bool transpose(int64_t particles, int64_t dim, const T* x, std::vector<T>* out) {
   const int64_t stride = median_blocks(particles) * kMedianColumns;
   bool finite = true;
   out->assign(dim * stride, std::numeric_limits<T>::quiet_NaN());
-  constexpr int64_t kBlock = 16;  // particles at a time: whole cache lines are written
+  constexpr int64_t kBlock = 16;  // particles at a time, so that whole cache lines are written
   for (int64_t first = 0; first < particles; first += kBlock) {
     const int64_t last = std::min(first + kBlock, particles);
     for (int64_t d = 0; d < dim; ++d) {
@@ -64,7 +64,7 @@ bool transpose(int64_t particles, int64_t dim, const T* x, std::vector<T>* out) 
   return finite;
 }
 
-// With partial sums: one addition need not wait for the last.
+// Partial sums, so that additions need not wait for one another.
 template <class T>
 T squared_distance(int64_t dim, const T* a, const T* b) {
   constexpr int kPartial = 8;
@@ -78,11 +78,11 @@ T squared_distance(int64_t dim, const T* a, const T* b) {
   return total;
 }
 
-// Three standard deviations of a sample quantile around `rank` of `pairs`: misses about once in 400 times.
+// A bracket of three standard deviations of the sample quantile around `rank` of `pairs`; misses about once in 400.
 template <class T>
 Bracket<T> sample_bracket(int64_t particles, int64_t dim, const T* x, int64_t rank, int64_t pairs,
                           std::vector<T>* sample) {
-  // About as many as make the sample cost what sorting the pairs inside its bracket does, 3 pairs / sqrt(size) of them.
+  // Sampling then costs about as much as sorting the pairs inside the bracket, 3 pairs / sqrt(size) of them.
   const int64_t size = std::min(16 * particles, int64_t(std::pow(0.5 * double(pairs), 2.0 / 3)));
   const int64_t margin = int64_t(1.5 * std::sqrt(double(size)));
   uint64_t state = 0;
@@ -99,7 +99,7 @@ Bracket<T> sample_bracket(int64_t particles, int64_t dim, const T* x, int64_t ra
   const auto low = sample->begin() + std::max<int64_t>(center - margin, 0);
   const auto high = sample->begin() + std::min(center + margin, size - 1);
   std::nth_element(sample->begin(), low, sample->end());
-  const T low_value = *low;  // before the next line moves it
+  const T low_value = *low;  // read before the next line moves it
   std::nth_element(low, high, sample->end());
   return {to_bits(low_value), to_bits(*high)};
 }
@@ -122,7 +122,7 @@ void run_pass(const MedianPass<T>& pass, bool parallel) {
   }
 }
 
-// The squared distance of this rank among the pairs i < j, in ascending order.
+// The squared distance with this rank among the pairs i < j in ascending order.
 template <class T>
 T select(MedianPass<T> pass, int64_t rank, Bracket<T> bracket, bool want_bins, bool parallel) {
   Bracket<T> rest{0, to_bits(std::numeric_limits<T>::infinity())};
@@ -158,7 +158,7 @@ T select(MedianPass<T> pass, int64_t rank, Bracket<T> bracket, bool want_bins, b
   }
 }
 
-// Of the M^2 sorted distances the first M are the particles' distances to themselves, 0; each other one comes twice.
+// The first M of the M^2 sorted distances are the particles' distances to themselves, 0; every other one occurs twice.
 template <class T>
 T median_row(int64_t particles, int64_t dim, const T* x, bool parallel, Workspace<T>* work) {
   if (!transpose(particles, dim, x, &work->x_transposed)) return std::numeric_limits<T>::quiet_NaN();
@@ -191,7 +191,7 @@ void median_distance(int64_t batch, int64_t particles, int64_t dim, const T* x, 
       out[b] = median_row(particles, dim, x + b * particles * dim, parallel, &work);
     }
   };
-  // Long rows share the threads among their pairs, short ones among the rows.
+  // Large problems share their pairs among the threads; small ones are distributed as a whole.
   const int64_t cost = particles * particles * dim;
   if (cost > (int64_t(1) << 18)) return rows(0, batch, true);
   torch::stable::parallel_for(0, batch, 1 + (int64_t(1) << 15) / (1 + cost),

@@ -35,9 +35,9 @@ SVGDX_INLINE typename VecTraits<T>::Int bits_of(T value) {
   return bits;
 }
 
-constexpr int kRows = 4, kVectors = 2;  // of a tile
+constexpr int kRows = 4, kVectors = 2;  // per tile
 
-// One thread's share of a pass; `merge` adds it to the pass. Counts are integers: their order does not matter.
+// One thread's share of a pass; `merge` adds it to the pass. Counts are integers, so their order does not matter.
 template <class T>
 struct Share {
   static constexpr int kBuffer = 512;
@@ -63,7 +63,7 @@ void merge(const MedianPass<T>& pass, Share<T>* share) {
   }
 }
 
-// Counts one vector of squared distances. NaN, which marks what is no pair, is neither below nor inside.
+// Counts one vector of squared distances. NaN marks entries that are not pairs; it is neither below nor inside.
 template <class T>
 SVGDX_INLINE void count(const MedianPass<T>& pass, const Vec<T>& squared, typename VecType<T>::I* below,
                         Share<T>* share) {
@@ -79,7 +79,7 @@ SVGDX_INLINE void count(const MedianPass<T>& pass, const Vec<T>& squared, typena
   }
 }
 
-// Pairs of kRows rows from i on and kVectors vectors of columns from j on.
+// The pairs of kRows rows from i on with kVectors vectors of columns from j on.
 template <class T, int kDim>
 SVGDX_INLINE void scan_tile(const MedianPass<T>& pass, int64_t i, int64_t j, typename VecType<T>::I* below,
                             Share<T>* share) {
@@ -108,7 +108,7 @@ SVGDX_INLINE void scan_tile(const MedianPass<T>& pass, int64_t i, int64_t j, typ
   }
 }
 
-// Pairs (i, j), i < j, of the columns j of one block.
+// The pairs (i, j), i < j, with columns j in one block.
 template <class T, int kDim>
 void scan_block(const MedianPass<T>& pass, int64_t block, Share<T>* share) {
   for (int64_t j = block * kMedianColumns; j < (block + 1) * kMedianColumns; j += kVectors * kLanes<T>) {

@@ -1,5 +1,5 @@
-// Rows and columns packed for the tiled kernels: blocks of kBlock particles, transposed for the first product (lanes
-// are columns) and row-major for the second (lanes are dimensions).
+// Packs rows and columns for the tiled kernels: blocks of kBlock particles, transposed for the first product (lanes are
+// columns) and row-major for the second (lanes are dimensions).
 //
 // With x centred, C = s - beta x, q = g - beta h x, X = beta |x|^2 / 2 (see svgd.h for the rest):
 //   log2 kappa_ij = x'_i . x'_j - n_i - n_j,          x' = x sqrt(beta log2 e), n = |x'|^2 / 2
@@ -8,7 +8,7 @@
 //                           w = x . C + X
 //   weight_ij = q_i . C_j + C_i . q_j + delta_i + delta_j + H_i (w_j + ln2 log2 kappa) + H_j (w_i + ln2 log2 kappa),
 //               H = beta h, delta = beta g . x + H (D + 1 - X)
-// The products cancel where |x'| is large, so batch rows with n above kMaxSpread are computed in double.
+// The products cancel if |x'| is large, so batch rows with n above kMaxSpread are computed in double.
 #pragma once
 
 #include <cmath>
@@ -19,14 +19,14 @@
 
 namespace svgdx::SVGDX_ISA {
 
-constexpr int64_t kBlock = 96;  // a multiple of kTileRows and of kTileVectors vectors of every instruction set
+constexpr int64_t kBlock = 96;  // a multiple of kTileRows and, in every instruction set, of kTileVectors vectors
 constexpr int kTileRows = 4;
 constexpr int kTileVectors = 3;
-constexpr double kFar = 1e30;  // n of the padding: kappa is 0 there
+constexpr double kFar = 1e30;  // n in the padding, where kappa is then 0
 
 inline int64_t blocks_of(int64_t count) { return (count + kBlock - 1) / kBlock; }
 
-// Where the arrays of one packed set lie, in numbers of C per batch row.
+// Layout of the arrays of one packed set, in elements of C per batch row.
 template <class C>
 struct PackLayout {
   int64_t count, dim, width, blocks, padded;
@@ -34,7 +34,7 @@ struct PackLayout {
   PackLayout(int64_t count, int64_t dim, bool gradients)
       : count(count), dim(dim), blocks(blocks_of(count)), padded(blocks * kBlock), gradients(gradients) {
     width = (dim + kLanes<C> - 1) / kLanes<C> * kLanes<C>;
-    if (width * sizeof(C) % 512 == 0) width += kLanes<C>;  // no power-of-two stride: it would fill few cache sets
+    if (width * sizeof(C) % 512 == 0) width += kLanes<C>;  // a power-of-two stride would use few cache sets
   }
   int64_t transposed() const { return padded * dim; }
   int64_t rowwise() const { return padded * width; }
@@ -42,7 +42,7 @@ struct PackLayout {
   int64_t total() const { return transposed() * (gradients ? 3 : 1) + rowwise() * (gradients ? 3 : 1) + scalars(); }
 };
 
-// One batch row's packed set.
+// The packed set of one batch row.
 template <class C>
 struct Pack {
   C *xt, *ct, *qt;        // [block][dim][kBlock]; ct and qt with gradients only
@@ -60,7 +60,7 @@ struct Pack {
   }
 };
 
-// The plain arrays one packed set is made from; null stands for zeros.
+// The plain arrays that a packed set is built from; null means zeros.
 template <class T>
 struct PackSource {
   const T *x, *score, *grad_phi, *grad_trace;

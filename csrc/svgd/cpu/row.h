@@ -1,11 +1,11 @@
-// What is done once per row after its sums over the columns are complete, whichever CPU kernel formed them.
+// Completes a row from its sums over the columns, for all CPU kernels.
 #pragma once
 
 #include "svgd/svgd.h"
 
 namespace svgdx::SVGDX_ISA {
 
-// z[d] = sum_j kappa z_ij[d] over every j, trace = sum_j kappa (D - r.z) over the j that count.
+// z[d] = sum_j kappa z_ij[d] over all j; trace = sum_j kappa (D - r.z) over the j that count.
 template <class T, class C>
 inline void finish_forward(const FieldArgs<T>& a, int64_t b, int64_t i, C beta, const C* z, int64_t z_stride,
                            C trace_sum) {
@@ -33,13 +33,13 @@ inline void finish_forward(const FieldArgs<T>& a, int64_t b, int64_t i, C beta, 
   a.trace[row] = T(C(a.log_q[row]) - eps * (t + hessian));
 }
 
-// Sums of one row of the backward pass, before the factors beta / M and 1 / M.
+// A row's sums in the backward pass, before the factors beta / M and 1 / M.
 template <class C>
 struct RowSums {
   const C* grad_x;      // dL/dx_i = beta / M times this
   const C* grad_score;  // dL/ds_i = 1 / M times this
   const C* z;           // phi_i = 1 / M times this
-  int64_t stride;       // between dimensions
+  int64_t stride;       // from one dimension to the next
   C trace;              // t_i = beta / M times this
 };
 
@@ -68,7 +68,7 @@ inline void finish_backward(const FieldGradArgs<T>& a, int64_t b, int64_t i, C b
   if (a.dot) a.dot[row] = T(g_phi - upstream_t * (t + hessian));
 }
 
-// The gradients that reach phi and t of a row or column: g = step * grad_phi, h = -step * grad_trace with a step.
+// The gradients that reach phi and t of a row or column; with a step, g = step * grad_phi and h = -step * grad_trace.
 template <class T, class C>
 struct Upstream {
   C g_scale, h_scale;

@@ -5,7 +5,7 @@
 namespace svgdx::cpu {
 namespace {
 
-// In double and in a fixed order, with several partial sums so that one addition need not wait for the last.
+// Sums in double and in a fixed order, with several partial sums so that additions need not wait for one another.
 template <class T>
 double sum(int64_t n, const T* in) {
   constexpr int kPartial = 8;

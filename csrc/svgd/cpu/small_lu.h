@@ -1,5 +1,5 @@
-// LU with partial pivoting of one small matrix, in double for every input type: log|det(I + eps J)| is a small
-// difference from the identity. Row-major n x n, overwritten.
+// LU with partial pivoting of one small row-major n x n matrix, which is overwritten. Always in double: I + eps J is
+// close to the identity, so log|det| is small.
 #pragma once
 
 #include <cmath>
@@ -9,7 +9,7 @@
 
 namespace svgdx::SVGDX_ISA {
 
-// The row with the largest entry of column k, at or below the diagonal. NaN never wins but stays in place.
+// The row with the largest entry in column k, at or below the diagonal. A NaN is never chosen but stays in place.
 SVGDX_INLINE int pivot_row(int n, int k, const double* a) {
   int best = k;
   for (int row = k + 1; row < n; ++row) {
@@ -26,7 +26,7 @@ SVGDX_INLINE void swap_rows(int n, double* a, int row, int other) {
   }
 }
 
-// log|det a|; -inf when a is singular, NaN when it holds a NaN.
+// log|det a|: -inf if a is singular, NaN if it contains a NaN.
 inline double log_abs_det(int n, double* a) {
   for (int entry = 0; entry < n * n; ++entry) {
     if (std::isnan(a[entry])) return a[entry];
@@ -45,7 +45,7 @@ inline double log_abs_det(int n, double* a) {
   return result;
 }
 
-// a := a^-1 by Gauss-Jordan elimination in place; entries that are not finite when a is singular.
+// Inverts a in place by Gauss-Jordan elimination; if a is singular, some entries are not finite.
 inline void invert(int n, double* a) {
   int swapped[16];
   for (int k = 0; k < n; ++k) {

@@ -1,5 +1,5 @@
-// Where expanding |x_i - x_j|^2 into products is accurate enough: about each batch row's centre, within a few
-// bandwidths.
+// Decides where expanding |x_i - x_j|^2 into products is accurate enough: if all particles are within a few bandwidths
+// of their batch row's centre.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -14,7 +14,7 @@
 namespace svgdx::SVGDX_ISA {
 
 constexpr double kLn2 = 0.69314718055994530942;
-// Of log2(e) |x|^2 / (2 sigma^2), in which log2 kappa loses as many units of rounding.
+// Largest log2(e) |x|^2 / (2 sigma^2); the rounding error of log2 kappa grows in proportion to it.
 constexpr double kMaxSpread = 64;
 
 template <class T>
@@ -30,7 +30,7 @@ SVGDX_INLINE T dot(const T* a, const T* b, int64_t n) {
   return total;
 }
 
-// The mean of each batch row's columns, dimensions in stripes.
+// The mean of each batch row's columns; the dimensions are processed in stripes.
 template <class T>
 std::vector<double> centres_of(const FieldShape& s, const T* points) {
   constexpr int64_t kStripe = 256;
@@ -50,7 +50,7 @@ std::vector<double> centres_of(const FieldShape& s, const T* points) {
   return centres;
 }
 
-// The largest |x|^2 about its centre in each batch row.
+// Raises `reach` to the largest |x - centre|^2 of each batch row.
 template <class T>
 void widen(std::vector<double>& reach, const FieldShape& s, const T* points, int64_t count,
            const std::vector<double>& centres) {
@@ -66,7 +66,7 @@ void widen(std::vector<double>& reach, const FieldShape& s, const T* points, int
   for (int64_t i = 0; i < s.batch * count; ++i) reach[i / count] = std::max(reach[i / count], squared[i]);
 }
 
-// Runs of batch rows that are accurate in T go to narrow, the others to wide (double).
+// Passes runs of batch rows that are accurate in T to narrow, the others to wide (double).
 template <class T, class Narrow, class Wide>
 void by_spread(const FieldShape& s, const PerBatch<T>& bandwidth, const T* cols, const T* rows, const Narrow& narrow,
                const Wide& wide) {

@@ -1,4 +1,4 @@
-// Register-tiled small products for the tiled kernels: kTileRows rows against kBlock columns.
+// Small register-tiled products for the tiled kernels: kTileRows rows by kBlock columns.
 #pragma once
 
 #include "svgd/cpu/pack.h"
@@ -11,7 +11,7 @@ using Accumulators = Vec<C>[kTileRows][kTileVectors];
 constexpr int64_t kTile = kTileRows * kBlock;
 
 template <class C>
-constexpr int64_t kStrip = kTileVectors * kLanes<C>;  // columns whose dot products are in registers at once
+constexpr int64_t kStrip = kTileVectors * kLanes<C>;  // columns whose dot products are in registers at a time
 
 // acc[r][v] += sum_d rows[d][r] cols[d][v]; both [dim][kBlock].
 template <class C>
@@ -29,7 +29,7 @@ SVGDX_INLINE void add_dots(Accumulators<C>& acc, const C* rows, const C* cols, i
   }
 }
 
-// The diagonal of a block against itself does not count: log2 kappa = -kFar makes kappa 0 and kappa log2 kappa 0.
+// Excludes the diagonal of a block with itself: log2 kappa = -kFar makes both kappa and kappa log2 kappa 0.
 template <class C>
 SVGDX_INLINE void drop_diagonal(Accumulators<C>& acc, int64_t row, int64_t column) {
 #pragma GCC unroll 4
@@ -69,7 +69,7 @@ SVGDX_INLINE void add_product_strip(const C* tile, const C* matrix, int64_t widt
   }
 }
 
-// out[r] += sum_j tile[r][j] matrix[j], over the whole width.
+// out[r] += sum_j tile[r][j] matrix[j] over the whole width.
 template <class C>
 inline void add_product(const C* tile, const C* matrix, int64_t width, C* out, int64_t out_stride) {
   int64_t d = 0;

@@ -1,5 +1,5 @@
-// The backward pass, for small dimensions in one pass over the columns: a row lives in the registers of 1 to 32
-// neighbouring lanes, columns pass through shared memory in tiles. Larger dimensions: field_backward_large.cuh.
+// The backward pass for small dimensions, in one pass over the columns: a row stays in the registers of 1 to 32
+// neighbouring lanes, and columns pass through shared memory in tiles. Larger dimensions: field_backward_large.cuh.
 #pragma once
 
 #include "common/cuda/tile.cuh"
@@ -11,7 +11,7 @@ namespace svgdx::cuda {
 
 constexpr int kBackwardThreads = 64;
 
-// A row holds five vectors: 16 floats each fit the registers, 16 doubles do not.
+// A row holds five vectors; with 16 floats each they fit the registers, with 16 doubles they do not.
 template <class T>
 constexpr int64_t kBackwardDims = 64 / int64_t(sizeof(T));
 
@@ -23,7 +23,7 @@ struct FieldGradRow {
   RowScalars<T> sums;
 };
 
-// x, score and upstream gradients of a tile of columns (or of the block's rows).
+// x, score and upstream gradients of a tile of columns or of the block's rows.
 template <class T, int P>
 struct GradTile {
   using Rows = RowTile<T, P, kBackwardThreads>;
@@ -38,7 +38,7 @@ struct GradTile {
     clear_padding<Rows>(s, dim);
     clear_padding<Rows>(g, dim);
   }
-  // Rows [first, first + count) of arrays of which all but the first may be null.
+  // Loads rows [first, first + count) of arrays, all of which but the first may be null.
   __device__ void load(const T* from_x, const T* from_s, const T* from_g, const T* from_h, int64_t first, int count,
                        int dim, T sign, bool wide) const {
     load_rows<Rows>(x, from_x + first * dim, count, dim, wide);
@@ -107,7 +107,7 @@ __device__ inline void sum_over_lanes(FieldGradRow<T, P>& row, int lanes) {
   row.sums.trace = lane_sum(row.sums.trace, 1, lanes);
 }
 
-// Rows leave through shared memory, so that the stores are contiguous; null: not wanted.
+// Stores rows through shared memory, so that the stores are contiguous; null if not requested.
 template <class T, int P>
 __device__ inline void store_two(const GradTile<T, P>& tile, const T (&a)[P], const T (&b)[P], T* to_a, T* to_b,
                                  int local, bool leader, int count, int dim) {
@@ -150,7 +150,7 @@ __device__ inline void field_grad_write(FieldGradRow<T, P>& row, const GradTile<
             args.grad_score == nullptr ? nullptr : args.grad_score + first * dim, local, leader, block.rows, dim);
 }
 
-// Sums of one part of the columns: vectors (splits, 2, batch, rows, dim), behind them scalars (splits, 4, batch, rows).
+// The sums over one part of the columns: vectors (splits, 2, batch, rows, dim), then scalars (splits, 4, batch, rows).
 template <class T, int P>
 __device__ inline void field_grad_partial(FieldGradRow<T, P>& row, const GradTile<T, P>& tile, const FieldShape& shape,
                                           const FieldBlock& block, int64_t splits, int local, bool leader, T* partial) {
@@ -169,8 +169,8 @@ __device__ inline void field_grad_partial(FieldGradRow<T, P>& row, const GradTil
             static_cast<int>(shape.dim));
 }
 
-// Occupancy is mostly below one half: the five vectors of a row stay in registers, and the 2 P independent sums of a
-// thread hide the latency instead of other warps.
+// Occupancy is mostly below one half: a row's five vectors stay in registers, and a thread's 2 P independent sums hide
+// the latency in place of other warps.
 template <class T, int P>
 __global__ void __launch_bounds__(kBackwardThreads, P * sizeof(T) <= 16 ? 8 : 4)
     field_backward_kernel(FieldGradArgs<T> args, FieldPlan plan, T* partial, bool wide, int64_t first_block) {

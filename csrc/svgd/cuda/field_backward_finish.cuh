@@ -1,6 +1,6 @@
-// What the backward pass does once per row when its sums are complete, and the kernel that does it for sums formed in
-// parts. Upstream gradients enter unscaled, G = grad_phi and H = +-grad_trace; everything is linear in them, so a step
-// multiplies at the end.
+// Completes a row of the backward pass from its sums, and the kernel that does so for sums formed in parts. Upstream
+// gradients are used unscaled, G = grad_phi and H = +-grad_trace: everything is linear in them, so the step is applied
+// at the end.
 #pragma once
 
 #include "common/cuda/divider.cuh"
@@ -10,8 +10,7 @@
 
 namespace svgdx::cuda {
 
-// Sums over the columns that are numbers; kappa counts j != i where rows and columns are the same particles, but gz
-// counts every j.
+// The scalar sums over the columns. If rows and columns are the same particles, j = i is excluded, except from gz.
 template <class T>
 struct RowScalars {
   static constexpr int kCount = 4;
@@ -21,13 +20,13 @@ struct RowScalars {
   T trace;    // sum_j kappa (D - r.z)
 };
 
-// With a step h = -step * grad_trace, without h = grad_trace.
+// h = -step * grad_trace with a step, h = grad_trace without.
 template <class T>
 SVGDX_HD T trace_sign(const FieldGradArgs<T>& args) {
   return args.step.data == nullptr ? T(1) : T(-1);
 }
 
-// What a row needs to turn its sums into gradients.
+// Turns a row's sums into gradients.
 template <class T>
 struct RowFinish {
   T beta_over_m, over_m, scale;  // scale: the step, or 1
@@ -36,14 +35,14 @@ struct RowFinish {
     beta_over_m = beta_of(args.bandwidth, b) * over_m;
     scale = args.step.data == nullptr ? T(1) : at(args.step, b);
   }
-  // One dimension; x_sum and score_sum as BackwardProduct forms them.
+  // One dimension of dL/dx; x_sum as BackwardProduct forms it.
   __device__ T grad_x(T x_sum, T g, T s, const RowScalars<T>& sums) const {
     return beta_over_m * (g * sums.kappa + s * sums.kappa_h + x_sum);
   }
   __device__ T grad_score(T score_sum, T g, bool self) const { return over_m * (self ? score_sum + g : score_sum); }
 };
 
-// euler and dot; x_dot = (x - origin).grad_x and score_dot = score.grad_score, both before scaling.
+// Stores euler and dot; x_dot = (x - origin).grad_x and score_dot = score.grad_score, both before scaling.
 template <class T>
 __device__ inline void write_row_scalars(const FieldGradArgs<T>& args, const RowFinish<T>& finish,
                                          const RowScalars<T>& sums, int64_t index, T x_dot, T score_dot) {
@@ -56,7 +55,7 @@ __device__ inline void write_row_scalars(const FieldGradArgs<T>& args, const Row
   args.dot[index] = g_phi + h * (t + hessian);
 }
 
-// Vectors (parts, 2, batches, rows, dim) and scalars (scalar_parts, kCount, batches, rows) of a block of rows.
+// Sums of a block of rows: vectors (parts, 2, batches, rows, dim), scalars (scalar_parts, kCount, batches, rows).
 template <class T>
 struct FieldGradSums {
   const T* vectors;
@@ -80,7 +79,7 @@ __device__ inline RowScalars<T> read_scalars(const FieldGradSums<T>& sums, int64
   return out;
 }
 
-// A warp per row; parts are added in their order.
+// One warp per row; parts are added in order.
 template <class T>
 __global__ void __launch_bounds__(128, kRowBlocks)
     finish_field_backward_kernel(FieldGradArgs<T> args, FieldGradSums<T> sums, int64_t first_block) {

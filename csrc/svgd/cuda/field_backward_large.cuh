@@ -7,9 +7,9 @@
 
 namespace svgdx::cuda {
 
-// A warp per row: pair sums become, in place, kappa (plane 0) and the weight of r (plane 1); scalars is
-// (RowScalars::kCount, batches, rows). In double the five sums of a pair need more than 64 registers on sm_100: spills
-// would cost more than an occupancy below one half.
+// One warp per row. Replaces the pair sums, in place, by kappa (plane 0) and the weight of r (plane 1); scalars is
+// (RowScalars::kCount, batches, rows). In double a pair's five sums need more than 64 registers on sm_100; spills would
+// cost more than an occupancy below one half.
 template <class T>
 __global__ void __launch_bounds__(128, sizeof(T) == 4 ? kRowBlocks : 6)
     backward_weights(FieldGradArgs<T> args, PairBlock block, T* sums, T* scalars, bool first, int64_t first_block) {
@@ -59,7 +59,7 @@ inline LargePlan plan_large_backward(const FieldShape& shape) {
   return plan_large(shape, BackwardPairs::kSums, BackwardProduct::kOuts);
 }
 
-// Scratch: pair sums, then the rows' scalars, then the parts of the product.
+// Layout of scratch: pair sums, then the rows' scalars, then the parts of the product.
 template <class T>
 int64_t large_backward_bytes(const FieldShape& shape) {
   const LargePlan plan = plan_large_backward(shape);

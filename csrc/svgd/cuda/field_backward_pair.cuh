@@ -1,4 +1,4 @@
-// From the five sums of a pair (BackwardPairs) to its weights in the gradients:
+// Computes a pair's weights in the gradients from its five sums (BackwardPairs):
 //   dL/dx_i = (beta/M) [ G_i sum kappa + s_i sum kappa H_j - sum_j kappa (G_j + H_i s_j) - sum_j radial r_ij ]
 // which is pair::grad_x with z_ij and z_ji written out, radial = kappa (weight + beta (H_i + H_j)).
 #pragma once
@@ -10,7 +10,7 @@ namespace svgdx::cuda {
 
 template <class T>
 struct PairWeights {
-  T kappa;  // 0 for a particle with itself: its terms in dL/dx cancel, and G_i in dL/ds is added at the end
+  T kappa;  // 0 for j = i, whose terms in dL/dx cancel; its term G_i in dL/ds is added at the end
   T radial;
   T gz, trace;
 

@@ -1,5 +1,5 @@
-// What is done once per row when its sums over the columns are complete, and the kernel that does it for sums that
-// several blocks have formed in parts.
+// Completes a row from its sums over the columns, and the kernel that does so for sums that several blocks have formed
+// in parts.
 #pragma once
 
 #include "common/cuda/divider.cuh"
@@ -9,7 +9,7 @@
 
 namespace svgdx::cuda {
 
-// trace and stein of one row; `index` counts rows of all batches.
+// Stores trace and stein of one row; `index` counts the rows of all batch entries.
 template <class T>
 __device__ inline void write_scalars(const FieldArgs<T>& args, int64_t b, int64_t index, T beta, T trace_sum,
                                      T score_dot_phi, T score_dot_score) {
@@ -29,7 +29,7 @@ __device__ inline void write_scalars(const FieldArgs<T>& args, int64_t b, int64_
   }
 }
 
-// Sums of rows [row0, row0 + rows) of `batches` batch entries from batch0 on, in `parts` parts:
+// Sums of rows [row0, row0 + rows) of `batches` batch entries starting at batch0, in `parts` parts:
 // z (parts, batches, rows, dim), trace (trace_parts, batches, rows).
 template <class T>
 struct FieldSums {
@@ -39,7 +39,7 @@ struct FieldSums {
   Divider by_rows;
 };
 
-// A warp per row; parts are added in their order.
+// One warp per row; parts are added in order.
 template <class T>
 __global__ void __launch_bounds__(128, kRowBlocks)
     finish_field_kernel(FieldArgs<T> args, FieldSums<T> sums, int64_t first_block) {

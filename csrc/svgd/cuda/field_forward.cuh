@@ -1,5 +1,5 @@
-// phi, trace and stein in one pass over the columns, for dim <= 16: a row lives in the registers of 1 to 32
-// neighbouring lanes, columns pass through shared memory in tiles. Larger dimensions: field_forward_large.cuh.
+// phi, trace and stein in one pass over the columns, for dim <= 16: a row stays in the registers of 1 to 32
+// neighbouring lanes, and columns pass through shared memory in tiles. Larger dimensions: field_forward_large.cuh.
 #pragma once
 
 #include "common/cuda/tile.cuh"
@@ -14,8 +14,8 @@ namespace svgdx::cuda {
 constexpr int kForwardThreads = 128;
 constexpr int64_t kForwardDims = 16;
 
-// Resident blocks asked of the compiler: half of the threads a multiprocessor holds where the row's three vectors leave
-// room for that; more would spill.
+// Resident blocks requested from the compiler: half of a multiprocessor's threads if the row's three vectors leave
+// enough registers; more would spill.
 template <class T, int P>
 constexpr int kForwardBlocks = sizeof(T) == 4 ? (P <= 8 ? 8 : 4) : (P <= 8 ? 4 : 2);
 
@@ -26,7 +26,7 @@ struct FieldRow {
   T trace_sum;  // sum_j kappa (D - r.z)
 };
 
-// One tile of columns; `self` is the column to leave out of the trace, or negative.
+// Adds one tile of columns; `self` is the column to exclude from the trace, or negative.
 template <class Tile, class T, int P>
 __device__ inline void field_tile(FieldRow<T, P>& row, const typename Tile::Packed* tile_x,
                                   const typename Tile::Packed* tile_s, int count, int lane, int lanes, int64_t self,
@@ -57,7 +57,7 @@ __device__ inline void field_tile(FieldRow<T, P>& row, const typename Tile::Pack
   }
 }
 
-// Rows leave through shared memory, so that the stores are contiguous.
+// Stores rows through shared memory, so that the stores are contiguous.
 template <class Tile, class T, int P>
 __device__ inline void field_write(FieldRow<T, P>& row, const FieldArgs<T>& args, const FieldBlock& block, int local,
                                    bool leader, T beta, typename Tile::Packed* tile, bool wide) {
@@ -95,7 +95,7 @@ __device__ inline void field_write(FieldRow<T, P>& row, const FieldArgs<T>& args
   store_rows<Tile>(tile, args.phi + first * dim, block.rows, static_cast<int>(dim));
 }
 
-// Occupancy is below one half where a row's three vectors need more than 64 registers (P = 16, and double): few warps
+// Occupancy is below one half if a row's three vectors need more than 64 registers (P = 16, and double): a few warps
 // with P independent sums each hide more latency than many warps that spill.
 template <class T, int P>
 __global__ void __launch_bounds__(kForwardThreads, kForwardBlocks<T, P>)
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kForwardThreads, kForwardBlocks<T, P>)
 
   const bool leader = active && lane == 0;
   if (partial == nullptr) return field_write<Tile>(row, args, block, local, leader, beta, tile_x, wide);
-  // Sums of this part of the columns: (splits, batch, rows, dim), and behind them the trace's (splits, batch, rows).
+  // The sums over this part of the columns: (splits, batch, rows, dim), then those of the trace, (splits, batch, rows).
   const int64_t all_rows = shape.batch * shape.rows;
   const int64_t first = block.split * all_rows + block.batch * shape.rows + block.row0;
   if (leader) partial[plan.splits * all_rows * dim + first + local] = row.trace_sum;

@@ -8,7 +8,8 @@
 
 namespace svgdx::cuda {
 
-// A warp per row: pair sums become kernel values in place, and trace_sums (batches, rows) gets sum_j kappa (D - r.z).
+// One warp per row. Replaces the pair sums by kernel values in place and writes sum_j kappa (D - r.z) to trace_sums,
+// (batches, rows).
 template <class T>
 __global__ void __launch_bounds__(128, kRowBlocks)
     forward_kernel_values(FieldArgs<T> args, PairBlock block, T* sums, T* trace_sums, bool first, int64_t first_block) {
@@ -43,7 +44,7 @@ inline LargePlan plan_large_forward(const FieldShape& shape) {
   return plan_large(shape, ForwardPairs::kSums, ForwardProduct::kOuts);
 }
 
-// Scratch: pair sums, then trace sums, then the parts of the product.
+// Layout of scratch: pair sums, then trace sums, then the parts of the product.
 template <class T>
 int64_t large_forward_bytes(const FieldShape& shape) {
   const LargePlan plan = plan_large_forward(shape);

@@ -1,8 +1,9 @@
-// Large dimensions, first half: the sums over dimensions of every pair of a block of rows and columns.
+// First half for large dimensions: the sums over dimensions for every pair in a block of rows and columns.
 //
-// For dim > 16 the pairs are worked off in blocks that fit a scratch matrix: this kernel forms the dot products of each
-// pair, another turns them into kernel values (field_*_large.cuh), and field_product.cuh multiplies those with the
-// columns. Both products take differences directly, so clusters far from the origin lose nothing.
+// For dim > 16, pairs are processed in blocks that fit a scratch matrix: this kernel forms each pair's dot products,
+// another turns them into kernel values (field_forward_large.cuh, field_backward_large.cuh), and field_product.cuh
+// multiplies these with the columns. Both products use direct differences, so clusters far from the origin keep full
+// accuracy.
 #pragma once
 
 #include "common/cuda/divider.cuh"
@@ -13,12 +14,12 @@
 namespace svgdx::cuda {
 
 constexpr int kLargeThreads = 256;
-constexpr int64_t kPairCols = 64;      // columns of a tile
-constexpr int64_t kProductRows = 128;  // rows of a product tile, a multiple of every row tile here
+constexpr int64_t kPairCols = 64;      // columns per tile
+constexpr int64_t kProductRows = 128;  // rows per product tile, a multiple of every row tile here
 constexpr int64_t kProductDims = 32;
 
-// A block of pairs: rows [row0, row0 + rows) and columns [col0, col0 + cols) of the batch entries from batch0 on.
-// Matrices of scratch have padded_rows * padded_cols elements.
+// A block of pairs: rows [row0, row0 + rows) and columns [col0, col0 + cols) of the batch entries starting at batch0.
+// Each scratch matrix has padded_rows * padded_cols elements.
 struct PairBlock {
   int64_t batch0, batches, row0, rows, col0, cols;
   int64_t padded_rows, padded_cols;
@@ -26,13 +27,13 @@ struct PairBlock {
   Divider by_rows, by_batches, by_row_tiles, by_col_tiles;  // tiles of the pair sums
 
   SVGDX_HD int64_t matrix() const { return padded_rows * padded_cols; }
-  // Offset of one sum's matrix of one batch entry: (dim_splits, sums, batches, padded_rows, padded_cols).
+  // Offset of the matrix of one sum and batch entry in (dim_splits, sums, batches, padded_rows, padded_cols).
   SVGDX_HD int64_t plane(int64_t split, int sum, int sums, int64_t batch) const {
     return ((split * sums + sum) * batches + batch) * matrix();
   }
 };
 
-// x, score and upstream gradient of rows and columns; null stands for zeros.
+// x, score and upstream gradient of rows and columns; null means zeros.
 template <class T>
 struct PairInputs {
   FieldShape shape;
@@ -42,7 +43,8 @@ struct PairInputs {
   bool wide;
 };
 
-// `kRowArrays` and `kColArrays` count the arrays read, `kSums` the sums formed; a thread forms kMicroRows x 4 pairs.
+// kRowArrays and kColArrays are the numbers of arrays read, kSums that of sums formed; a thread handles kMicroRows x 4
+// pairs.
 struct ForwardPairs {
   static constexpr int kRowArrays = 1, kColArrays = 2, kSums = 2, kMicroRows = 4;
   // |r|^2, r.s_j
@@ -70,7 +72,7 @@ struct BackwardPairs {
   }
 };
 
-// A chunk of kDims dimensions of up to Rows rows, transposed: [dimension][row].
+// A chunk of kDims dimensions of up to Rows rows, transposed to [dimension][row].
 template <class T, int Rows>
 struct ChunkTile {
   static constexpr int kDims = 64 / int(sizeof(T));
@@ -79,9 +81,9 @@ struct ChunkTile {
   static constexpr int kSize = kDims * kStride;
 };
 
-// Rows at and beyond `count` and dimensions at and beyond `dims` (rounded up to a pack where wide) become zeros. `from`
-// is the chunk's first element. Neighbouring threads take neighbouring rows, so that the transposing stores do not
-// conflict; two packs of a row fill a sector.
+// Loads a chunk whose first element is `from`. Rows from `count` on and dimensions from `dims` on (rounded up to a pack
+// if wide) become zeros. Neighbouring threads take neighbouring rows, so that the transposing stores do not conflict;
+// two packs of a row fill a sector.
 template <class Tile, int Rows, class T>
 __device__ inline void load_chunk(T* tile, const T* from, int64_t pitch, int64_t count, int64_t dims, bool wide) {
   constexpr int kWidth = Tile::kWidth;
@@ -107,7 +109,7 @@ __device__ inline void load_chunk(T* tile, const T* from, int64_t pitch, int64_t
   }
 }
 
-// Thread `group` of `groups` owns `Count` of the tile's rows in packs; which one is its n-th:
+// The n-th of the `Count` tile rows, in packs, that belong to thread `group` of `groups`.
 template <class T, int Count>
 struct Micro {
   static constexpr int kWidth = Count * int(sizeof(T)) < 16 ? Count : 16 / int(sizeof(T));
@@ -125,12 +127,12 @@ struct Micro {
   }
 };
 
-// Row- and column-group of a thread among 16 x 16: a warp covers 4 x 8, so that its reads of columns fill all banks
-// once and its reads of rows are broadcasts.
+// Row and column group of a thread among 16 x 16: a warp covers 4 x 8, so that its column reads use every bank once and
+// its row reads are broadcasts.
 __device__ inline int tile_ty() { return threadIdx.x / 64 * 4 + threadIdx.x % 32 / 8; }
 __device__ inline int tile_tx() { return threadIdx.x / 32 % 2 * 8 + threadIdx.x % 8; }
 
-// One chunk's contribution to the sums of a thread's pairs.
+// Adds one chunk to the sums of a thread's pairs.
 template <class Mode, class T, class RowChunk, class ColChunk>
 __device__ inline void add_chunk(T (&sums)[Mode::kMicroRows][4][Mode::kSums], const T* rows, const T* cols,
                                  int64_t dims, T beta) {
@@ -165,8 +167,8 @@ __device__ inline void add_chunk(T (&sums)[Mode::kMicroRows][4][Mode::kSums], co
   }
 }
 
-// Tiles of pairs in registers give up occupancy (at least 1 block of 8 warps) for operands that are read once and used
-// four times; the many independent sums of a thread hide the latency instead.
+// Occupancy is below one half (at least 1 block of 8 warps): with tiles of pairs in registers, each operand is read
+// once and used four times, and a thread's many independent sums hide the latency in place of other warps.
 template <class T, class Mode>
 __global__ void __launch_bounds__(kLargeThreads)
     pair_sums_kernel(PairInputs<T> in, PairBlock block, T* out, int64_t first_block) {
@@ -180,7 +182,7 @@ __global__ void __launch_bounds__(kLargeThreads)
   const int64_t row = block.by_row_tiles.split(index) * kRows;
   const int64_t batch = block.by_batches.split(index);
   const int64_t split = index;
-  if (row >= block.rows || col >= block.cols) return;  // nobody reads the padding
+  if (row >= block.rows || col >= block.cols) return;  // the padding is never read
 
   const int64_t dim = in.shape.dim;
   const int64_t d_end = min(dim, (split + 1) * block.dims_per_split);

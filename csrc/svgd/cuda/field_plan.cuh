@@ -1,4 +1,5 @@
-// How the register kernels (small dimensions) share out rows and columns. Depends on shapes only, as the results must.
+// Divides rows and columns among blocks and lanes for the register kernels (small dimensions). Depends on shapes only,
+// so that the results do.
 #pragma once
 
 #include "common/cuda/divider.cuh"
@@ -8,10 +9,10 @@
 namespace svgdx::cuda {
 
 struct FieldPlan {
-  int threads;        // of a block, and columns of a tile
+  int threads;        // per block; also columns per tile
   int lanes;          // neighbouring threads that share a row, a power of two up to a warp
   int64_t row_tiles;  // blocks that cover the rows of a batch entry
-  int64_t splits;     // parts of the columns, each a block of its own
+  int64_t splits;     // parts of the columns, each handled by a separate block
   int64_t cols_per_split;
   int64_t blocks;  // batch * row_tiles * splits
   Divider by_splits, by_row_tiles;
@@ -24,7 +25,7 @@ inline FieldPlan plan_field(const FieldShape& shape, int threads) {
   plan.threads = threads;
   auto row_blocks = [&](int64_t lanes) { return ceil_div(shape.rows, threads / lanes); };
   int64_t lanes = 1;
-  // More lanes for a row where threads would idle: too few rows for a block, or too few blocks for the device.
+  // Use more lanes per row if threads would idle: too few rows for a block, or too few blocks for the device.
   while (lanes < 32 && lanes < shape.cols &&
          (shape.rows * lanes * 2 <= threads || shape.batch * row_blocks(lanes) < kTargetBlocks)) {
     lanes *= 2;
@@ -43,7 +44,7 @@ inline FieldPlan plan_field(const FieldShape& shape, int threads) {
   return plan;
 }
 
-// The place of one block in a plan.
+// The part of the plan that one block handles.
 struct FieldBlock {
   int64_t batch, row0, split, col0, col1;
   int rows;

@@ -1,5 +1,5 @@
-// Large dimensions, second half: matrices of kernel values times the columns, over a tile of kProductRows rows and
-// kProductDims dimensions. The columns may be split in parts, each with its own output.
+// Second half for large dimensions: multiplies matrices of kernel values with the columns, in tiles of kProductRows
+// rows and kProductDims dimensions. The columns may be split into parts, each with its own output.
 #pragma once
 
 #include "svgd/cuda/field_pairs.cuh"
@@ -18,7 +18,7 @@ struct ForwardProduct {
   }
 };
 
-// Backward, with a = kappa, c = the weight of r (field_backward.cuh):
+// Backward, with a = kappa and c the weight of r (field_backward_pair.cuh):
 //   out0_i = -sum_j [ a_ij (g_j + h_i s_j) + c_ij r_ij ],   out1_i = sum_j a_ij (g_j + beta h_j r_ij).
 struct BackwardProduct {
   static constexpr int kMatrices = 2, kColArrays = 3, kOuts = 2;
@@ -32,7 +32,7 @@ struct BackwardProduct {
   }
 };
 
-// What the product reads: the matrices lie in the first dimension split of the pair sums.
+// Inputs of the product; the matrices are in the first dimension split of the pair sums.
 template <class T>
 struct ProductInputs {
   FieldShape shape;
@@ -43,7 +43,7 @@ struct ProductInputs {
   T h_sign;
   PerBatch<T> bandwidth;
   bool wide;
-  bool first;  // write the outputs rather than add to them
+  bool first;  // write the outputs instead of adding to them
   int sums;
   int64_t parts, cols_per_part;
   Divider by_parts, by_dim_tiles, by_row_tiles;
@@ -57,7 +57,8 @@ struct ColumnChunk {
   static constexpr int kSize = kCols * kStride;
 };
 
-// Columns [0, count) of a chunk, dimensions [0, dims) of the tile; zeros elsewhere. Layout [column][dimension].
+// Loads columns [0, count) of a chunk and dimensions [0, dims) of the tile; zeros elsewhere. Layout
+// [column][dimension].
 template <class T>
 __device__ inline void load_columns(T* tile, const T* from, int64_t pitch, int64_t count, int64_t dims, bool wide) {
   using Chunk = ColumnChunk<T>;
@@ -118,7 +119,7 @@ __device__ inline void product_chunk(ProductRows<Mode, T>& rows, const T* matric
   }
 }
 
-// The place of a block: part of the columns, tile of dimensions, tile of rows, batch entry.
+// What a block handles: part of the columns, tile of dimensions, tile of rows, batch entry.
 struct ProductBlock {
   int64_t part, d0, row0, batch;
   template <class Inputs>
@@ -178,7 +179,7 @@ __device__ inline void store_product(const ProductRows<Mode, T>& rows, const Pro
   }
 }
 
-// Occupancy is below one half, as in pair_sums_kernel: 16 outputs of a thread and their operands stay in registers.
+// Occupancy is below one half, as in pair_sums_kernel: a thread's 16 outputs and their operands stay in registers.
 template <class T, class Mode>
 __global__ void __launch_bounds__(kLargeThreads, Mode::kOuts * sizeof(T) <= 8 ? 2 : 1)
     product_kernel(ProductInputs<T> in, PairBlock block, const T* matrices, T* out, int64_t first_block) {

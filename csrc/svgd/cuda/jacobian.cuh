@@ -1,11 +1,11 @@
-// svgd_jacobian_sqnorm and svgd_logdet, forward.
+// Forward pass of svgd_jacobian_sqnorm and svgd_logdet.
 #pragma once
 
 #include "svgd/cuda/jacobian_form.cuh"
 
 namespace svgdx::cuda {
 
-// The D x D matrices of a block's particles in shared memory, as they lie in global memory.
+// The D x D matrices of a block's particles in shared memory, in the layout of global memory.
 template <class T, int P>
 constexpr int kMatrixElements = kJacobianThreads / (P / 2) * P * P;
 
@@ -16,7 +16,7 @@ __device__ inline void load_matrices(T* matrices, const T* from, const JacobianT
   for (int e = threadIdx.x; e < thread.count * dim * dim; e += kJacobianThreads) matrices[e] = start[e];
 }
 
-// n = I + step (A + H / M), padded by the identity.
+// n = I + step (A + H / M), padded with the identity.
 template <class T, int P>
 __device__ inline void update_matrix(T (&n)[2][P], const T (&a)[2][P], const T* matrices,
                                      const JacobianThread<P>& thread, int dim, T step, T over_m) {
@@ -51,8 +51,8 @@ __device__ inline T squared_norm(const T (&a)[2][P], const T (&probe)[P], const 
   return sum;
 }
 
-// Occupancy is below one half from P = 4 on: two rows of the matrix per lane stay in registers, 2 P independent sums,
-// which hide the latency instead of other warps.
+// Occupancy is below one half from P = 4 on: two matrix rows per lane stay in registers, and the 2 P independent sums
+// hide the latency in place of other warps.
 template <class T, int P>
 __global__ void __launch_bounds__(kJacobianThreads, kJacobianBlocks<T, P>)
     jacobian_kernel(JacobianArgs<T> args, JacobianPlan plan, bool wide, int64_t first_block) {

@@ -1,4 +1,4 @@
-// Backward of the Jacobian ops, first pass: B_i = dL/dA_i of each particle, and the gradients that read one particle.
+// First backward pass of the Jacobian ops: B_i = dL/dA_i, and the gradients that depend on one particle only.
 //   sqnorm: B = 2 w A + (2 w / M) h v^T            (w upstream, v probe, h = hvp)
 //   logdet: B = w step N^{-T}, N = I + step J, J = A + H / M;  dstep = w tr(N^{-1} J), dH = B / M
 #pragma once
@@ -14,7 +14,7 @@ __device__ inline void store_matrices(const T* matrices, T* to, const JacobianTh
   for (int e = threadIdx.x; e < thread.count * dim * dim; e += kJacobianThreads) start[e] = scale * matrices[e];
 }
 
-// The lane's two rows of its particle's matrix; every slice holds the same, the first writes.
+// Writes the lane's two rows of its particle's matrix; all slices hold the same rows, and the first one writes.
 template <class T, int P>
 __device__ inline void write_own_rows(T* matrices, const T (&a)[2][P], const JacobianThread<P>& thread, int dim) {
   SVGDX_UNROLL
@@ -61,7 +61,7 @@ __device__ inline void write_inverse(T* matrices, const T (&inverse)[2][P], cons
   }
 }
 
-// Leaves B in `matrices`; returns <B, A> of the particle. The whole block takes part.
+// Writes B to `matrices` and returns the particle's <B, A>. Every thread of the block must call it.
 template <class T, int P>
 __device__ inline T logdet_adjoint(const JacobianGradArgs<T>& args, const JacobianThread<P>& thread, T (&a)[2][P],
                                    T* matrices, T w) {
@@ -95,7 +95,7 @@ __device__ inline T logdet_adjoint(const JacobianGradArgs<T>& args, const Jacobi
   return w * step * dot_a;
 }
 
-// The same for the squared norm.
+// The same for svgd_jacobian_sqnorm.
 template <class T, int P>
 __device__ inline T sqnorm_adjoint(const JacobianGradArgs<T>& args, const JacobianThread<P>& thread, T (&a)[2][P],
                                    T* matrices, T w) {
@@ -135,7 +135,7 @@ __device__ inline T sqnorm_adjoint(const JacobianGradArgs<T>& args, const Jacobi
   return lane_sum(dot, 1, thread.kLanes);
 }
 
-// euler holds <B, A> until the second pass. Occupancy as in jacobian_kernel: below one half, for the matrix's sake.
+// euler holds <B, A> until the second pass. Occupancy is below one half because of the matrix, as in jacobian_kernel.
 template <class T, int P>
 __global__ void __launch_bounds__(kJacobianThreads, kJacobianBlocks<T, P>)
     jacobian_adjoint_kernel(JacobianGradArgs<T> args, JacobianPlan plan, bool wide, int64_t first_block) {

@@ -1,20 +1,20 @@
-// Backward of the Jacobian ops, second pass: particle k gathers from every j, as the row and as the column of a pair.
+// Second backward pass of the Jacobian ops: particle k gathers from every j, as the row and as the column of a pair.
 // With T_ij = (beta/M) kappa_ij [ tr B_i - z_ij . B_i r_ij ], r = r_kj = x_k - x_j, w = z_jk = s_k - beta r,
 //   dL/dx_k = (beta/M) sum_j kappa { -beta r radial - beta (B_k + B_j) r - B_k^T z_kj + B_j^T w },
 //   radial  = tr B_k + tr B_j - z_kj . B_k r + w . B_j r,     dL/ds_k = (beta/M) sum_j kappa B_j r.
-// What has B_k in front leaves the sum. The terms of j = k cancel; they are left out, so that they do exactly.
+// B_k is factored out of the sums. The terms of j = k cancel; they are excluded, so that they cancel exactly.
 #pragma once
 
 #include "svgd/cuda/jacobian_adjoint.cuh"
 
 namespace svgdx::cuda {
 
-// Columns of a tile of the second pass: their matrices must fit shared memory.
+// Columns per tile of the second pass, whose matrices must fit shared memory.
 template <class T, int P>
 constexpr int kGatherCols = P * sizeof(T) > 64 ? 16 : 32;
 
-// Matrices of a tile of columns: row `row`, pack q of column j at row * kRowPitch + q * kPackPitch + j. The pitches
-// keep lanes that read different rows, or fill neighbouring packs, off each other's banks.
+// The matrices of a tile of columns: pack q of row `row` of column j is at row * kRowPitch + q * kPackPitch + j. With
+// these pitches, lanes that read different rows or fill neighbouring packs use different banks.
 template <class T, int P>
 struct MatrixTile {
   static constexpr int kCols = kGatherCols<T, P>;
@@ -46,7 +46,7 @@ struct MatrixTile {
       }
     }
   }
-  // Of columns [0, count), after a barrier.
+  // Forms the traces of columns [0, count), after a barrier.
   __device__ void form_traces(int count, int dim) const {
     const int j = threadIdx.x;
     if (j >= count) return;
@@ -121,7 +121,7 @@ __device__ inline void gather_tile(GatherRow<T, P>& row, const Tiles& tiles, con
   }
 }
 
-// Sums over slices, then what has B_k in front; dx and ds are the lane's elements of the gradients.
+// Adds up the slices, then the terms with B_k; dx and ds are the lane's elements of the gradients.
 template <class T, int P>
 __device__ inline void gather_finish(GatherRow<T, P>& row, const JacobianThread<P>& thread, T beta, T beta_over_m,
                                      T (&dx)[2], T (&ds)[2]) {
@@ -156,7 +156,7 @@ __device__ inline void gather_finish(GatherRow<T, P>& row, const JacobianThread<
   }
 }
 
-// B_k from global memory through the tile of matrices.
+// Loads B_k from global memory through the tile of matrices.
 template <class T, int P>
 __device__ inline void load_own_matrix(GatherRow<T, P>& row, const T* adjoint, const MatrixTile<T, P>& matrices,
                                        const JacobianThread<P>& thread, int64_t particles, int dim, bool wide) {
@@ -180,8 +180,8 @@ __device__ inline void load_own_matrix(GatherRow<T, P>& row, const T* adjoint, c
   }
 }
 
-// euler comes in as <B, A>. The gradients of x sum to zero over a batch entry, so x is measured from its first
-// particle: a cloud far from the origin loses nothing.
+// euler is <B, A> on entry. The gradients of x sum to zero over a batch entry, so x can be measured from its first
+// particle, and a cloud far from the origin keeps full accuracy.
 template <class T, int P>
 __device__ inline void gather_write(const JacobianGradArgs<T>& args, const JacobianThread<P>& thread,
                                     const GatherRow<T, P>& row, const T (&dx)[2], const T (&ds)[2]) {
@@ -202,8 +202,8 @@ __device__ inline void gather_write(const JacobianGradArgs<T>& args, const Jacob
   *euler = dot - 2 * *euler;
 }
 
-// Occupancy as in jacobian_kernel, below one half: two rows of B_k and the sums stay in registers; the matrices of the
-// columns take much of shared memory besides.
+// Occupancy is below one half, as in jacobian_kernel: two rows of B_k and the sums stay in registers, and the columns'
+// matrices also take much of the shared memory.
 template <class T, int P>
 __global__ void __launch_bounds__(kJacobianThreads, kJacobianBlocks<T, P>)
     jacobian_gather_kernel(JacobianGradArgs<T> args, JacobianPlan plan, bool wide, int64_t first_block) {

@@ -1,12 +1,12 @@
-// A_i = (beta/M) [ (sum_{j != i} kappa_ij) I - sum_j kappa_ij z_ij r_ij^T ] in registers, two rows to a lane, and its
-// determinant or inverse by Gauss-Jordan elimination within the lanes of a particle.
+// Forms A_i = (beta/M) [ (sum_{j != i} kappa_ij) I - sum_j kappa_ij z_ij r_ij^T ] in registers, two rows per lane, and
+// computes its determinant or inverse by Gauss-Jordan elimination among a particle's lanes.
 #pragma once
 
 #include "svgd/cuda/jacobian_tile.cuh"
 
 namespace svgdx::cuda {
 
-// Adds the columns of one tile to sum[m][d] = sum_j kappa z_row(m) r_d and to `kappa_sum`, which leaves out `self`.
+// Adds the columns of one tile to sum[m][d] = sum_j kappa z_row(m) r_d and to `kappa_sum`, which excludes `self`.
 template <class T, int P, class Tiles>
 __device__ inline void jacobian_tile(T (&sum)[2][P], T& kappa_sum, const Tiles& tiles, const JacobianThread<P>& thread,
                                      const T (&x)[P], const T (&x_own)[2], int count, int64_t self, T beta) {
@@ -33,7 +33,7 @@ __device__ inline void jacobian_tile(T (&sum)[2][P], T& kappa_sum, const Tiles& 
   }
 }
 
-// A in `a`, after the sums over slices.
+// Adds up the slices and writes A to `a`.
 template <class T, int P>
 __device__ inline void finish_jacobian(T (&a)[2][P], T kappa_sum, const JacobianThread<P>& thread, int dim,
                                        T beta_over_m) {
@@ -49,7 +49,7 @@ __device__ inline void finish_jacobian(T (&a)[2][P], T kappa_sum, const Jacobian
   }
 }
 
-// A of the thread's particle; the whole block takes part.
+// Forms A of the thread's particle; every thread of the block must call it.
 template <class T, int P, class Tiles>
 __device__ inline void form_jacobian(T (&a)[2][P], const JacobianArgs<T>& args, const JacobianThread<P>& thread,
                                      const Tiles& tiles, bool wide) {
@@ -72,8 +72,8 @@ __device__ inline void form_jacobian(T (&a)[2][P], const JacobianArgs<T>& args, 
   finish_jacobian(a, kappa_sum, thread, dim, beta / static_cast<T>(args.particles));
 }
 
-// The row with the largest element of column k among those not used yet, the first of equals; NaN counts as largest,
-// so that it spreads. Every lane of the particle gets the same answer.
+// The unused row with the largest element in column k, the first one if tied; NaN counts as largest, so that it
+// propagates. Every lane of the particle gets the same row.
 template <class T, int P>
 __device__ inline int pivot_row(const T (&n)[2][P], const bool (&used)[2], int k, const JacobianThread<P>& thread) {
   T best = -1;
@@ -98,7 +98,7 @@ __device__ inline int pivot_row(const T (&n)[2][P], const bool (&used)[2], int k
   return row;
 }
 
-// log |det n|; destroys n. Rows are not exchanged: a used row is only marked.
+// log |det n|; overwrites n. Rows are not exchanged but marked as used.
 template <class T, int P>
 __device__ inline T log_abs_det(T (&n)[2][P], const JacobianThread<P>& thread) {
   constexpr int kLanes = JacobianThread<P>::kLanes;
@@ -124,15 +124,15 @@ __device__ inline T log_abs_det(T (&n)[2][P], const JacobianThread<P>& thread) {
   return sum;
 }
 
-// Where an inverse found without exchanging rows lies: row m of the lane holds row step[m] of the inverse, and its
-// element c belongs to column pivot(c).
+// The layout of an inverse computed without exchanging rows: row m of the lane holds row step[m] of the inverse, and
+// its element c belongs to column pivot(c).
 struct InverseOrder {
   int step[2];
   unsigned long long pivots;  // 4 bits each
   __device__ int pivot(int c) const { return static_cast<int>(pivots >> (4 * c) & 15); }
 };
 
-// Gauss-Jordan in place.
+// Inverts in place by Gauss-Jordan elimination.
 template <class T, int P>
 __device__ inline InverseOrder invert(T (&n)[2][P], const JacobianThread<P>& thread) {
   constexpr int kLanes = JacobianThread<P>::kLanes;

@@ -1,8 +1,8 @@
 // Particles and columns of the Jacobian kernels (dim <= 16, padded to P).
 //
-// P/2 neighbouring lanes share a particle: lane c owns rows c and c + P/2 of its D x D matrix. Of every P/2 columns
-// each lane forms one kernel value and the lanes exchange them by shuffles. 1 or more slices of P/2 lanes share the
-// columns.
+// P/2 neighbouring lanes share a particle: lane c owns rows c and c + P/2 of its D x D matrix. For every P/2 columns,
+// each lane computes one kernel value, and the lanes exchange them by shuffles. One or more slices of P/2 lanes divide
+// the columns among themselves.
 #pragma once
 
 #include "common/cuda/divider.cuh"
@@ -17,7 +17,7 @@ namespace svgdx::cuda {
 constexpr int kJacobianThreads = 128;
 constexpr int kJacobianCols = 32;
 
-// Resident blocks asked of the compiler: as many as leave each thread the registers for two rows, without spills.
+// Resident blocks requested from the compiler: as many as leave each thread registers for two rows without spills.
 template <class T, int P>
 constexpr int kJacobianBlocks = P * sizeof(T) >= 128  ? 2
                                 : P * sizeof(T) >= 64 ? 3
@@ -25,12 +25,12 @@ constexpr int kJacobianBlocks = P * sizeof(T) >= 128  ? 2
 
 struct JacobianPlan {
   int slices, particles_per_block;
-  int64_t tiles;  // blocks of a batch entry
+  int64_t tiles;  // blocks per batch entry
   int64_t blocks;
   Divider by_tiles;
 };
 
-// `lanes` = P/2. Depends on shapes only, as the results must.
+// `lanes` = P/2. Depends on shapes only, so that the results do.
 inline JacobianPlan plan_jacobian(int64_t batch, int64_t particles, int lanes, int most_slices) {
   JacobianPlan plan{};
   int group = lanes;
@@ -47,12 +47,12 @@ inline JacobianPlan plan_jacobian(int64_t batch, int64_t particles, int lanes, i
   return plan;
 }
 
-// Where a thread stands.
+// What a thread handles.
 template <int P>
 struct JacobianThread {
   static constexpr int kLanes = P / 2;
-  int lane, slice, group, local;  // lane within P/2, slice of columns, lanes of a particle, particle within the block
-  int count;                      // particles of the block
+  int lane, slice, group, local;  // lane within P/2, slice of columns, lanes per particle, particle within the block
+  int count;                      // particles in the block
   int64_t batch, first;           // first particle of the block, within the batch entry
 
   __device__ JacobianThread(const JacobianPlan& plan, int64_t particles, int64_t index) {
@@ -67,7 +67,7 @@ struct JacobianThread {
   __device__ bool active() const { return local < count; }
   __device__ bool leads() const { return active() && slice == 0; }
   __device__ int row(int m) const { return lane + m * kLanes; }
-  // The lane's two elements of the particle's row of a (batch, particles, dim) array; zeros outside.
+  // Loads the lane's two elements of the particle's row of a (batch, particles, dim) array; zeros outside.
   template <class T>
   __device__ void load_own(T (&own)[2], const T* from, int64_t particles, int dim) const {
     SVGDX_UNROLL
@@ -83,13 +83,13 @@ struct JacobianThread {
       if (leads() && row(m) < dim) to[(batch * particles + first + local) * dim + row(m)] = own[m];
     }
   }
-  // All P elements from the lanes that own them; the whole warp takes part.
+  // Gathers all P elements from the lanes that own them; every lane of the warp must call it.
   template <class T>
   __device__ void gather(T (&all)[P], const T (&own)[2]) const {
     SVGDX_UNROLL
     for (int d = 0; d < P; ++d) all[d] = __shfl_sync(kFullWarp, own[d / kLanes], d % kLanes, kLanes);
   }
-  // The elements of `all` that the lane owns.
+  // Selects the elements of `all` that the lane owns.
   template <class T>
   __device__ void pick(T (&own)[2], const T (&all)[P]) const {
     SVGDX_UNROLL
@@ -99,8 +99,8 @@ struct JacobianThread {
   }
 };
 
-// x of a tile of columns as packs for whole rows, and x and score as [dimension][column] for single elements, with an
-// odd pitch against bank conflicts.
+// A tile of columns: x as packs for reading whole rows, and x and score as [dimension][column] for single elements,
+// with an odd pitch that avoids bank conflicts.
 template <class T, int P, int Cols>
 struct ColumnTiles {
   using Rows = RowTile<T, P, Cols>;
@@ -114,7 +114,7 @@ struct ColumnTiles {
     for (int e = threadIdx.x; e < Rows::kSize; e += blockDim.x) packs[e] = Packed{};
     for (int e = threadIdx.x; e < P * kPitch; e += blockDim.x) x[e] = s[e] = 0;
   }
-  // Columns beyond `count` keep what they hold, which is finite; their kernel value is 0.
+  // Columns from `count` on keep their old, finite values; their kernel value is 0.
   __device__ void load(const T* from_x, const T* from_s, int count, int dim, bool wide) const {
     constexpr int kWidth = Rows::kWidth;
     const int width = wide && kWidth * sizeof(T) == 16 ? kWidth : 1;
@@ -144,7 +144,7 @@ struct ColumnTiles {
       for (int w = 0; w < Rows::kWidth; ++w) r[c * Rows::kWidth + w] = x_i[c * Rows::kWidth + w] - pack.v[w];
     }
   }
-  // kappa of column j, which is 0 at and beyond `count`.
+  // kappa of column j; 0 from `count` on.
   __device__ T kappa(const T (&x_i)[P], int j, int count, T scale) const {
     T r[P];
     difference(r, x_i, j);

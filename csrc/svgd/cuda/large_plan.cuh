@@ -1,19 +1,19 @@
-// Blocks of pairs for large dimensions: how many rows, columns and batch entries at a time. Depends on shapes only.
+// Divides the pairs into blocks of rows, columns and batch entries for large dimensions. Depends on shapes only.
 #pragma once
 
 #include "svgd/cuda/field_pairs.cuh"
 
 namespace svgdx::cuda {
 
-// Elements of the pair matrices held at a time: small enough to stay in the second-level cache of large GPUs.
+// Elements of the pair matrices held at a time, few enough for the second-level cache of large GPUs.
 constexpr int64_t kPairElements = int64_t(1) << 22;
 constexpr int64_t kMostCols = 8192;
 
-// Elements of a part of scratch, so that the next part starts on a 16-byte boundary.
+// Rounds up the elements of a part of scratch so that the next part is 16-byte aligned.
 inline int64_t aligned_elements(int64_t count) { return round_up(count, 4); }
 
 struct LargePlan {
-  int64_t batches, rows, cols;  // of one block; the last block of each direction may be smaller
+  int64_t batches, rows, cols;  // per block; the last block in each direction may be smaller
   int64_t padded_rows, padded_cols;
   int64_t dim_splits, dims_per_split;
   int64_t parts, cols_per_part;  // of the product
@@ -33,7 +33,7 @@ inline LargePlan plan_large(const FieldShape& shape, int sums, int outs) {
   plan.padded_rows = round_up(plan.rows, kProductRows);
   plan.batches = std::min(shape.batch, std::max<int64_t>(1, kPairElements / (plan.padded_rows * plan.padded_cols)));
 
-  // Few tiles: split the dimensions of the pair sums and the columns of the product.
+  // With few tiles, split the dimensions of the pair sums and the columns of the product.
   const int64_t pair_blocks = plan.batches * ceil_div(plan.rows, kPairCols) * (plan.padded_cols / kPairCols);
   int64_t splits = std::min(kTargetBlocks / pair_blocks, shape.dim / 64);
   splits = std::max<int64_t>(1, splits);

@@ -1,6 +1,6 @@
-// Exact lower median of all M^2 distances with O(1) memory per batch entry: a radix select over the bits of the squared
-// distances, which order like the numbers as none is negative. Every pass forms the same distances by the same
-// instructions, counts those that agree with the bits found so far by their next bits, and narrows the prefix.
+// Exact lower median of all M^2 distances in O(1) memory per batch entry: a radix select over the bits of the squared
+// distances, which, being non-negative, are ordered like their bits. Every pass computes the same distances with the
+// same instructions, counts those that match the known prefix by their next bits, and extends the prefix.
 #pragma once
 
 #include "svgd/cuda/field_pairs.cuh"
@@ -8,16 +8,16 @@
 namespace svgdx::cuda {
 
 constexpr int kBins = 2048;
-constexpr int64_t kMedianBatches = 1024;  // batch entries at a time, 16 KiB of scratch each
+constexpr int64_t kMedianBatches = 1024;  // batch entries at a time, with 16 KiB of scratch each
 
 struct MedianState {
   unsigned long long histogram[kBins];
-  unsigned long long prefix;  // bits found so far
+  unsigned long long prefix;  // the bits known so far
   unsigned long long rank;    // of the median among the distances with that prefix
-  unsigned long long nan;     // some distance is not a number
+  unsigned long long nan;     // whether some distance is NaN
 };
 
-// Bits [shift, shift + bits) of a squared distance are counted in this pass.
+// This pass counts bits [shift, shift + bits) of the squared distances.
 struct RadixPass {
   int shift, bits;
   bool last;
@@ -59,7 +59,7 @@ static __global__ void __launch_bounds__(kLargeThreads)
   state.nan = 0;
 }
 
-// Counts a thread's pairs of one tile; runs of equal bins, common where distances concentrate, cost one addition.
+// Counts a thread's pairs in one tile; a run of equal bins, common if distances concentrate, costs one addition.
 template <class T>
 __device__ inline bool count_pairs(unsigned* histogram, const T (&sums)[4][4][1], int64_t row, int64_t col,
                                    int64_t particles, unsigned long long prefix, const RadixPass& pass) {
@@ -91,8 +91,8 @@ __device__ inline bool count_pairs(unsigned* histogram, const T (&sums)[4][4][1]
   return nan;
 }
 
-// A block takes one tile of rows against every chunks-th tile of columns at or beyond the diagonal. Occupancy is below
-// one half, as in pair_sums_kernel: the 16 pairs of a thread stay in registers.
+// A block handles one tile of rows with every chunks-th tile of columns from the diagonal on. Occupancy is below one
+// half, as in pair_sums_kernel: a thread's 16 pairs stay in registers.
 template <class T>
 __global__ void __launch_bounds__(kLargeThreads, 2)
     median_count(const T* x, MedianState* states, MedianPlan plan, RadixPass pass, bool wide, int64_t first_block) {
@@ -131,8 +131,8 @@ __global__ void __launch_bounds__(kLargeThreads, 2)
 template <class T>
 __global__ void __launch_bounds__(kLargeThreads)
     median_select(MedianState* states, T* out, RadixPass pass, int64_t first_block) {
-  constexpr int kOwn = kBins / 32;  // bins of a lane of the first warp
-  // A free place after each lane's bins, so that lanes that walk theirs side by side do not meet on a bank.
+  constexpr int kOwn = kBins / 32;  // bins per lane of the first warp
+  // One unused element after each lane's bins, so that lanes reading theirs in step use different banks.
   SVGDX_SHARED(unsigned long long, counts, kBins + 32);
   const auto place = [](int bin) { return bin + bin / kOwn; };
   const int64_t b = first_block + blockIdx.x;
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kLargeThreads)
   __syncthreads();
   if (threadIdx.x >= 32) return;
   const int lane = threadIdx.x;
-  unsigned long long below = 0;  // distances in the bins of this lane, then of all lanes up to it
+  unsigned long long below = 0;  // distances in this lane's bins, then in those of all lanes up to it
   for (int k = 0; k < kOwn; ++k) below += counts[place(lane * kOwn + k)];
   const unsigned long long own = below;
   for (int offset = 1; offset < 32; offset *= 2) {
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kLargeThreads)
   const unsigned long long rank = state.rank;
   const unsigned long long prefix = state.prefix;
   __syncwarp();
-  // NaNs match no median; without this guard their counts could leave no lane in range.
+  // NaNs match no median; without this guard, no lane might be in range.
   if (state.nan != 0) {
     if (lane == 0 && pass.last) out[b] = not_a_number<T>();
     return;

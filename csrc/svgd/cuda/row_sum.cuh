@@ -1,4 +1,4 @@
-// Sums of a number per row, in a fixed order: a block per batch entry, each thread its own rows, then a tree.
+// Sums one number per row in a fixed order: a block per batch entry, a strided share per thread, then a tree.
 #pragma once
 
 #include "common/cuda/launch.cuh"

@@ -1,4 +1,3 @@
-// See mlp_jet_kernel.h.
 #include "trace/cpu/mlp_jet_kernel.h"
 
 #include "trace/cpu/vec_math.h"
@@ -47,7 +46,7 @@ void forward_rows(const MlpForward<C>& args) {
   }
 }
 
-// One row's vector: h, its Laplacian and its Jacobian, handed to put(row of D + 2, value).
+// One vector of a row: passes h, its Laplacian and its Jacobian to put(row of D + 2, value).
 template <Activation kKind, class C, class Access, class Put>
 SVGDX_INLINE void laplacian_vector(const MlpLaplacian<C>& args, const C* condition, int64_t r, int64_t i, Access at,
                                    Put put) {

@@ -1,4 +1,4 @@
-// The CPU backend of the trace family: blocks of signs and points shared among torch's threads.
+// The CPU backend of the trace family: torch's threads share blocks of signs, and points.
 #include <torch/csrc/stable/ops.h>
 
 #include "trace/cpu/mlp_jet_kernel.h"
@@ -8,7 +8,7 @@
 namespace svgdx::cpu {
 namespace {
 
-// Points that keep a thread busy for some microseconds.
+// Points that keep a thread busy for a few microseconds.
 int64_t grain(int64_t point_length) { return 1 + (int64_t(1) << 13) / (1 + point_length); }
 
 }  // namespace
@@ -33,7 +33,7 @@ void probe_trace_backward(const ProbeTraceGradArgs<S>& args, void*) {
   });
 }
 
-// One block of rows, on the thread that calls.
+// Processes one block of rows on the calling thread.
 template <class C>
 void mlp_forward(const MlpForward<C>& args, void*) {
   SVGDX_ISA_CALL(mlp_forward, args);

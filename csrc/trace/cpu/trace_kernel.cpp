@@ -1,4 +1,3 @@
-// See trace_kernel.h.
 #include "trace/cpu/trace_kernel.h"
 
 #include <algorithm>
@@ -24,7 +23,7 @@ SVGDX_INLINE Compute<S> dot(const S* a, const S* b, int64_t n) {
   return sum;
 }
 
-// Mean of each point's values and the sum of squares around it, probe by probe, so that memory is read in order.
+// The mean of each point's values and their squared deviations, probe by probe, so that memory is read in order.
 template <class S, class Args>
 SVGDX_INLINE void moments(const Args& args, int64_t begin, int64_t end, Compute<S>* mean, Compute<S>* squares) {
   std::fill(mean, mean + (end - begin), Compute<S>(0));

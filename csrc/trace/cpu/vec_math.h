@@ -1,4 +1,4 @@
-// Exponentials of SIMD vectors, as trace/activation.h asks for them.
+// Exponentials of SIMD vectors, as trace/activation.h needs them.
 #pragma once
 
 #include <array>
@@ -7,7 +7,7 @@
 
 namespace svgdx::SVGDX_ISA {
 
-// (2^f - 1) / f on [-1/2, 1/2], highest power first, to less than eps: fitted at Chebyshev's points.
+// Coefficients of (2^f - 1) / f on [-1/2, 1/2], highest power first, fitted at Chebyshev points; error below eps.
 template <class C>
 constexpr auto kExp2m1 = std::array<double, 13>{1.3716962402936005e-12, 2.5733568330831899e-11, 4.4455303090987326e-10,
                                                 7.0548943863345513e-9,  1.0178086021185489e-7,  1.3215486816000008e-6,
@@ -29,7 +29,7 @@ struct VecMath {
   // For x <= 0.
   static SVGDX_INLINE V exp(V x) { return exp2_nonpositive<C>(x * splat(1.4426950408889634)); }
 
-  // For x <= 0: (2^f - 1) 2^n + (2^n - 1), whose first term keeps its digits near 0.
+  // For x <= 0: (2^f - 1) 2^n + (2^n - 1), whose first term keeps full relative accuracy near 0.
   static SVGDX_INLINE V expm1(V x) {
     const V lowest = splat(sizeof(C) == 8 ? -1023 : -127), magic = splat(sizeof(C) == 8 ? 0x1.8p52 : 0x1.8p23);
     const V scaled = x * splat(1.4426950408889634), y = lowest > scaled ? lowest : scaled, rounded = y + magic;
@@ -40,7 +40,7 @@ struct VecMath {
     return f * q * power + (power - splat(1));
   }
 
-  // For 0 <= u <= 1: 2 artanh(w), w = u / (2 + u) <= 1/3, whose series falls by a factor 9 each term.
+  // For 0 <= u <= 1: 2 artanh(w), w = u / (2 + u) <= 1/3, whose series decreases at least 9-fold per term.
   static SVGDX_INLINE V log1p(V u) {
     const V w = u / (u + splat(2)), square = w * w;
     V sum = splat(1.0 / (2 * kTerms + 1));

@@ -1,11 +1,11 @@
-// Rows of numbers by SIMD vectors. A row's last, partial vector is filled with zeros and stored in part.
+// Processes rows of numbers in SIMD vectors. A row's last, partial vector is padded with zeros and stored in part.
 #pragma once
 
 #include "common/vec.h"
 
 namespace svgdx::SVGDX_ISA {
 
-// Vectors of a row: whole ones, or the n < kLanes entries that are left.
+// Accesses a vector of a row: a whole one, or the n < kLanes remaining entries.
 template <class C>
 struct Whole {
   SVGDX_INLINE Vec<C> load(const C* p) const { return SVGDX_ISA::load(p); }

@@ -1,5 +1,5 @@
-// The columns of a row in packs, a pack a lane: neighbours in one 16-byte access where every row begins on such a
-// boundary, else single numbers, those of the group's lanes side by side.
+// The columns of a row in packs, one pack per lane: adjacent columns in one 16-byte access if every row is 16-byte
+// aligned, otherwise single numbers, adjacent across the group's lanes.
 #pragma once
 
 #include "common/cuda/divider.cuh"
@@ -7,7 +7,7 @@
 
 namespace svgdx::cuda {
 
-// How rows are cut: into chunks of a pack for each lane of a group.
+// How rows are divided: into chunks of one pack per lane of a group.
 struct ColumnPlan {
   RowPlan rows;
   bool wide;
@@ -18,7 +18,7 @@ struct ColumnPlan {
   int64_t chunk_blocks(int64_t count) const { return row_blocks(count * chunks); }
 };
 
-// The number of lanes, as a power of two, for a group that works on one chunk.
+// The number of lanes, a power of two, for a group that handles one chunk.
 template <class S>
 int chunk_lanes(int64_t width, bool wide) {
   const int64_t items = wide ? width / kPackWidth<S> : width;
@@ -27,7 +27,7 @@ int chunk_lanes(int64_t width, bool wide) {
   return bits;
 }
 
-// And for one that works on its whole row: where that is long, the block.
+// The number for a group that handles a whole row; if the row is long, the group is the block.
 template <class S>
 int row_lanes(int64_t width, bool wide) {
   return width > 4 * 32 * kPackWidth<S> ? 7 : chunk_lanes<S>(width, wide);
@@ -43,7 +43,6 @@ ColumnPlan plan_columns(int64_t width, bool wide, int lane_bits) {
 template <class S>
 struct Columns {
   static constexpr int kWidth = kPackWidth<S>;
-  using Packed = Pack<S, kWidth>;
   int64_t first, width;
   int step;
   bool wide;
@@ -56,11 +55,11 @@ struct Columns {
 
   __device__ bool holds(int w) const { return first + w * step < width; }
 
-  // Zeros beyond the row.
-  __device__ Packed load(const S* row) const {
-    Packed pack{};
+  // Returns zeros beyond the row.
+  __device__ WidePack<S> load(const S* row) const {
+    WidePack<S> pack{};
     if (wide) {
-      if (first < width) pack = *reinterpret_cast<const Packed*>(row + first);
+      if (first < width) pack = *reinterpret_cast<const WidePack<S>*>(row + first);
       return pack;
     }
     SVGDX_UNROLL
@@ -69,9 +68,9 @@ struct Columns {
     }
     return pack;
   }
-  __device__ void store(S* row, const Packed& pack) const {
+  __device__ void store(S* row, const WidePack<S>& pack) const {
     if (wide) {
-      if (first < width) *reinterpret_cast<Packed*>(row + first) = pack;
+      if (first < width) *reinterpret_cast<WidePack<S>*>(row + first) = pack;
       return;
     }
     SVGDX_UNROLL

@@ -1,4 +1,4 @@
-// The exponentials of one number, as trace/activation.h asks for them.
+// Exponentials of one number, as trace/activation.h needs them.
 #pragma once
 
 #include <cmath>

@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   const int64_t start = r * args.width, half = args.rows * args.width;
   auto tangent = at.load(args.product + half + start);
   const auto jets = unit_jets(args.activation, args.product, args.shift, by_group, r, at);
-  typename Columns<C>::Packed value, slope, bend;
+  WidePack<C> value, slope, bend;
   SVGDX_UNROLL
   for (int w = 0; w < kPackWidth<C>; ++w) {
     const auto unit = hidden_unit(jets.v[w], tangent.v[w]);
@@ -76,7 +76,7 @@ void mlp_forward(const MlpForward<C>& args, void* stream) {
   });
 }
 
-// All rows of the layer as one.
+// Treats all rows of the layer as one.
 template <class C>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     mlp_reverse_kernel(MlpReverse<C> args, ColumnPlan plan, int64_t first_block) {

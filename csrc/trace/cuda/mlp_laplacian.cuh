@@ -5,12 +5,11 @@
 
 namespace svgdx::cuda {
 
-// The Jacobian's part of one pack: visit(d, J_d) for each d, and the sum of J_d^2.
+// For one pack of the Jacobian, calls visit(d, J_d) for each d and returns the sum of J_d^2.
 template <class C, class F>
-__device__ inline typename Columns<C>::Packed sum_squares(const MlpLaplacian<C>& args, int64_t r, const Columns<C>& at,
-                                                          F visit) {
+__device__ inline WidePack<C> sum_squares(const MlpLaplacian<C>& args, int64_t r, const Columns<C>& at, F visit) {
   const C* jacobian = args.jacobian + r * args.jacobian_stride;
-  typename Columns<C>::Packed squares{};
+  WidePack<C> squares{};
   SVGDX_UNROLL_BY(2)
   for (int d = 0; d < int(args.dim); ++d) {
     const auto slope = at.load(jacobian + d * args.width);
@@ -22,8 +21,7 @@ __device__ inline typename Columns<C>::Packed sum_squares(const MlpLaplacian<C>&
 }
 
 template <class C>
-__device__ inline typename Columns<C>::Packed old_laplacian(const MlpLaplacian<C>& args, int64_t r,
-                                                            const Columns<C>& at) {
+__device__ inline WidePack<C> old_laplacian(const MlpLaplacian<C>& args, int64_t r, const Columns<C>& at) {
   if (args.laplacian == nullptr) return {};
   return at.load(args.laplacian + r * args.width);
 }
@@ -43,7 +41,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     for (int w = 0; w < kPackWidth<C>; ++w) slope.v[w] *= jets.v[w].first;
     at.store(jacobian + d * args.width, slope);
   });
-  typename Columns<C>::Packed value;
+  WidePack<C> value;
   SVGDX_UNROLL
   for (int w = 0; w < kPackWidth<C>; ++w) {
     value.v[w] = jets.v[w].value;
@@ -53,7 +51,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   at.store(args.stacked + (args.rows + r) * args.width, laplacian);
 }
 
-// A warp per row; lane d % 32 keeps entry d of the score.
+// One warp per row; lane d % 32 holds entry d of the score.
 template <class C>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     laplacian_head_kernel(MlpLaplacian<C> args, ColumnPlan plan, Divider by_group, int64_t first_block) {

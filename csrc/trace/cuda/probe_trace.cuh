@@ -1,4 +1,4 @@
-// probe_trace and its gradient: a group of lanes per point, probe by probe.
+// probe_trace and its gradient: one group of lanes per point, probe by probe.
 #pragma once
 
 #include "common/cuda/half.cuh"
@@ -8,7 +8,8 @@
 
 namespace svgdx::cuda {
 
-// The product of one probe at point n; all threads of the block call, and those of the point's group get it.
+// The product of one probe at point n. Every thread of the block must call it; those of the point's group get the
+// result.
 template <class S, class Args>
 __device__ inline Compute<S> probe_product(const Args& args, const ColumnPlan& plan, const RowGroup& group, int64_t v,
                                            int64_t n, Compute<S>* partial) {

@@ -1,4 +1,4 @@
-// Random signs: a lane draws a block of Philox, and the warp writes the 32 blocks in the order of memory.
+// Random signs: each lane draws one Philox block, and the warp writes the 32 blocks in memory order.
 #pragma once
 
 #include "common/cuda/row_group.cuh"

@@ -1,4 +1,4 @@
-// A pack of units of one layer: arguments and activations.
+// A pack of a layer's units: arguments and activations.
 #pragma once
 
 #include "trace/cuda/columns.cuh"
