@@ -20,15 +20,7 @@ EXEMPT_FOLDERS = ("svgdx/ops",)
 # Offences that are known and being removed: text of the offence, or its beginning, and what removes it.
 KNOWN_OFFENCES = {
     "svgdx/gflownets has 12": "gflownets/recorded",
-    "svgdx/samplers has 15": "samplers/mcmc, samplers/parameters",
-    "svgdx.distributed.ops:": "step_bound moves",
-    "svgdx.distributed.shards:": "median leaves Shards",
-    "svgdx.samplers.chain:": "sharded chains move to distributed/chain.py",
-    "svgdx.samplers.sharded:": "sharded chains move to distributed/chain.py",
-    "svgdx.samplers.state:": "sharded chains move to distributed/chain.py",
-    "svgdx.samplers.svgd:": "sharded chains move to distributed/chain.py",
-    "svgdx.distributed ->": "sharded chains move to distributed/chain.py",
-    "svgdx.distributed.median ->": "median leaves Shards",
+    "svgdx/samplers has 12": "samplers/mcmc",
     "svgdx.gflownets._engine ->": "gflownets/recorded",
     "svgdx.experiments.eb_gfn.": "experiments without circles",
     "svgdx.experiments.ebm.": "experiments without circles",

@@ -2,6 +2,8 @@
 
 from typing import NoReturn
 
+from torch.distributed import is_available as _has_process_groups
+
 from svgdx import _library
 
 __version__ = "0.1.0"
@@ -12,6 +14,10 @@ if _library.usable():
     from svgdx import densities, ops, reference
     from svgdx.samplers import SVGD
     from svgdx.trace import HessianTrace, hessian_trace
+
+    if _has_process_groups():
+        # Registers sharded chains with SVGD, which cannot import what lies above it.
+        from svgdx import distributed  # noqa: F401
 
     __all__ = ["SVGD", "HessianTrace", "densities", "hessian_trace", "ops", "reference"]
 else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 Scalar: TypeAlias = "float | Tensor"
+T = TypeVar("T")
 
 MAX_LOGDET_DIM = 16
 MAX_LAPLACIAN_DIM = 64
@@ -29,6 +30,13 @@ _FLOATS = (torch.float32, torch.float64, *_HALVES)
 
 def fail(op: str, message: str) -> NoReturn:
     raise RuntimeError(f"svgdx::{op}: {message}")
+
+
+def one_of(owner: str, name: str, value: T, known: Sequence[T]) -> T:
+    """The value. Raises ValueError, with the known values, if it is none of them."""
+    if value not in known:
+        raise ValueError(f"{owner}: {name} must be one of {', '.join(map(str, known))}, but is {value!r}")
+    return value
 
 
 def tensor(op: str, name: str, value: object) -> None:

@@ -78,7 +78,9 @@ def _work(rank: int, store: str, pipe: Connection) -> None:
     groups = {size: dist.new_group(ranks, timeout=TIMEOUT) for size, ranks in RANKS.items()}
     while (task := pipe.recv()) is not None:
         size, function, args = task
+        # As for every test: what one function leaves behind must not change the next.
         torch.manual_seed(0)
+        torch.set_default_dtype(torch.float32)
         try:
             outcome = function(groups[size], *args)
         except Exception as error:

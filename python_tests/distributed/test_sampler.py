@@ -12,7 +12,17 @@ from distributed.test_ops import split
 from torch import Tensor, nn
 
 from svgdx import SVGD
-from svgdx.samplers import RBF, Heuristic, InverseMultiquadric, Learnt, LearntGaussian, OfState, Scheduled, SteinStop
+from svgdx.samplers import (
+    RBF,
+    Heuristic,
+    InverseMultiquadric,
+    Learnt,
+    LearntGaussian,
+    MetropolisHastings,
+    OfState,
+    Scheduled,
+    SteinStop,
+)
 
 DIM, STEPS = 2, 4
 MEAN = torch.tensor([0.5, -1.0], dtype=torch.float64)
@@ -152,14 +162,21 @@ def test_bad_counts_are_refused(pool: Pool) -> None:
         assert all(isinstance(each, Failure) and "n must be at least 1" in each.text for each in outcomes)
 
 
-def bounded(group: dist.ProcessGroup, bound: str) -> None:
-    SVGD(log_density, LearntGaussian(torch.zeros(DIM), torch.ones(DIM)), bound=bound, process_group=group).sample(4, 1)
+def with_setting(group: dist.ProcessGroup, setting: dict[str, str]) -> None:
+    SVGD(log_density, LearntGaussian(torch.zeros(DIM), torch.ones(DIM)), process_group=group, **setting).sample(4, 1)
 
 
-def test_different_settings_are_refused_on_every_rank(pool: Pool) -> None:
-    for each in pool.outcomes(2, bounded, each=["clamp", "leaky"]):
-        assert isinstance(each, Failure)
-        assert "rank 1 has bound leaky, but rank 0 has clamp" in each.text
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ([{"bound": "clamp"}, {"bound": "leaky"}], "rank 1 has bound leaky, but rank 0 has clamp"),
+        ([{}, {"control": "truncation"}], "rank 1 has control Truncation, but rank 0 has NoneType"),
+    ],
+)
+def test_different_settings_are_refused_on_every_rank(pool: Pool, settings: list[dict[str, str]], message: str) -> None:
+    for outcome in pool.outcomes(2, with_setting, each=settings):
+        assert isinstance(outcome, Failure)
+        assert message in outcome.text
 
 
 def refused(group: dist.ProcessGroup, name: str) -> None:
@@ -178,7 +195,19 @@ def refused(group: dist.ProcessGroup, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["metropolis-hastings", "epsilon-greedy", "bandwidth", "step_size", "optimizer"])
 def test_what_cannot_be_sharded_is_refused_by_name(pool: Pool, name: str) -> None:
-    for each in pool.outcomes(2, refused, name):
-        assert isinstance(each, Failure)
-        assert each.kind == "ValueError"
-        assert name in each.text
+    for outcome in pool.outcomes(2, refused, name):
+        assert isinstance(outcome, Failure)
+        assert outcome.kind == "ValueError"
+        assert name in outcome.text
+
+
+def changed(group: dist.ProcessGroup) -> None:
+    sampler = SVGD(log_density, LearntGaussian(torch.zeros(DIM), torch.ones(DIM)), process_group=group)
+    sampler.control = MetropolisHastings()
+    sampler.sample(4, 1)
+
+
+def test_a_setting_changed_after_construction_is_refused_by_the_chain(pool: Pool) -> None:
+    for outcome in pool.outcomes(2, changed):
+        assert isinstance(outcome, Failure)
+        assert "control metropolis-hastings and epsilon-greedy do not support a process_group" in outcome.text

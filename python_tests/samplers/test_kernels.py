@@ -91,6 +91,7 @@ def test_direction_trace_norm_and_logdet(kind: type[Kernel], name: str) -> None:
     wanted = kernel_part.square().sum((-2, -1)) + (hvp / M).square().sum(-1)
     wanted = wanted + 2 * ((kernel_part @ probe[..., None])[..., 0] * hvp / M).sum(-1)
     torch.testing.assert_close(kernel.sqnorm(x, score, sigma, probe, hvp), wanted)
+    torch.testing.assert_close(kernel.exact_sqnorm(x, score, sigma, hessian), jacobian.square().sum((-2, -1)))
     full = torch.eye(D, dtype=torch.float64) + eps[:, None, None, None] * jacobian
     torch.testing.assert_close(kernel.logdet(x, score, sigma, eps, hessian), torch.linalg.slogdet(full).logabsdet)
 

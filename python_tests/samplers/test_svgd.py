@@ -11,8 +11,8 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 import svgdx
 from svgdx import reference, samplers
-from svgdx.samplers import RBF, SVGD, Learnt, LearntGaussian, OfState, Scheduled, ScoreTarget, State
-from svgdx.samplers.step_sizes import LEAKY_SLOPE, bounded
+from svgdx.samplers import RBF, SVGD, Learnt, LearntGaussian, OfState, Scheduled, ScoreTarget, State, particles
+from svgdx.samplers.parameters import LEAKY_SLOPE, bounded
 from svgdx.samplers.targets import Target, as_target
 
 B, M, D, L = 2, 5, 3, 4
@@ -352,6 +352,12 @@ def test_bad_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="nothing is learnt"):
         SVGD(log_density, Independent(Normal(torch.zeros(D), torch.ones(D)), 1)).fit(M, L, 1)
     assert svgdx.SVGD is SVGD
+
+
+def test_process_group_without_the_distributed_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(particles, "_sharded", None)
+    with pytest.raises(RuntimeError, match=r"process_group needs svgdx\.distributed"):
+        sampler(process_group=object())
 
 
 def test_target_and_initial_of_different_dimensions_are_refused() -> None:

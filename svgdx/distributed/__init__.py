@@ -18,6 +18,7 @@ on. Results equal those of :mod:`svgdx.ops` on all M particles to rounding.
 Memory of a rank is a few times its own shard and two visiting blocks, O(M / P D), unless a function says otherwise.
 """
 
+from svgdx.distributed.chain import ShardedPlacement
 from svgdx.distributed.median import median_distance
 from svgdx.distributed.ops import (
     ksd,
@@ -31,6 +32,7 @@ from svgdx.distributed.ops import (
 from svgdx.distributed.shards import Shards, even_split, sum_gradients
 
 __all__ = [
+    "ShardedPlacement",
     "Shards",
     "even_split",
     "ksd",

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from svgdx import _checks
+from svgdx import _checks, samplers
 from svgdx._checks import Scalar
 from svgdx._dtype import compute_dtype, wide
 from svgdx.distributed.blocks import Field, Pairs, gaussian, logdet_of, sqnorm_of
@@ -157,10 +157,8 @@ def step_bound(sqnorm: Tensor, group: Group | None = None) -> Tensor:
 
     Source: Messaoud et al., Particles Don't Care About Z, ICML 2026.
     """
-    from svgdx.samplers.step_sizes import step_bound as of_all
-
     shards = agree("step_bound", group, {"sqnorm": sqnorm.detach().unsqueeze(-1)})
-    return of_all(shards.max(sqnorm).unsqueeze(-1))
+    return samplers.step_bound(shards.max(sqnorm).unsqueeze(-1))
 
 
 def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u", group: Group | None = None) -> Tensor:

@@ -77,12 +77,6 @@ class Shards:
         centre = self.sum(x.sum(-2) / self.total)
         return self.sum((x - centre.unsqueeze(-2)).square().sum(-2) / self.total)
 
-    def median_distance(self, x: Tensor) -> Tensor:
-        """The median of all M^2 distances of particles x (..., M_p, D), (...)."""
-        from svgdx.distributed.median import median_distance
-
-        return median_distance(x, self.group)
-
     def exchange(self, send: Iterable[Tensor], receive: Iterable[Tensor]) -> list[dist.Work]:
         """Starts to send tensors to the next rank of the ring and to receive from the one before; empty ones stay."""
         after = dist.get_global_rank(self.group, (self.rank + 1) % self.size)

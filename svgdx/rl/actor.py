@@ -15,8 +15,8 @@ from svgdx.rl.targets import log_tanh_slope
 from svgdx.samplers import RBF, SVGD, Chain, EpsilonGreedy, Heuristic, Learnt, MetropolisHastings, SteinStop
 from svgdx.samplers.control import Control
 from svgdx.samplers.initial import Initial
+from svgdx.samplers.parameters import Value
 from svgdx.samplers.targets import Target
-from svgdx.samplers.values import Value
 
 LOG_STD = (-20.0, 2.0)
 STD = (0.1, 1.0)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from svgdx import ops
+from svgdx._checks import one_of
 from svgdx.activations import FROM_VALUE
 from svgdx.rl.sweeps import Network, PlainSweeps, first_is_smaller, sweeps_of
-from svgdx.samplers.values import one_of
 
 
 class Critic(nn.Module):

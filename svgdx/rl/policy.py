@@ -13,11 +13,11 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
+from svgdx._checks import one_of
 from svgdx.rl.actor import SteinActor, SteinSample
 from svgdx.rl.critics import MinimumQ, TwinCritic
 from svgdx.rl.presets import settings_of
 from svgdx.rl.targets import make_target
-from svgdx.samplers.values import one_of
 
 TEST_ACTIONS = ("best", "softmax")
 

@@ -6,10 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from svgdx._checks import one_of
 from svgdx.rl.targets import TARGETS
-from svgdx.samplers import BOUNDS, CONTROLS, DENSITIES, HESSIANS, HEURISTICS
-from svgdx.samplers.svgd import DIVISORS
-from svgdx.samplers.values import one_of
+from svgdx.samplers import BOUNDS, CONTROLS, DENSITIES, DIVISORS, HESSIANS, HEURISTICS
 
 PRESETS: dict[str, dict[str, Any]] = {
     "p-svgd": {

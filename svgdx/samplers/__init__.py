@@ -1,23 +1,34 @@
 """Samplers: SVGD with the density of its particles, on the fused ops; Langevin dynamics; Markov chains over bits."""
 
-from svgdx.samplers.bandwidths import HEURISTICS, Heuristic, median_bandwidth
 from svgdx.samplers.control import CONTROLS, EpsilonGreedy, MetropolisHastings, Truncation
 from svgdx.samplers.discrete import gibbs_sweep, gwg_step
 from svgdx.samplers.initial import LearntGaussian
 from svgdx.samplers.kernels import RBF, InverseMultiquadric
 from svgdx.samplers.langevin import LangevinRun, ReplayBuffer, langevin
+from svgdx.samplers.parameters import (
+    BOUNDS,
+    HEURISTICS,
+    LEAKY_SLOPE,
+    SCHEDULES,
+    Fixed,
+    Heuristic,
+    Learnt,
+    OfState,
+    Scheduled,
+    median_bandwidth,
+    step_bound,
+)
 from svgdx.samplers.presets import PRESETS, preset
 from svgdx.samplers.state import Chain, State, StepRecord
-from svgdx.samplers.step_sizes import BOUNDS, LEAKY_SLOPE, SCHEDULES, Scheduled
 from svgdx.samplers.stopping import SteinStop
-from svgdx.samplers.svgd import DENSITIES, SVGD
+from svgdx.samplers.svgd import DENSITIES, DIVISORS, SVGD
 from svgdx.samplers.targets import HESSIANS, ScoreTarget
-from svgdx.samplers.values import Fixed, Learnt, OfState
 
 __all__ = [
     "BOUNDS",
     "CONTROLS",
     "DENSITIES",
+    "DIVISORS",
     "HESSIANS",
     "HEURISTICS",
     "LEAKY_SLOPE",
@@ -47,4 +58,5 @@ __all__ = [
     "langevin",
     "median_bandwidth",
     "preset",
+    "step_bound",
 ]

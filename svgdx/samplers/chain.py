@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from svgdx.samplers.control import MetropolisHastings, Move, Truncation
-from svgdx.samplers.kernels import Kernel
+from svgdx.samplers.parameters import bounded, step_bound
+from svgdx.samplers.particles import Particles, Settings
 from svgdx.samplers.state import Chain, State, StepRecord
-from svgdx.samplers.step_sizes import bounded, step_bound
 from svgdx.samplers.targets import Derivatives
-
-if TYPE_CHECKING:
-    from svgdx.distributed import Shards
-    from svgdx.samplers.svgd import SVGD
 
 
 class Proposal(NamedTuple):
-    """Where a step leads: particles, the change of log q (..., M), and, where the step found them, phi and Tr J."""
+    """Where a step leads: particles, the change of log q (..., M), and phi and Tr J if the step computed them."""
 
     x: Tensor
     change: Tensor | None = None
@@ -33,24 +29,28 @@ class Runner:
 
     Args:
         sampler: its settings.
-        x: particles (..., M, D). log_q: their log density (..., M), None where it is not followed.
-        numbers: bandwidth and step size of a state.
-        generator: of probes and decisions.
-        recorded: whether somebody will read the record of the steps.
+        particles: where they live.
+        x: particles of this process, (..., M_p, D).
+        log_q: their log density (..., M_p), None if it is not followed.
+        parameters: bandwidth and step size as functions of the state.
+        generator: source of probes and decisions.
+        recorded: whether the caller reads the record of the steps.
     """
 
     def __init__(
         self,
-        sampler: SVGD,
+        sampler: Settings,
+        particles: Particles,
         x: Tensor,
         log_q: Tensor | None,
-        numbers: tuple[Callable[[State], Tensor], Callable[[State], Tensor]],
+        parameters: tuple[Callable[[State], Tensor], Callable[[State], Tensor]],
         generator: torch.Generator | None,
         recorded: bool,
     ) -> None:
         self.sampler, self.generator = sampler, generator
-        self.kernel: Kernel = sampler.kernel
-        self.bandwidth, self.step_size = numbers
+        self.ensemble, self.interaction = particles.ensemble, particles.interaction
+        self.count = self.ensemble.count(x)
+        self.bandwidth, self.step_size = parameters
         self.recorded = recorded or sampler.stop is not None or len(sampler.callbacks) > 0
         lead = x.shape[:-2]
         self.steps = 0
@@ -58,44 +58,41 @@ class Runner:
         control = sampler.control
         self.box = sampler.initial.box(control.deviations) if isinstance(control, Truncation) else None
         mask = None if self.box is None else control.inside(x.detach(), self.box)  # type: ignore[union-attr]
-        self.chain = Chain(x, log_q, mask, length)
+        self.chain = Chain(x, log_q, mask, length, ensemble=self.ensemble)
         self.stopping = None if sampler.stop is None else sampler.stop.start(lead, x.device)
-        needs_trace = log_q is not None or sampler.stop is not None or isinstance(control, MetropolisHastings)
-        self.follows = needs_trace
-        self.hessian = sampler.hessian if needs_trace or sampler.bound != "none" else "none"
-        # The change of log q is asked of the kernel by itself: log q would hide its last digits.
+        self.follows = log_q is not None or sampler.stop is not None or isinstance(control, MetropolisHastings)
+        self.hessian = sampler.hessian if self.follows or sampler.bound != "none" else "none"
+        # The kernel adds its change of log q to zeros: added to log q itself, its last digits would be lost.
         self.zeros = x.new_zeros(x.shape[:-1])
         self.nan = x.new_tensor(torch.nan)
-        self.count = x.shape[-2]
-        self.shards: Shards | None = None
         self.leaf: torch.Tensor | None = None
         if sampler.optimizer is not None:
             self.leaf = x.detach().clone().requires_grad_()
             self.optimizer = sampler.optimizer([self.leaf])
 
     def step(self, index: int, graph: bool) -> bool:
-        """One step, with its graph or detached. False once every problem has stopped."""
+        """Makes one step, with its graph or detached. Returns False once every problem has stopped."""
         chain, sampler = self.chain, self.sampler
         x = chain.x if graph or not chain.x.requires_grad else chain.x.detach()
         if graph and not x.requires_grad:
             x = x.detach().requires_grad_()
         with torch.set_grad_enabled(graph):
-            found = sampler.target.derivatives(x, self.hessian, graph, self.generator)
+            derivatives = sampler.target.derivatives(x, self.hessian, graph, self.generator)
             log_q = chain.log_q if graph or chain.log_q is None else chain.log_q.detach()
-            state = State(index, x, found.score, log_q, shards=self.shards)
-            sigma = self.kernel.checked(self.bandwidth(state), x)
-            limit = None if sampler.bound == "none" else self._limit(x, found, sigma)
+            state = State(index, x, derivatives.score, log_q, ensemble=self.ensemble)
+            sigma = sampler.kernel.checked(self.bandwidth(state), x)
+            limit = None if sampler.bound == "none" else self._limit(x, derivatives, sigma)
             eps = self.step_size(state)
             eps = eps if limit is None else bounded(eps, limit, sampler.bound)
             optimised = self.leaf is not None
-            proposal = self._descend(x, found, sigma) if optimised else self._propose(x, found, sigma, eps)
-            record = self._record(x, found, sigma, eps, limit, proposal) if self.recorded else None
+            proposal = self._descend(x, derivatives, sigma) if optimised else self._propose(x, derivatives, sigma, eps)
+            record = self._record(x, derivatives, sigma, eps, limit, proposal) if self.recorded else None
             active = (
                 self.stopping.update(record.discrepancy) if self.stopping is not None and record is not None else None
             )
             if active is not None and not bool(active.any()):
                 return False
-            move = Move(x, found, sigma, eps, proposal.x, proposal.change)
+            move = Move(x, derivatives, sigma, eps, proposal.x, proposal.change)
             x_next, change = (move.x_next, move.gain) if sampler.control is None else self._control(move, record)
             if active is not None:
                 x_next = torch.where(active[..., None, None], x_next, x)
@@ -104,13 +101,13 @@ class Runner:
         if record is not None:
             chain.steps.append(record)
         for callback in sampler.callbacks:
-            now = None if chain.log_q is None else chain.log_q.detach()
-            seen = chain.x.detach(), found.score.detach(), now, record, active, chain.mask, self.shards
-            callback(State(index, *seen))
+            log_q = None if chain.log_q is None else chain.log_q.detach()
+            score = derivatives.score.detach()
+            callback(State(index, chain.x.detach(), score, log_q, record, active, chain.mask, self.ensemble))
         return True
 
     def finish(self) -> Chain:
-        """The chain as it stands."""
+        """The chain after its last step."""
         if self.stopping is None:
             self.chain.length += self.steps
         return self.chain
@@ -130,54 +127,46 @@ class Runner:
         if self.leaf is not None and active is not None:
             self.leaf.data.copy_(x_next)
 
-    def _propose(self, x: Tensor, found: Derivatives, sigma: Tensor, eps: Tensor) -> Proposal:
-        kernel, sampler = self.kernel, self.sampler
-        score = found.score
+    def _propose(self, x: Tensor, derivatives: Derivatives, sigma: Tensor, eps: Tensor) -> Proposal:
+        interaction, sampler = self.interaction, self.sampler
+        score, hessian_trace = derivatives.score, derivatives.trace
         if not self.follows:
-            return Proposal(x + eps[..., None, None] * kernel.phi(x, score, sigma))
+            return Proposal(x + eps[..., None, None] * interaction.phi(x, score, sigma))
         if sampler.density == "logdet":
-            phi, trace = kernel.phi_trace(x, score, sigma)
-            change = -kernel.logdet(x, score, sigma, eps, found.hessian)
-            trace = trace if found.trace is None else trace + found.trace / self.count
+            phi, trace = interaction.phi_trace(x, score, sigma)
+            change = -interaction.logdet(x, score, sigma, eps, derivatives.hessian)
+            trace = trace if hessian_trace is None else trace + hessian_trace / self.count
             return Proposal(x + eps[..., None, None] * phi, change, phi, trace)
-        share = self.count / (self.count - 1) if sampler.divisor == "M-1" and self.count > 1 else 1.0
-        if share == 1.0:
-            x_next, change = kernel.step(x, score, sigma, eps, self.zeros, found.trace)
-        else:
-            x_next, change = kernel.step(x, score, sigma, eps, self.zeros, None)
-            change = share * change
-            if found.trace is not None:
-                change = change - eps[..., None] * found.trace / self.count
+        if sampler.divisor == "M" or self.count == 1:
+            return Proposal(*interaction.step(x, score, sigma, eps, self.zeros, hessian_trace))
+        x_next, change = interaction.step(x, score, sigma, eps, self.zeros, None)
+        change = self.count / (self.count - 1) * change
+        if hessian_trace is not None:
+            change = change - eps[..., None] * hessian_trace / self.count
         return Proposal(x_next, change)
 
-    def _descend(self, x: Tensor, found: Derivatives, sigma: Tensor) -> Proposal:
+    def _descend(self, x: Tensor, derivatives: Derivatives, sigma: Tensor) -> Proposal:
         """A step of the torch optimiser, down -phi."""
         assert self.leaf is not None
-        kernel = self.kernel
+        interaction, score = self.interaction, derivatives.score
         if not self.follows:
-            phi, trace = kernel.phi(x, found.score, sigma), None
+            phi, trace = interaction.phi(x, score, sigma), None
         else:
-            phi, trace = kernel.phi_trace(x, found.score, sigma)
-            trace = trace if found.trace is None else trace + found.trace / self.count
+            phi, trace = interaction.phi_trace(x, score, sigma)
+            trace = trace if derivatives.trace is None else trace + derivatives.trace / self.count
         self.leaf.grad = -phi
         self.optimizer.step()
         return Proposal(self.leaf.detach().clone(), None, phi, trace)
 
     @torch.no_grad()
-    def _limit(self, x: Tensor, found: Derivatives, sigma: Tensor) -> Tensor:
+    def _limit(self, x: Tensor, derivatives: Derivatives, sigma: Tensor) -> Tensor:
         """eps_UB, (...), detached."""
-        kernel, score = self.kernel, found.score
-        if found.hessian is None:
-            return step_bound(kernel.sqnorm(x, score, sigma, found.probe, found.hvp))
-        # Unit vectors times sqrt(D) are probes whose mean is |J|_F^2 without error.
-        dim = x.shape[-1]
-        units = dim**0.5 * torch.eye(dim, dtype=x.dtype, device=x.device)
-        probe = units.reshape(dim, *(1,) * (x.dim() - 1), dim).expand(dim, *x.shape)
-        hvp = dim**0.5 * found.hessian.movedim(-1, 0)
-        many = sigma if sigma.dim() < x.dim() - 1 else sigma.expand(dim, *sigma.shape)
-        spread = x.expand(dim, *x.shape), score.expand(dim, *x.shape)
-        sqnorm = kernel.sqnorm(*spread, many, probe.contiguous(), hvp.contiguous())
-        return step_bound(sqnorm.mean(0))
+        interaction, score = self.interaction, derivatives.score
+        if derivatives.hessian is None:
+            sqnorm = interaction.sqnorm(x, score, sigma, derivatives.probe, derivatives.hvp)
+        else:
+            sqnorm = interaction.exact_sqnorm(x, score, sigma, derivatives.hessian)
+        return step_bound(self.ensemble.max(sqnorm).unsqueeze(-1))
 
     def _control(self, move: Move, record: StepRecord | None) -> tuple[Tensor, Tensor | None]:
         control, chain, sampler = self.sampler.control, self.chain, self.sampler
@@ -201,29 +190,27 @@ class Runner:
         return x_next, change
 
     def _record(
-        self, x: Tensor, found: Derivatives, sigma: Tensor, eps: Tensor, limit: Tensor | None, proposal: Proposal
+        self,
+        x: Tensor,
+        derivatives: Derivatives,
+        sigma: Tensor,
+        eps: Tensor,
+        limit: Tensor | None,
+        proposal: Proposal,
     ) -> StepRecord:
         with torch.no_grad():
-            score, trace, nan = found.score, proposal.trace, self.nan
-            if self.kernel.bandwidth.per_dimension:
+            ensemble, score, nan = self.ensemble, derivatives.score, self.nan
+            if self.sampler.kernel.bandwidth.per_dimension:
                 sigma = sigma.mean(-1)
-            norm = self.mean(torch.linalg.vector_norm(score, dim=-1))
+            norm = ensemble.mean(torch.linalg.vector_norm(score, dim=-1))
             mean_trace = discrepancy = nan
-            if trace is not None and proposal.phi is not None:
-                mean_trace = self.mean(trace)
-                discrepancy = (self._mean_dot(proposal.phi, score) + mean_trace).square()
+            if proposal.trace is not None and proposal.phi is not None:
+                mean_trace = ensemble.mean(proposal.trace)
+                discrepancy = (ensemble.mean_dot(proposal.phi, score) + mean_trace).square()
             elif proposal.change is not None:
-                # The step itself tells phi and Tr J.
-                mean_trace = -self.mean(proposal.change) / eps
-                discrepancy = (self._mean_dot(proposal.x - x, score) / eps + mean_trace).square()
+                # phi and Tr J follow from the step itself.
+                mean_trace = -ensemble.mean(proposal.change) / eps
+                discrepancy = (ensemble.mean_dot(proposal.x - x, score) / eps + mean_trace).square()
             return StepRecord(
                 sigma.detach(), eps.detach(), nan if limit is None else limit, mean_trace, discrepancy, nan, norm
             )
-
-    def mean(self, value: Tensor) -> Tensor:
-        """The mean over all particles of a value (..., M), (...)."""
-        return value.mean(-1)
-
-    def _mean_dot(self, one: Tensor, other: Tensor) -> Tensor:
-        """Mean over particles of the dot product of (..., M, D), (...)."""
-        return torch.linalg.vecdot(one.flatten(-2), other.flatten(-2)) / self.count

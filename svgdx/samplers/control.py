@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from svgdx._checks import one_of
 from svgdx.samplers.kernels import Kernel
 from svgdx.samplers.targets import Derivatives, Target
-from svgdx.samplers.values import one_of
 
 CONTROLS = ("none", "truncation", "metropolis-hastings", "epsilon-greedy")
 

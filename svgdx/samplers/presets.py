@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import distributions, nn
 
-from svgdx.samplers.bandwidths import Heuristic
+from svgdx._checks import one_of
 from svgdx.samplers.initial import LearntGaussian
 from svgdx.samplers.kernels import RBF
+from svgdx.samplers.parameters import Heuristic, Learnt
 from svgdx.samplers.svgd import SVGD
 from svgdx.samplers.targets import LogDensity, Target
-from svgdx.samplers.values import Learnt, one_of
 
 PRESETS = ("svgd", "p-svgd", "met-svgd")
 

@@ -1,28 +1,76 @@
-"""What a chain of SVGD steps leaves behind: its particles, their density and a record of each step."""
+"""What the steps of a chain see and leave behind: the ensemble of particles, their state and a record of each step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from svgdx.distributed import Shards
+from svgdx import ops
+
+
+class Ensemble(Protocol):
+    """All M particles of each problem, of which this process may hold a part, M_p: what is computed over all of them.
+
+    Every result is (...), or (..., D) where a method says so, and the same on every process.
+    """
+
+    def count(self, x: Tensor) -> int:
+        """M, from the particles of this process, (..., M_p, D)."""
+
+    def mean(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The mean of a value (..., M_p) over all particles, or over those in a mask (..., M_p)."""
+
+    def mean_dot(self, one: Tensor, other: Tensor) -> Tensor:
+        """The mean over all particles of the dot product of two vectors (..., M_p, D)."""
+
+    def max(self, value: Tensor) -> Tensor:
+        """The largest value (..., M_p), detached; NaN if one is NaN."""
+
+    def variance(self, x: Tensor) -> Tensor:
+        """The variance of each coordinate over all particles x (..., M_p, D), (..., D)."""
+
+    def median_distance(self, x: Tensor) -> Tensor:
+        """The median of all M^2 distances between particles x (..., M_p, D)."""
+
+
+class LocalEnsemble:
+    """Particles that all live in this process: M_p = M."""
+
+    def count(self, x: Tensor) -> int:
+        return x.shape[-2]
+
+    def mean(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is None:
+            return value.mean(-1)
+        return torch.where(mask, value, 0).sum(-1) / mask.to(value.dtype).sum(-1)
+
+    def mean_dot(self, one: Tensor, other: Tensor) -> Tensor:
+        return torch.linalg.vecdot(one.flatten(-2), other.flatten(-2)) / one.shape[-2]
+
+    def max(self, value: Tensor) -> Tensor:
+        return value.detach().amax(-1)
+
+    def variance(self, x: Tensor) -> Tensor:
+        return x.var(-2, correction=0)
+
+    def median_distance(self, x: Tensor) -> Tensor:
+        return ops.median_distance(x)
 
 
 @dataclass
 class StepRecord:
-    """What one step was made of, detached; each a tensor with one number for each problem, (...), or for all, ().
+    """The quantities of one step, detached; each a tensor with one number per problem, (...), or one for all, ().
 
-    Means are over all particles. A number that the sampler's settings do not call for is NaN.
+    Means are over all particles. A quantity that the sampler's settings do not need is NaN.
     """
 
-    sigma: Tensor  # bandwidth, in the units of x; the mean over dimensions where it has one for each
+    sigma: Tensor  # bandwidth, in the units of x; the mean over dimensions if it has one per dimension
     eps: Tensor  # step size, after its bound
     eps_bound: Tensor  # eps_UB = 1 / max_i |J_i|_F
-    trace: Tensor  # mean Tr J_i: log density lost, in nats, for a unit of eps
+    trace: Tensor  # mean Tr J_i: log density lost, in nats, per unit of eps
     discrepancy: Tensor  # S = (mean_i [phi_i . s_i + Tr J_i])^2
     acceptance: Tensor  # share of Metropolis-Hastings proposals that were accepted
     score_norm: Tensor  # mean |s_i|
@@ -30,31 +78,31 @@ class StepRecord:
 
 @dataclass
 class State:
-    """What modules of the state see before a step, and callbacks after it.
+    """The state that modules of the state see before a step, and callbacks after it.
 
-    Where particles are sharded over a process group these are this rank's, and `record` is of all.
-    Modules (a bandwidth or a step size) get step, x, score and log_q as they are before the step, with the graph where
-    the step is attached; callbacks get all of it after the step.
+    Modules (a bandwidth or a step size) get step, x, score, log_q and ensemble as they are before the step, with the
+    graph if the step is attached; callbacks get every field after the step. If particles are sharded over a process
+    group, x, score, log_q and mask are those of this rank and record is that of all.
     """
 
     step: int  # 0 is the first
     x: Tensor  # particles, (..., M, D)
     score: Tensor  # at the particles before the step, (..., M, D)
-    log_q: Tensor | None  # log density of the particles in nats, (..., M); None where it is not followed
+    log_q: Tensor | None  # log density of the particles in nats, (..., M); None if it is not followed
     record: StepRecord | None = None
     active: Tensor | None = None  # problems that have not stopped, (...) bool; None: all
     mask: Tensor | None = None  # particles that truncation has not masked, (..., M) bool; None: all
-    shards: Shards | None = None  # of the particles over a process group
+    ensemble: Ensemble = field(default_factory=LocalEnsemble)  # sums over all particles
 
 
 @dataclass
 class Chain:
-    """The end of a chain.
+    """The end of a chain and the record of its steps.
 
-    x: particles (..., M, D). log_q: their log density (..., M) in nats, None where it was not followed. mask: particles
-    that truncation kept, (..., M) bool, None without truncation. length: steps that each problem took, (...) int64.
-    steps: a record of each step. shards: of the particles over a process group; x, log_q and mask are then this rank's,
-    means and records those of all.
+    x: particles (..., M, D). log_q: their log density (..., M) in nats, None if it was not followed. mask: particles
+    that truncation did not mask, (..., M) bool, None without truncation. length: steps that each problem took, (...)
+    int64. steps: a record of each step. ensemble: sums over all particles. If particles are sharded over a process
+    group, x, log_q and mask are those of this rank; means and records are those of all.
     """
 
     x: Tensor
@@ -62,12 +110,12 @@ class Chain:
     mask: Tensor | None
     length: Tensor
     steps: list[StepRecord] = field(default_factory=list)
-    shards: Shards | None = None
+    ensemble: Ensemble = field(default_factory=LocalEnsemble)
 
     def history(self) -> dict[str, Tensor]:
         """Each quantity of StepRecord over the steps, (L, ...)."""
         lead = self.x.shape[:-2]
-        names = [each.name for each in fields(StepRecord)]
+        names = [quantity.name for quantity in fields(StepRecord)]
         return {
             name: torch.stack([getattr(step, name).expand(lead) for step in self.steps])
             if self.steps
@@ -76,18 +124,11 @@ class Chain:
         }
 
     def entropy(self) -> Tensor:
-        """-mean log q over the particles that were kept, in nats, (...). Raises ValueError without a density."""
+        """-mean log q over the particles that are not masked, in nats, (...). Raises ValueError without a density."""
         if self.log_q is None:
             raise ValueError("Chain.entropy: the chain was run without its density")
         return -self.mean(self.log_q)
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a value (..., M) over the particles that were kept, (...)."""
-        if self.shards is not None:
-            kept = torch.ones_like(value) if self.mask is None else self.mask.to(value.dtype)
-            count = self.shards.sum(kept.detach().sum(-1))
-            return self.shards.sum(torch.where(kept > 0, value, 0).sum(-1) / count)
-        if self.mask is None:
-            return value.mean(-1)
-        kept = self.mask.to(value.dtype)
-        return (torch.where(self.mask, value, 0)).sum(-1) / kept.sum(-1)
+        """The mean of a value (..., M) over the particles that are not masked, (...)."""
+        return self.ensemble.mean(value, self.mask)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributions, nn
 
 from svgdx import ops
-from svgdx.samplers.values import one_of
+from svgdx._checks import one_of
 from svgdx.trace import hessian_trace
 
 LogDensity = Callable[[Tensor], Tensor]

@@ -11,9 +11,7 @@ from svgdx.activations import SMOOTH
 from svgdx.experiments.data.images import DATASETS, FOLDERS
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.settings import Settings, flag, option
-from svgdx.samplers.bandwidths import HEURISTICS
-from svgdx.samplers.step_sizes import BOUNDS
-from svgdx.samplers.svgd import DIVISORS
+from svgdx.samplers import BOUNDS, DIVISORS, HEURISTICS
 
 STARTS = ("normal", "data")
 SAMPLERS = ("svgd", "langevin", "glow")

@@ -23,9 +23,9 @@ from svgdx.samplers import (
     SteinStop,
     langevin,
     median_bandwidth,
+    step_bound,
 )
 from svgdx.samplers.control import Control
-from svgdx.samplers.step_sizes import step_bound
 
 
 class Negatives(Protocol):

@@ -1,21 +1,21 @@
-"""Positive numbers of a step, bandwidth or step size: fixed, learnt, or from a module of the state."""
+"""Positive parameters of a step, bandwidth or step size: fixed, learnt, or computed from the state by a module."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from svgdx._checks import one_of
 from svgdx.samplers.state import State
 
-T = TypeVar("T")
+SCALES = ("isotropic", "per-dimension")
 
 
 class Value(nn.Module):
-    """A positive number for each step: `value(state)` is (), (...), or, where `per_dimension`, (D,) or (..., D)."""
+    """A positive parameter: `value(state)` is (), (...) or, if `per_dimension`, (D,) or (..., D)."""
 
     per_dimension = False
 
@@ -23,17 +23,17 @@ class Value(nn.Module):
         raise NotImplementedError
 
     def over(self, steps: int) -> Callable[[State], Tensor]:
-        """The value in a chain of so many steps: what all of them need is computed once, with its graph.
+        """The value in a chain of `steps` steps; work that all steps share is done once here, with its graph.
 
-        Raises ValueError for a chain longer than what is learnt.
+        Raises ValueError if fewer steps are learnt.
         """
         return self
 
 
 class Fixed(Value):
-    """A constant: a number, or one for each dimension, (D,).
+    """A constant: one number, or one per dimension, (D,).
 
-    Raises ValueError for what is not positive and finite.
+    Raises ValueError unless all are positive and finite.
     """
 
     value: Tensor
@@ -48,16 +48,16 @@ class Fixed(Value):
 
 
 class Learnt(Value):
-    """A learnt number, one for all steps or one for each.
+    """A learnt number, shared by all steps or separate for each.
 
     Args:
-        start: value before training, a number or one for each dimension, (D,).
-        steps: L, one parameter for each step; None: one for all.
-        low, high: where both are given the value stays inside (low, high), by a sigmoid of its log; otherwise it is
-            the exponential of the parameter.
+        start: value before training, one number or one per dimension, (D,).
+        steps: L, to learn one parameter per step; None learns one for all steps.
+        low, high: bounds of the value, which is then a sigmoid of the parameter on a logarithmic scale. Without bounds
+            the value is the exponential of the parameter.
 
     Raises:
-        ValueError: a start that is not positive, or not inside (low, high).
+        ValueError: start is not positive or not inside (low, high), only one bound is given, or steps is below 1.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Learnt(Value):
         super().__init__()
         if (low is None) != (high is None):
             raise ValueError("Learnt: low and high must be given together")
-        begin = _positive("Learnt", torch.as_tensor(start, dtype=torch.get_default_dtype()))
-        self.per_dimension = begin.dim() == 1
-        raw = begin.log()
+        initial = _positive("Learnt", torch.as_tensor(start, dtype=torch.get_default_dtype()))
+        self.per_dimension = initial.dim() == 1
+        raw = initial.log()
         self.range: tuple[float, float] | None = None
         if low is not None and high is not None:
-            if not 0 < low < high or not bool(((begin > low) & (begin < high)).all()):
-                raise ValueError(f"Learnt: 0 < low < start < high is needed, but they are {low}, {start}, {high}")
+            if not 0 < low < high or not bool(((initial > low) & (initial < high)).all()):
+                raise ValueError(f"Learnt: 0 < low < start < high must hold, but they are {low}, {start}, {high}")
             self.range = (math.log(low), math.log(high))
             raw = torch.logit((raw - self.range[0]) / (self.range[1] - self.range[0]))
         if steps is not None and steps < 1:
@@ -104,9 +104,11 @@ class Learnt(Value):
 
 
 class OfState(Value):
-    """A number from a module of the :class:`State`: () or (...), or, where scale is "per-dimension", (D,) or (..., D).
+    """A parameter that a module computes from the :class:`State`.
 
-    The module must return positive numbers, for instance by softplus; it may depend on state.x, score, log_q and step.
+    Args:
+        module: returns positive numbers, for example through a softplus; it may read state.x, score, log_q and step.
+        scale: "isotropic" for a result of () or (...), "per-dimension" for one of (D,) or (..., D).
     """
 
     def __init__(self, module: Callable[[State], Tensor], scale: str = "isotropic") -> None:
@@ -118,11 +120,8 @@ class OfState(Value):
         return self.module(state)
 
 
-SCALES = ("isotropic", "per-dimension")
-
-
 def as_value(value: float | Tensor | Value | nn.Module) -> Value:
-    """A number becomes Fixed, a module OfState."""
+    """A Value unchanged, a module as OfState, a number as Fixed."""
     if isinstance(value, Value):
         return value
     if isinstance(value, nn.Module):
@@ -130,14 +129,7 @@ def as_value(value: float | Tensor | Value | nn.Module) -> Value:
     return Fixed(value)
 
 
-def one_of(owner: str, name: str, value: T, known: Sequence[T]) -> T:
-    """Refuses a name that is not in the list, and gives the list."""
-    if value not in known:
-        raise ValueError(f"{owner}: {name} must be one of {', '.join(map(str, known))}, but is {value!r}")
-    return value
-
-
 def _positive(owner: str, value: Tensor) -> Tensor:
     if value.dim() > 1 or not bool(((value > 0) & value.isfinite()).all()):
-        raise ValueError(f"{owner}: a positive number, or one for each dimension, is needed, but it is {value}")
+        raise ValueError(f"{owner}: value must be positive, one number or one per dimension, but is {value}")
     return value

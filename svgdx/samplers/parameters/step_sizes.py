@@ -1,4 +1,4 @@
-"""Step sizes over the steps of a chain, and what holds them under the bound of invertibility."""
+"""Step sizes along a chain, and the bound below which a step is invertible."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from svgdx._checks import one_of
+from svgdx.samplers.parameters.values import Value, as_value
 from svgdx.samplers.state import State
-from svgdx.samplers.values import Value, as_value, one_of
 
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
 BOUNDS = ("none", "clamp", "leaky")
@@ -20,7 +21,7 @@ LEAKY_SLOPE = 0.01
 class Scheduled(Value):
     """A step size that changes along the chain.
 
-    With t = (step - begin) / (end - begin) held inside [0, 1] the value is multiplied by
+    With t = (step - begin) / (end - begin), clamped to [0, 1], the value is multiplied by
 
     - "constant": 1;
     - "linear": 1 + (last - 1) t;
@@ -30,8 +31,11 @@ class Scheduled(Value):
     Args:
         value: a number, a Value or a module of the state.
         schedule: one of SCHEDULES.
-        begin, end: steps between which the factor goes from 1 to `last`.
+        begin, end: steps between which the factor changes from 1 to `last`.
         last: factor at the end.
+
+    Raises:
+        ValueError: an unknown schedule, end not after begin, or last not positive.
     """
 
     def __init__(
@@ -39,7 +43,7 @@ class Scheduled(Value):
     ) -> None:
         super().__init__()
         if not 0 <= begin < end:
-            raise ValueError(f"Scheduled: 0 <= begin < end is needed, but they are {begin} and {end}")
+            raise ValueError(f"Scheduled: 0 <= begin < end must hold, but they are {begin} and {end}")
         if not last > 0:
             raise ValueError(f"Scheduled: last must be positive, but is {last}")
         self.value = as_value(value)
@@ -47,6 +51,7 @@ class Scheduled(Value):
         self.begin, self.end, self.last = begin, end, last
 
     def factor(self, step: int) -> float:
+        """The factor of a step; 0 is the first."""
         t = min(1.0, max(0.0, (step - self.begin) / (self.end - self.begin)))
         if self.schedule == "constant":
             return 1.0
@@ -66,18 +71,18 @@ class Scheduled(Value):
 
 
 def as_step_size(value: float | Value | nn.Module) -> Value:
-    """A number, a Value or a module of the state; one number for all dimensions."""
-    found = as_value(value)
-    if found.per_dimension:
+    """A Value from a number, a Value or a module of the state. Raises ValueError if it has one number per dimension."""
+    step_size = as_value(value)
+    if step_size.per_dimension:
         raise ValueError("SVGD: step_size must be one number for all dimensions")
-    return found
+    return step_size
 
 
 def step_bound(sqnorm: Tensor) -> Tensor:
     """eps_UB = 1 / max_i |J_i|_F of squared norms (..., M), (...); a NaN stays a NaN of its problem.
 
-    Below it x -> x + eps phi is invertible and log det is close to eps Tr J. Where |J_i|_F^2 is estimated with a probe
-    it can fall below zero, which says that the norm is too small to bound anything.
+    Below it x -> x + eps phi is invertible and log det is close to eps Tr J. A probe's estimate of |J_i|_F^2 can be
+    negative, in which case the norm is too small to bound anything.
 
     Source: Messaoud et al., Particles Don't Care About Z, ICML 2026.
     """
