@@ -8,6 +8,13 @@ from svgdx import _library
 
 __version__ = "0.1.0"
 
+# Modules that moved, with what replaces them.
+_MOVED = {
+    "nn": "svgdx.nn is now svgdx.densities: MLPEnergy is svgdx.densities.MLPLogDensity, and ConvEnergy is "
+    "svgdx.densities.ConvLogDensity",
+    "energies": "svgdx.energies is now svgdx.densities: DiscreteMLPEnergy and IsingEnergy are in svgdx.densities",
+}
+
 _library.load()
 
 if _library.usable():
@@ -20,10 +27,10 @@ if _library.usable():
         from svgdx import distributed  # noqa: F401
 
     __all__ = ["SVGD", "HessianTrace", "densities", "hessian_trace", "ops", "reference"]
-else:
 
-    def __getattr__(name: str) -> NoReturn:
-        # `svgdx doctor` must run where the library does not load; everything else stops with the reason.
-        if name in ("SVGD", "HessianTrace", "densities", "hessian_trace", "ops", "reference"):
-            _library.require()
-        raise AttributeError(f"module 'svgdx' has no attribute {name!r}")
+
+def __getattr__(name: str) -> NoReturn:
+    # `svgdx doctor` must run even if the library does not load; everything else stops with the reason.
+    if name in ("SVGD", "HessianTrace", "densities", "hessian_trace", "ops", "reference"):
+        _library.require()
+    raise AttributeError(_MOVED.get(name, f"module 'svgdx' has no attribute {name!r}"))

@@ -1,87 +1,89 @@
-"""The trace of a log density's Hessian: estimated with random probes, or exact."""
+"""The trace of the Hessian of a log density, estimated with random probes or exact."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from svgdx import ops
 from svgdx._dtype import wide
+from svgdx.densities.base import LogProb, as_log_density
 
 __all__ = ["HessianTrace", "hessian_trace"]
 
 METHODS = ("hutchinson", "hutch++", "exact")
-# Unit vectors multiplied with the Hessian at once: what bounds the memory of the exact trace.
+# The exact trace multiplies the Hessian by this many unit vectors at a time, which bounds its memory.
 EXACT_BLOCK = 64
 INT64 = 2**63
 
 
 class HessianTrace(NamedTuple):
-    """A log density at points x (..., D), with H its Hessian there; (..., M, D) are M particles.
+    """The value and derivatives of a log density at points x (..., D), with H its Hessian; x (..., M, D) are particles.
 
-    ``trace`` goes into :func:`svgdx.ops.svgd_step`; with one probe, ``score``, ``probe`` and ``hvp`` go as they are
-    into :func:`svgdx.ops.svgd_jacobian_sqnorm`, with more of them ``probe[0]`` and ``hvp[0]``.
+    Pass ``trace`` to :func:`svgdx.ops.svgd_step`. Pass ``score``, ``probe`` and ``hvp`` to
+    :func:`svgdx.ops.svgd_jacobian_sqnorm`; of several probes pass ``probe[0]`` and ``hvp[0]``.
     """
 
     log_prob: Tensor
-    """(...), as log_prob gave it, in nats."""
+    """The log density as the target returns it, (...), in nats."""
     score: Tensor
-    """grad log density, (..., D)."""
+    """Its gradient, (..., D)."""
     trace: Tensor
     """Tr H or its estimate, (...), float32, or float64 for float64 points."""
     probe: Tensor
-    """Random signs v, (..., D) for one probe, else (V, ..., D); for the exact trace the D unit vectors (D, ..., D)."""
+    """Random signs v, (..., D), or (V, ..., D) for V > 1 probes; for the exact trace the unit vectors, (D, ..., D)."""
     hvp: Tensor
-    """H v, in the shape of probe; for the exact trace (D, ..., D), the rows of H."""
+    """H v, with the shape of probe; for the exact trace the rows of H, (D, ..., D)."""
     standard_error: Tensor
-    """Of trace over the probes, (...), its dtype: zero where it is exact, NaN for one probe, which shows no spread."""
+    """Standard error of trace over the probes, (...), in its dtype; 0 if exact, NaN for one probe."""
 
 
 def hessian_trace(
-    log_prob: Callable[[Tensor], Tensor],
+    log_prob: nn.Module | LogProb,
     x: Tensor,
     probes: int = 1,
     method: str = "hutchinson",
     generator: torch.Generator | None = None,
     create_graph: bool = False,
 ) -> HessianTrace:
-    """Log density, score, trace of the Hessian and Hessian-vector products at x, from one graph.
+    """Computes log density, score, trace of the Hessian and Hessian-vector products at x from one graph.
 
-    "hutchinson" takes the mean of v . H v over random signs v. "hutch++" spends a third of its products on
-    finding, for each point, an orthonormal basis Q of where H is large, a third on Tr Q^T H Q, which is exact, and
-    estimates with the rest only what Q leaves over; Q counts as a constant, so the gradient of the estimate is unbiased
-    too. "exact" multiplies H with all D unit vectors.
+    "hutchinson" averages v . H v over random signs v. "hutch++" splits its products in three: one third finds, for each
+    point, an orthonormal basis Q of the directions in which H is large, one third computes Tr Q^T H Q exactly, and the
+    rest estimates what remains outside Q. Q is a constant of the graph, so the gradient of the estimate is unbiased as
+    well. "exact" multiplies H by all D unit vectors.
 
     Args:
-        log_prob: any log density that is differentiable twice (three times with create_graph), (..., D) -> (...), each
-            value a function of its own point alone. With more than one product its derivatives must allow
-            ``torch.autograd.grad(is_grads_batched=True)``. A module with a method score_hvp(x, probe), such as
-            :class:`svgdx.densities.MLPLogDensity`, gives value, score and product by it for one probe
+        log_prob: a LogDensity, an Energy or a callable log density, (..., D) -> (...); see
+            :func:`svgdx.densities.as_log_density`. It must be twice differentiable (three times with create_graph), and
+            each value must depend on its own point only. For several products, its derivatives must support
+            ``torch.autograd.grad(is_grads_batched=True)``. If it has a method score_hvp(x, probe), as
+            :class:`svgdx.densities.MLPLogDensity` does, that method computes value, score and product for one probe
             without create_graph.
-        x: points or particles, (..., D), float32 or float64 (half precision: as far as log_prob allows it).
-        probes: how many products with H are spent, V; "hutch++" needs 3, and probes - 2 (probes // 3) of them are
-            random signs; "exact" does not read it.
+        x: points or particles, (..., D), float32 or float64, or half precision if log_prob supports it.
+        probes: V, the number of products with H. "hutch++" needs at least 3, of which probes - 2 (probes // 3) are
+            random signs; "exact" ignores it.
         method: one of METHODS.
-        generator: where the seed of the signs is drawn from; None: torch's default generator of the CPU. A generator on
-            a GPU costs a synchronisation.
-        create_graph: whether the results can be differentiated, with respect to x and to the parameters of log_prob.
-            Otherwise they are detached.
+        generator: source of the seed of the signs; None: torch's default generator of the CPU. A generator on a GPU
+            costs a synchronisation.
+        create_graph: whether the results are differentiable in x and in the parameters of log_prob; otherwise they are
+            detached.
 
     Returns:
         The results, see :class:`HessianTrace`. The standard error of "hutch++" is that of its random part.
 
     Raises:
-        TypeError: x is no tensor, or probes no integer.
-        ValueError: an unknown method, or too few probes.
-        RuntimeError: x is not floating or 0-d, or log_prob gives something not differentiable or of another shape.
+        TypeError: x is not a tensor, probes is not an integer, or log_prob is not callable.
+        ValueError: the method is unknown, or there are too few probes.
+        RuntimeError: x is 0-d or not floating, or log_prob is not differentiable or returns another shape.
 
     Source: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1989; Meyer, Musco, Musco &
     Woodruff, Hutch++: Optimal Stochastic Trace Estimation, SOSA 2021, algorithm 1.
     """
     _check(x, probes, method)
+    log_prob = as_log_density(log_prob)
     if method == "hutchinson" and probes == 1 and not create_graph and hasattr(log_prob, "score_hvp"):
         x = x.detach()
         probe = ops.rademacher(x, _seed(generator), 0)
@@ -101,14 +103,14 @@ def hessian_trace(
 
 
 class _Field:
-    """A log density with its score at x, and products of vectors with its Hessian."""
+    """A log density and its score at x, and the products of its Hessian with vectors."""
 
-    def __init__(self, log_prob: Callable[[Tensor], Tensor], x: Tensor, create_graph: bool) -> None:
+    def __init__(self, log_prob: LogProb, x: Tensor, create_graph: bool) -> None:
         self.x, self.create_graph = x, create_graph
         self.value = log_prob(x)
         if not isinstance(self.value, Tensor) or self.value.shape != x.shape[:-1]:
-            found = tuple(self.value.shape) if isinstance(self.value, Tensor) else type(self.value).__name__
-            raise RuntimeError(f"hessian_trace: log_prob must give shape {tuple(x.shape[:-1])}, but gives {found}")
+            result = tuple(self.value.shape) if isinstance(self.value, Tensor) else type(self.value).__name__
+            raise RuntimeError(f"hessian_trace: log_prob must return shape {tuple(x.shape[:-1])}, but returns {result}")
         if not self.value.requires_grad:
             raise RuntimeError(
                 "hessian_trace: log_prob must be differentiable in x, but its result does not depend on x"
@@ -117,8 +119,8 @@ class _Field:
         (self.score,) = torch.autograd.grad(self.value, x, ones, create_graph=True, materialize_grads=True)
 
     def products(self, vectors: Tensor) -> Tensor:
-        """H v for each of the vectors (V, ..., D), or for one, (..., D)."""
-        if not self.score.requires_grad:  # linear
+        """Returns H v for vectors v (V, ..., D) or for a single one (..., D)."""
+        if not self.score.requires_grad:  # the log density is linear
             return torch.zeros_like(vectors)
         if vectors.dim() > self.x.dim() and len(vectors) == 1:
             return self.products(vectors[0])[None]
@@ -141,7 +143,7 @@ def _hutchinson(field: _Field, probes: int, seed: int) -> HessianTrace:
     probe = ops.rademacher(field.x.detach(), seed, 0) if probes == 1 else field.signs(probes, seed, 0)
     hvp = field.products(probe)
     if probes == 1:
-        # torch's own op costs less to record and to differentiate than ops.probe_trace, which would find no variance.
+        # There is no variance to compute, and torch's own op is cheaper to differentiate than ops.probe_trace.
         trace = torch.linalg.vecdot(wide(probe), wide(hvp))
         return HessianTrace(field.value, field.score, trace, probe, hvp, torch.full_like(trace, torch.nan))
     trace, variance = ops.probe_trace(probe, hvp)
@@ -151,16 +153,16 @@ def _hutchinson(field: _Field, probes: int, seed: int) -> HessianTrace:
 def _hutchpp(field: _Field, probes: int, seed: int) -> HessianTrace:
     size = min(probes // 3, field.x.shape[-1])
     sketch = field.products(field.signs(size, seed, 0)).detach()
-    # (k, ..., D) to matrices (..., D, k) and back; the basis is orthonormal even where the sketch has a lower rank.
+    # From (k, ..., D) to matrices (..., D, k) and back. The basis is orthonormal even if the sketch has a lower rank.
     basis = torch.linalg.qr(wide(sketch).movedim(0, -1)).Q.movedim(-1, 0).to(sketch.dtype)
-    of_basis = field.products(basis)
+    basis_products = field.products(basis)
     probe = field.signs(probes - 2 * (probes // 3), seed, 1)
-    along = torch.einsum("k...d,v...d->kv...", basis, probe)
-    rest = probe - torch.einsum("kv...,k...d->v...d", along, basis)
-    of_rest = field.products(rest)
-    inside, _ = ops.probe_trace(basis, of_basis)
-    outside, variance = ops.probe_trace(rest, of_rest)
-    hvp = of_rest + torch.einsum("kv...,k...d->v...d", along, of_basis)
+    coefficients = torch.einsum("k...d,v...d->kv...", basis, probe)
+    rest = probe - torch.einsum("kv...,k...d->v...d", coefficients, basis)
+    rest_products = field.products(rest)
+    inside, _ = ops.probe_trace(basis, basis_products)
+    outside, variance = ops.probe_trace(rest, rest_products)
+    hvp = rest_products + torch.einsum("kv...,k...d->v...d", coefficients, basis_products)
     return HessianTrace(field.value, field.score, size * inside + outside, probe, hvp, (variance / len(probe)).sqrt())
 
 

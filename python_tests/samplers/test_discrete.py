@@ -1,4 +1,4 @@
-"""Gibbs and Gibbs with gradients against enumerated targets and transition matrices."""
+"""Gibbs sampling and Gibbs with gradients, compared with enumerated distributions and transition matrices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from svgdx.densities import DiscreteMLPEnergy, IsingEnergy
+from svgdx.densities import DiscreteMLPEnergy, IsingEnergy, as_log_density
 from svgdx.experiments.metrics.bits import all_states
 from svgdx.samplers import gibbs_sweep, gwg_step
 
@@ -37,12 +37,12 @@ def with_base(dim: int) -> DiscreteMLPEnergy:
 
 
 def plain_ising(dim: int) -> Callable[[Tensor], Tensor]:
-    """The same energy, without the samplers' knowing what it is."""
+    """The log density of the same model as a plain function, for which the samplers have no faster way."""
     energy = ising(dim)
-    return lambda x: energy(x)
+    return lambda x: -energy(x)
 
 
-ENERGIES = {"ising": ising, "network": network, "network with base": with_base, "function": plain_ising}
+TARGETS = {"ising": ising, "network": network, "network with base": with_base, "function": plain_ising}
 SAMPLERS = {
     "gibbs": gibbs_sweep,
     "gwg": gwg_step,
@@ -59,47 +59,47 @@ def index(x: Tensor) -> Tensor:
 
 
 def assert_drawn_from(x: Tensor, probability: Tensor) -> None:
-    """Chi-square at the 1e-4 quantile; the chains are independent. States expected less than 5 times are pooled."""
+    """Chi-square test of independent chains at the level 1e-4; states expected fewer than 5 times are pooled."""
     counts = torch.bincount(index(x), minlength=len(probability)).double()
     expected = probability.double() * len(x)
     common = expected >= 5
     counts = torch.cat([counts[common], counts[~common].sum()[None]])
     expected = torch.cat([expected[common], expected[~common].sum()[None]])
-    kept = expected > 0
-    assert counts[~kept].sum() == 0
-    statistic = ((counts - expected)[kept].square() / expected[kept]).sum()
-    assert float(statistic) < chi2.ppf(1 - 1e-4, max(int(kept.sum()) - 1, 1))
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    statistic = ((counts - expected)[possible].square() / expected[possible]).sum()
+    assert float(statistic) < chi2.ppf(1 - 1e-4, max(int(possible.sum()) - 1, 1))
 
 
-@pytest.mark.parametrize("make", ENERGIES.values(), ids=ENERGIES)
+@pytest.mark.parametrize("make", TARGETS.values(), ids=TARGETS)
 @pytest.mark.parametrize("step", SAMPLERS.values(), ids=SAMPLERS)
 def test_target_is_left_invariant(make: Callable, step: Callable) -> None:
-    energy = make(5)
+    target = make(5)
     states = all_states(5)
-    target = torch.softmax(-energy(states), 0)
-    x = states[torch.multinomial(target, CHAINS, replacement=True, generator=draw())]
+    probability = torch.softmax(as_log_density(target)(states), 0)
+    x = states[torch.multinomial(probability, CHAINS, replacement=True, generator=draw())]
     generator = draw(2)
-    assert_drawn_from(x, target)
+    assert_drawn_from(x, probability)
     for _ in range(3):
-        moved = step(energy, x, generator)
-        assert (moved != x).any()
-        x = moved
-    assert_drawn_from(x, target)
+        x_next = step(target, x, generator)
+        assert (x_next != x).any()
+        x = x_next
+    assert_drawn_from(x, probability)
 
 
-@pytest.mark.parametrize("make", ENERGIES.values(), ids=ENERGIES)
+@pytest.mark.parametrize("make", TARGETS.values(), ids=TARGETS)
 @pytest.mark.parametrize("step", [gibbs_sweep, gwg_step])
 def test_chains_reach_the_target_from_one_corner(make: Callable, step: Callable) -> None:
-    energy = make(5)
-    target = torch.softmax(-energy(all_states(5)), 0)
+    target = make(5)
+    probability = torch.softmax(as_log_density(target)(all_states(5)), 0)
     x = torch.zeros(8000, 5, dtype=torch.int8)
-    x = step(energy, x, draw(3), **({"sweeps": 20} if step is gibbs_sweep else {"steps": 60}))
-    assert_drawn_from(x, target)
+    x = step(target, x, draw(3), **({"sweeps": 20} if step is gibbs_sweep else {"steps": 60}))
+    assert_drawn_from(x, probability)
 
 
-def gibbs_matrix(energy: Callable[[Tensor], Tensor], dim: int) -> Tensor:
-    """Transition matrix of a sweep, by enumeration: the product of those of its locations."""
-    probability = torch.softmax(-energy(all_states(dim)).double(), 0)
+def gibbs_matrix(log_density: Callable[[Tensor], Tensor], dim: int) -> Tensor:
+    """Transition matrix of a sweep by enumeration, the product of the matrices of its locations."""
+    probability = torch.softmax(log_density(all_states(dim)).double(), 0)
     sweep = torch.eye(2**dim, dtype=torch.float64)
     for location in range(dim):
         one = torch.zeros(2**dim, 2**dim, dtype=torch.float64)
@@ -111,10 +111,10 @@ def gibbs_matrix(energy: Callable[[Tensor], Tensor], dim: int) -> Tensor:
     return sweep
 
 
-def gwg_matrix(energy: Callable[[Tensor], Tensor], dim: int, temperature: float) -> Tensor:
+def gwg_matrix(log_density: Callable[[Tensor], Tensor], dim: int, temperature: float) -> Tensor:
     """Transition matrix of Grathwohl et al., algorithm 1, by enumeration."""
     x = all_states(dim).float().requires_grad_()
-    log_p = -energy(x)
+    log_p = log_density(x)
     (slope,) = torch.autograd.grad(log_p.sum(), x)
     proposal = torch.softmax(-(2 * x.detach() - 1) * slope / temperature, -1).double()
     probability = torch.softmax(log_p.detach().double(), 0)
@@ -128,46 +128,47 @@ def gwg_matrix(energy: Callable[[Tensor], Tensor], dim: int, temperature: float)
     return matrix
 
 
-@pytest.mark.parametrize("make", ENERGIES.values(), ids=ENERGIES)
+@pytest.mark.parametrize("make", TARGETS.values(), ids=TARGETS)
 @pytest.mark.parametrize("step", SAMPLERS.values(), ids=SAMPLERS)
-def test_transitions_are_those_of_the_enumerated_matrix(make: Callable, step: Callable) -> None:
+def test_transitions_follow_the_enumerated_matrix(make: Callable, step: Callable) -> None:
     dim = 3
-    energy = make(dim)
+    target = make(dim)
+    log_density = as_log_density(target)
     states = all_states(dim)
-    target = torch.softmax(-energy(states).double(), 0)
+    probability = torch.softmax(log_density(states).double(), 0)
     if step is gibbs_sweep:
-        matrix = gibbs_matrix(energy, dim)
+        matrix = gibbs_matrix(log_density, dim)
     else:
-        matrix = gwg_matrix(energy, dim, 2.0 if step is gwg_step else 1.0)
-        flow = target[:, None] * matrix
+        matrix = gwg_matrix(log_density, dim, 2.0 if step is gwg_step else 1.0)
+        flow = probability[:, None] * matrix
         torch.testing.assert_close(flow, flow.T, rtol=1e-5, atol=1e-9)  # detailed balance
-    torch.testing.assert_close(target @ matrix, target, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(probability @ matrix, probability, rtol=1e-5, atol=1e-9)
     generator = draw(4)
     for state, row in zip(states, matrix, strict=True):
-        assert_drawn_from(step(energy, state.expand(10_000, dim), generator), row)
+        assert_drawn_from(step(target, state.expand(10_000, dim), generator), row)
 
 
 @pytest.mark.parametrize("make", [network, with_base])
-def test_sweeps_that_know_the_energy_draw_as_those_that_only_evaluate_it(make: Callable) -> None:
+def test_fast_sweeps_draw_the_same_bits_as_plain_ones(make: Callable) -> None:
     energy = make(7).double()
     x = torch.randint(2, (300, 7), generator=draw(), dtype=torch.int8)
-    known = gibbs_sweep(energy, x, draw(5), sweeps=4)
-    assert (known != x).any()
-    assert torch.equal(known, gibbs_sweep(lambda bits: energy(bits), x, draw(5), sweeps=4))
+    fast = gibbs_sweep(energy, x, draw(5), sweeps=4)
+    assert (fast != x).any()
+    assert torch.equal(fast, gibbs_sweep(lambda bits: -energy(bits), x, draw(5), sweeps=4))
 
 
 @pytest.mark.parametrize("step", [gibbs_sweep, gwg_step])
-def test_shape_dtype_and_the_input_are_kept(step: Callable) -> None:
+def test_result_has_shape_and_dtype_of_the_input_which_is_unchanged(step: Callable) -> None:
     energy = network(6)
     for dtype in (torch.int8, torch.int64, torch.float32):
         x = torch.randint(2, (2, 3, 6), generator=draw()).to(dtype)
-        before = x.clone()
-        moved = step(energy, x, draw())
-        assert moved.shape == x.shape
-        assert moved.dtype == dtype
-        assert torch.equal(x, before)
-        assert torch.equal(moved, step(energy, x.flatten(0, 1), draw()).view_as(x))
-        assert not moved.requires_grad
+        copy = x.clone()
+        x_next = step(energy, x, draw())
+        assert x_next.shape == x.shape
+        assert x_next.dtype == dtype
+        assert torch.equal(x, copy)
+        assert torch.equal(x_next, step(energy, x.flatten(0, 1), draw()).view_as(x))
+        assert not x_next.requires_grad
 
 
 def test_no_gradient_reaches_the_energy() -> None:
@@ -177,14 +178,14 @@ def test_no_gradient_reaches_the_energy() -> None:
     assert all(parameter.grad is None for parameter in energy.parameters())
 
 
-def test_steps_go_on_from_one_another() -> None:
+def test_several_steps_are_the_same_as_single_ones() -> None:
     energy = network(6)
     x = torch.zeros(50, 6, dtype=torch.int8)
-    one, other = draw(), draw()
-    together = gwg_step(energy, x, one, steps=4)
+    several = gwg_step(energy, x, draw(), steps=4)
+    generator = draw()
     for _ in range(4):
-        x = gwg_step(energy, x, other)
-    assert torch.equal(together, x)
+        x = gwg_step(energy, x, generator)
+    assert torch.equal(several, x)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])

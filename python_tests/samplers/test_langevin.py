@@ -1,4 +1,4 @@
-"""Langevin dynamics: its stationary law, its noise, its buffer of chains."""
+"""Langevin dynamics: stationary law, noise, and the buffer of persistent chains."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def draw(seed: int = 0) -> torch.Generator:
 def test_stationary_variance_is_that_of_the_discretised_chain(noise: float) -> None:
     step = 0.1
     run = langevin(log_density, torch.zeros(20_000, 2, dtype=torch.float64), 100, step, noise, draw())
-    # x <- (1 - a p) x + noise sqrt(2 a) z has the variance noise^2 / (p (1 - a p / 2)).
-    wanted = noise**2 / (PRECISION * (1 - step * PRECISION / 2))
-    torch.testing.assert_close(run.x.var(0), wanted, rtol=0.05, atol=0)
+    # The stationary variance of x <- (1 - a p) x + noise sqrt(2 a) z is noise^2 / (p (1 - a p / 2)).
+    variance = noise**2 / (PRECISION * (1 - step * PRECISION / 2))
+    torch.testing.assert_close(run.x.var(0), variance, rtol=0.05, atol=0)
     assert run.x.mean(0).abs().max() < 0.03
 
 

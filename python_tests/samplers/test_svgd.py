@@ -326,7 +326,7 @@ def test_fit_lowers_the_reverse_kl() -> None:
         ({"density": "second-order"}, "first-order, logdet"),
         ({"divisor": "N"}, "M, M-1"),
         ({"control": "clip"}, "none, truncation, metropolis-hastings, epsilon-greedy"),
-        ({"density": "logdet"}, "a probe gives no determinant"),
+        ({"density": "logdet"}, "a probe does not give the determinant"),
         ({"attach_every": -1}, "attach_every"),
     ],
 )

@@ -1,22 +1,24 @@
-"""A small residual convolutional network as unnormalised log density of images."""
+"""A small residual convolutional network as an unnormalised log density of images."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from svgdx.activations import ACTIVATIONS, SMOOTH
+from svgdx.densities.base import LogDensity
 
-# An image is halved while its sides are even and longer than this.
+# An image is halved as long as its sides are even and the shorter one exceeds this.
 SMALLEST_SIDE = 4
-# Channels double with each halving, up to this multiple of the first width.
+# Each halving doubles the channels, up to this multiple of the first width.
 MOST_WIDENING = 4
 
 
-class ConvLogDensity(nn.Module):
-    """f(x) = ResNet(x) - (confinement / 2) |x|^2, with p(x) proportional to exp(f(x)).
+class ConvLogDensity(LogDensity):
+    """Log density f(x) = ResNet(x) - (confinement / 2) |x|^2 of images, with p(x) ∝ exp(f(x)).
 
-    A 3x3 convolution, then at each resolution a residual block of two 3x3 convolutions, a 1x1 convolution that widens
-    and an average over 2x2 pixels; at the smallest resolution one more block and a linear layer.
+    The network starts with a 3x3 convolution. Each resolution then has a residual block of two 3x3 convolutions, a 1x1
+    convolution that widens it and an average over 2x2 pixels; the lowest resolution has one more block and a linear
+    layer.
 
     Args:
         shape: (channels, height, width) of an image.
@@ -25,9 +27,9 @@ class ConvLogDensity(nn.Module):
         confinement: precision of the Gaussian factor that makes p normalisable, in units of 1 / x^2.
 
     Raises:
-        ValueError: an unknown activation or a size below 1.
+        ValueError: the activation is unknown, or a size is below 1.
 
-    Source: residual energies of images are those of Du & Mordatch, NeurIPS 2019, here without normalisation.
+    Source: Du & Mordatch, NeurIPS 2019, train residual energies of images; this one has no normalisation layers.
     """
 
     def __init__(
@@ -39,15 +41,15 @@ class ConvLogDensity(nn.Module):
         if activation not in SMOOTH:
             raise ValueError(f"ConvLogDensity: activation must be one of {', '.join(SMOOTH)}, but is {activation!r}")
         self.shape, self.confinement = shape, confinement
-        channels, height, side = shape
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1)]
-        now = width
-        while min(height, side) > SMALLEST_SIDE and height % 2 == side % 2 == 0:
-            wider = min(2 * now, MOST_WIDENING * width)
-            layers += [ResidualBlock(now, activation), nn.Conv2d(now, wider, 1), nn.AvgPool2d(2)]
-            now, height, side = wider, height // 2, side // 2
-        layers += [ResidualBlock(now, activation), ACTIVATIONS[activation].module(), nn.Flatten()]
-        self.layers = nn.Sequential(*layers, nn.Linear(now * height * side, 1))
+        image_channels, rows, columns = shape
+        layers: list[nn.Module] = [nn.Conv2d(image_channels, width, 3, padding=1)]
+        channels = width
+        while min(rows, columns) > SMALLEST_SIDE and rows % 2 == columns % 2 == 0:
+            wider = min(2 * channels, MOST_WIDENING * width)
+            layers += [ResidualBlock(channels, activation), nn.Conv2d(channels, wider, 1), nn.AvgPool2d(2)]
+            channels, rows, columns = wider, rows // 2, columns // 2
+        layers += [ResidualBlock(channels, activation), ACTIVATIONS[activation].module(), nn.Flatten()]
+        self.layers = nn.Sequential(*layers, nn.Linear(channels * rows * columns, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """f in nats, up to a constant: (..., D) -> (...), D = channels * height * width."""
@@ -56,7 +58,7 @@ class ConvLogDensity(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(act(conv(act(x)))), 3x3 convolutions that keep channels and size."""
+    """x + conv(act(conv(act(x)))), with 3x3 convolutions that preserve channels and size."""
 
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__()
@@ -68,5 +70,5 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        change: Tensor = self.layers(x)
-        return x + change
+        residual: Tensor = self.layers(x)
+        return x + residual

@@ -1,4 +1,4 @@
-"""Energies of bits: E with p(x) proportional to exp(-E(x)) over x in {0, 1}^D."""
+"""Energies of bit vectors x in {0, 1}^D."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from svgdx.activations import ACTIVATIONS
+from svgdx.densities.base import Energy
 
 
 def bernoulli_log_prob(x: Tensor, probability: Tensor) -> Tensor:
-    """Log-probability in nats of independent bits: x (..., D) of 0 and 1, probability (D,) inside (0, 1) -> (...)."""
+    """Log probability in nats of independent bits: x (..., D) of 0 and 1, probability (D,) inside (0, 1) -> (...)."""
     log_one, log_zero = probability.log(), torch.log1p(-probability)
     return x.to(log_one.dtype) @ (log_one - log_zero) + log_zero.sum()
 
 
 def check_base(name: str, base: Tensor) -> None:
-    """Raises ValueError, which starts with the name, when a probability is not inside (0, 1)."""
+    """Raises ValueError, with a message that starts with name, unless all probabilities lie inside (0, 1)."""
     if not bool(((base > 0) & (base < 1)).all()):
         raise ValueError(f"{name}: probabilities of the base must lie inside (0, 1)")
 
 
-class DiscreteMLPEnergy(nn.Module):
-    """E(x) = MLP(x) - log Bernoulli(x; base), the second term only where a base is given.
+class DiscreteMLPEnergy(Energy):
+    """Energy E(x) = MLP(x) - log Bernoulli(x; base) of bits, with p(x) ∝ exp(-E(x)); without a base, E(x) = MLP(x).
 
     Args:
         dim: D, the number of bits.
@@ -31,7 +32,7 @@ class DiscreteMLPEnergy(nn.Module):
         base: probabilities (D,) of the base distribution, each inside (0, 1); for images 0.98 mean + 0.01.
 
     Raises:
-        ValueError: an unknown activation, a size below 1, or a base that does not fit.
+        ValueError: the activation is unknown, a size is below 1, or the base has another shape or range.
 
     Source: Zhang et al., ICML 2022 (ELU, 2-D data); Grathwohl et al., ICML 2021 (Swish and base, images).
     """
@@ -47,8 +48,9 @@ class DiscreteMLPEnergy(nn.Module):
                 f"DiscreteMLPEnergy: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}"
             )
         if activation not in ACTIVATIONS:
-            known = ", ".join(ACTIVATIONS)
-            raise ValueError(f"DiscreteMLPEnergy: activation must be one of {known}, but is {activation!r}")
+            raise ValueError(
+                f"DiscreteMLPEnergy: activation must be one of {', '.join(ACTIVATIONS)}, but is {activation!r}"
+            )
         if base is not None:
             if base.shape != (dim,):
                 raise ValueError(f"DiscreteMLPEnergy: base must have shape ({dim},), but has {tuple(base.shape)}")
@@ -66,11 +68,16 @@ class DiscreteMLPEnergy(nn.Module):
         return energy if self.base is None else energy - bernoulli_log_prob(x, self.base)
 
 
-class IsingEnergy(nn.Module):
-    """E(x) = -s' J s with s = 2x - 1 in {-1, 1}^D, and J symmetric with a zero diagonal: each pair counts twice.
+class IsingEnergy(Energy):
+    """Energy E(x) = -s' J s of spins s = 2x - 1 in {-1, 1}^D, with p(x) ∝ exp(-E(x)).
+
+    J is symmetric with a zero diagonal, so each pair of spins enters twice.
 
     Args:
-        dim: D, the number of spins; J starts at zero.
+        dim: D, the number of spins; J is zero at first.
+
+    Raises:
+        ValueError: dim is below 1.
 
     Source: Grathwohl et al., ICML 2021, section on training Ising models.
     """

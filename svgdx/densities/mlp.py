@@ -1,4 +1,4 @@
-"""A multilayer perceptron as unnormalised log density."""
+"""A multilayer perceptron as an unnormalised log density."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from svgdx import _library, ops
 from svgdx.activations import ACTIVATIONS, SMOOTH
+from svgdx.densities.base import LogDensity
 
 if not _library.disabled():
     from svgdx.ops import mlp
@@ -17,8 +18,8 @@ if not _library.disabled():
 Packed = tuple[Tensor, Tensor, int]
 
 
-class MLPLogDensity(nn.Module):
-    """f(x) = MLP(x) - (confinement / 2) |x|^2, with p(x) proportional to exp(f(x)).
+class MLPLogDensity(LogDensity):
+    """Log density f(x) = MLP(x) - (confinement / 2) |x|^2, with p(x) ∝ exp(f(x)).
 
     Args:
         dim: D, the number of dimensions of x.
@@ -28,7 +29,7 @@ class MLPLogDensity(nn.Module):
         confinement: precision of the Gaussian factor that makes p normalisable, in units of 1 / x^2.
 
     Raises:
-        ValueError: an unknown activation or a size below 1.
+        ValueError: the activation is unknown, or a size is below 1.
 
     Source: the energy of Messaoud et al., Particles Don't Care About Z, ICML 2026, section on EBM training.
     """
@@ -55,10 +56,10 @@ class MLPLogDensity(nn.Module):
         return value - self._well(x)
 
     def score_hvp(self, x: Tensor, probe: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """f (...), its gradient (..., D) and its Hessian times probe (..., D), at x (..., D).
+        """Returns f (...), its gradient (..., D) and its Hessian times probe (..., D), at x (..., D).
 
-        Without a graph by :func:`svgdx.ops.mlp_score_hvp`, detached; with one, differentiable in x and the parameters,
-        by autograd.
+        With create_graph the results come from autograd and are differentiable in x and in the parameters. Otherwise
+        they come from :func:`svgdx.ops.mlp_score_hvp` and are detached.
         """
         if create_graph:
             with torch.enable_grad():
@@ -68,41 +69,40 @@ class MLPLogDensity(nn.Module):
                 (hvp,) = torch.autograd.grad(score, x, probe, create_graph=True)
             return value, score, hvp
         x, probe = x.detach(), probe.detach()
-        flat = x.reshape(-1, x.shape[-1])
-        packed, vectors = self._frozen or self._pack(), probe.reshape(flat.shape)
+        rows = x.reshape(-1, x.shape[-1])
+        packed, vectors = self._frozen or self._pack(), probe.reshape(rows.shape)
         if packed is None:
-            made = ops.mlp_score_hvp(flat, None, *self._layers(), self.activation, vectors)
+            derivatives = ops.mlp_score_hvp(rows, None, *self._layers(), self.activation, vectors)
         else:
-            made = mlp.packed_score_hvp(flat, None, vectors, packed)
-        value, score, hvp = (
-            part.view(shape) for part, shape in zip(made, (x.shape[:-1], x.shape, x.shape), strict=True)
-        )
+            derivatives = mlp.packed_score_hvp(rows, None, vectors, packed)
+        shapes = (x.shape[:-1], x.shape, x.shape)
+        value, score, hvp = (result.view(shape) for result, shape in zip(derivatives, shapes, strict=True))
         precision = self.confinement
         return value - self._well(x), score.sub_(x, alpha=precision), hvp.sub_(probe, alpha=precision)
 
     def laplacian(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """f (...), its gradient (..., D) and the exact trace of its Hessian (...), at x (..., D), D <= 64; detached.
+        """Returns f (...), its gradient (..., D) and the exact trace of its Hessian (...), at x (..., D), D <= 64.
 
-        By :func:`svgdx.ops.mlp_laplacian`. Where a graph is wanted, ``svgdx.hessian_trace(energy, x, method="exact",
-        create_graph=True)`` has one.
+        The results come from :func:`svgdx.ops.mlp_laplacian` and are detached. For differentiable ones use
+        ``svgdx.hessian_trace(log_density, x, method="exact", create_graph=True)``.
         """
         x = x.detach()
-        made = ops.mlp_laplacian(x.reshape(-1, x.shape[-1]), None, *self._layers(), self.activation)
+        derivatives = ops.mlp_laplacian(x.reshape(-1, x.shape[-1]), None, *self._layers(), self.activation)
         shapes = (x.shape[:-1], x.shape, x.shape[:-1])
-        value, score, trace = (part.view(shape) for part, shape in zip(made, shapes, strict=True))
+        value, score, trace = (result.view(shape) for result, shape in zip(derivatives, shapes, strict=True))
         return value - self._well(x), score - self.confinement * x, trace - self.confinement * x.shape[-1]
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """While it lasts the parameters must not change: what `score_hvp` makes of them is made once."""
-        before, self._frozen = self._frozen, self._pack()
+        """Packs the parameters for `score_hvp` once; they must not change inside the context."""
+        outer, self._frozen = self._frozen, self._pack()
         try:
             yield
         finally:
-            self._frozen = before
+            self._frozen = outer
 
     def _pack(self) -> Packed | None:
-        """None: the reference takes the layers as they are."""
+        """Returns the parameters as the compiled op takes them; None for the reference, which takes the layers."""
         if _library.disabled():
             return None
         return mlp.pack("mlp_score_hvp", None, *self._layers(), self.activation)

@@ -1,15 +1,14 @@
-"""Unadjusted Langevin dynamics in short runs, from noise or from chains that are kept."""
+"""Unadjusted Langevin dynamics in short runs, from noise or from persistent chains."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-LogDensity = Callable[[Tensor], Tensor]
+from svgdx.densities.base import LogProb, as_log_density
 
 
 @dataclass
@@ -21,20 +20,22 @@ class LangevinRun:
 
 
 def langevin(
-    log_density: LogDensity, x: Tensor, steps: int, step_size: float, noise: float, generator: torch.Generator
+    target: nn.Module | LogProb, x: Tensor, steps: int, step_size: float, noise: float, generator: torch.Generator
 ) -> LangevinRun:
-    """x <- x + a grad log density(x) + noise sqrt(2 a) z, z standard normal, so many times.
+    """Runs steps of x <- x + a grad f(x) + noise sqrt(2 a) z, with f the log density of the target and z from N(0, I).
 
     Args:
-        log_density: differentiable, (N, D) -> (N).
+        target: a LogDensity, an Energy or a callable log density, differentiable, (N, D) -> (N); see
+            :func:`svgdx.densities.as_log_density`.
         x: start, (N, D).
         steps: number of steps.
         step_size: a > 0, in the squared units of x.
-        noise: 1 is Langevin dynamics, whose law tends to the density as a does to 0; energies of images are usually
-            trained with less, which samples p^(1 / noise^2) in that limit.
+        noise: 1 gives Langevin dynamics, whose law tends to p as a tends to 0. Energies of images are usually trained
+            with less noise, which samples p^(1 / noise^2) in that limit.
         generator: source of z.
 
     Raises:
+        TypeError: the target is not callable.
         ValueError: steps or step_size is not positive, or noise is negative.
 
     Source: Roberts & Tweedie, Bernoulli 1996; short runs as samplers of an energy: Nijkamp et al., NeurIPS 2019.
@@ -44,21 +45,27 @@ def langevin(
             f"langevin: steps and step_size must be positive and noise not negative, but are {steps}, {step_size}, "
             f"{noise}"
         )
+    log_density = as_log_density(target)
     x, norm = x.detach(), 0.0
     for _ in range(steps):
         with torch.enable_grad():
-            here = x.requires_grad_()
-            (score,) = torch.autograd.grad(log_density(here).sum(), here)
-        x = here.detach() + step_size * score
+            leaf = x.requires_grad_()
+            (score,) = torch.autograd.grad(log_density(leaf).sum(), leaf)
+        x = leaf.detach() + step_size * score
         x += noise * math.sqrt(2 * step_size) * torch.randn(x.shape, generator=generator, dtype=x.dtype)
         norm += float(score.norm(dim=-1).mean()) / steps
     return LangevinRun(x, norm)
 
 
 class ReplayBuffer(nn.Module):
-    """Chains (N, D) that are kept from draw to draw; a share of those drawn starts anew from N(0, I).
+    """Persistent chains (N, D), of which each draw restarts a share from N(0, I).
 
-    A buffer is part of a model's state: it is a module so that checkpoints take it along.
+    The buffer is a module so that checkpoints of a model that owns one include its chains.
+
+    Args:
+        size: N, the number of chains.
+        dim: D, the number of dimensions of a chain.
+        generator: source of the first states.
 
     Source: Du & Mordatch, NeurIPS 2019.
     """
@@ -70,9 +77,10 @@ class ReplayBuffer(nn.Module):
         self.register_buffer("chains", torch.randn(size, dim, generator=generator))
 
     def draw(self, count: int, restart: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Rows (count,), each at most once, and a copy of their chains, of which `restart` of them begin anew.
+        """Draws count distinct chains: their rows (count,) and a copy (count, D), each restarted with this probability.
 
-        Raises ValueError where the buffer holds fewer chains than count.
+        Raises:
+            ValueError: the buffer holds fewer than count chains.
         """
         if count > len(self.chains):
             raise ValueError(f"ReplayBuffer.draw: count must be at most {len(self.chains)}, but is {count}")
@@ -82,5 +90,5 @@ class ReplayBuffer(nn.Module):
         return rows, torch.where(fresh, noise, self.chains[rows])
 
     def keep(self, rows: Tensor, x: Tensor) -> None:
-        """Puts chains x (count, D) back in their rows."""
+        """Stores chains x (count, D) in their rows."""
         self.chains[rows] = x.detach()

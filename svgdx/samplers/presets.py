@@ -11,14 +11,14 @@ from svgdx.samplers.initial import LearntGaussian
 from svgdx.samplers.kernels import RBF
 from svgdx.samplers.parameters import Heuristic, Learnt
 from svgdx.samplers.svgd import SVGD
-from svgdx.samplers.targets import LogDensity, Target
+from svgdx.samplers.targets import LogProb, Target
 
 PRESETS = ("svgd", "p-svgd", "met-svgd")
 
 
 def preset(
     name: str,
-    target: Target | distributions.Distribution | nn.Module | LogDensity,
+    target: Target | distributions.Distribution | nn.Module | LogProb,
     initial: LearntGaussian | distributions.Distribution,
     steps: int,
     **changes: Any,

@@ -19,7 +19,7 @@ from svgdx.samplers.parameters import BOUNDS, Value, as_step_size
 from svgdx.samplers.particles import placement_of
 from svgdx.samplers.state import Chain, State
 from svgdx.samplers.stopping import SteinStop
-from svgdx.samplers.targets import LogDensity, Target, as_target, check_hessian
+from svgdx.samplers.targets import LogProb, Target, as_target, check_hessian
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -38,8 +38,9 @@ class SVGD(nn.Module):
     initial distribution, the bandwidth and the step size; the target's own parameters are not among them.
 
     Args:
-        target: log density (..., M, D) -> (..., M) in nats up to a constant, as a callable or a module; a
-            torch.distributions object over vectors; or a score alone, as `ScoreTarget(function)`.
+        target: a LogDensity or an Energy (`svgdx.densities`); any other module or callable, which is taken as a log
+            density (..., M, D) -> (..., M) in nats up to a constant; a torch.distributions object over vectors; or a
+            score alone, as `ScoreTarget(function)`. Wrap an energy of another library in `EnergyTarget`.
         initial: a torch distribution over vectors (D,), or a LearntGaussian.
         kernel: RBF or InverseMultiquadric, with its bandwidth.
         step_size: eps: a number, Learnt, Scheduled, or a module of the state. A particle's own score enters phi with
@@ -70,7 +71,7 @@ class SVGD(nn.Module):
 
     def __init__(
         self,
-        target: Target | distributions.Distribution | nn.Module | LogDensity,
+        target: Target | distributions.Distribution | nn.Module | LogProb,
         initial: LearntGaussian | distributions.Distribution,
         kernel: Kernel | None = None,
         step_size: float | Value | nn.Module = 0.1,

@@ -1,4 +1,4 @@
-"""What a sampler knows of its target: log density, score, and the Hessian's action at the particles."""
+"""Targets of the SVGD samplers: log density, score, and products with the Hessian at the particles."""
 
 from __future__ import annotations
 
@@ -11,61 +11,86 @@ from torch import Tensor, distributions, nn
 
 from svgdx import ops
 from svgdx._checks import one_of
+from svgdx.densities.base import LogProb, as_log_density
 from svgdx.trace import hessian_trace
 
-LogDensity = Callable[[Tensor], Tensor]
 HESSIANS = ("none", "hutchinson", "exact")
 
 
 class Derivatives(NamedTuple):
-    """At particles (..., M, D): score; log density (..., M) in nats where it is known at no further cost; and as the
-    Hessian term asks Tr H (..., M), probe v and H v (..., M, D), or H itself (..., M, D, D)."""
+    """The derivatives of a log density at particles (..., M, D), with H its Hessian; None for those not computed."""
 
     score: Tensor
+    """(..., M, D)."""
     log_prob: Tensor | None = None
+    """(..., M), in nats; only if it comes at no extra cost."""
     trace: Tensor | None = None
+    """Tr H or its estimate, (..., M), for the Hessian terms "hutchinson" and "exact"."""
     probe: Tensor | None = None
+    """Random signs v, (..., M, D), for "hutchinson"."""
     hvp: Tensor | None = None
+    """H v, (..., M, D), for "hutchinson"."""
     hessian: Tensor | None = None
+    """H, (..., M, D, D), for "exact"."""
 
 
 class Target:
-    """A log density (..., M, D) -> (..., M) in nats, up to a constant; derivatives by automatic differentiation."""
+    """The log density of a target, (..., M, D) -> (..., M) in nats and up to a constant, differentiated by autograd.
+
+    Args:
+        target: a LogDensity, an Energy or a callable log density; see :func:`svgdx.densities.as_log_density`.
+
+    Raises:
+        TypeError: the target is not callable.
+    """
 
     has_log_prob = True
 
-    def __init__(self, log_prob: LogDensity) -> None:
-        # Not a submodule of the sampler: its parameters are not the sampler's to train.
-        self._log_prob = log_prob
+    def __init__(self, target: nn.Module | LogProb) -> None:
+        # A Target is no module, so that the sampler does not train the parameters of the log density.
+        self._log_prob = as_log_density(target)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        found = self._log_prob(x)
-        if found.shape != x.shape[:-1]:
+        """Returns the log density at x, (..., M, D) -> (..., M), in nats and up to a constant.
+
+        Raises:
+            ValueError: the target returns another shape, or is a score alone.
+        """
+        value = self._log_prob(x)
+        if value.shape != x.shape[:-1]:
             raise ValueError(
-                f"SVGD: target must map {tuple(x.shape)} to {tuple(x.shape[:-1])}, but returns {tuple(found.shape)}"
+                f"SVGD: target must map {tuple(x.shape)} to {tuple(x.shape[:-1])}, but returns {tuple(value.shape)}"
             )
-        return found
+        return value
 
     def frozen(self) -> AbstractContextManager[None]:
-        """Lasts as long as a chain, in which the target does not change; for log densities that make use of that."""
-        made: AbstractContextManager[None] = getattr(getattr(self, "_log_prob", None), "frozen", nullcontext)()
-        return made
+        """Returns a context, for the duration of a chain, in which the target must not change.
+
+        A log density with a method ``frozen`` of its own, such as :class:`svgdx.densities.MLPLogDensity`, uses it to
+        prepare its derivatives once.
+        """
+        context: AbstractContextManager[None] = getattr(getattr(self, "_log_prob", None), "frozen", nullcontext)()
+        return context
 
     def derivatives(
         self, x: Tensor, hessian: str = "none", graph: bool = False, generator: torch.Generator | None = None
     ) -> Derivatives:
-        """The derivatives that a Hessian term, one of HESSIANS, needs; "hutchinson" draws a Rademacher probe.
+        """Returns the derivatives at x that a Hessian term needs.
 
-        With graph they are differentiable in x, which must require a gradient; without they are detached.
+        Args:
+            x: particles, (..., M, D); with graph they must require a gradient.
+            hessian: one of HESSIANS; "hutchinson" draws a Rademacher probe.
+            graph: whether the derivatives are differentiable in x; otherwise they are detached.
+            generator: source of the probe; None: torch's default generator.
         """
         if hessian != "none":
-            # The density itself where it has derivatives of its own, as MLPLogDensity has.
+            # A density that computes its own derivatives, as MLPLogDensity does, must be passed as it is.
             density = self._log_prob if hasattr(self._log_prob, "score_hvp") else self.log_prob
-            found = hessian_trace(density, x, method=hessian, generator=generator, create_graph=graph)
-            trace = found.trace.to(x.dtype)
+            result = hessian_trace(density, x, method=hessian, generator=generator, create_graph=graph)
+            trace = result.trace.to(x.dtype)
             if hessian == "exact":
-                return Derivatives(found.score, found.log_prob, trace, hessian=found.hvp.movedim(0, -2))
-            return Derivatives(found.score, found.log_prob, trace, found.probe, found.hvp)
+                return Derivatives(result.score, result.log_prob, trace, hessian=result.hvp.movedim(0, -2))
+            return Derivatives(result.score, result.log_prob, trace, result.probe, result.hvp)
         with torch.enable_grad():
             if not graph:
                 x = x.detach().requires_grad_()
@@ -75,7 +100,11 @@ class Target:
 
 
 class ScoreTarget(Target):
-    """A score alone, (..., M, D) -> (..., M, D)."""
+    """A target of which only the score is known, the gradient of its log density.
+
+    Args:
+        score: (..., M, D) -> (..., M, D).
+    """
 
     has_log_prob = False
 
@@ -83,7 +112,7 @@ class ScoreTarget(Target):
         self._function = score
 
     def log_prob(self, x: Tensor) -> Tensor:
-        raise ValueError("SVGD: the target is a score alone, and this needs its log density")
+        raise ValueError("SVGD: the target is a score alone, but its log density is needed here")
 
     def derivatives(
         self, x: Tensor, hessian: str = "none", graph: bool = False, generator: torch.Generator | None = None
@@ -91,15 +120,15 @@ class ScoreTarget(Target):
         with torch.enable_grad():
             if not graph:
                 x = x.detach().requires_grad_()
-            found = Derivatives(self._score(x))
+            derivatives = Derivatives(self._score(x))
             if hessian == "hutchinson":
                 probe = rademacher(x, generator)
-                (hvp,) = torch.autograd.grad(found.score, x, probe, create_graph=graph)
-                found = found._replace(trace=(probe * hvp).sum(-1), probe=probe, hvp=hvp)
+                (hvp,) = torch.autograd.grad(derivatives.score, x, probe, create_graph=graph)
+                derivatives = derivatives._replace(trace=(probe * hvp).sum(-1), probe=probe, hvp=hvp)
             elif hessian == "exact":
-                matrix = _rows(x, found.score, graph)
-                found = found._replace(hessian=matrix, trace=_diagonal_sum(matrix))
-        return found if graph else _detached(found)
+                matrix = _jacobian(x, derivatives.score, graph)
+                derivatives = derivatives._replace(hessian=matrix, trace=_diagonal_sum(matrix))
+        return derivatives if graph else _detached(derivatives)
 
     def _score(self, x: Tensor) -> Tensor:
         score = self._function(x)
@@ -109,9 +138,9 @@ class ScoreTarget(Target):
 
 
 class GaussianTarget(Target):
-    """A Gaussian of mean (D,) and precision (D, D): score and Hessian in closed form."""
+    """A Gaussian with mean (D,) and precision (D, D), whose score and Hessian are known in closed form."""
 
-    def __init__(self, log_prob: LogDensity, mean: Tensor, precision: Tensor) -> None:
+    def __init__(self, log_prob: LogProb, mean: Tensor, precision: Tensor) -> None:
         super().__init__(log_prob)
         self.mean, self.hessian = mean, -precision
 
@@ -130,18 +159,24 @@ class GaussianTarget(Target):
         return Derivatives(score, trace=torch.linalg.vecdot(probe, hvp), probe=probe, hvp=hvp)
 
 
-def as_target(target: Target | distributions.Distribution | nn.Module | LogDensity) -> Target:
-    """A Target, a torch.distributions object over vectors, a module or a callable log density.
+def as_target(target: Target | distributions.Distribution | nn.Module | LogProb) -> Target:
+    """Returns the Target of a torch.distributions object over vectors, of a density or of a callable.
 
-    Raises TypeError for anything else, ValueError for a distribution over numbers.
+    Args:
+        target: a Target is returned as it is; a LogDensity, an Energy or another callable is read by
+            :func:`svgdx.densities.as_log_density`.
+
+    Raises:
+        TypeError: the target is none of these.
+        ValueError: a distribution is not over vectors.
     """
     if isinstance(target, Target):
         return target
     if isinstance(target, distributions.Distribution):
         if len(target.event_shape) != 1:
             raise ValueError(
-                f"SVGD: target must be a distribution over vectors (D,), but is over {tuple(target.event_shape)}: "
-                "torch.distributions.Independent makes one of independent numbers"
+                f"SVGD: target must be a distribution over vectors (D,), but its event shape is "
+                f"{tuple(target.event_shape)}; torch.distributions.Independent combines independent numbers to a vector"
             )
         return _gaussian(target) or Target(target.log_prob)
     if not callable(target):
@@ -161,22 +196,24 @@ def _gaussian(target: distributions.Distribution) -> GaussianTarget | None:
 
 
 def rademacher(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Independent signs +1 and -1 with the shape, dtype and device of x."""
+    """Draws independent signs +1 and -1 with the shape, dtype and device of x."""
     device = None if generator is None else generator.device
     seed = int(torch.randint(2**62, (), generator=generator, device=device))
     return ops.rademacher(x.detach(), seed, 0)
 
 
 def check_hessian(hessian: str, density: str) -> str:
-    """Refuses unknown Hessian terms, and the probe where the whole matrix is needed."""
+    """Returns a Hessian term, if it is known and the density can be computed with it."""
     one_of("SVGD", "hessian", hessian, HESSIANS)
     if density == "logdet" and hessian == "hutchinson":
-        raise ValueError('SVGD: density "logdet" needs hessian "exact" or "none": a probe gives no determinant')
+        raise ValueError(
+            'SVGD: density "logdet" needs hessian "exact" or "none", because a probe does not give the determinant'
+        )
     return hessian
 
 
-def _rows(x: Tensor, score: Tensor, graph: bool) -> Tensor:
-    """The Jacobian of a score, (..., M, D, D), in one batched backward pass."""
+def _jacobian(x: Tensor, score: Tensor, graph: bool) -> Tensor:
+    """Returns the Jacobian of a score, (..., M, D, D), by one batched backward pass."""
     dim = x.shape[-1]
     units = torch.eye(dim, dtype=x.dtype, device=x.device)
     directions = units.reshape(dim, *(1,) * (x.dim() - 1), dim).expand(dim, *x.shape)
@@ -188,6 +225,6 @@ def _diagonal_sum(matrix: Tensor) -> Tensor:
     return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-def _detached(found: Derivatives) -> Derivatives:
-    rest = (None if each is None else each.detach() for each in found[1:])
-    return Derivatives(found.score.detach(), *rest)
+def _detached(derivatives: Derivatives) -> Derivatives:
+    optional = (None if value is None else value.detach() for value in derivatives[1:])
+    return Derivatives(derivatives.score.detach(), *optional)

@@ -85,7 +85,7 @@ def test_enumeration_sums_every_state() -> None:
     states = bits.all_states(4)
     assert states.tolist() == [[int(bit) for bit in f"{number:04b}"] for number in range(16)]
     base = torch.tensor([0.1, 0.9, 0.5])
-    assert bits.exact_log_z(lambda x: -bits.bernoulli_log_prob(x, base), 3) == pytest.approx(0, abs=1e-6)
+    assert bits.exact_log_z(lambda x: bits.bernoulli_log_prob(x, base), 3) == pytest.approx(0, abs=1e-6)
     energy = small_energy(5)
     log_z = bits.Estimate(bits.exact_log_z(energy, 5), 0.3)
     nll, error = bits.energy_nll(energy, bits.all_states(5), log_z, batch=7)
@@ -132,10 +132,10 @@ def test_weights_are_unbiased_however_few_the_temperatures() -> None:
 def test_ais_from_the_target_itself_has_no_error() -> None:
     base = torch.tensor([0.2, 0.5, 0.9])
 
-    def energy(x: Tensor) -> Tensor:
-        return 1.5 - bits.bernoulli_log_prob(x, base)
+    def log_density(x: Tensor) -> Tensor:
+        return bits.bernoulli_log_prob(x, base) - 1.5
 
-    value, error = bits.ais_log_z(energy, base, 3, 10, draw())
+    value, error = bits.ais_log_z(log_density, base, 3, 10, draw())
     assert value == pytest.approx(-1.5, abs=1e-5)
     assert error == pytest.approx(0, abs=1e-5)
 

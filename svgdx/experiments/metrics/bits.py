@@ -6,10 +6,11 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from svgdx.densities.base import LogProb, as_log_density
 from svgdx.densities.discrete import bernoulli_log_prob, check_base
-from svgdx.samplers.discrete import Energy, gibbs_sweep, gwg_step
+from svgdx.samplers.discrete import gibbs_sweep, gwg_step
 
 TRANSITIONS = ("gibbs", "gwg")
 
@@ -56,14 +57,16 @@ def bits_per_dim(nll: float, dim: int) -> float:
 
 
 @torch.no_grad()
-def energy_nll(energy: Energy, x: Tensor, log_z: Estimate, batch: int = 1000) -> Estimate:
-    """Mean negative log-likelihood in nats of x (N, D), E(x) + log Z, evaluated in batches of rows.
+def energy_nll(target: nn.Module | LogProb, x: Tensor, log_z: Estimate, batch: int = 1000) -> Estimate:
+    """Mean negative log-likelihood in nats of x (N, D), log Z - f(x), evaluated in batches of rows.
 
-    Its standard error is that of log Z and of the mean over x together.
+    Its standard error combines those of log Z and of the mean over x. The target is an Energy, or a log density f of
+    bits (N, D) -> (N); see :func:`svgdx.densities.as_log_density`.
     """
-    energies = torch.cat([energy(rows).double() for rows in x.split(batch)])
-    error = float(energies.std()) / math.sqrt(len(x))
-    return Estimate(float(energies.mean()) + log_z.value, math.hypot(error, log_z.error))
+    log_density = as_log_density(target)
+    values = torch.cat([log_density(rows).double() for rows in x.split(batch)])
+    error = float(values.std()) / math.sqrt(len(x))
+    return Estimate(log_z.value - float(values.mean()), math.hypot(error, log_z.error))
 
 
 def log_z_estimate(log_weights: Tensor) -> Estimate:
@@ -81,19 +84,22 @@ def all_states(dim: int) -> Tensor:
 
 
 @torch.no_grad()
-def exact_log_z(energy: Energy, dim: int) -> float:
-    """log of the sum of exp(-E(x)) over all x in {0, 1}^dim, by enumeration.
+def exact_log_z(target: nn.Module | LogProb, dim: int) -> float:
+    """Log of the sum of exp(f(x)) over all x in {0, 1}^dim, by enumeration.
 
-    Raises ValueError when dim is above 16.
+    The target is an Energy, or a log density f of bits (N, D) -> (N); see :func:`svgdx.densities.as_log_density`.
+
+    Raises:
+        ValueError: dim is above 16.
     """
     if dim > 16:
         raise ValueError(f"exact_log_z: dim must be at most 16, but is {dim}")
-    return float(torch.logsumexp(-energy(all_states(dim)).double(), 0))
+    return float(torch.logsumexp(as_log_density(target)(all_states(dim)).double(), 0))
 
 
 @torch.no_grad()
 def ais_log_z(
-    energy: Energy,
+    target: nn.Module | LogProb,
     base_probability: Tensor,
     temperatures: int,
     chains: int,
@@ -101,13 +107,14 @@ def ais_log_z(
     transition: str = "gibbs",
     steps: int = 1,
 ) -> Estimate:
-    """log Z of exp(-E) by annealed importance sampling from independent bits.
+    """Estimates log Z of exp(f) by annealed importance sampling from independent bits.
 
-    Densities p0^(1-b) exp(-b E), b rising evenly from 0 to 1; each weight is an unbiased estimate of Z, so the value, a
-    log of their mean, is on average too low.
+    The densities are p0^(1-b) exp(b f), with b rising evenly from 0 to 1. Each weight is an unbiased estimate of Z, so
+    the log of their mean is too low on average.
 
     Args:
-        energy: bits (N, D) -> (N); differentiable for "gwg".
+        target: an Energy, or a log density f of bits (N, D) -> (N), differentiable for "gwg"; see
+            :func:`svgdx.densities.as_log_density`.
         base_probability: of each bit under p0, (D,), inside (0, 1): the mean of the data, smoothed.
         temperatures: number of intervals of b, at least 1.
         chains: number of weights, at least 2.
@@ -128,14 +135,15 @@ def ais_log_z(
     if temperatures < 1 or chains < 2 or steps < 1:
         raise ValueError("ais_log_z: temperatures and steps must be at least 1, and chains at least 2")
     check_base("ais_log_z", base_probability)
+    log_density = as_log_density(target)
     uniform = torch.rand(chains, len(base_probability), generator=generator, device=base_probability.device)
     x = (uniform < base_probability).to(base_probability.dtype)
     log_weight = torch.zeros(chains, dtype=torch.float64, device=x.device)
     for index in range(temperatures):
-        log_weight -= (energy(x) + bernoulli_log_prob(x, base_probability)).double() / temperatures
+        log_weight += (log_density(x) - bernoulli_log_prob(x, base_probability)).double() / temperatures
         if index + 1 == temperatures:
             break
-        annealed = _Annealed(energy, base_probability, (index + 1) / temperatures)
+        annealed = _Annealed(log_density, base_probability, (index + 1) / temperatures)
         if transition == "gibbs":
             x = gibbs_sweep(annealed, x, generator, steps)
         else:
@@ -144,10 +152,10 @@ def ais_log_z(
 
 
 class _Annealed:
-    """b E - (1 - b) log p0."""
+    """The log density b f + (1 - b) log p0."""
 
-    def __init__(self, energy: Energy, base_probability: Tensor, share: float) -> None:
-        self.energy, self.base, self.share = energy, base_probability, share
+    def __init__(self, log_density: LogProb, base_probability: Tensor, share: float) -> None:
+        self.log_density, self.base, self.share = log_density, base_probability, share
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.share * self.energy(x) - (1 - self.share) * bernoulli_log_prob(x, self.base)
+        return self.share * self.log_density(x) + (1 - self.share) * bernoulli_log_prob(x, self.base)

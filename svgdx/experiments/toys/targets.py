@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
-from svgdx.samplers.targets import LogDensity
+from svgdx.densities import LogProb
 
 MIXTURES = tuple(f"mixture-{k}-{dim}d" for dim in (2, 10, 20, 100) for k in (1, 2, 4, 6))
 TARGETS = ("gaussian", "two-gaussians", "ill-conditioned", "gaussian-10d", *MIXTURES, "breast-cancer")
@@ -31,7 +31,7 @@ class Toy:
     """A target, normalised or not, and the initial Gaussian's mean and standard deviations, (D,)."""
 
     name: str
-    target: MultivariateNormal | LogDensity
+    target: MultivariateNormal | LogProb
     mean: Tensor
     std: Tensor
 
@@ -92,7 +92,7 @@ def _mixture(means: Tensor, std: float) -> MixtureSameFamily:
     return MixtureSameFamily(Categorical(torch.ones(len(means))), parts)
 
 
-def _mixture_log_prob(mixture: MixtureSameFamily) -> LogDensity:
+def _mixture_log_prob(mixture: MixtureSameFamily) -> LogProb:
     """log_prob of a mixture of `_mixture`, in a few ops: a chain differentiates it twice at each of its steps."""
     means, precision = mixture.component_distribution.mean, mixture.component_distribution.variance[0, 0].reciprocal()
     linear, constant = precision * means, -0.5 * precision * means.square().sum(-1)
