@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "svgdx"
 EXPERIMENTS = ("ebm", "eb_gfn", "rl", "toys")
 SHARED = ("run", "data", "metrics")
-PROSE = ("svgdx", "csrc", "bench", *(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.py")))
+PROSE = ("svgdx", "csrc", "bench", *(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.py")))
 # Another issue rebuilds this folder.
 EXEMPT_FOLDERS = ("svgdx/ops",)
 

@@ -10,13 +10,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from svgdx.experiments.data import images
 from svgdx.experiments.ebm import plots
+from svgdx.experiments.run.figures import write_figure
 
 
 def main(run: Path, out: Path) -> None:
@@ -42,7 +40,7 @@ def main(run: Path, out: Path) -> None:
     axes[3].set(yscale="log", xlabel="energy updates")
     axes[3].set_title("Fréchet distance to held-out digits, pixels", fontsize=10)
     axes[3].grid(alpha=0.3)
-    figure.savefig(out, dpi=80)
+    write_figure(figure, out)
 
 
 if __name__ == "__main__":

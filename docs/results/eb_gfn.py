@@ -10,13 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from svgdx.experiments.data.plane import ENTROPY
 from svgdx.experiments.eb_gfn.config import IMAGES, SYNTHETIC, EBGFNConfig
+from svgdx.experiments.run.figures import write_figure
 
 # EB-GFN in Zhang et al., ICML 2022, as far as published: NLL in nats; -log RMSE of an Ising model by (side, sigma).
 PUBLISHED_NLL = {"2spirals": 20.050, "8gaussians": 19.982, "circles": 20.546, "pinwheel": 19.554}
@@ -152,7 +150,7 @@ def picture(runs: list[Run], path: Path) -> None:
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    figure.savefig(path, dpi=80)
+    write_figure(figure, path)
 
 
 def main(arguments: list[str]) -> None:

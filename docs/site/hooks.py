@@ -27,6 +27,11 @@ BENCHMARKS = "bench/results"
 # Text, target and anchor of a link or picture in Markdown.
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
+# What a page loads, unlike what it links to.
+FOREIGN = re.compile(
+    r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"(?:https?:)?//[^>]*|<link\b[^>]*\bhref=\"(?:https?:)?//[^>]*"
+)
+
 
 def on_config(config: MkDocsConfig) -> None:
     """Fails if a public name has no docstring."""
@@ -72,6 +77,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     is_generated = uri == "gallery.md" or uri.startswith("api/")
     return markdown if is_generated else LINK.sub(relink, markdown)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> None:
+    """Fails if the page loads anything from another server, because the site must work offline."""
+    if foreign := FOREIGN.search(output):
+        raise PluginError(f"{page.file.src_uri} loads something from another server: {foreign[0]}")
 
 
 def _outside() -> dict[str, str]:
