@@ -11,7 +11,7 @@ from torch import Tensor
 
 from svgdx import gflownets as gfn
 from svgdx import reference
-from svgdx.gflownets import _engine, _record
+from svgdx.gflownets.recorded import Weights, _record
 
 D = 6
 
@@ -108,10 +108,10 @@ def test_compiled_rollout_is_the_one_step_by_step(
 ) -> None:
     torch.manual_seed(1)
     policy = gfn.MLPPolicy(7, 24, depth, learnt_backward=learnt_backward).double()
-    assert _engine.usable(_record.Weights(policy))
+    assert Weights(policy).compiled
     paths, grads = walks(policy, rows)
     hidden = paths.record.hidden.clone()
-    monkeypatch.setattr(_engine, "usable", lambda weights: False)
+    monkeypatch.setattr(Weights, "compiled", False)
     expected, wanted = walks(policy, rows)
     assert torch.equal(paths.actions, expected.actions)
     assert torch.equal(paths.initial, expected.initial)
@@ -143,7 +143,7 @@ def test_logits_that_are_not_finite_are_told(monkeypatch: pytest.MonkeyPatch, co
     policy = made()
     policy.head.bias.data[3 * D - 1] = torch.nan
     if not compiled:
-        monkeypatch.setattr(_engine, "usable", lambda weights: False)
+        monkeypatch.setattr(Weights, "compiled", False)
     gfn.rollout(policy, D, 1, forward_from=gfn.void_states(3, D))
     with pytest.raises(RuntimeError, match=r"svgdx::gfn_sample_backward: logits\[b=\d\] must be less than infinity"):
         gfn.rollout(policy, D, 1, backward_from=torch.ones(3, D, dtype=torch.int8))
@@ -159,7 +159,7 @@ def test_stale_record_is_not_used() -> None:
     torch.testing.assert_close(after, plain(policy, paths))
     assert not torch.allclose(before[0], after[0])
     torch.testing.assert_close(gradients(policy, after), gradients(policy, plain(policy, paths)))
-    with pytest.raises(RuntimeError, match="the backward comes too late"):
+    with pytest.raises(RuntimeError, match="the backward pass comes too late"):
         gradients(policy, before)
     # Nor is the record of another policy, though it be equal.
     other = made()
@@ -184,7 +184,7 @@ def test_activations_are_reused_after_the_backward() -> None:
     weighted(sums).backward(retain_graph=True)
     second = recorded(policy, 2)
     assert second.record.hidden[0].data_ptr() == address
-    with pytest.raises(RuntimeError, match="a later rollout took over the activations"):
+    with pytest.raises(RuntimeError, match="a later rollout overwrote the activations"):
         weighted(sums).backward()
     torch.testing.assert_close(gfn.trajectory_log_prob(policy, first), plain(policy, first))
     del first, sums, second

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from svgdx import gflownets as gfn
 from svgdx import reference
-from svgdx.gflownets import _record
+from svgdx.gflownets.recorded import _record
 
 D = 3
 
@@ -163,7 +163,7 @@ def test_no_steps_and_one_kind_of_rows() -> None:
 
 def test_refusals() -> None:
     policy, void = mlp(), gfn.void_states(2, D)
-    with pytest.raises(ValueError, match="forward_from, backward_from or both"):
+    with pytest.raises(ValueError, match="pass forward_from, backward_from or both"):
         gfn.rollout(policy, D, 1)
     with pytest.raises(ValueError, match="must not be negative, but is -1"):
         gfn.rollout(policy, -1, 1, forward_from=void)
@@ -173,7 +173,7 @@ def test_refusals() -> None:
         gfn.rollout(policy, D + 1, 1, forward_from=void)
     with pytest.raises(RuntimeError, match="has no set entry"):
         gfn.back_and_forth(policy, bits(2), D + 1, 1)
-    with pytest.raises(ValueError, match="ask the rollout for log_prob=True"):
+    with pytest.raises(ValueError, match="call rollout with log_prob=True"):
         gfn.rollout(policy, D, 1, forward_from=void).sums()
     with pytest.raises(ValueError, match="rule must be one of metropolis, barker, but is 'gibbs'"):
         gfn.accept(gfn.back_and_forth(policy, bits(2), 1, 1), torch.zeros(2), torch.zeros(2), 1, "gibbs")

@@ -1,4 +1,4 @@
-"""Generative flow networks over {0, 1}^D that fill a vector entry by entry, in any order."""
+"""Generative flow networks over {0, 1}^D, which fill a vector entry by entry in any order."""
 
 from svgdx.gflownets.likelihood import log_importance_weights, log_likelihood
 from svgdx.gflownets.log_prob import trajectory_log_prob, transition_log_prob

@@ -13,19 +13,20 @@ from svgdx.gflownets.trajectories import void_states
 
 
 def log_likelihood(policy: nn.Module, x: Tensor, samples: int, seed: int, batch: int = 4096) -> Tensor:
-    """log p(x) of the GFlowNet's marginal over complete states, by importance sampling.
+    """Estimates log p(x) of the GFlowNet's marginal over complete states by importance sampling.
 
-    log (1/J) sum_j P_F(tau_j) / P_B(tau_j | x), tau_j ~ P_B(. | x): p(x) without bias, log p(x) from below on average.
+    The estimate is log (1/J) sum_j P_F(tau_j) / P_B(tau_j | x) with tau_j ~ P_B(. | x). It is unbiased for p(x) and, on
+    average, below log p(x).
 
     Args:
         policy: see :func:`svgdx.gflownets.rollout`.
         x: complete states, (N, D) int8.
-        samples: J, trajectories for each x, at least 1.
+        samples: J, trajectories per x, at least 1.
         seed: of the draws.
-        batch: trajectories in one rollout, which bounds the memory; it decides which draws are made.
+        batch: trajectories per rollout, which bounds the memory; the draws depend on it.
 
     Returns:
-        (N), nats, without gradient.
+        Log-likelihoods (N) in nats, without gradient.
 
     Raises:
         ValueError: samples or batch below 1.
@@ -38,8 +39,8 @@ def log_likelihood(policy: nn.Module, x: Tensor, samples: int, seed: int, batch:
     for stream, start in enumerate(range(0, count * samples, batch)):
         # Trajectory i belongs to x[i // J].
         index = torch.arange(start, min(start + batch, count * samples), device=x.device) // samples
-        paths = rollout(policy, dim, seed, backward_from=x[index], log_prob=True, stream=stream)
-        weights.append(paths.log_ratio())
+        trajectories = rollout(policy, dim, seed, backward_from=x[index], log_prob=True, stream=stream)
+        weights.append(trajectories.log_ratio())
     if not weights:
         return torch.empty(0, device=x.device)
     return torch.cat(weights).view(count, samples).logsumexp(1) - math.log(samples)
@@ -54,21 +55,21 @@ def log_importance_weights(
     dim: int | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Log weights log [R(x_j) P_B(tau_j | x_j) / P_F(tau_j)] of trajectories tau_j ~ P_F.
+    """Computes the log weights log [R(x_j) P_B(tau_j | x_j) / P_F(tau_j)] of trajectories tau_j ~ P_F.
 
-    The mean weight estimates Z = sum_x R(x) without bias: log Z is about ``weights.logsumexp(0) - log J``. How uneven
-    the weights are tells how sure that is, where P_F misses no part of R.
+    The mean weight is an unbiased estimate of Z = sum_x R(x), so log Z is about ``weights.logsumexp(0) - log J``. If
+    P_F covers all of R, the spread of the weights shows how accurate that is.
 
     Args:
         policy: see :func:`svgdx.gflownets.rollout`; it proposes the trajectories.
-        log_reward: complete states (B, D) int8 -> (B), such as minus an energy.
+        log_reward: maps complete states (B, D) int8 to (B), for example minus an energy, in nats.
         samples: J, at least 1.
         seed, batch: as in :func:`log_likelihood`.
-        dim: D, by default the policy's attribute ``dim``.
-        device: by default that of the policy's parameters.
+        dim: D; None reads the policy's attribute ``dim``.
+        device: None takes that of the policy's parameters.
 
     Returns:
-        (J), nats, without gradient.
+        Log weights (J) in nats, without gradient.
 
     Raises:
         ValueError: samples or batch below 1.
@@ -81,10 +82,10 @@ def log_importance_weights(
         device = next((parameter.device for parameter in policy.parameters()), torch.device("cpu"))
     weights = []
     for stream, start in enumerate(range(0, samples, batch)):
-        begin = void_states(min(batch, samples - start), dim, device)
-        paths = rollout(policy, dim, seed, forward_from=begin, log_prob=True, stream=stream)
+        void = void_states(min(batch, samples - start), dim, device)
+        trajectories = rollout(policy, dim, seed, forward_from=void, log_prob=True, stream=stream)
         with torch.no_grad():
-            weights.append(log_reward(paths.final) - paths.log_ratio())
+            weights.append(log_reward(trajectories.final) - trajectories.log_ratio())
     return torch.cat(weights)
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of given trajectories, differentiable in the policy's parameters."""
+"""Log-probabilities of trajectories, differentiable in the policy's parameters."""
 
 from __future__ import annotations
 
@@ -6,46 +6,42 @@ import torch
 from torch import Tensor, nn
 
 from svgdx import ops
-from svgdx.gflownets._record import RecordedLogProb, replay
-from svgdx.gflownets.policies import MLPPolicy
-from svgdx.gflownets.sampling import logits_of
+from svgdx.gflownets.policies import MLPPolicy, logits_of
+from svgdx.gflownets.recorded import recorded_log_prob
 from svgdx.gflownets.trajectories import Trajectories
 
 
 def trajectory_log_prob(policy: nn.Module, trajectories: Trajectories) -> tuple[Tensor, Tensor]:
     """log P_F and log P_B of whole trajectories, summed over their steps, in nats.
 
-    A recorded rollout of an :class:`MLPPolicy` whose parameters have not changed since is not run again; any other
-    trajectories are, in one batched pass over all their states.
+    The record of a rollout of an :class:`MLPPolicy` is reused if its parameters have not changed since; for all other
+    trajectories the policy is evaluated at all states in one batch.
 
     Args:
-        policy: from states (..., D) to logits (..., 3D); see :func:`rollout`.
+        policy: maps states (..., D) to logits (..., 3D); see :func:`svgdx.gflownets.rollout`.
         trajectories: B of them, sampled by this policy or by any other means.
 
     Returns:
         log_pf (B) and log_pb (B), differentiable once in the policy's parameters.
 
     Raises:
-        RuntimeError: from the ops, on the CPU: actions that do not fit the initial states; in the backward, parameters
-            changed in place since, or activations taken over by a later rollout after a first backward.
+        RuntimeError: from the ops, on the CPU: actions that do not fit the initial states. In the backward pass:
+            parameters changed in place since, or activations overwritten by a later rollout after a first backward
+            pass.
 
     Source: Zhang et al., ICML 2022, eq. 5; Malkin et al., NeurIPS 2022, eq. 11.
     """
-    if not isinstance(policy, MLPPolicy):
-        states = trajectories.states()
-        return ops.gfn_trajectory_log_prob(logits_of(policy, states), trajectories.actions, trajectories.initial)
-    record = trajectories.record
-    if record is None or record.weights.policy is not policy or not record.usable():
-        with torch.no_grad():
-            trajectories = replay(policy, trajectories)
-    return RecordedLogProb.apply(trajectories, *policy.parameters())
+    if isinstance(policy, MLPPolicy):
+        return recorded_log_prob(policy, trajectories)
+    logits = logits_of(policy, trajectories.states())
+    return ops.gfn_trajectory_log_prob(logits, trajectories.actions, trajectories.initial)
 
 
 def transition_log_prob(policy: nn.Module, trajectories: Trajectories) -> tuple[Tensor, Tensor]:
     """log P_F(s_{t+1} | s_t) and log P_B(s_t | s_{t+1}) of every step, (B, T) each, in nats.
 
-    For the losses that need more than the sums: detailed balance and sub-trajectory balance. All states pass through
-    the policy in one batch, with autograd.
+    For losses that need more than the sums: detailed balance and sub-trajectory balance. All states pass through the
+    policy in one batch, with autograd.
 
     Args, Raises: as :func:`trajectory_log_prob`.
     """

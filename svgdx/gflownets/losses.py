@@ -1,7 +1,7 @@
-"""Losses of GFlowNets, one number for each trajectory: their mean is what is minimised, or a weighted one.
+"""Losses of GFlowNets, one number per trajectory; training minimises their mean, weighted or not.
 
-All are zero on every trajectory exactly where the policy samples complete states in proportion to the reward. The
-reward is a constant: none of them passes a gradient to what made it unless the caller lets it.
+Each is zero on all trajectories only if the policy samples complete states in proportion to the reward. Gradients flow
+into the reward too, so callers detach it to hold it constant.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from torch import Tensor
 
 
 def trajectory_balance(log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, log_z: Tensor) -> Tensor:
-    """(log Z + log P_F(tau) - log P_B(tau | x) - log R(x))^2.
+    """Computes (log Z + log P_F(tau) - log P_B(tau | x) - log R(x))^2.
 
     Args:
         log_pf, log_pb: sums over the steps of each trajectory, (B), in nats.
-        log_reward: of the states the trajectories end in, (B).
+        log_reward: of the final states of the trajectories, (B), in nats.
         log_z: the learnt log partition function, 0-d or any shape that broadcasts to (B).
 
     Returns:
-        (B), nats squared.
+        Losses (B) in nats squared.
 
     Source: Malkin et al., Trajectory balance, NeurIPS 2022, eq. 14; Zhang et al., ICML 2022, eq. 5.
     """
@@ -27,13 +27,15 @@ def trajectory_balance(log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, log_z
 
 
 def log_partition_variance(log_pf: Tensor, log_pb: Tensor, log_reward: Tensor) -> Tensor:
-    """Squared deviation of each trajectory's estimate of log Z from their mean (VarGrad): no log Z is learnt.
+    """Computes the squared deviation of each trajectory's estimate of log Z from their mean (VarGrad).
+
+    It needs no learnt log Z.
 
     Args:
         log_pf, log_pb, log_reward: as in :func:`trajectory_balance`, B at least 2.
 
     Returns:
-        (B), nats squared; their mean is the (biased) variance of log R - log P_F + log P_B over the batch.
+        Losses (B) in nats squared; their mean is the biased variance of log R - log P_F + log P_B over the batch.
 
     Source: Richter et al., VarGrad, NeurIPS 2020; Zhang et al., Robust Scheduling with GFlowNets, ICLR 2023, eq. 7.
     """
@@ -42,15 +44,15 @@ def log_partition_variance(log_pf: Tensor, log_pb: Tensor, log_reward: Tensor) -
 
 
 def detailed_balance(log_pf: Tensor, log_pb: Tensor, log_flow: Tensor, log_reward: Tensor) -> Tensor:
-    """Mean over the steps of (log F(s_t) + log P_F(s_{t+1}|s_t) - log F(s_{t+1}) - log P_B(s_t|s_{t+1}))^2.
+    """Averages (log F(s_t) + log P_F(s_{t+1}|s_t) - log F(s_{t+1}) - log P_B(s_t|s_{t+1}))^2 over the steps.
 
     Args:
         log_pf, log_pb: of every step, (B, T), T at least 1, from :func:`svgdx.gflownets.transition_log_prob`.
         log_flow: learnt log F at s_0 .. s_{T-1}, (B, T); the flow of the last state is its reward.
-        log_reward: (B).
+        log_reward: of the final states, (B).
 
     Returns:
-        (B), nats squared.
+        Losses (B) in nats squared.
 
     Source: Bengio et al., GFlowNet Foundations, JMLR 2023, definition 11.
     """
@@ -61,14 +63,14 @@ def detailed_balance(log_pf: Tensor, log_pb: Tensor, log_flow: Tensor, log_rewar
 def sub_trajectory_balance(
     log_pf: Tensor, log_pb: Tensor, log_flow: Tensor, log_reward: Tensor, lam: float = 0.9
 ) -> Tensor:
-    """Mean over all sub-trajectories s_i .. s_j of their squared balance, weighted by lam^(j-i): SubTB(lambda).
+    """Averages the squared balance of all sub-trajectories s_i .. s_j with weights lam^(j-i): SubTB(lambda).
 
     Args:
         log_pf, log_pb, log_flow, log_reward: as in :func:`detailed_balance`.
-        lam: lambda > 0; towards 0 it becomes detailed balance, towards infinity trajectory balance.
+        lam: lambda > 0; the limits 0 and infinity are detailed balance and trajectory balance.
 
     Returns:
-        (B), nats squared. Memory is that of (B, T) and one (T+1, T+1) matrix.
+        Losses (B) in nats squared. Memory is that of (B, T) and one (T+1, T+1) matrix.
 
     Raises:
         ValueError: lam is not positive.
@@ -79,9 +81,9 @@ def sub_trajectory_balance(
         raise ValueError(f"sub_trajectory_balance: lam must be positive, but is {lam}")
     steps = log_pf.shape[-1]
     flow = torch.cat([log_flow, log_reward.unsqueeze(-1)], -1)
-    made = torch.nn.functional.pad((log_pf - log_pb).cumsum(-1), (1, 0))
-    # The balance of s_i .. s_j is a_i - a_j; a common shift drops out and keeps the squares below small.
-    a = flow - made
+    log_ratio = torch.nn.functional.pad((log_pf - log_pb).cumsum(-1), (1, 0))
+    # The balance of s_i .. s_j is a_i - a_j; a common shift cancels and keeps the squares below small.
+    a = flow - log_ratio
     a = a - a.mean(-1, keepdim=True).detach()
     time = torch.arange(steps + 1, device=a.device)
     length = time - time[:, None]

@@ -14,7 +14,7 @@ RULES = ("metropolis", "barker")
 
 @dataclass
 class Proposal:
-    """x' proposed from x, both (B, D) int8, and log_ratio (B) = log q(x' -> x) - log q(x -> x') along the path."""
+    """x' proposed from x, both (B, D) int8; log_ratio (B) = log q(x' -> x) - log q(x -> x') along the path, in nats."""
 
     x: Tensor
     x_new: Tensor
@@ -22,22 +22,23 @@ class Proposal:
 
 
 def back_and_forth(policy: nn.Module, x: Tensor, steps: int, seed: int, stream: int = 0) -> Proposal:
-    """Erases K entries of x by P_B, x -> s, and fills them again by P_F, s -> x'.
+    """Erases K entries of x by P_B, x -> s, and refills them by P_F, s -> x'.
 
-    log_ratio = log [P_B(x' -> s) P_F(s -> x)] - log [P_B(x -> s) P_F(s -> x')], each product along the states that the
-    move went through. With it :func:`accept` leaves the target invariant. Memory does not grow with K beyond (B, K).
+    log_ratio = log [P_B(x' -> s) P_F(s -> x)] - log [P_B(x -> s) P_F(s -> x')], each product along the states of the
+    move. With it :func:`accept` leaves the target invariant. The only memory that grows with K is that of (B, K)
+    actions.
 
     Args:
         policy: see :func:`svgdx.gflownets.rollout`.
         x: complete states, (B, D) int8.
-        steps: K, 0 to D; K = D draws x' from scratch.
+        steps: K, from 0 to D; with K = D the proposal x' is independent of x.
         seed, stream: of the draws, as in :func:`svgdx.gflownets.rollout`.
 
     Returns:
         The proposal, without gradients.
 
     Raises:
-        RuntimeError, ValueError: as :func:`svgdx.gflownets.rollout`.
+        RuntimeError, ValueError: as in :func:`svgdx.gflownets.rollout`.
 
     Source: Zhang et al., ICML 2022, section 3.3 and algorithm 1.
     """
@@ -52,13 +53,13 @@ def accept(
     """Accepts or rejects each row of a proposal, with Delta = log p(x') - log p(x) + log_ratio.
 
     Args:
-        proposal: of :func:`back_and_forth`.
-        log_p_x, log_p_new: log density of the target at x and x', (B), each up to the same constant.
-        seed: of the B uniform numbers, the same on every device.
+        proposal: from :func:`back_and_forth`.
+        log_p_x, log_p_new: log density of the target at x and x', (B), in nats up to the same constant.
+        seed: of the B uniform numbers, which are the same on every device.
         rule: "metropolis", probability min(1, e^Delta), or "barker", 1 / (1 + e^-Delta).
 
     Returns:
-        The next state (B, D) int8, whether the move was made (B) bool, and its probability (B).
+        The next state (B, D) int8, whether the move was accepted (B) bool, and the probability of that (B).
 
     Raises:
         ValueError: an unknown rule.
@@ -69,7 +70,7 @@ def accept(
         raise ValueError(f"accept: rule must be one of {', '.join(RULES)}, but is {rule!r}")
     delta = log_p_new.detach() - log_p_x.detach() + proposal.log_ratio
     probability = delta.clamp(max=0).exp() if rule == "metropolis" else delta.sigmoid()
-    # Drawn on the CPU: generators of other devices give other numbers.
+    # Drawn on the CPU, because generators of other devices draw other numbers.
     uniform = torch.rand(delta.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    made = uniform.to(delta.device) < probability
-    return torch.where(made.unsqueeze(-1), proposal.x_new, proposal.x), made, probability
+    accepted = uniform.to(delta.device) < probability
+    return torch.where(accepted.unsqueeze(-1), proposal.x_new, proposal.x), accepted, probability

@@ -9,64 +9,64 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svgdx.gflownets._buffers import Buffers
+from svgdx._checks import one_of
+from svgdx.activations import ACTIVATIONS
 
 aten = torch.ops.aten
 SLOPE = 0.01  # of leaky_relu
 
 
-class Activation(NamedTuple):
-    """An activation whose derivative can be told from its result, so that its argument need not be kept."""
+class InPlace(NamedTuple):
+    """The forms of an activation that write into existing memory; its derivative follows from its value."""
 
-    apply: Callable[[Tensor], Tensor]
-    into: Callable[[Tensor, Tensor], object]  # (argument, out), which may be one tensor
-    backward_: Callable[[Tensor, Tensor], object]  # (gradient, result), the gradient in place
-    slope: float | None = None  # below zero, where the activation is linear on both sides
+    into: Callable[[Tensor, Tensor], object]
+    """Takes argument and output, which may be the same tensor."""
+    backward_: Callable[[Tensor, Tensor], object]
+    """Takes gradient and value, and multiplies the gradient in place."""
+    slope: float | None = None
+    """The slope below zero if the activation is linear on both sides; None if it is not."""
 
 
-ACTIVATIONS = {
-    "leaky_relu": Activation(
-        lambda x: functional.leaky_relu(x, SLOPE),
+IN_PLACE = {
+    "leaky_relu": InPlace(
         lambda x, out: aten.leaky_relu.out(x, SLOPE, out=out),
         lambda grad, y: aten.leaky_relu_backward.grad_input(grad, y, SLOPE, True, grad_input=grad),
         SLOPE,
     ),
-    "relu": Activation(
-        torch.relu,
+    "relu": InPlace(
         lambda x, out: torch.clamp_min(x, 0.0, out=out),
         lambda grad, y: aten.threshold_backward.grad_input(grad, y, 0.0, grad_input=grad),
         0.0,
     ),
-    "elu": Activation(
-        functional.elu,
+    "elu": InPlace(
         lambda x, out: aten.elu.out(x, out=out),
         lambda grad, y: aten.elu_backward.grad_input(grad, 1.0, 1.0, 1.0, True, y, grad_input=grad),
     ),
-    "tanh": Activation(
-        torch.tanh,
+    "tanh": InPlace(
         lambda x, out: torch.tanh(x, out=out),
         lambda grad, y: aten.tanh_backward.grad_input(grad, y, grad_input=grad),
     ),
 }
+"""The activations of the networks of this module; ACTIVATIONS has their functions."""
 
 
 class MLPPolicy(nn.Module):
     """Multilayer perceptron from a state in {void, 0, 1}^D to the 3D logits of a GFlowNet.
 
     The first 2D logits are those of P_F, which sets a void entry (action 2 * location + bit), the last D those of P_B,
-    which erases a set one. The network reads the state as numbers: void -1, and 0 and 1.
+    which erases a set one. The network reads the state as numbers: void as -1, bits as 0 and 1.
 
-    :func:`svgdx.gflownets.rollout` and :func:`svgdx.gflownets.trajectory_log_prob` know this network: they update the
-    first layer by one column a step and keep the activations of a rollout for the gradient.
+    :func:`svgdx.gflownets.rollout` and :func:`svgdx.gflownets.trajectory_log_prob` recognise this network: they update
+    its first layer by one column per step and keep the activations of a rollout for the gradient.
 
     Args:
         dim: D, the number of entries of a state.
         hidden: width of each hidden layer.
         depth: number of hidden layers, at least 1.
-        activation: one of ACTIVATIONS.
-        learnt_backward: whether P_B is learnt. Otherwise its logits are 0, which makes it uniform over the set entries.
+        activation: one of IN_PLACE.
+        learnt_backward: whether P_B is learnt. Otherwise its logits are 0, so that it is uniform over the set entries.
         matmul_dtype: dtype of the matrix products of rollouts and of their gradients, such as torch.bfloat16; the
-            first layer stays in the dtype of the parameters. None: the dtype of the parameters.
+            first layer stays in the dtype of the parameters. None uses the dtype of the parameters.
 
     Raises:
         ValueError: an unknown activation or a size below 1.
@@ -86,15 +86,12 @@ class MLPPolicy(nn.Module):
         super().__init__()
         if min(dim, hidden, depth) < 1:
             raise ValueError(f"MLPPolicy: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"MLPPolicy: activation must be one of {', '.join(ACTIVATIONS)}, but is {activation!r}")
         self.dim = dim
-        self.activation = activation
+        self.activation = one_of("MLPPolicy", "activation", activation, tuple(IN_PLACE))
         self.learnt_backward = learnt_backward
         self.matmul_dtype = matmul_dtype
         self.layers = nn.ModuleList(nn.Linear(width, hidden) for width in [dim] + [hidden] * (depth - 1))
         self.head = nn.Linear(hidden, 3 * dim if learnt_backward else 2 * dim)
-        self.buffers_of_rollouts = Buffers()
 
     def linears(self) -> list[nn.Linear]:
         """The linear layers, the head last."""
@@ -102,7 +99,7 @@ class MLPPolicy(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Logits of both directions, (..., D) -> (..., 3D), in the dtype of the parameters."""
-        activation = ACTIVATIONS[self.activation].apply
+        activation = ACTIVATIONS[self.activation].function
         x = states.to(self.head.weight.dtype)
         for layer in self.layers:
             x = activation(layer(x))
@@ -111,10 +108,10 @@ class MLPPolicy(nn.Module):
 
 
 class MLPFlow(nn.Module):
-    """Multilayer perceptron from a state in {void, 0, 1}^D to log F, the log-flow through it.
+    """Multilayer perceptron from a state in {void, 0, 1}^D to log F, the logarithm of the flow through it.
 
-    Needed by detailed balance and sub-trajectory balance for the states that are not complete; the flow of a complete
-    one is its reward.
+    Detailed balance and sub-trajectory balance need it for the states that are not complete; the flow of a complete
+    state is its reward.
 
     Args:
         dim, hidden, depth, activation: as in :class:`MLPPolicy`.
@@ -129,16 +126,24 @@ class MLPFlow(nn.Module):
         super().__init__()
         if min(dim, hidden, depth) < 1:
             raise ValueError(f"MLPFlow: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"MLPFlow: activation must be one of {', '.join(ACTIVATIONS)}, but is {activation!r}")
-        self.activation = activation
+        self.activation = one_of("MLPFlow", "activation", activation, tuple(IN_PLACE))
         self.layers = nn.ModuleList(nn.Linear(width, hidden) for width in [dim] + [hidden] * (depth - 1))
         self.head = nn.Linear(hidden, 1)
 
     def forward(self, states: Tensor) -> Tensor:
         """log F in nats, (..., D) -> (...), in the dtype of the parameters."""
+        activation = ACTIVATIONS[self.activation].function
         x = states.to(self.head.weight.dtype)
         for layer in self.layers:
-            x = ACTIVATIONS[self.activation].apply(layer(x))
+            x = activation(layer(x))
         log_flow: Tensor = self.head(x)
         return log_flow.squeeze(-1)
+
+
+def logits_of(policy: nn.Module, states: Tensor) -> Tensor:
+    """The policy's logits (..., 3D) at states (..., D), with zeros for a uniform P_B."""
+    logits: Tensor = policy(states)
+    if getattr(policy, "learnt_backward", True):
+        return logits
+    dim = states.shape[-1]
+    return functional.pad(logits[..., : 2 * dim], (0, dim))

@@ -6,26 +6,23 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from svgdx import ops
-from svgdx.gflownets import _engine, _inner_ops, _record
-from svgdx.gflownets._record import Record
-from svgdx.gflownets._weights import Weights
-from svgdx.gflownets.policies import ACTIVATIONS, MLPPolicy
+from svgdx.gflownets.policies import IN_PLACE, MLPPolicy, logits_of
+from svgdx.gflownets.recorded import Record, Weights, advance, states_at_once, trajectory_forward
 from svgdx.gflownets.trajectories import Trajectories
 
 _FORWARD, _BACKWARD = 0, 1
 
 
 class _Draw(NamedTuple):
-    """How moves are drawn. Rows of one kind share an offset a step; those of another kind or stream have their own."""
+    """How moves are drawn. Rows of one kind share an offset per step; another kind or stream has its own offsets."""
 
     seed: int
     stream: int
     temperature: float
     epsilon: float
-    erase_anything: float  # chance that a backward row erases any entry rather than one drawn by the logits
+    erase_anything: float  # probability that a backward row erases any set entry rather than one drawn by the logits
 
     def offset(self, kind: int, step: int) -> int:
         return (2 * self.stream + kind << 32) + step
@@ -48,38 +45,38 @@ def rollout(
     """Samples trajectories of `steps` steps; both kinds advance in the same calls of the network.
 
     Args:
-        policy: from states (B, D) int8, void -1, to logits (B, 3D). Where its attribute ``learnt_backward`` is there
-            and false, P_B is uniform over the set entries, whatever the last D logits are.
+        policy: maps states (B, D) int8, void -1, to logits (B, 3D). If it has an attribute ``learnt_backward`` that is
+            false, P_B is uniform over the set entries, whatever the last D logits are.
         steps: T, at most the void entries of forward_from and the set entries of backward_from.
         seed: of all draws, which are the same on CPU and CUDA. Rollouts of one seed differ in `stream`.
-        forward_from: (Bf, D) int8, states to fill by P_F.
-        backward_from: (Bb, D) int8, states to erase from by P_B.
-        temperature, epsilon: exploration of the forward rows: logits divided by temperature, and with probability
-            epsilon a uniform action. log_pf stays that of the policy itself.
-        record: keep what :func:`trajectory_log_prob` needs, so that it does not run the network again. The activations
-            live in memory that the policy reuses once the backward is through; for an :class:`MLPPolicy` alone.
-        log_prob: give log_pf and log_pb of the trajectories. Always given where record is true.
+        forward_from: (Bf, D) int8, states that P_F fills.
+        backward_from: (Bb, D) int8, states from which P_B erases.
+        temperature, epsilon: exploration of the forward rows: logits are divided by the temperature, and with
+            probability epsilon the action is uniform. log_pf remains that of the policy itself.
+        record: keep what :func:`trajectory_log_prob` needs, so that it does not evaluate the network again. The policy
+            must be an :class:`MLPPolicy`, whose later rollouts reuse the memory after the backward pass.
+        log_prob: compute log_pf and log_pb of the trajectories; record implies it.
         stream: which of the independent sets of draws of this seed.
 
     Returns:
         Trajectories, forward rows first, all in forward order.
 
     Raises:
-        ValueError: no rows at all, a negative number of steps, or record asked of another policy.
-        RuntimeError: from the sampling ops, on the CPU: too few void or set entries, logits that are not finite.
+        ValueError: no rows at all, a negative number of steps, or record with another policy.
+        RuntimeError: from the sampling ops, on the CPU: too few void or set entries, or logits that are not finite.
 
     Source: Zhang et al., ICML 2022, algorithm 1; Malkin et al., Trajectory balance, NeurIPS 2022, section 3.
     """
     if forward_from is None and backward_from is None:
-        raise ValueError("rollout: give forward_from, backward_from or both")
+        raise ValueError("rollout: pass forward_from, backward_from or both")
     if steps < 0:
         raise ValueError(f"rollout: steps must not be negative, but is {steps}")
     if record and not isinstance(policy, MLPPolicy):
         raise ValueError(f"rollout: record needs an MLPPolicy, but the policy is a {type(policy).__name__}")
-    some = forward_from if forward_from is not None else backward_from
-    assert some is not None
-    forward = some[:0] if forward_from is None else forward_from
-    backward = some[:0] if backward_from is None else backward_from
+    rows = forward_from if forward_from is not None else backward_from
+    assert rows is not None
+    forward = rows[:0] if forward_from is None else forward_from
+    backward = rows[:0] if backward_from is None else backward_from
     uniform = not getattr(policy, "learnt_backward", True)
     draw = _Draw(seed, stream, temperature, epsilon, 1.0 if uniform else 0.0)
     if not isinstance(policy, MLPPolicy):
@@ -87,18 +84,18 @@ def rollout(
         _step_by_step(run, _Plain(policy), draw)
         return run.finish()
     weights = Weights(policy)
-    kept = Record(weights, len(forward) + len(backward), len(forward), steps) if record else None
-    run = _Run(steps, forward, backward, _Sums(kept) if log_prob or record else None)
+    activations = Record(weights, len(forward) + len(backward), len(forward), steps) if record else None
+    run = _Run(steps, forward, backward, _Sums(activations) if log_prob or record else None)
     argument = weights.argument(torch.cat([forward, backward]))
-    if _engine.usable(weights):
+    if weights.compiled:
         _compiled(run, weights, argument, draw)
     else:
-        _step_by_step(run, _Incremental(weights, argument, kept), draw)
+        _step_by_step(run, _Incremental(weights, argument, activations), draw)
     return run.finish()
 
 
 class _Run:
-    """One rollout under way. Forward rows stand at s_step, backward rows at s_(T - step)."""
+    """A rollout in progress. Forward rows are at s_step, backward rows at s_(T - step)."""
 
     def __init__(self, steps: int, forward: Tensor, backward: Tensor, sums: _Sums | None) -> None:
         self.steps, self.step = steps, 0
@@ -106,36 +103,38 @@ class _Run:
         self.forward, self.backward = forward, backward
         self.split = len(forward)
         self.sums = sums
-        self.parts: list[Tensor] = []  # actions of successive segments, (B, n) in forward order
+        self.actions: list[Tensor] = []  # of successive segments, (B, n) in forward order
 
-    def segment(self, actions: Tensor, forward: Tensor, backward: Tensor, logits: Tensor | None) -> None:
-        """Takes note of some steps: their actions, the states after them, and the logits (B, more than n, 3D)."""
+    def add_segment(self, actions: Tensor, forward: Tensor, backward: Tensor, logits: Tensor | None) -> None:
+        """Adds n steps: their actions (B, n), the states after them, and the logits (B, more than n, 3D)."""
         count = actions.shape[1]
         if self.sums is not None:
             assert logits is not None
             initial = torch.cat([self.forward, backward])
             self.sums.add(self.split, self.step, self.steps, actions, initial, logits[:, : count + 1])
-        self.parts.append(actions)
+        self.actions.append(actions)
         self.step += count
         self.forward, self.backward = forward, backward
 
     def finish(self) -> Trajectories:
         forward, backward = self.start
-        actions = self.parts[0]
-        if len(self.parts) > 1:
-            rows = [part[: self.split] for part in self.parts], [part[self.split :] for part in reversed(self.parts)]
-            actions = torch.cat([torch.cat(kind, 1) for kind in rows])
-        made = Trajectories(torch.cat([forward, self.backward]), actions, torch.cat([self.forward, backward]))
+        actions = self.actions[0]
+        if len(self.actions) > 1:
+            of_forward = torch.cat([segment[: self.split] for segment in self.actions], 1)
+            of_backward = torch.cat([segment[self.split :] for segment in reversed(self.actions)], 1)
+            actions = torch.cat([of_forward, of_backward])
+        trajectories = Trajectories(torch.cat([forward, self.backward]), actions, torch.cat([self.forward, backward]))
         if self.sums is not None:
-            made.log_pf, made.log_pb, made.record = self.sums.log_pf, self.sums.log_pb, self.sums.record
-        return made
+            trajectories.log_pf, trajectories.log_pb = self.sums.log_pf, self.sums.log_pb
+            trajectories.record = self.sums.record
+        return trajectories
 
 
 class _Sums:
     """Log-probabilities, summed segment by segment.
 
-    Row by row a segment is a trajectory of its own from the state it begins with; the state that two of them share has
-    its P_B counted in the earlier and its P_F in the later one.
+    Row by row a segment is a trajectory of its own from its first state. Of the state that two segments share, P_B
+    counts in the earlier one and P_F in the later one.
     """
 
     def __init__(self, record: Record | None) -> None:
@@ -144,14 +143,14 @@ class _Sums:
         self.log_pb: Tensor | None = None
 
     def memory(self, batch: int, steps: int, width: int, like: Tensor) -> Tensor:
-        """For the logits of as many successive states as they may take memory for, (B, n, 3D)."""
+        """Memory for the logits of successive states, as many as fit, (B, n, 3D)."""
         if self.record is not None and self.record.logits is not None:
             return self.record.logits
-        row = max(1, batch * width * like.element_size())
-        return like.new_empty(batch, min(steps + 1, max(2, _record.LOGITS_BYTES // row)), width)
+        states = min(steps + 1, states_at_once(batch, width, like.element_size()))
+        return like.new_empty(batch, states, width)
 
     def add(self, split: int, step: int, steps: int, actions: Tensor, initial: Tensor, logits: Tensor) -> None:
-        log_pf, log_pb, normalizers = _inner_ops.trajectory_forward(logits.contiguous(), actions, initial)
+        log_pf, log_pb, normalizers = trajectory_forward(logits.contiguous(), actions, initial)
         self.log_pf = log_pf if self.log_pf is None else self.log_pf + log_pf
         self.log_pb = log_pb if self.log_pb is None else self.log_pb + log_pb
         count = actions.shape[1]
@@ -169,7 +168,7 @@ class _Sums:
 
 
 def _compiled(run: _Run, weights: Weights, argument: Tensor, draw: _Draw) -> None:
-    """All steps by the compiled rollout of an MLPPolicy, as many at once as there is memory for their logits."""
+    """Makes all steps by the compiled rollout, as many at once as the memory for their logits allows."""
     states = torch.cat(run.start)
     batch, dim = states.shape
     record = None if run.sums is None else run.sums.record
@@ -177,66 +176,66 @@ def _compiled(run: _Run, weights: Weights, argument: Tensor, draw: _Draw) -> Non
     hidden = argument.new_empty(layers, 1, batch, width, dtype=weights.dtype) if record is None else record.hidden
     logits = None if run.sums is None else run.sums.memory(batch, run.steps, 3 * dim, hidden)
     capacity = run.steps if logits is None else logits.shape[1] - 1
+    exploration = draw.temperature, draw.epsilon, draw.erase_anything
     while True:
         count = min(capacity, run.steps - run.step)
         draws = draw.seed, draw.offset(_FORWARD, run.step), draw.offset(_BACKWARD, run.step)
-        how = draw.temperature, draw.epsilon, draw.erase_anything
-        actions, states = _engine.advance(
-            weights, argument, states, run.split, count, hidden, run.step, logits, draws, *how
+        actions, states = advance(
+            weights, argument, states, run.split, count, hidden, run.step, logits, draws, *exploration
         )
-        run.segment(actions, states[: run.split], states[run.split :], logits)
+        run.add_segment(actions, states[: run.split], states[run.split :], logits)
         if run.step == run.steps:
             return
 
 
 def _step_by_step(run: _Run, network: _Network, draw: _Draw) -> None:
-    """All steps by calls of the network and of the sampling ops."""
+    """Makes all steps by calls of the network and of the sampling ops."""
     window = _Window(run)
     for step in range(run.steps + 1):
         if step == run.steps and run.sums is None:
             break
         logits = network.logits(step, window.forward, window.backward)
-        window.logits(run, step, logits)
+        window.add_logits(run, step, logits)
         if step < run.steps:
             network.move(window.draw(run, step, logits, draw))
     window.close(run)
 
 
 class _Window:
-    """Logits and moves of the segment under way."""
+    """Logits and moves of the segment in progress."""
 
     def __init__(self, run: _Run) -> None:
         self.forward, self.backward = run.forward, run.backward
         self.dim = self.forward.shape[1]
-        self.first = 0  # the step it begins with
-        self.kept: Tensor | None = None
+        self.first = 0  # its first step
+        self.memory: Tensor | None = None
         self.moves: list[Tensor] = []
-        # What erasing each location takes back: 2D + its action.
-        every = torch.arange(self.dim, device=self.backward.device)
-        self.erasures = torch.add(2 * (every + self.dim), self.backward)
+        # Erasing a location undoes an action; as a move it is that action plus 2D.
+        locations = torch.arange(self.dim, device=self.backward.device)
+        self.erasures = torch.add(2 * (locations + self.dim), self.backward)
 
-    def logits(self, run: _Run, step: int, logits: Tensor) -> None:
-        """Keeps the logits of one step; a full window ends with its last state, with which the next one begins."""
+    def add_logits(self, run: _Run, step: int, logits: Tensor) -> None:
+        """Stores the logits of one step; a full window ends with its last state, with which the next one begins."""
         if run.sums is None:
             return
-        if self.kept is None:
-            self.kept = run.sums.memory(len(logits), run.steps, logits.shape[1], logits)
-        capacity = self.kept.shape[1] - 1
-        self._keep(run, step, logits, capacity)
+        if self.memory is None:
+            self.memory = run.sums.memory(len(logits), run.steps, logits.shape[1], logits)
+        capacity = self.memory.shape[1] - 1
+        self._store(run, step, logits, capacity)
         if step - self.first == capacity and step < run.steps:
             self.close(run)
             self.first = step
-            self._keep(run, step, logits, capacity)
+            self._store(run, step, logits, capacity)
 
-    def _keep(self, run: _Run, step: int, logits: Tensor, capacity: int) -> None:
-        assert self.kept is not None
+    def _store(self, run: _Run, step: int, logits: Tensor, capacity: int) -> None:
+        assert self.memory is not None
         slot, split = step - self.first, run.split
-        self.kept[:split, slot] = logits[:split]
-        self.kept[split:, min(capacity, run.steps - self.first) - slot] = logits[split:]
+        self.memory[:split, slot] = logits[:split]
+        self.memory[split:, min(capacity, run.steps - self.first) - slot] = logits[split:]
 
     def draw(self, run: _Run, step: int, logits: Tensor, draw: _Draw) -> Tensor:
-        """This step's moves, (B,): actions, and those taken back plus 2D."""
-        made = []
+        """This step's moves, (B,): actions of forward rows; of backward rows the action that is undone plus 2D."""
+        moves = []
         if run.split > 0:
             action, _, self.forward = ops.gfn_sample_forward(
                 logits[: run.split],
@@ -246,30 +245,27 @@ class _Window:
                 draw.temperature,
                 draw.epsilon,
             )
-            made.append(action)
+            moves.append(action)
         if len(self.backward) > 0:
             location, _, self.backward = ops.gfn_sample_backward(
                 logits[run.split :], self.backward, draw.seed, draw.offset(_BACKWARD, step), 1.0, draw.erase_anything
             )
-            made.append(_chosen(self.erasures, location))
-        moves = torch.cat(made) if made else self.erasures.new_empty(0)
-        self.moves.append(moves)
-        return moves
+            moves.append(_entry_of_row(self.erasures, location))
+        self.moves.append(torch.cat(moves) if moves else self.erasures.new_empty(0))
+        return self.moves[-1]
 
     def close(self, run: _Run) -> None:
-        moves = (
-            torch.stack(self.moves)
-            if self.moves
-            else self.erasures.new_empty(0, len(self.forward) + len(self.backward))
-        )
+        """Ends the segment and adds it to the run."""
+        batch = len(self.forward) + len(self.backward)
+        moves = torch.stack(self.moves) if self.moves else self.erasures.new_empty(0, batch)
         backward = moves[:, run.split :].flip(0) - 2 * self.dim
         actions = torch.cat([moves[:, : run.split], backward], 1).t().contiguous()
-        run.segment(actions, self.forward, self.backward, self.kept)
+        run.add_segment(actions, self.forward, self.backward, self.memory)
         self.moves = []
 
 
 class _Network(Protocol):
-    """What a rollout asks of a network: logits (B, 3D) at the current states, and to hear of the moves."""
+    """A network in a rollout: computes the logits (B, 3D) of the current states, and is told of their moves."""
 
     def logits(self, step: int, forward: Tensor, backward: Tensor) -> Tensor: ...
 
@@ -290,20 +286,20 @@ class _Plain:
 
 
 class _Incremental:
-    """An MLPPolicy whose first layer is kept before its activation and updated by the one column that a move changes.
+    """An MLPPolicy that stores the argument of its first activation and updates it by the one column a move changes.
 
-    With a record every layer writes straight into it.
+    With a record every layer writes directly into it.
     """
 
     def __init__(self, weights: Weights, argument: Tensor, record: Record | None) -> None:
         self.weights = weights
         self.record = record
         self.argument = argument
-        # Row 2 location + bit is what setting void (-1) to bit adds; erasing, 2D further down, takes it away.
+        # Row 2 location + bit is added if void (-1) becomes the bit, row 2D + 2 location + bit if it is erased.
         columns = weights.columns()
         table = torch.stack([columns, 2 * columns], 1).flatten(0, 1)
         self.table = torch.cat([table, -table])
-        self.into = ACTIVATIONS[weights.policy.activation].into
+        self.into = IN_PLACE[weights.policy.activation].into
         batch, width = argument.shape
         layers = 0 if record is not None else 1 + len(weights.deeper)
         self.hidden = argument.new_empty(layers, batch, width, dtype=weights.dtype)
@@ -324,21 +320,12 @@ class _Incremental:
 
 
 def _rows(table: Tensor, index: Tensor) -> Tensor:
-    """Rows of the table; off the CPU, where an action that cannot be drawn is -1 and no error, any row for it."""
+    """Rows of the table. Off the CPU an action that cannot be drawn is -1 instead of an error, and gets any row."""
     return table.index_select(0, index if index.device.type == "cpu" else index.clamp(min=0))
 
 
-def _chosen(table: Tensor, index: Tensor) -> Tensor:
-    """An entry of each row of the table; -1 where the index is -1."""
+def _entry_of_row(table: Tensor, index: Tensor) -> Tensor:
+    """The entry of each row of the table at its index, (B,); -1 if the index is -1."""
     if index.device.type == "cpu":
         return table.gather(1, index.unsqueeze(1)).squeeze(1)
     return torch.where(index < 0, -1, table.gather(1, index.clamp(min=0).unsqueeze(1)).squeeze(1))
-
-
-def logits_of(policy: nn.Module, states: Tensor) -> Tensor:
-    """The policy's logits at states (..., D), those of a uniform P_B zero."""
-    logits: Tensor = policy(states)
-    if getattr(policy, "learnt_backward", True):
-        return logits
-    dim = states.shape[-1]
-    return functional.pad(logits[..., : 2 * dim], (0, dim))

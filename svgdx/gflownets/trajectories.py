@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from svgdx.gflownets._record import Record
 
 VOID = -1
 
 
 @dataclass
 class Trajectories:
-    """B trajectories s_0 .. s_T through {void, 0, 1}^D, each step setting one void entry; void is -1.
+    """B trajectories s_0 .. s_T through {void, 0, 1}^D, each step of which sets one void entry; void is -1.
 
-    initial (B, D) int8 is s_0, actions (B, T) int64 are 2 * location + bit, final (B, D) int8 is s_T. log_pf and log_pb
-    (B), without gradient, are there where the rollout was asked for them; record where it was asked to keep its
-    activations.
+    initial (B, D) int8 is s_0, actions (B, T) int64 are 2 * location + bit, and final (B, D) int8 is s_T. log_pf and
+    log_pb (B), without gradient, are None unless they were requested from the rollout. record holds the activations
+    that :func:`svgdx.gflownets.trajectory_log_prob` reuses, if the rollout was asked to keep them.
     """
 
     initial: Tensor
@@ -28,16 +24,16 @@ class Trajectories:
     final: Tensor
     log_pf: Tensor | None = None
     log_pb: Tensor | None = None
-    record: Record | None = None
+    record: object | None = None
 
     def sums(self) -> tuple[Tensor, Tensor]:
-        """log_pf and log_pb; ValueError where the rollout was not asked for them."""
+        """log_pf and log_pb. Raises ValueError if they were not requested from the rollout."""
         if self.log_pf is None or self.log_pb is None:
-            raise ValueError("these trajectories have no log-probabilities: ask the rollout for log_prob=True")
+            raise ValueError("Trajectories.sums: there are no log-probabilities; call rollout with log_prob=True")
         return self.log_pf, self.log_pb
 
     def log_ratio(self) -> Tensor:
-        """log_pf - log_pb, (B)."""
+        """log_pf - log_pb, (B). Raises ValueError as :meth:`sums`."""
         log_pf, log_pb = self.sums()
         return log_pf - log_pb
 
@@ -48,7 +44,7 @@ class Trajectories:
         return torch.where(is_set, self.final[rows].to(dtype).unsqueeze(1), VOID)
 
     def set_times(self) -> Tensor:
-        """The step that sets each location, (B, D) int32: -1 where it is set in s_0, T where it stays void."""
+        """The step that sets each location, (B, D) int32: -1 if it is set in s_0, T if it stays void."""
         steps = self.actions.shape[1]
         times = torch.where(self.initial == VOID, steps, -1).to(torch.int32)
         order = torch.arange(steps, dtype=torch.int32, device=times.device)
@@ -56,5 +52,5 @@ class Trajectories:
 
 
 def void_states(count: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
-    """`count` states with every entry void, (count, D) int8: where full trajectories start."""
+    """`count` states whose every entry is void, (count, D) int8, from which full trajectories start."""
     return torch.full((count, dim), VOID, dtype=torch.int8, device=device)

@@ -1,4 +1,7 @@
-"""The compiled rollout of an MLPPolicy on the CPU, one thread a block of rows, and the gradient of what it recorded."""
+"""Private to svgdx.gflownets.recorded: the compiled rollout of an MLPPolicy on the CPU, and its gradient.
+
+Each thread works on a block of rows; :attr:`svgdx.gflownets.recorded.Weights.compiled` says when it is used.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,8 @@ from torch import Tensor
 
 from svgdx import _library
 from svgdx._dtype import compute_dtype
-from svgdx.gflownets._weights import Weights
+from svgdx.gflownets.recorded._weights import Weights
 from svgdx.gflownets.trajectories import Trajectories
-
-
-def usable(weights: Weights) -> bool:
-    """Whether the rollout of this policy is compiled: on the CPU, for the activations that are linear in pieces."""
-    if weights.first.device.type != "cpu" or weights.slope is None or _library.disabled():
-        return False
-    # Not where the products are rounded: it rounds before the bias and after it, torch's addmm once.
-    return weights.first.dtype == weights.dtype == compute_dtype(weights.first)
 
 
 def advance(
@@ -35,22 +30,23 @@ def advance(
     epsilon: float,
     erase_anything: float,
 ) -> tuple[Tensor, Tensor]:
-    """Moves all rows by some steps.
+    """Advances all rows by `steps` steps.
 
     Args:
-        argument: of the first layer's activation (B, H), moved along with the states.
+        argument: argument of the first layer's activation (B, H), updated in place as the states move.
         states: (B, D), the first `split` of them forward rows.
-        hidden: memory of the activations, (L, V, B, H) by visit, or (L, 1, B, H) where they are not kept.
-        logits: where to those of all steps + 1 states go, in forward order (B, more than steps, 3D).
+        hidden: memory of the activations, (L, V, B, H) by visit, or (L, 1, B, H) if they are not recorded.
+        first_visit: index in `hidden` of the first state.
+        logits: memory of the logits of all steps + 1 states, in forward order (B, more than steps, 3D); or None.
         draws: seed, and the offsets of the first step of the forward and of the backward rows.
         temperature, epsilon: of the forward rows.
-        erase_anything: chance that a backward row erases any entry rather than one drawn by the logits.
+        erase_anything: probability that a backward row erases any set entry rather than one drawn by the logits.
 
     Returns:
         The actions (B, steps) in forward order and the states (B, D) reached.
     """
     with torch._C._AutoDispatchBelowAutograd():
-        made: tuple[Tensor, Tensor] = torch.ops.svgdx_cpu.mlp_rollout.default(
+        moves: tuple[Tensor, Tensor] = torch.ops.svgdx_cpu.mlp_rollout.default(
             argument,
             states.contiguous(),
             split,
@@ -68,7 +64,7 @@ def advance(
             epsilon,
             erase_anything,
         )
-    return made
+    return moves
 
 
 def gradients(
@@ -88,12 +84,12 @@ def gradients(
             weights.slope,
         )
     parameters = list(weights.policy.parameters())
-    # The head of a uniform P_B has rows of zeros behind its own, which are no parameters.
-    shapes = [parameter.shape for parameter in parameters[:-2]] + [part.shape for part in weights.head]
-    parts = flat.split([shape.numel() for shape in shapes])
+    # The head of a uniform P_B ends in rows of zeros, which are not parameters.
+    shapes = [parameter.shape for parameter in parameters[:-2]] + [tensor.shape for tensor in weights.head]
+    blocks = flat.split([shape.numel() for shape in shapes])
     return [
-        part.view(shape)[: len(parameter)].to(parameter.dtype)
-        for part, shape, parameter in zip(parts, shapes, parameters, strict=True)
+        block.view(shape)[: len(parameter)].to(parameter.dtype)
+        for block, shape, parameter in zip(blocks, shapes, parameters, strict=True)
     ]
 
 

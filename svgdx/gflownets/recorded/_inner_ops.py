@@ -1,4 +1,4 @@
-"""The inner ops beneath autograd: log-probabilities with their normalizers, and the gradients from those."""
+"""Private to svgdx.gflownets.recorded: log-probabilities with normalizers, and gradients, beneath autograd."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def trajectory_forward(logits: Tensor, actions: Tensor, initial: Tensor) -> tupl
 def linear_forward(
     hidden: Tensor, weight: Tensor, bias: Tensor, actions: Tensor, initial: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same of logits = hidden weight^T + bias, which never exist as a whole."""
+    """The same for logits = hidden weight^T + bias, which are never all in memory."""
     if _library.disabled():
-        pair = reference.linear_trajectory_log_prob(hidden, weight, bias, actions, initial)
-        return *pair, hidden.new_empty(*hidden.shape[:2], 2)
+        log_probs = reference.linear_trajectory_log_prob(hidden, weight, bias, actions, initial)
+        return *log_probs, hidden.new_empty(*hidden.shape[:2], 2)
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.svgdx.linear_trajectory_log_prob_forward.default(hidden, weight, bias, actions, initial)
 
@@ -54,7 +54,7 @@ def linear_backward(
     initial: Tensor,
     normalizers: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Gradients of hidden, weight and bias; the logits are computed once more, in chunks."""
+    """Gradients of hidden, weight and bias; recomputes the logits in chunks."""
     if _library.disabled():
         with torch.enable_grad():
             leaves = h, w, b = [value.detach().requires_grad_() for value in (hidden, weight, bias)]

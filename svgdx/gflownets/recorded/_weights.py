@@ -1,15 +1,17 @@
-"""The matrices of an MLPPolicy as its rollouts use them."""
+"""Private to svgdx.gflownets.recorded: the matrices of an MLPPolicy as its rollouts use them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from svgdx.gflownets.policies import ACTIVATIONS, MLPPolicy
+from svgdx import _library
+from svgdx._dtype import compute_dtype
+from svgdx.gflownets.policies import IN_PLACE, MLPPolicy
 
 
 class Weights:
-    """The policy's matrices as its rollouts multiply with them: cast once, the uniform P_B's head filled with zeros."""
+    """The policy's matrices in the dtype of its products; the head of a uniform P_B is padded with zeros."""
 
     def __init__(self, policy: MLPPolicy) -> None:
         first, *deeper, head = policy.linears()
@@ -23,16 +25,24 @@ class Weights:
             weight = torch.cat([weight, weight.new_zeros(policy.dim, weight.shape[1])])
             bias = torch.cat([bias, bias.new_zeros(policy.dim)])
         self.head = weight.to(dtype), bias.to(dtype)
-        self.slope = ACTIVATIONS[policy.activation].slope
+        self.slope = IN_PLACE[policy.activation].slope
         self.versions = _versions(policy)
         self._stacked: tuple[Tensor, Tensor] | None = None
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the rollout is compiled: on the CPU, for piecewise linear activations."""
+        if self.first.device.type != "cpu" or self.slope is None or _library.disabled():
+            return False
+        # Not with rounded products: the compiled rollout rounds before the bias and after it, torch's addmm once.
+        return self.first.dtype == self.dtype == compute_dtype(self.first)
+
     def current(self) -> bool:
-        """Whether no parameter was changed in place since."""
+        """Whether no parameter has been changed in place since."""
         return self.versions == _versions(self.policy)
 
     def argument(self, states: Tensor) -> Tensor:
-        """Of the first layer's activation, (B, D) -> (B, H)."""
+        """The argument of the first layer's activation, (B, D) -> (B, H)."""
         return torch.addmm(self.first_bias, states.to(self.first.dtype), self.first.t())
 
     def columns(self) -> Tensor:
