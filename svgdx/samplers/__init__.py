@@ -1,4 +1,4 @@
-"""Samplers: SVGD with the density of its particles, on the fused ops; Langevin dynamics; Markov chains over bits."""
+"""Samplers: SVGD on the fused ops, with the density of its particles; Langevin dynamics; Markov chains over bits."""
 
 from svgdx.samplers.control import CONTROLS, EpsilonGreedy, MetropolisHastings, Truncation
 from svgdx.samplers.discrete import gibbs_sweep, gwg_step

@@ -1,4 +1,4 @@
-"""Where particles start: a learnt diagonal Gaussian, or any reparameterised torch distribution."""
+"""Initial distributions of particles: a learnt diagonal Gaussian, or any torch distribution."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor, distributions, nn
 
 
 class Initial(Protocol):
-    """Particles and their log density."""
+    """A distribution that draws particles with their log density."""
 
     def draw(self, n: int, batch: tuple[int, ...], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """n particles (batch..., n, D) and their log density (batch..., n) in nats."""
 
     def box(self, deviations: float) -> tuple[Tensor, Tensor]:
-        """mean - and + so many standard deviations, each (D,)."""
+        """mean - and + `deviations` standard deviations, each (D,)."""
 
 
 class LearntGaussian(nn.Module):
     """A diagonal Gaussian with learnt mean and standard deviations.
 
     Args:
-        mean, std: before training, (D,).
+        mean, std: values before training, (D,).
 
     Raises:
-        ValueError: a deviation that is not positive.
+        ValueError: a standard deviation is not positive.
     """
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
@@ -48,25 +48,25 @@ class LearntGaussian(nn.Module):
 
 
 class FixedInitial:
-    """A torch distribution over vectors, drawn by `rsample` or, where it has none, by `sample`."""
+    """A torch distribution over vectors, drawn by `rsample` if it has it, otherwise by `sample`."""
 
     def __init__(self, distribution: distributions.Distribution) -> None:
         self.distribution = distribution
 
     def draw(self, n: int, batch: tuple[int, ...], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        of = self.distribution
-        shape = (*batch, n)
+        distribution, shape = self.distribution, torch.Size((*batch, n))
+        sample = distribution.rsample if distribution.has_rsample else distribution.sample
         if generator is None:
-            x = of.rsample(shape) if of.has_rsample else of.sample(shape)
+            x = sample(shape)
         else:
             # torch.distributions take no generator.
             seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                x = of.rsample(shape) if of.has_rsample else of.sample(shape)
-        log_q = of.log_prob(x)
+                x = sample(shape)
+        log_q = distribution.log_prob(x)
         # The distribution's own batch comes before the particles.
-        for position in range(len(of.batch_shape)):
+        for position in range(len(distribution.batch_shape)):
             x = x.movedim(len(shape) + position, len(batch) + position)
             log_q = log_q.movedim(len(shape) + position, len(batch) + position)
         return x.contiguous(), log_q.contiguous()
@@ -77,12 +77,15 @@ class FixedInitial:
 
 
 def as_initial(initial: LearntGaussian | distributions.Distribution) -> Initial:
-    """Raises TypeError for what is no initial distribution, ValueError for one over numbers."""
+    """An initial distribution from a torch distribution over vectors, or an object with `draw` and `box` unchanged.
+
+    Raises TypeError for another object, ValueError for a distribution that is not over vectors.
+    """
     if isinstance(initial, distributions.Distribution):
         if len(initial.event_shape) != 1:
             raise ValueError(
-                f"SVGD: initial must be over vectors (D,), but is over {tuple(initial.event_shape)}: "
-                "torch.distributions.Independent makes one of independent numbers"
+                f"SVGD: initial must be over vectors (D,), but is over {tuple(initial.event_shape)}; "
+                "torch.distributions.Independent combines independent numbers into a vector"
             )
         return FixedInitial(initial)
     if not (hasattr(initial, "draw") and hasattr(initial, "box")):

@@ -1,4 +1,4 @@
-"""Samplers by the names the field knows them by."""
+"""SVGD samplers with published settings, by their usual names."""
 
 from __future__ import annotations
 
@@ -23,19 +23,22 @@ def preset(
     steps: int,
     **changes: Any,
 ) -> SVGD:
-    """A sampler with published settings.
+    """Makes a sampler with published settings.
 
     - "svgd": bandwidth by the median, fixed step size (Liu & Wang, NeurIPS 2016);
     - "p-svgd": S2AC's bandwidth by the median, no Hessian term, divisor M - 1, truncation at three standard deviations
       (Messaoud et al., ICLR 2024);
-    - "met-svgd": bandwidth and step size learnt for each step, Hutchinson's Hessian term, leaky bound (Messaoud et al.,
-      ICML 2026); it starts with bandwidth 1 and step size 0.1.
+    - "met-svgd": bandwidth and step size learnt for each step, starting at 1 and 0.1, Hutchinson's Hessian term, leaky
+      bound (Messaoud et al., ICML 2026).
 
     Args:
         name: one of PRESETS.
-        target, initial: as for SVGD.
+        target, initial: as for :class:`svgdx.samplers.SVGD`.
         steps: L, the steps that "met-svgd" learns.
-        changes: settings of SVGD in place of the preset's.
+        changes: arguments of SVGD that override the preset's.
+
+    Raises:
+        ValueError: an unknown name; otherwise as SVGD.
     """
     one_of("preset", "name", name, PRESETS)
     settings: dict[str, Any] = {"kernel": RBF("median"), "step_size": 0.1}

@@ -1,4 +1,4 @@
-"""When a chain is long enough: each problem stops by itself once its Stein discrepancy is small."""
+"""Adaptive chain lengths: each problem stops on its own once its Stein discrepancy is small."""
 
 from __future__ import annotations
 
@@ -7,29 +7,35 @@ from torch import Tensor
 
 
 class SteinStop:
-    """Stops a problem before the first step at which S = (mean_i [phi_i . s_i + Tr J_i])^2 is under a threshold.
+    """Stops a problem before the first step at which S = (mean_i [phi_i . s_i + Tr J_i])^2 is below a threshold.
 
-    S is the squared rate at which the step would lower KL(q | p), to first order: zero where q is p.
+    S is the squared rate at which the step would lower KL(q | p), to first order; it is zero if q is p.
 
     Args:
-        threshold: in nats squared for a unit of eps.
-        patience: stops also after so many rises of S from step to step, in all; None: never for that reason.
+        threshold: in nats squared per unit of eps.
+        patience: number of rises of S from one step to the next, in total, after which a problem also stops; None
+            disables this rule.
+
+    Raises:
+        ValueError: threshold is negative, or patience is below 1.
 
     Source: Messaoud et al., Particles Don't Care About Z, ICML 2026.
     """
 
     def __init__(self, threshold: float, patience: int | None = None) -> None:
         if not threshold >= 0 or (patience is not None and patience < 1):
-            raise ValueError("SteinStop: threshold must not be negative, and patience at least 1")
+            raise ValueError(
+                f"SteinStop: threshold must not be negative and patience at least 1, but are {threshold} and {patience}"
+            )
         self.threshold, self.patience = threshold, patience
 
     def start(self, lead: torch.Size, device: torch.device) -> Stopping:
-        """The state of one run over problems (...)."""
+        """The state of the rule in one run over problems of leading dimensions `lead`."""
         return Stopping(self, lead, device)
 
 
 class Stopping:
-    """Which problems still move, (...) bool."""
+    """Tracks which problems are still active, (...) bool."""
 
     def __init__(self, rule: SteinStop, lead: torch.Size, device: torch.device) -> None:
         self.rule = rule
@@ -38,7 +44,7 @@ class Stopping:
         self._rises = torch.zeros(lead, dtype=torch.int64, device=device)
 
     def update(self, discrepancy: Tensor) -> Tensor:
-        """Takes in S of a step, (...), and returns the problems that make it."""
+        """Returns the problems that make a step whose discrepancy is S (...), as (...) bool."""
         self._rises += discrepancy > self._last
         self._last = discrepancy
         stop = discrepancy < self.rule.threshold
