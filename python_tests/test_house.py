@@ -19,7 +19,6 @@ EXEMPT_FOLDERS = ("svgdx/ops",)
 
 # Offences that are known and being removed: text of the offence, or its beginning, and what removes it.
 KNOWN_OFFENCES = {
-    "svgdx/samplers has 12": "samplers/mcmc",
     "svgdx.experiments.eb_gfn.": "experiments without circles",
     "svgdx.experiments.ebm.": "experiments without circles",
     "svgdx.experiments.rl.": "experiments without circles",

@@ -1,10 +1,9 @@
 """Samplers: SVGD on the fused ops, with the density of its particles; Langevin dynamics; Markov chains over bits."""
 
 from svgdx.samplers.control import CONTROLS, EpsilonGreedy, MetropolisHastings, Truncation
-from svgdx.samplers.discrete import gibbs_sweep, gwg_step
 from svgdx.samplers.initial import LearntGaussian
 from svgdx.samplers.kernels import RBF, InverseMultiquadric
-from svgdx.samplers.langevin import LangevinRun, ReplayBuffer, langevin
+from svgdx.samplers.mcmc import LangevinRun, ReplayBuffer, gibbs_sweep, gwg_step, langevin
 from svgdx.samplers.parameters import (
     BOUNDS,
     HEURISTICS,

@@ -8,7 +8,7 @@ from torch import Tensor
 from svgdx.experiments.eb_gfn.base import EVALUATION, PROPOSAL, START, EnergyTrainer
 from svgdx.experiments.run import parallel
 from svgdx.experiments.run.loop import stream
-from svgdx.samplers.discrete import gibbs_sweep, gwg_step
+from svgdx.samplers import gibbs_sweep, gwg_step
 
 
 class PCDTrainer(EnergyTrainer):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from svgdx.densities.base import LogProb, as_log_density
 from svgdx.densities.discrete import bernoulli_log_prob, check_base
-from svgdx.samplers.discrete import gibbs_sweep, gwg_step
+from svgdx.samplers import gibbs_sweep, gwg_step
 
 TRANSITIONS = ("gibbs", "gwg")
 

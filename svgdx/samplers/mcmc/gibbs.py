@@ -1,4 +1,4 @@
-"""Markov chains of bit vectors, many in parallel: Gibbs sampling and Gibbs with gradients."""
+"""Gibbs sampling of bit vectors, many chains in parallel."""
 
 from __future__ import annotations
 
@@ -85,61 +85,3 @@ def _ising_sweep(coupling: Tensor, chains: Tensor, uniforms: Tensor) -> Tensor:
         log_odds = 4 * (coupling[location] @ spins)
         spins[location] = torch.where(threshold < log_odds, 1.0, -1.0)
     return (spins.T > 0).to(chains.dtype)
-
-
-def gwg_step(
-    target: nn.Module | LogProb,
-    x: Tensor,
-    generator: torch.Generator,
-    temperature: float = 2.0,
-    steps: int = 1,
-) -> Tensor:
-    """Runs steps of Gibbs with gradients: each proposes to flip one location and accepts by Metropolis-Hastings.
-
-    Location i is proposed with probability softmax_i(d(x) / temperature), where d_i = (1 - 2 x_i) df/dx_i is the rise
-    of the log density f by the flip, to first order. A step evaluates f and its gradient once; the first does it twice.
-
-    Args:
-        target: an Energy, or a log density of bits as floats (N, D) -> (N), in nats; differentiable; see
-            :func:`svgdx.densities.as_log_density`.
-        x: chains (..., D) of 0 and 1, any dtype.
-        generator: random generator on the device of x.
-        temperature: positive; 2 balances the proposal locally.
-        steps: number of proposed flips in each chain.
-
-    Returns:
-        The next states of the chains, with the shape and dtype of x.
-
-    Raises:
-        TypeError: the target is not callable.
-        ValueError: the temperature is not positive.
-
-    Source: Grathwohl et al., Oops I Took A Gradient: Scalable Sampling for Discrete Distributions, ICML 2021, alg. 1.
-    """
-    if not temperature > 0:
-        raise ValueError(f"gwg_step: temperature must be positive, but is {temperature}")
-    log_density = as_log_density(target)
-    chains = x.reshape(-1, x.shape[-1]).to(torch.get_default_dtype())
-    current, log_q = gwg_proposal(log_density, chains, temperature)
-    for _ in range(steps):
-        # Gumbel-max: an exponential race draws from softmax without a check that would synchronise with the device.
-        race = torch.empty_like(log_q).exponential_(generator=generator)
-        location = (log_q - race.log()).argmax(-1, keepdim=True)
-        flipped = chains.scatter(-1, location, 1 - chains.gather(-1, location))
-        proposed, log_q_back = gwg_proposal(log_density, flipped, temperature)
-        log_ratio = proposed - current + (log_q_back - log_q).gather(-1, location).squeeze(-1)
-        uniform = torch.rand(log_ratio.shape, generator=generator, device=x.device)
-        accept = uniform.log() < log_ratio
-        chains = torch.where(accept[:, None], flipped, chains)
-        log_q = torch.where(accept[:, None], log_q_back, log_q)
-        current = torch.where(accept, proposed, current)
-    return chains.to(x.dtype).view_as(x)
-
-
-def gwg_proposal(log_density: LogProb, x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log density (N) and the log probabilities (N, D) of proposing each location, at bits x (N, D) as floats."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        value = log_density(x)
-        (slope,) = torch.autograd.grad(value.sum(), x)
-    return value.detach(), torch.log_softmax((1 - 2 * x.detach()) * slope / temperature, -1)
