@@ -308,7 +308,7 @@ def test_help_tells_the_defaults_of_each_data_set(capsys: pytest.CaptureFixture[
     text = " ".join(capsys.readouterr().out.split())
     for name in (*SMALL, "resume", "out"):
         assert f"--{name.replace('_', '-')}" in text
-    assert "(default: 128; pinwheel 125;" in text
+    assert "(default: 128; 125 for pinwheel;" in text
 
 
 def test_defaults_depend_on_the_data_set_and_the_command_tells_what_was_given() -> None:
@@ -326,7 +326,7 @@ def test_eval_prints_what_enumeration_gives(sampler: str, tmp_path: Path, capsys
     settings = ["--points=50", "--mmd-samples=50", "--ais-temperatures=100", "--ais-chains=200", "--z-samples=5000"]
     assert cli.main(["eval", "eb-gfn", str(out), *settings]) == 0
     printed = capsys.readouterr().out
-    content = json.loads((out / "bits.json").read_text())
+    content = json.loads((out / "evaluation.json").read_text())
     figures = {figure["name"]: figure for figure in content["figures"]}
     for text in ("ising", sampler, "30 iterations", "squared MMD", "-log RMSE of J", "temperatures 100", "chains 200"):
         assert text in printed

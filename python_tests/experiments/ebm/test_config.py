@@ -95,7 +95,8 @@ def test_settings_that_are_given_count_before_the_configuration() -> None:
     assert isinstance(sampler.control, EpsilonGreedy)
     assert sampler.control.iterations == 3
     config = EBMConfig.from_options({"config": "p-svgd", "step_size": 0.2, "seed": 3})
-    assert config.command() == "svgdx train ebm --config p-svgd --step-size 0.2"
+    assert config.command() == "svgdx train ebm --config p-svgd --step-size 0.2 --seed 3"
+    assert config.command(without=("seed",)) == "svgdx train ebm --config p-svgd --step-size 0.2"
     assert EBMConfig.from_options({"config": "p-svgd"}).command() == "svgdx train ebm --config p-svgd"
 
 

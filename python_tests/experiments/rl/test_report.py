@@ -18,6 +18,7 @@ pytest.importorskip("stable_baselines3", reason="reinforcement learning needs th
 from svgdx import cli
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.metrics.returns import interval, iqm
+from svgdx.experiments.rl import TRAIN
 from svgdx.experiments.rl.config import MULTIGOAL, RLConfig
 from svgdx.experiments.rl.models import command, resolved
 from svgdx.experiments.run.folder import RunFolder
@@ -173,7 +174,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "the same configuration and seed": [one, same],
         "alpha is 8.0 and 3.0": [one, other],
         "no run holds an evaluation yet": [empty],
-        "runs of one experiment are compared": [one, image],
+        "all runs must be of one experiment": [one, image],
         "holds no config.yaml": [tmp_path / "none"],
     }
     for named, runs in cases.items():
@@ -187,5 +188,5 @@ def test_the_command_of_a_run_gives_its_settings() -> None:
     config = resolved(RLConfig.from_options(given))
     words = command(config).split()[3:]
     assert words[::2] == ["--env", "--algo", "--preset", "--hidden", "--alpha-rule", "--svgd-steps"]
-    options = cli.build_parser().parse_args(["train", "rl", "--out", "x", *words])
+    options = TRAIN.parser().parse_args(["--out", "x", *words])
     assert resolved(RLConfig.from_options({name: getattr(options, name) for name in given})) == config

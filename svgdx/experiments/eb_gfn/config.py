@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from svgdx.activations import ACTIVATIONS
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.settings import Settings, flag, option
+from svgdx.experiments.run.settings import Settings, option
 
 SYNTHETIC = ("2spirals", "8gaussians", "circles", "moons", "pinwheel", "swissroll", "checkerboard")
 IMAGES = ("digits", "mnist", "omniglot", "silhouettes")
@@ -49,7 +49,10 @@ DATA_DEFAULTS: dict[str, dict[str, Any]] = {
 class EBGFNConfig(Settings):
     """Settings of `svgdx train eb-gfn`. Energies and likelihoods are in nats."""
 
-    length: ClassVar[str] = "iterations"
+    program = "train eb-gfn"
+    selectors = ("data",)
+    variants = DATA_DEFAULTS
+    length = "iterations"
 
     data: str = option("2spirals", "data", "data set", DATASETS)
     data_root: str | None = option(None, "data", "folder of mnist (MNIST/raw/), omniglot or silhouettes")
@@ -110,31 +113,12 @@ class EBGFNConfig(Settings):
     keep_checkpoints: int = option(3, "run", "checkpoints kept, the newest", least=1)
 
     @classmethod
-    def defaults_text(cls, name: str) -> str:
-        text = super().defaults_text(name)
-        others: dict[str, list[str]] = {}
-        for data, changes in DATA_DEFAULTS.items():
-            if name in changes and str(changes[name]) != text:
-                others.setdefault(str(changes[name]), []).append(data)
-        return "; ".join([text, *(f"{', '.join(names)} {value}" for value, names in others.items())])
-
-    @classmethod
-    def from_options(cls, given: dict[str, Any]) -> EBGFNConfig:
-        defaults = dict(DATA_DEFAULTS.get(given.get("data", cls.data), {}))
-        # Annealing over the whole run, where only its length is given.
-        if "iterations" in given and "warmup" not in given:
-            defaults["warmup"] = given["iterations"]
-        config = cls(**(defaults | given))
-        config.validate()
-        return config
-
-    def command(self) -> str:
-        """The command, without --out, that trains with these settings: those that are not the data set's defaults."""
-        usual = dataclasses.asdict(type(self)()) | DATA_DEFAULTS.get(self.data, {})
-        usual["warmup"] = self.iterations if self.iterations != usual["iterations"] else usual["warmup"]
-        given = {name: value for name, value in dataclasses.asdict(self).items() if value != usual[name]}
-        options = [f"{flag(name)} {value}" for name, value in ({"data": self.data} | given).items()]
-        return " ".join(["svgdx train eb-gfn", *options])
+    def defaults_for(cls, options: dict[str, Any]) -> dict[str, Any]:
+        defaults = dict(DATA_DEFAULTS.get(options.get("data", cls.data), {}))
+        if "iterations" in options:
+            # K is annealed over the whole run if only the length of the run is set.
+            defaults["warmup"] = options["iterations"]
+        return defaults
 
     def validate(self) -> None:
         super().validate()
@@ -148,9 +132,25 @@ class EBGFNConfig(Settings):
             raise UsageError("--ema: must be below 1")
 
 
+EVALUATION_DEFAULTS: dict[str, dict[str, Any]] = {
+    "ising": {"ais_temperatures": 1000, "points": 2000, "mmd_samples": 2000},
+    "digits": {"ais_temperatures": 3000, "mmd_samples": 0},
+    "28x28 images": {
+        "ais_temperatures": 10_000,
+        "mmd_samples": 0,
+        "points": 1000,
+        "z_samples": 500,
+        "ais_chains": 64,
+    },
+}
+
+
 @dataclass
 class EvaluationSettings(Settings):
     """Settings of `svgdx eval eb-gfn`."""
+
+    program = "eval eb-gfn"
+    variants = EVALUATION_DEFAULTS
 
     points: int = option(10_000, "evaluation", "points for the NLL; at most all that the data set holds", least=2)
     paths: int = option(20, "evaluation", "trajectories J a point", least=1)
@@ -165,28 +165,11 @@ class EvaluationSettings(Settings):
     threads: int = option(1, "evaluation", "CPU threads", least=1)
 
     @classmethod
-    def defaults_text(cls, name: str) -> str:
-        text = super().defaults_text(name)
-        return text + "".join(f"; {kind} {value[name]}" for kind, value in EVALUATION_DEFAULTS.items() if name in value)
-
-    @classmethod
     def for_data(cls, data: str, given: dict[str, Any]) -> EvaluationSettings:
         """What was given, and the data set's defaults for the rest. Raises UsageError where a value does not fit."""
         kind = data if data in ("ising", "digits") else "2-D data" if data in SYNTHETIC else "28x28 images"
         return cls.from_options(EVALUATION_DEFAULTS.get(kind, {}) | given)
 
-
-EVALUATION_DEFAULTS: dict[str, dict[str, Any]] = {
-    "ising": {"ais_temperatures": 1000, "points": 2000, "mmd_samples": 2000},
-    "digits": {"ais_temperatures": 3000, "mmd_samples": 0},
-    "28x28 images": {
-        "ais_temperatures": 10_000,
-        "mmd_samples": 0,
-        "points": 1000,
-        "z_samples": 500,
-        "ais_chains": 64,
-    },
-}
 
 assert all(
     name in {each.name for each in dataclasses.fields(EBGFNConfig)} for d in DATA_DEFAULTS.values() for name in d

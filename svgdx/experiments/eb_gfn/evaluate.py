@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import math
@@ -22,6 +23,7 @@ from svgdx.experiments.metrics import bits as evaluation
 from svgdx.experiments.run.checkpoint import write_atomically
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.folder import RunFolder
+from svgdx.experiments.run.settings import chosen_options
 
 # Purposes of the evaluation's random numbers.
 _POINTS, _PATHS, _LOG_Z, _SAMPLES, _AIS = range(1, 6)
@@ -42,6 +44,11 @@ class Figure:
         error = "" if self.error is None else f" ± {self.error:.2g}"
         settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         return f"{self.text}: {self.value:.4f}{error} {self.unit}".rstrip() + (f" ({settings})" if settings else "")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs `svgdx eval eb-gfn` and returns its exit code."""
+    return run(options.run, options.checkpoint, chosen_options(options, EvaluationSettings))
 
 
 def run(path: Path, chosen: Path | None, given: dict[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from svgdx.experiments.eb_gfn.pcd import PCDTrainer
 from svgdx.experiments.eb_gfn.tasks import Task
 from svgdx.experiments.eb_gfn.trainer import EBGFNTrainer
 from svgdx.experiments.run import loop, parallel
-from svgdx.experiments.run.folder import RunFolder
+from svgdx.experiments.run.folder import RunFolder, open_run
 from svgdx.experiments.run.loop import INTERRUPTED
 
 
@@ -24,6 +25,13 @@ def load(config: EBGFNConfig) -> Task:
 
 def trainer_of(config: EBGFNConfig, task: Task) -> EnergyTrainer:
     return EBGFNTrainer(config, task) if config.sampler == "eb-gfn" else PCDTrainer(config, task)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs `svgdx train eb-gfn` and returns its exit code."""
+    with parallel.launched(options.timeout):
+        config, task, folder = open_run(options, EBGFNConfig, "eb-gfn", tasks.load)
+        return run(config, task, folder, options.resume, options.checkpoint, options.quiet)
 
 
 def run(

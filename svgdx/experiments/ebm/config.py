@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from svgdx.activations import SMOOTH
 from svgdx.experiments.data.images import DATASETS, FOLDERS
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.settings import Settings, flag, option
+from svgdx.experiments.run.settings import Settings, option
 from svgdx.samplers import BOUNDS, DIVISORS, HEURISTICS
 
 STARTS = ("normal", "data")
@@ -38,6 +37,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 @dataclass
 class EBMConfig(Settings):
     """Settings of `svgdx train ebm`. Lengths are in pixel values, which lie in [-1, 1]; energies in nats."""
+
+    program = "train ebm"
+    selectors = ("config",)
+    variants = CONFIGURATIONS
 
     config: str = option("met-svgd", "configuration", "row of the paper's comparison", tuple(CONFIGURATIONS))
 
@@ -121,20 +124,8 @@ class EBMConfig(Settings):
         return self.stop_threshold > 0 or self.patience > 0
 
     @classmethod
-    def from_options(cls, given: dict[str, Any]) -> EBMConfig:
-        changes = CONFIGURATIONS.get(given.get("config", cls.config), {})
-        config = cls(**(changes | given))
-        config.validate()
-        return config
-
-    def command(self) -> str:
-        """The command, without --out, --seed and --threads, that trains with these settings."""
-        usual = dataclasses.asdict(type(self)()) | CONFIGURATIONS[self.config]
-        given = {name: value for name, value in dataclasses.asdict(self).items() if value != usual[name]}
-        for name in ("config", "seed", "threads"):
-            given.pop(name, None)
-        options = [f"{flag(name)} {value}" for name, value in ({"config": self.config} | given).items()]
-        return " ".join(["svgdx train ebm", *options])
+    def defaults_for(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return CONFIGURATIONS.get(options.get("config", cls.config), {})
 
     def validate(self) -> None:
         super().validate()

@@ -12,7 +12,7 @@ from svgdx.experiments.ebm.config import CONFIGURATIONS, EBMConfig
 from svgdx.experiments.run.checkpoint import write_atomically
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.folder import RunFolder
-from svgdx.experiments.run.report import Run, check_same, expanded, is_rl, make_folder, spread
+from svgdx.experiments.run.report import Run, check_same, make_folder, spread
 
 # FID on CIFAR-10 of the best iteration, mean of 5 seeds, and who diverges: read off the plots of Messaoud et al.,
 # Particles Don't Care About Z, ICML 2026. What lies closer together than READING is taken as the same.
@@ -48,11 +48,6 @@ def run(paths: list[Path], out: Path) -> int:
     Raises UsageError for a folder without a run, a run that has not ended, runs of different data, and seeds of one
     configuration whose other settings differ.
     """
-    paths = expanded(paths)
-    if is_rl(paths):
-        from svgdx.experiments.rl import report as rl_report
-
-        return rl_report.run(paths, out)
     groups = grouped([EBMRun(path) for path in paths])
     make_folder(out)
     report_plots.figures(out / "figures.png", groups)
@@ -122,7 +117,10 @@ def text(groups: dict[str, list[EBMRun]]) -> str:
         "",
         "## Commands",
         "",
-        *(f"    {runs[0].config.command()} --out RUN   # --seed {_seeds(runs)}" for runs in groups.values()),
+        *(
+            f"    {runs[0].config.command(without=('seed', 'threads'))} --out RUN   # --seed {_seeds(runs)}"
+            for runs in groups.values()
+        ),
         "    svgdx report RUN... --out FOLDER",
     ]
     return "\n".join(lines) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from svgdx.experiments.ebm.glow_trainer import GlowTrainer
 from svgdx.experiments.ebm.trainer import EBMTrainer
 from svgdx.experiments.metrics.images import ImageDistances
 from svgdx.experiments.run import loop, parallel
-from svgdx.experiments.run.folder import RunFolder
+from svgdx.experiments.run.folder import RunFolder, open_run
 from svgdx.experiments.run.loop import INTERRUPTED
 
 
@@ -39,6 +40,13 @@ def load(config: EBMConfig) -> Task:
 def trainer_of(config: EBMConfig, task: Task) -> ImageTrainer:
     kind = GlowTrainer if config.sampler == "glow" else EBMTrainer
     return kind(config, task.images, task.distances)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs `svgdx train ebm` and returns its exit code."""
+    with parallel.launched(options.timeout):
+        config, task, folder = open_run(options, EBMConfig, "ebm", load)
+        return run(config, task, folder, options.resume, options.checkpoint, options.quiet)
 
 
 def run(

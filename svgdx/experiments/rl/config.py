@@ -22,7 +22,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     # to one goal.
     MULTIGOAL: {
         "steps": 15_000, "random_steps": 8000, "checkpoint_every": 5000, "alpha": 8.0, "gamma": 0.9, "lr": 3e-3,
-        "polyak": 0.98, "hidden": 64, "activation": "softplus",
+        "polyak": 0.98, "hidden": 64, "activation": "softplus", "goals": "four",
     },
 }  # fmt: skip
 ALGORITHM_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -50,8 +50,14 @@ def _stein(text: str, kind: type) -> Any:
 class RLConfig(Settings):
     """Settings of `svgdx train rl`. Steps are those of the environment; returns, Q and alpha are in units of reward."""
 
-    env: str = option("Walker2d-v5", "environment", "name in Gymnasium's registry, such as svgdx/Multigoal-v0")
-    goals: str | None = option(None, "environment", "of svgdx/Multigoal-v0: four (its default) or three")
+    program = "train rl"
+    selectors = ("env", "algo", "preset")
+    variants = ENVIRONMENTS | ALGORITHM_DEFAULTS
+
+    env: str = option(
+        "Walker2d-v5", "environment", "name in Gymnasium's registry, such as svgdx/Multigoal-v0", metavar="ID"
+    )
+    goals: str | None = option(None, "environment", "of svgdx/Multigoal-v0: four or three")
 
     algo: str = option("stein", "algorithm", "SAC, SAC with a normalising flow, or SteinSAC", ALGORITHMS)
     flow_transforms: int | None = option(None, "algorithm", "sac-nf: autoregressive transforms", kind=int, least=1)
@@ -107,24 +113,9 @@ class RLConfig(Settings):
     keep_checkpoints: int = option(2, "run", "checkpoints kept, the newest; each holds the replay buffer", least=1)
 
     @classmethod
-    def defaults_text(cls, name: str) -> str:
-        texts = [super().defaults_text(name)] if super().defaults_text(name) else []
-        for kind, changes in [*ENVIRONMENTS.items(), *ALGORITHM_DEFAULTS.items()]:
-            if name in changes:
-                texts.append(f"{kind} {changes[name]}")
-        return "; ".join(texts)
-
-    @classmethod
-    def from_options(cls, given: dict[str, Any]) -> RLConfig:
-        config = cls(**(cls.usual(given.get("env", cls.env), given.get("algo", cls.algo)) | given))
-        config.validate()
-        return config
-
-    @staticmethod
-    def usual(env: str, algo: str) -> dict[str, Any]:
-        """Defaults of an environment and an algorithm, which goes first, where they differ from those of the fields."""
-        changes = ENVIRONMENTS.get(env, {}) | ALGORITHM_DEFAULTS.get(algo, {})
-        return changes | ({"goals": "four"} if env == MULTIGOAL else {})
+    def defaults_for(cls, options: dict[str, Any]) -> dict[str, Any]:
+        environment = ENVIRONMENTS.get(options.get("env", cls.env), {})
+        return environment | ALGORITHM_DEFAULTS.get(options.get("algo", cls.algo), {})
 
     def validate(self) -> None:
         super().validate()
@@ -153,9 +144,16 @@ class RLConfig(Settings):
         return self.algo if self.preset is None else self.preset
 
 
+# What shows the shares of the goals.
+EVALUATION_DEFAULTS: dict[str, dict[str, Any]] = {MULTIGOAL: {"episodes": 200, "actions": "sampled"}}
+
+
 @dataclass
 class RLEvaluationSettings(Settings):
     """Settings of `svgdx eval rl`."""
+
+    program = "eval rl"
+    variants = EVALUATION_DEFAULTS
 
     episodes: int = option(10, "evaluation", "rollouts", least=1)
     actions: str = option(
@@ -165,18 +163,10 @@ class RLEvaluationSettings(Settings):
     threads: int = option(1, "evaluation", "CPU threads", least=1)
 
     @classmethod
-    def defaults_text(cls, name: str) -> str:
-        text = super().defaults_text(name)
-        return text + (f"; {MULTIGOAL} {MULTIGOAL_EVALUATION[name]}" if name in MULTIGOAL_EVALUATION else "")
-
-    @classmethod
     def for_environment(cls, env: str, given: dict[str, Any]) -> RLEvaluationSettings:
         """What was given, and the environment's defaults for the rest. Raises UsageError where a value does not fit."""
-        return cls.from_options((MULTIGOAL_EVALUATION if env == MULTIGOAL else {}) | given)
+        return cls.from_options(EVALUATION_DEFAULTS.get(env, {}) | given)
 
-
-# What shows the shares of the goals.
-MULTIGOAL_EVALUATION: dict[str, Any] = {"episodes": 200, "actions": "sampled"}
 
 assert all(
     name in {each.name for each in dataclasses.fields(RLConfig)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
@@ -21,6 +22,7 @@ from svgdx.experiments.rl.checkpoint import MODEL, RLCheckpoint, RLFolder
 from svgdx.experiments.rl.config import RLConfig, RLEvaluationSettings
 from svgdx.experiments.run.checkpoint import write_atomically
 from svgdx.experiments.run.errors import UsageError
+from svgdx.experiments.run.settings import chosen_options
 
 FORMATS = (".mp4", ".gif")
 # Rollouts side by side.
@@ -43,6 +45,11 @@ class Evaluation:
         if goals:
             found["goal_shares"] = [self.goals.count(goal) / len(self.goals) for goal in range(goals)]
         return found
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs `svgdx eval rl` and returns its exit code."""
+    return run(options.run, options.checkpoint, options.video, chosen_options(options, RLEvaluationSettings))
 
 
 def run(path: Path, chosen: Path | None, video: Path | None, given: dict[str, Any]) -> int:

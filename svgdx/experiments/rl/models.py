@@ -58,12 +58,7 @@ assert {_theirs(name) for name in STEIN} == {each.name for each in dataclasses.f
 
 def command(config: RLConfig) -> str:
     """The command, without --out, --seeds and --threads, that trains with these settings."""
-    chosen = {name: getattr(config, name) for name in ("env", "algo", "preset") if getattr(config, name) is not None}
-    usual = dataclasses.asdict(resolved(RLConfig.from_options(chosen)))
-    changed = {name: value for name, value in dataclasses.asdict(config).items() if value != usual[name]}
-    for name in ("seed", "threads"):
-        changed.pop(name, None)
-    return " ".join(["svgdx train rl", *(f"{flag(name)} {value}" for name, value in (chosen | changed).items())])
+    return config.command(without=("seed", "threads"), resolve=resolved)
 
 
 def make(config: RLConfig, env: VecEnv) -> Any:

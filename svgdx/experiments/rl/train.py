@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 import sys
@@ -15,11 +16,20 @@ from svgdx.experiments.rl import models
 from svgdx.experiments.rl.callback import EPISODE, RunCallback
 from svgdx.experiments.rl.checkpoint import RLCheckpoint, RLFolder
 from svgdx.experiments.rl.config import RLConfig
+from svgdx.experiments.run import parallel
 from svgdx.experiments.run.errors import DivergedError, StoppedError, UsageError
 from svgdx.experiments.run.loop import INTERRUPTED, signals, stream_seed
-from svgdx.experiments.run.settings import resumed
+from svgdx.experiments.run.settings import chosen_options, resumed
 
 EXPERIMENT = "rl"
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs `svgdx train rl` and returns its exit code."""
+    if parallel.ranks_launched() > 1:
+        raise UsageError("it is not data-parallel: start it without torchrun")
+    chosen = chosen_options(options, RLConfig)
+    return run(chosen, options.out, options.seeds, options.resume, options.checkpoint, options.quiet)
 
 
 def run(

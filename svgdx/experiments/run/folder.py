@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
 
 from svgdx.experiments.run import checkpoint, parallel
 from svgdx.experiments.run.checkpoint import Checkpoint
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.settings import Settings, resumed
+from svgdx.experiments.run.settings import Settings, chosen_options, resumed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-S = TypeVar("S", bound=Settings)
+C = TypeVar("C", bound=Settings)
+D = TypeVar("D")
 
 
 class RunFolder:
@@ -62,7 +68,7 @@ class RunFolder:
         folder.checkpoints.mkdir(exist_ok=True)
         return folder
 
-    def resumed_settings(self, cls: type[S], options: dict[str, Any], chosen: Path | None) -> S:
+    def resumed_settings(self, cls: type[C], options: dict[str, Any], chosen: Path | None) -> C:
         """The settings with which the run continues; a larger length among the options is written to config.yaml.
 
         Args:
@@ -136,3 +142,39 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def open_run(
+    options: argparse.Namespace, cls: type[C], experiment: str, load: Callable[[C], D]
+) -> tuple[C, D, RunFolder]:
+    """Settings, data and folder of the run that a command line asks for, on every rank.
+
+    Args:
+        options: parsed arguments, those of `run_folder_arguments` among them. Ranks that torchrun restarted resume.
+        cls: class of the settings.
+        experiment: name under which checkpoints are written.
+        load: loads the data of a run with these settings.
+
+    Raises UsageError, on every rank, if the run cannot be started or resumed; a refused run leaves no folder.
+    """
+    if parallel.from_main(parallel.restarted() and (options.out / "config.yaml").is_file()):
+        options.resume, options.checkpoint = True, None
+    with parallel.together():
+        chosen = chosen_options(options, cls)
+        if options.resume:
+            folder = RunFolder.reopen(options.out, experiment)
+            config = folder.resumed_settings(cls, chosen, options.checkpoint)
+            return config, load(config), folder
+        if options.checkpoint:
+            raise UsageError("--checkpoint: only with --resume")
+        config = with_threads(cls.from_options(chosen))
+        data = load(config)
+        if not parallel.main():
+            return config, data, RunFolder(options.out, experiment)
+        return config, data, RunFolder.create(options.out, config.to_yaml(), experiment)
+
+
+def with_threads(config: C) -> C:
+    """The settings with the number of threads that 0 stands for: torch's own."""
+    changes: dict[str, Any] = {} if getattr(config, "threads", 0) else {"threads": torch.get_num_threads()}
+    return dataclasses.replace(config, **changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import re
@@ -13,6 +14,7 @@ import yaml
 
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.folder import RunFolder
+from svgdx.experiments.run.settings import resolve
 
 # These may differ between seeds of one configuration.
 FREE = ("seed", "threads", "checkpoint_every", "keep_checkpoints")
@@ -57,13 +59,23 @@ def expanded(paths: list[Path]) -> list[Path]:
     return found
 
 
-def is_rl(paths: list[Path]) -> bool:
-    """Whether the runs are of `svgdx train rl`. Raises UsageError for a mixture and for what is no run folder."""
-    kinds = {path: "algo" in _config(path) for path in paths}
-    if len(set(kinds.values())) > 1:
-        one, other = (next(path for path, kind in kinds.items() if kind is wanted) for wanted in (True, False))
-        raise UsageError(f"runs of one experiment are compared, but {one} is of `svgdx train rl` and {other} is not")
-    return kinds[paths[0]]
+def run(options: argparse.Namespace) -> int:
+    """Runs `svgdx report` and returns its exit code: the experiment of the runs writes the report.
+
+    options: parsed arguments; `reports` maps the setting that only one experiment's config.yaml has to
+    "module:function", which takes run folders and the folder to write into.
+
+    Raises UsageError if a path is not a run folder, its experiment has no report, or the experiments differ.
+    """
+    paths = expanded(options.runs)
+    markers = {path: next((name for name in options.reports if name in _config(path)), None) for path in paths}
+    for path, marker in markers.items():
+        if marker is None:
+            raise UsageError(f"{path}: there is no report for runs of this experiment")
+        if marker != markers[paths[0]]:
+            raise UsageError(f"all runs must be of one experiment, but {paths[0]} and {path} are not")
+    code: int = resolve(options.reports[markers[paths[0]]])(paths, options.out)
+    return code
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -1,19 +1,28 @@
-"""Settings of an experiment: a dataclass whose fields are its command-line options and its config.yaml."""
+"""Settings of an experiment, and the commands of `svgdx` that take them.
+
+The fields of a `Settings` dataclass are the options of a command and the lines of config.yaml. A `Command` holds the
+text of its --help and names the code it runs, so that the command can be listed without importing that code.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import math
+import shlex
+import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import yaml
-
 from svgdx.experiments.run.errors import UsageError
 
 S = TypeVar("S", bound="Settings")
+
+# Longer lists of choices go into the help text: argparse does not break a metavar.
+_MOST_METAVAR = 24
 
 
 def option(
@@ -25,55 +34,114 @@ def option(
     most: float = math.inf,
     positive: bool = False,
     kind: type = str,
+    metavar: str | None = None,
+    positional: bool = False,
 ) -> Any:
-    """A field with its help text; numbers must lie in [least, most], and be above 0 where `positive`.
+    """A field with its help text. A number must lie in [least, most], and above 0 if `positive`.
 
-    kind: the type of a value where the default is None, which stands for "not given".
+    Args:
+        default: its type is that of the values. None means "not set"; then `kind` is the type.
+        group: heading under which --help lists the option.
+        text: help text.
+        choices: the values allowed.
+        metavar: name of the value in --help; by default N, X or NAME for int, float and str.
+        positional: whether the value is an argument without a flag.
     """
     facts: dict[str, Any] = {"group": group, "help": text, "choices": choices, "kind": kind}
-    facts |= {"least": least, "most": most, "positive": positive}
+    facts |= {"least": least, "most": most, "positive": positive, "metavar": metavar, "positional": positional}
     return field(default=default, metadata=facts)
 
 
 @dataclass
 class Settings:
-    """Base of an experiment's settings; its fields are made by `option`.
+    """Base of an experiment's settings, whose fields are made by `option`.
 
     Attributes:
+        program: words of the command that takes the settings.
+        selectors: fields on which the defaults of others depend; `command` always prints them.
+        variants: by name, the defaults that differ from those of the fields; for --help.
         length: the field that says how long a run is, which --resume can increase.
     """
 
+    program: ClassVar[str] = ""
+    selectors: ClassVar[tuple[str, ...]] = ()
+    variants: ClassVar[dict[str, dict[str, Any]]] = {}
     length: ClassVar[str] = "steps"
 
     def validate(self) -> None:
-        """Raises UsageError that names the first option whose value does not fit."""
-        for each in dataclasses.fields(self):
-            _validate_field(each, getattr(self, each.name))
+        """Raises UsageError that names the first option whose value is not allowed."""
+        for item in dataclasses.fields(self):
+            _validate_field(item, getattr(self, item.name))
 
     def to_yaml(self) -> str:
+        """The content of config.yaml."""
+        import yaml
+
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
 
     @classmethod
     def defaults_text(cls, name: str) -> str:
-        """The default of a field as --help gives it."""
-        default = next(each.default for each in dataclasses.fields(cls) if each.name == name)
-        return "" if default is None else str(default)
+        """The default of a field, and those of the variants, as --help gives them."""
+        default = next(item.default for item in dataclasses.fields(cls) if item.name == name)
+        variants: dict[str, list[str]] = {}
+        for variant, changes in cls.variants.items():
+            if changes.get(name, default) != default:
+                variants.setdefault(str(changes[name]), []).append(variant)
+        texts = [] if default is None else [str(default)]
+        return "; ".join([*texts, *(f"{value} for {', '.join(names)}" for value, names in variants.items())])
 
     @classmethod
-    def from_options(cls: type[S], given: dict[str, Any]) -> S:
-        """The settings of a new run: what was given on the command line, and defaults for the rest."""
-        config = cls(**given)
+    def defaults_for(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """The defaults under these options, where they differ from those of the fields."""
+        return {}
+
+    @classmethod
+    def from_options(cls: type[S], options: dict[str, Any]) -> S:
+        """The settings of a new run: the options of the command line, and defaults for the rest.
+
+        Raises UsageError that names the first option whose value is not allowed.
+        """
+        config = cls(**(cls.defaults_for(options) | options))
         config.validate()
         return config
 
+    def command(self: S, without: tuple[str, ...] = (), resolve: Callable[[S], S] = lambda config: config) -> str:
+        """The shortest command, --out left out, that gives these settings.
+
+        Args:
+            without: further options to leave out.
+            resolve: what a new run does to the settings of its command line.
+        """
+        cls = type(self)
+        wanted = dataclasses.replace(self, **{name: getattr(cls, name) for name in without})
+
+        def gives_wanted(options: dict[str, Any]) -> bool:
+            return resolve(cls(**(cls.defaults_for(options) | options))) == wanted
+
+        options = {name: value for name, value in dataclasses.asdict(wanted).items() if value is not None}
+        assert gives_wanted(options), f"no command gives {wanted}"
+        # A default may depend on an option that is dropped after it, so go on until none can be dropped.
+        before: dict[str, Any] = {}
+        while before != options:
+            before = options
+            for name in before:
+                shorter = {other: value for other, value in options.items() if other != name}
+                if name not in cls.selectors and gives_wanted(shorter):
+                    options = shorter
+        first = {name: options[name] for name in cls.selectors if name in options}
+        arguments = [_argument(item, options[item.name]) for item in _ordered(cls, first | options)]
+        return " ".join(["svgdx", cls.program, *arguments])
+
     @classmethod
     def from_yaml(cls: type[S], path: Path) -> S:
-        """Reads a config.yaml. Raises UsageError, naming the file, when it is not one of this experiment."""
+        """Reads a config.yaml. Raises UsageError, naming the file, if it is not one of this experiment."""
+        import yaml
+
         try:
             values = yaml.safe_load(path.read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UsageError(f"{path}: cannot be read: {error}") from error
-        names = {each.name for each in dataclasses.fields(cls)}
+        names = {item.name for item in dataclasses.fields(cls)}
         if not isinstance(values, dict) or set(values) != names:
             odd = sorted(map(str, set(values) ^ names)) if isinstance(values, dict) else ["all of it"]
             raise UsageError(f"{path}: does not fit this version's settings: {', '.join(odd)}")
@@ -85,13 +153,26 @@ class Settings:
         return config
 
 
-def _validate_field(each: dataclasses.Field[Any], value: Any) -> None:
-    name, facts = flag(each.name), each.metadata
-    if value is None and each.default is None:
+def _ordered(cls: type[Settings], options: dict[str, Any]) -> list[dataclasses.Field[Any]]:
+    items = {item.name: item for item in dataclasses.fields(cls)}
+    return [items[name] for name in options]
+
+
+def _argument(item: dataclasses.Field[Any], value: Any) -> str:
+    text = shlex.quote(str(value))
+    if item.metadata["positional"]:
+        return text
+    # argparse takes a separate word with a minus for another option.
+    return f"{flag(item.name)}={text}" if str(value).startswith("-") else f"{flag(item.name)} {text}"
+
+
+def _validate_field(item: dataclasses.Field[Any], value: Any) -> None:
+    name, facts = item.name if item.metadata["positional"] else flag(item.name), item.metadata
+    if value is None and item.default is None:
         return
     if facts["choices"] and value not in facts["choices"]:
         raise UsageError(f"{name}: must be one of {', '.join(facts['choices'])}, but is {value!r}")
-    expected = _type_of(each)
+    expected = _type_of(item)
     if expected is str:
         if not isinstance(value, str):
             raise UsageError(f"{name}: must be text, but is {value!r}")
@@ -107,38 +188,44 @@ def _validate_field(each: dataclasses.Field[Any], value: Any) -> None:
 
 
 def flag(name: str) -> str:
+    """The option of a field."""
     return "--" + name.replace("_", "-")
 
 
-def _type_of(each: dataclasses.Field[Any]) -> type:
-    kind: type = each.metadata["kind"]
-    return kind if each.default is None else type(each.default)
+def _type_of(item: dataclasses.Field[Any]) -> type:
+    kind: type = item.metadata["kind"]
+    return kind if item.default is None else type(item.default)
 
 
 def add_options(parser: argparse.ArgumentParser, cls: type[Settings], without: tuple[str, ...] = ()) -> None:
-    """Adds one option for each field but those of `without`, in its group. Those not given leave no attribute."""
+    """Adds an option for each field except those of `without`. An option that is not set leaves no attribute."""
     groups: dict[str, Any] = {}
-    for each in dataclasses.fields(cls):
-        if each.name in without:
+    for item in dataclasses.fields(cls):
+        if item.name in without:
             continue
-        title = each.metadata["group"]
-        group = groups.setdefault(title, None) or parser.add_argument_group(title)
-        groups[title] = group
-        choices = each.metadata["choices"]
-        default = cls.defaults_text(each.name)
-        group.add_argument(
-            flag(each.name),
-            type=_type_of(each),
-            choices=choices,
-            metavar=None if choices else {int: "N", float: "X", str: "PATH"}[_type_of(each)],
-            default=argparse.SUPPRESS,
-            help=each.metadata["help"].replace("%", "%%") + (f" (default: {default})" if default else ""),
-        )
+        text, choices, metavar = item.metadata["help"], item.metadata["choices"], item.metadata["metavar"]
+        remarks = []
+        if choices and (metavar or len(",".join(choices)) > _MOST_METAVAR):
+            remarks.append(f"one of {', '.join(choices)}")
+            metavar = metavar or "NAME"
+        elif not choices:
+            metavar = metavar or {int: "N", float: "X", str: "NAME"}[_type_of(item)]
+        if cls.defaults_text(item.name) and not item.metadata["positional"]:
+            remarks.append(f"default: {cls.defaults_text(item.name)}")
+        text += f" ({'; '.join(remarks)})" if remarks else ""
+        facts = {"type": _type_of(item), "choices": choices, "metavar": metavar, "help": text.replace("%", "%%")}
+        if item.metadata["positional"]:
+            parser.add_argument(item.name, **facts)
+            continue
+        title = item.metadata["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        groups[title].add_argument(flag(item.name), default=argparse.SUPPRESS, **facts)
 
 
-def given_options(options: argparse.Namespace, cls: type[Settings]) -> dict[str, Any]:
-    """The settings that were given on the command line."""
-    names = [each.name for each in dataclasses.fields(cls)]
+def chosen_options(options: argparse.Namespace, cls: type[Settings]) -> dict[str, Any]:
+    """The settings that the command line sets."""
+    names = [item.name for item in dataclasses.fields(cls)]
     return {name: getattr(options, name) for name in names if hasattr(options, name)}
 
 
@@ -165,3 +252,82 @@ def resumed(config: S, options: dict[str, Any]) -> S:
     longer = dataclasses.replace(config, **{name: value for name, value in options.items() if name == config.length})
     longer.validate()
     return longer
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `svgdx`.
+
+    Attributes:
+        name: the words after `svgdx`.
+        summary: its line in the list of commands.
+        usage: its arguments in short, as in "--out DIR [OPTION ...]".
+        description, epilog: paragraphs of --help before and after the options.
+        arguments: adds the arguments that are not settings.
+        settings: "module:class" of the Settings that become options.
+        without: settings that do not become options.
+        run: "module:function" that takes the parsed options and returns the exit code.
+    """
+
+    name: str
+    summary: str
+    usage: str
+    description: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: str
+    settings: str | None = None
+    without: tuple[str, ...] = ()
+    epilog: str = ""
+
+    def parser(self) -> argparse.ArgumentParser:
+        """The parser of what follows the command's name; imports the settings."""
+        parser = argparse.ArgumentParser(
+            f"svgdx {self.name}", f"%(prog)s {self.usage}", self.description, self.epilog, formatter_class=Paragraphs
+        )
+        self.arguments(parser)
+        if self.settings is not None:
+            add_options(parser, resolve(self.settings), self.without)
+        return parser
+
+
+class Paragraphs(argparse.HelpFormatter):
+    """Wraps the paragraphs of a text one by one, never at a hyphen; an indented paragraph stays as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.split("\n\n")
+        lines = [[part] if part.startswith(" ") else self._split_lines(part, width) for part in paragraphs]
+        return "\n\n".join("\n".join(paragraph) for paragraph in lines)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
+def resolve(target: str) -> Any:
+    """Imports what "module:name" names."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+RUN_FOLDER_TEXT = """The run folder DIR holds config.yaml, metrics.jsonl, TensorBoard events, checkpoints, samples.png
+and curves.png.
+
+Ctrl-C stops the run after the current update and saves a checkpoint. A run that was stopped or killed continues with
+--resume and ends with exactly the numbers of an uninterrupted run. A larger --steps or --iterations lengthens a run,
+finished or not; whatever depends on the length, such as learning rates, follows the new length from then on.
+
+`torchrun --nproc-per-node N -m svgdx train ...` trains on N processes. Each draws its own --batch, gradients are
+averaged, and rank 0 writes the run folder. Processes that torchrun restarts continue from the last checkpoint.
+
+Exit codes: 0 finished, 1 diverged (the last checkpoint is kept), 2 the request is invalid, 130 interrupted."""
+
+
+def run_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of a command that trains one model in a run folder."""
+    group = parser.add_argument_group("run folder")
+    group.add_argument("--out", metavar="DIR", required=True, type=Path, help="run folder; must be new or empty")
+    resume = "continue the run in --out with its own settings; a larger length (--steps, --iterations) lengthens it"
+    group.add_argument("--resume", action="store_true", help=resume)
+    group.add_argument("--checkpoint", metavar="FILE", type=Path, help="with --resume: continue from this checkpoint")
+    group.add_argument("--quiet", action="store_true", help="show no progress bar")
+    timeout = "with torchrun: seconds that a process waits for the others before it fails (default: 1800)"
+    group.add_argument("--timeout", metavar="X", type=float, default=1800.0, help=timeout)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.settings import Settings, flag, option
+from svgdx.experiments.run.settings import Settings, option
 from svgdx.experiments.toys.targets import MIXTURES, TARGETS
 from svgdx.samplers import BOUNDS, CONTROLS, DENSITIES, HESSIANS, PRESETS
 
+_MIXTURE: dict[str, Any] = {"sigma": 2.0, "eps": 0.5, "epochs": 150, "lr": 5e-2}
 # What differs from the defaults of the fields.
 TARGET_DEFAULTS: dict[str, dict[str, Any]] = {
     "gaussian": {"particles": 200, "steps": 200, "decay_from": 180, "epochs": 100, "attach_every": 1},
@@ -19,15 +19,27 @@ TARGET_DEFAULTS: dict[str, dict[str, Any]] = {
     "ill-conditioned": {"steps": 25, "control": "metropolis-hastings"},
     "gaussian-10d": {"steps": 100, "epochs": 200, "lr": 5e-2, "sigma_high": math.sqrt(5), "sigma_low": 0.01},
     "breast-cancer": {"steps": 100, "eps": 0.02, "epochs": 100, "lr": 5e-2},
-    **{name: {"sigma": 2.0, "eps": 0.5, "epochs": 150, "lr": 5e-2} for name in MIXTURES},
+    **dict.fromkeys(MIXTURES, _MIXTURE),
 }  # fmt: skip
+_UNTRAINED: dict[str, Any] = {"sigma": 0.0, "bound": "none", "epochs": 0}
+_P_SVGD: dict[str, Any] = {"hessian": "none", "control": "truncation"}
+_VARIANTS: dict[str, dict[str, Any]] = {
+    **{name: changes for name, changes in TARGET_DEFAULTS.items() if name not in MIXTURES},
+    "mixtures": _MIXTURE,
+    "svgd": _UNTRAINED,
+    "p-svgd": _UNTRAINED | _P_SVGD,
+}
 
 
 @dataclass
 class SampleConfig(Settings):
     """Settings of `svgdx sample`. Entropies are in nats, lengths in the units of the target."""
 
-    target: str = option("gaussian", "target", "what to sample from", TARGETS)
+    program = "sample"
+    selectors = ("target",)
+    variants = _VARIANTS
+
+    target: str = option("gaussian", "target", "what to sample from", TARGETS, metavar="TARGET", positional=True)
 
     preset: str = option("met-svgd", "sampler", "published settings to start from", PRESETS)
     particles: int = option(100, "sampler", "particles M", least=2)
@@ -54,28 +66,14 @@ class SampleConfig(Settings):
     threads: int = option(1, "run", "CPU threads; 0 takes as many as torch does")
 
     @classmethod
-    def from_options(cls, given: dict[str, Any]) -> SampleConfig:
-        defaults = dict(TARGET_DEFAULTS.get(given.get("target", cls.target), {}))
-        if given.get("preset", cls.preset) != "met-svgd":
-            # What is not learnt takes the preset's heuristic and no bound, and needs no training.
-            defaults = {name: defaults[name] for name in ("particles", "steps", "eps") if name in defaults}
-            defaults |= {"sigma": 0.0, "bound": "none", "epochs": 0}
-            if given.get("preset") == "p-svgd":
-                defaults |= {"hessian": "none", "control": "truncation"}
-        config = cls(**(defaults | given))
-        config.validate()
-        return config
-
-    def command(self) -> str:
-        """The command, without --out, that runs with these settings: those that are not the target's defaults."""
-        usual = type(self).from_options({"target": self.target, "preset": self.preset})
-        names = [
-            each.name for each in dataclasses.fields(self) if getattr(self, each.name) != getattr(usual, each.name)
-        ]
-        options = [f"{flag(name)} {getattr(self, name)}" for name in names]
-        if self.preset != type(self).preset:
-            options.insert(0, f"--preset {self.preset}")
-        return " ".join(["svgdx sample", self.target, *options])
+    def defaults_for(cls, options: dict[str, Any]) -> dict[str, Any]:
+        defaults = TARGET_DEFAULTS.get(options.get("target", cls.target), {})
+        preset = options.get("preset", cls.preset)
+        if preset == "met-svgd":
+            return defaults
+        # A preset that learns nothing takes its own heuristic, no bound, and needs no training.
+        defaults = {name: defaults[name] for name in ("particles", "steps", "eps") if name in defaults}
+        return defaults | _UNTRAINED | (_P_SVGD if preset == "p-svgd" else {})
 
     def validate(self) -> None:
         super().validate()

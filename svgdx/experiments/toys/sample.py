@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from svgdx.experiments.run.checkpoint import write_atomically
 from svgdx.experiments.run.errors import DivergedError
-from svgdx.experiments.run.folder import RunFolder
+from svgdx.experiments.run.folder import RunFolder, with_threads
 from svgdx.experiments.run.loop import stream
+from svgdx.experiments.run.settings import chosen_options
 from svgdx.experiments.toys import plots, targets
 from svgdx.experiments.toys.config import SampleConfig
 from svgdx.samplers import RBF, SVGD, Chain, Learnt, LearntGaussian, Scheduled, SteinStop, preset
@@ -40,8 +42,11 @@ def sampler_of(config: SampleConfig, toy: targets.Toy) -> SVGD:
     return preset(config.preset, toy.target, initial, config.steps, **changes)
 
 
-def load(config: SampleConfig) -> targets.Toy:
-    return targets.load(config.target)
+def main(options: argparse.Namespace) -> int:
+    """Runs `svgdx sample` and returns its exit code."""
+    config = with_threads(SampleConfig.from_options(chosen_options(options, SampleConfig)))
+    toy = targets.load(config.target)
+    return run(config, toy, RunFolder.create(options.out, config.to_yaml(), "sample"), options.quiet)
 
 
 def run(config: SampleConfig, toy: targets.Toy, folder: RunFolder, quiet: bool = False) -> int:
