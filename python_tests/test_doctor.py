@@ -1,4 +1,4 @@
-"""`svgdx doctor`, on this installation and on broken copies of it."""
+"""`svgdx doctor` on this installation and on broken copies of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(cwd: pathlib.Path, *arguments: str, **environment: str) -> subprocess.Co
 
 @pytest.fixture
 def broken(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A folder with a copy of the installed package in it; a Python started there imports the copy."""
+    """A folder with a copy of the installed package, which a Python started there imports."""
     shutil.copytree(
         pathlib.Path(svgdx.__file__).parent, tmp_path / "svgdx", ignore=shutil.ignore_patterns("__pycache__")
     )
@@ -40,7 +40,7 @@ def examine(folder: pathlib.Path, status: int, **environment: str) -> dict[str, 
     return report
 
 
-def test_this_installation_is_sound(capsys: pytest.CaptureFixture[str]) -> None:
+def test_this_installation_has_no_problem(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["problems"] == []
@@ -50,7 +50,7 @@ def test_this_installation_is_sound(capsys: pytest.CaptureFixture[str]) -> None:
     assert report["threads"]["torch"] == torch.get_num_threads()
 
 
-def test_text_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_reports_the_same_facts(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main([]) == 0
     text = capsys.readouterr().out
     report = doctor.examine()
@@ -67,7 +67,7 @@ def test_unknown_option(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_cuda_library_follows_torch() -> None:
-    """A CUDA build of torch loads the library and has all its kernels, GPU or not; others do not load it."""
+    """With a CUDA build of torch the library loads with all kernels, even without a GPU; otherwise it does not."""
     library, expected = _library.libraries["cuda"], bool(os.environ.get("SVGDX_EXPECT_CUDA"))
     if torch.version.cuda is None:
         assert not expected, f"SVGDX_EXPECT_CUDA is set, but torch {torch.__version__} is built without CUDA"
@@ -108,10 +108,10 @@ def test_nothing_built(broken: pathlib.Path) -> None:
     assert "pip install" in run(broken, "-m", "svgdx.doctor").stdout
 
 
-def test_library_gone(broken: pathlib.Path) -> None:
+def test_library_removed(broken: pathlib.Path) -> None:
     (broken / "svgdx/lib/libsvgdx_cpu.so").unlink()
     report = examine(broken, 1)
-    assert "libsvgdx_cpu.so does not exist: it was built, but is gone" in report["problems"][0]
+    assert "libsvgdx_cpu.so does not exist: it was built but has been removed" in report["problems"][0]
     assert "needs the CPU library" in report["libraries"]["cuda"]["reason"] or torch.version.cuda is None
 
 
@@ -120,7 +120,7 @@ def test_library_damaged(broken: pathlib.Path) -> None:
     assert "file too short" in examine(broken, 1)["problems"][0]
 
 
-def test_broken_installation_stops_with_the_reason_where_ops_are_used(broken: pathlib.Path) -> None:
+def test_broken_installation_raises_with_the_reason_when_ops_are_used(broken: pathlib.Path) -> None:
     shutil.rmtree(broken / "svgdx/lib")
     for script in ("import svgdx.ops", "from svgdx import ops", "import svgdx; svgdx.ops"):
         result = run(broken, "-c", script)
@@ -141,12 +141,12 @@ def test_reference_runs_without_libraries(broken: pathlib.Path) -> None:
 def test_libraries_of_another_version(broken: pathlib.Path) -> None:
     facts = broken / "svgdx/lib/build.json"
     facts.write_text(facts.read_text().replace(f'"version": "{svgdx.__version__}"', '"version": "0.0.9"'))
-    assert "the libraries are those of svgdx 0.0.9" in examine(broken, 1)["problems"][0]
+    assert "the libraries were built for svgdx 0.0.9" in examine(broken, 1)["problems"][0]
 
 
 def test_wrong_results_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.svgdx, "svgd_phi", lambda x, score, bandwidth: x)
-    assert any("svgd_phi on cpu gives [0.0, 1.0]" in problem for problem in doctor.examine()["problems"])
+    assert any("svgd_phi on cpu returns [0.0, 1.0] instead of" in problem for problem in doctor.examine()["problems"])
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_which_gpu_runs_which_code(capability: int, architecture: str, runs: boo
 
 
 def report_with(device: int | None, architectures: list[str], cuda_loaded: bool = True) -> dict[str, Any]:
-    """The report of a machine with this GPU and a library for these architectures."""
+    """The report of a machine with a GPU of this capability and a library for these architectures."""
     report = doctor.examine()
     report["build"]["cuda"] = {
         "built": bool(architectures),
@@ -182,26 +182,26 @@ def report_with(device: int | None, architectures: list[str], cuda_loaded: bool 
     }
     report["torch"]["cuda"] = "13.0"
     report["torch"]["devices"] = [] if device is None else [{"name": "A GPU", "capability": device}]
-    report["libraries"]["cuda"].update(loaded=cuda_loaded, reason="" if cuda_loaded else "gone")
+    report["libraries"]["cuda"].update(loaded=cuda_loaded, reason="" if cuda_loaded else "removed")
     report["libraries"]["cuda"]["ops"] = report["libraries"]["cpu"]["ops"]
     return report
 
 
 @pytest.mark.parametrize(
-    ("device", "architectures", "loaded", "said"),
+    ("device", "architectures", "loaded", "message"),
     [
         (90, ["80-real", "90-real"], True, None),
         (100, ["90-real", "90-virtual"], True, None),
-        (70, ["80-real", "90-virtual"], True, "not built for A GPU (sm_70): rebuild with TORCH_CUDA_ARCH_LIST=7.0"),
+        (70, ["80-real", "90-virtual"], True, "not built for A GPU (sm_70); rebuild it with TORCH_CUDA_ARCH_LIST=7.0"),
         (None, ["80-real"], True, None),
-        (None, ["80-real"], False, "the CUDA library is not loaded: gone"),
+        (None, ["80-real"], False, "the CUDA library is not loaded: removed"),
         (None, [], False, None),
-        (90, [], False, "the CUDA library is not loaded: gone"),
+        (90, [], False, "the CUDA library is not loaded: removed"),
     ],
 )
-def test_problems_with_a_gpu(device: int | None, architectures: list[str], loaded: bool, said: str | None) -> None:
+def test_problems_with_a_gpu(device: int | None, architectures: list[str], loaded: bool, message: str | None) -> None:
     problems = doctor._problems(report_with(device, architectures, loaded))
-    assert problems == [] if said is None else len(problems) == 1 and said in problems[0]
+    assert problems == [] if message is None else len(problems) == 1 and message in problems[0]
 
 
 def test_missing_cuda_kernels_are_a_problem() -> None:

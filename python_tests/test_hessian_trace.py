@@ -1,4 +1,4 @@
-"""svgdx.hessian_trace against torch.func.hessian, its estimators' means and errors, its graph."""
+"""svgdx.hessian_trace: agreement with torch.func.hessian, means and errors of the estimators, and gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
 
 class Density(nn.Module):
-    """A small network minus a quadratic form that is not diagonal, in float64."""
+    """A small network minus a non-diagonal quadratic form, in float64."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 @pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 3, 5), (2, 1, 1)], ids=str)
 @pytest.mark.parametrize(("method", "probes"), METHODS)
-def test_products_and_estimates_are_those_of_the_hessian(method: str, probes: int, shape: tuple[int, ...]) -> None:
+def test_products_and_estimates_agree_with_the_hessian(method: str, probes: int, shape: tuple[int, ...]) -> None:
     density, x = Density(shape[-1]), points(*shape)
     hessian = hessians(density, x)
     result = svgdx.hessian_trace(density, x, probes, method, seeded())
@@ -72,8 +72,8 @@ def test_products_and_estimates_are_those_of_the_hessian(method: str, probes: in
 
 
 @pytest.mark.parametrize(("method", "probes"), [("hutchinson", 4), ("hutch++", 9)])
-def test_estimates_are_unbiased_and_know_their_error(method: str, probes: int) -> None:
-    """1e5 points at one place, each with signs of its own: the mean within 5 standard errors, their spread as told."""
+def test_estimates_are_unbiased_and_report_their_error(method: str, probes: int) -> None:
+    """Over 1e5 draws the mean is within 5 standard errors of the trace, and the spread is the reported error."""
     matrix = points(8, 8)
     matrix = matrix @ matrix.T
 
@@ -85,11 +85,11 @@ def test_estimates_are_unbiased_and_know_their_error(method: str, probes: int) -
     spread = float(result.trace.std())
     assert spread > 0
     assert abs(float(result.trace.mean()) + float(matrix.trace())) < 5 * spread / count**0.5
-    told = float(result.standard_error.square().mean().sqrt())
-    assert abs(told / spread - 1) < 0.03
+    reported = float(result.standard_error.square().mean().sqrt())
+    assert abs(reported / spread - 1) < 0.03
 
 
-def test_hutchpp_beats_hutchinson_where_few_directions_matter() -> None:
+def test_hutchpp_beats_hutchinson_if_few_directions_matter() -> None:
     basis = torch.linalg.qr(points(40, 40)).Q
     matrix = basis * torch.arange(1, 41, dtype=torch.float64) ** -2.0 @ basis.T
 
@@ -104,20 +104,20 @@ def test_hutchpp_beats_hutchinson_where_few_directions_matter() -> None:
     assert error["hutch++"] < 0.3 * error["hutchinson"]
 
 
-def test_hutchpp_is_exact_where_the_sketch_holds_all() -> None:
+def test_hutchpp_is_exact_if_the_sketch_spans_the_space() -> None:
     density, x = Density(2), points(3, 2)
     result = svgdx.hessian_trace(density, x, 9, "hutch++", seeded())
     torch.testing.assert_close(result.trace, hessians(density, x).diagonal(dim1=-2, dim2=-1).sum(-1), **CLOSE)
     assert float(result.standard_error.max()) < 1e-12
 
 
-def test_seed_decides() -> None:
+def test_the_generator_determines_the_signs() -> None:
     density, x = Density(3), points(4, 3)
     first, second = (svgdx.hessian_trace(density, x, 2, generator=seeded(7)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     generator = seeded(7)
-    drawn = [svgdx.hessian_trace(density, points(40, 3), generator=generator).probe for _ in range(2)]
-    assert not torch.equal(*drawn)
+    probes = [svgdx.hessian_trace(density, points(40, 3), generator=generator).probe for _ in range(2)]
+    assert not torch.equal(*probes)
     defaults = []
     for _ in range(2):
         torch.manual_seed(5)
@@ -125,12 +125,12 @@ def test_seed_decides() -> None:
     assert torch.equal(*defaults)
 
 
-def test_one_probe_tells_no_error() -> None:
+def test_one_probe_has_no_standard_error() -> None:
     assert bool(svgdx.hessian_trace(Density(3), points(4, 3)).standard_error.isnan().all())
     assert bool(svgdx.hessian_trace(Density(3), points(4, 3), 3, "hutch++").standard_error.isnan().all())
 
 
-def test_result_goes_into_the_svgd_ops() -> None:
+def test_results_fit_the_svgd_ops() -> None:
     density, x = Density(3), points(2, 5, 3)
     h = svgdx.hessian_trace(density, x)
     log_q = torch.zeros(2, 5, dtype=torch.float64)
@@ -143,8 +143,8 @@ def test_result_goes_into_the_svgd_ops() -> None:
 
 
 @pytest.mark.parametrize(("method", "probes"), METHODS)
-def test_graph(method: str, probes: int) -> None:
-    """The gradient of the estimate in points and parameters is autograd's of the same signs."""
+def test_gradients(method: str, probes: int) -> None:
+    """The gradients of the estimate in points and parameters are those of autograd with the same signs."""
     density, x = Density(3), points(4, 3).requires_grad_()
     result = svgdx.hessian_trace(density, x, probes, method, seeded(), create_graph=True)
     targets = [x, *density.parameters()]
@@ -159,7 +159,7 @@ def test_graph(method: str, probes: int) -> None:
         score = torch.func.vmap(torch.func.grad(log_prob))(x)
         hessian = torch.func.vmap(torch.func.hessian(log_prob))(x)
         hvp = torch.einsum("nij,vnj->vni", hessian, vectors)
-        if method == "hutch++":  # the estimate's own vectors, as constants
+        if method == "hutch++":  # with the vectors of the estimate as constants
             trace = plus_plus(hessian, result, probes)
         elif method == "exact":
             trace = hessian.diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -169,14 +169,14 @@ def test_graph(method: str, probes: int) -> None:
         return trace.sin().sum() + hvp.square().sum() + score.square().sum() + log_prob(x).sum()
 
     leaves = {name: value.detach().requires_grad_() for name, value in density.named_parameters()}
-    at = x.detach().requires_grad_()
-    expected = torch.autograd.grad(total(at, **leaves), [at, *leaves.values()])
+    leaf = x.detach().requires_grad_()
+    expected = torch.autograd.grad(total(leaf, **leaves), [leaf, *leaves.values()])
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
 
 
 def plus_plus(hessian: Tensor, result: HessianTrace, probes: int) -> Tensor:
-    """Algorithm 1 of Meyer et al. for matrices (N, D, D), with the signs that hessian_trace draws from seeded()."""
+    """Algorithm 1 of Meyer et al. for matrices (N, D, D), with the signs that hessian_trace draws with seeded()."""
     seed = int(torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, generator=seeded()))
     size = min(probes // 3, hessian.shape[-1])
     start = ops.rademacher(hessian[..., 0].expand(size, *hessian.shape[:-1]), seed, 0)
@@ -189,7 +189,7 @@ def plus_plus(hessian: Tensor, result: HessianTrace, probes: int) -> Tensor:
     )
 
 
-def test_graph_of_parameters_alone() -> None:
+def test_gradient_of_the_parameters_only() -> None:
     density = Density(3)
     result = svgdx.hessian_trace(density, points(4, 3), method="exact", create_graph=True)
     (grad,) = torch.autograd.grad(result.trace.sum(), density.root)
@@ -234,6 +234,6 @@ def test_no_points() -> None:
     ],
 )
 def test_bad_input(change: dict[str, Any], message: str) -> None:
-    given = {"log_prob": lambda x: x.square().sum(-1), "x": points(4, 3), **change}
+    arguments = {"log_prob": lambda x: x.square().sum(-1), "x": points(4, 3), **change}
     with pytest.raises((TypeError, ValueError, RuntimeError), match=f"hessian_trace: {message}"):
-        svgdx.hessian_trace(**given)
+        svgdx.hessian_trace(**arguments)

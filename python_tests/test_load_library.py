@@ -1,4 +1,4 @@
-"""The CPU library as any program uses it: loaded by path, without Python's half of svgdx."""
+"""The CPU library in other programs, which load it by its path and do not import svgdx."""
 
 from __future__ import annotations
 

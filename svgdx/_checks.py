@@ -1,7 +1,7 @@
-"""Checks of arguments in Python: for the fake kernels, the reference and the wrappers.
+"""Checks of arguments in Python, for the fake kernels, the reference and the wrappers.
 
-The compiled ops make the same checks; these serve where no compiled code runs (tracing, the meta device,
-``SVGDX_DISABLE=1``) and read the same: the op, the argument, what was expected, what came.
+The compiled ops make the same checks with the same messages, which name the op, the argument, what was expected and
+what was passed. These ones are for code that does not reach them: tracing, the meta device and ``SVGDX_DISABLE=1``.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ def fail(op: str, message: str) -> NoReturn:
 
 
 def one_of(owner: str, name: str, value: T, known: Sequence[T]) -> T:
-    """The value. Raises ValueError, with the known values, if it is none of them."""
+    """Returns the value; raises ValueError, with the known values, if it is not among them."""
     if value not in known:
         raise ValueError(f"{owner}: {name} must be one of {', '.join(map(str, known))}, but is {value!r}")
     return value
 
 
 def tensor(op: str, name: str, value: object) -> None:
-    """Refuse what is not a tensor."""
+    """Raises TypeError unless the value is a tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"svgdx::{op}: {name} must be a tensor, but is {type(value).__name__}")
 
 
 def number(op: str, name: str, value: object, positive: bool) -> float:
-    """The number ``value`` as a float; it must be finite, and greater than zero if ``positive``."""
+    """Returns a number as a float; it must be finite, and greater than zero if ``positive``."""
     if type(value) is not float and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
         raise TypeError(f"svgdx::{op}: {name} must be a number or a tensor, but is {type(value).__name__}")
     if not isinstance(value, (int, float)):
@@ -65,21 +65,21 @@ def floating(op: str, name: str, value: Tensor) -> None:
 
 
 def points(op: str, x: Tensor) -> None:
-    """x must be (..., M, D) and floating."""
+    """Checks that x is floating with shape (..., M, D)."""
     floating(op, "x", x)
     if x.dim() < 2:
         fail(op, f"x must have shape (..., M, D), but has {tuple(x.shape)}")
 
 
 def particles(op: str, x: Tensor, score: Tensor) -> None:
-    """Points, and scores that match them."""
+    """Checks points x and their scores."""
     points(op, x)
     like(op, "score", score, x)
     shape(op, "score", score, x.shape, "the shape of x, ")
 
 
 def like(op: str, name: str, value: Tensor, x: Tensor, of: str = "x") -> None:
-    """Same dtype and device as x, the argument called ``of``."""
+    """Checks that a tensor has the dtype and device of x, the argument called ``of``."""
     tensor(op, name, value)
     if value.dtype != x.dtype:
         fail(op, f"{name} must have the dtype of {of}, {_dtype(x)}, but has {_dtype(value)}")
@@ -92,7 +92,7 @@ def shape(op: str, name: str, value: Tensor, expected: Sequence[int], meaning: s
 
 
 def per_batch(op: str, name: str, value: Tensor, x: Tensor) -> None:
-    """A 0-d tensor, or one number for each batch row of x."""
+    """Checks for a 0-d tensor, or for one number for each leading index of x (..., M, D)."""
     floating(op, name, value)
     if value.dim() == 0:
         if value.device.type != "cpu":
@@ -103,7 +103,7 @@ def per_batch(op: str, name: str, value: Tensor, x: Tensor) -> None:
 
 
 def per_particle(op: str, name: str, value: Tensor, x: Tensor) -> None:
-    """(..., M), in the dtype of x, or float32 beside particles in half precision."""
+    """Checks for a value for each particle, (..., M), in the dtype of x; float32 is fine for x in half precision."""
     tensor(op, name, value)
     if value.dtype != x.dtype and not (x.dtype in _HALVES and value.dtype == torch.float32):
         fail(op, f"{name} must have the dtype of x, {_dtype(x)}, but has {_dtype(value)}")
@@ -112,17 +112,17 @@ def per_particle(op: str, name: str, value: Tensor, x: Tensor) -> None:
 
 
 def query_points(op: str, query: Tensor, x: Tensor) -> None:
-    """(..., N, D) with the leading dimensions and D of x."""
+    """Checks for query points (..., N, D) with the leading dimensions and D of x."""
     like(op, "query", query, x)
     if query.dim() != x.dim() or query.shape[:-2] != x.shape[:-2] or query.shape[-1] != x.shape[-1]:
         fail(op, f"query must have shape (..., N, D) to match x, {tuple(x.shape)}, but has {tuple(query.shape)}")
 
 
 def probe_pair(op: str, probe: Tensor | None, hvp: Tensor | None, x: Tensor) -> None:
-    """probe and hvp go together; each looks like x."""
+    """Checks that probe and hvp are both absent, or both like x."""
     if (probe is None) != (hvp is None):
-        given, missing = ("hvp", "probe") if probe is None else ("probe", "hvp")
-        fail(op, f"{missing} must be given together with {given}")
+        present, missing = ("hvp", "probe") if probe is None else ("probe", "hvp")
+        fail(op, f"{missing} must be given together with {present}")
     for name, value in (("probe", probe), ("hvp", hvp)):
         if value is not None:
             like(op, name, value, x)
@@ -130,7 +130,7 @@ def probe_pair(op: str, probe: Tensor | None, hvp: Tensor | None, x: Tensor) -> 
 
 
 def probes(op: str, probe: Tensor, hvp: Tensor) -> None:
-    """(V, ..., D) with at least one probe, and products of the same kind."""
+    """Checks for one or more probes (V, ..., D), and for products of the same shape."""
     floating(op, "probe", probe)
     if probe.dim() < 2 or probe.shape[0] == 0:
         fail(op, f"probe must have shape (V, ..., D) with at least one probe, but has {tuple(probe.shape)}")
@@ -139,15 +139,15 @@ def probes(op: str, probe: Tensor, hvp: Tensor) -> None:
 
 
 def layers(op: str, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
-    """Linear layers that fit behind each other, the last with one output."""
+    """Checks that each linear layer takes the outputs of the one before, and that the last has one output."""
     for name, values in (("weights", weights), ("biases", biases)):
         if not isinstance(values, Sequence):
             raise TypeError(f"svgdx::{op}: {name} must be a sequence of tensors, but is {type(values).__name__}")
         for i, value in enumerate(values):
             tensor(op, f"{name}[{i}]", value)
     if len(weights) < 2 or len(biases) != len(weights):
-        found = f"are {len(weights)} and {len(biases)}"
-        fail(op, f"weights and biases must be of the same two or more layers, but {found}")
+        lengths = f"{len(weights)} and {len(biases)}"
+        fail(op, f"weights and biases must have the same length, at least 2, but have {lengths}")
     floating(op, "weights[0]", weights[0])
     outputs = None
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
@@ -155,19 +155,18 @@ def layers(op: str, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None
             like(op, f"{name}[{i}]", value, weights[0], "weights[0]")
         last = i == len(weights) - 1
         if weight.dim() != 2 or (outputs is not None and weight.shape[1] != outputs) or (last and len(weight) != 1):
-            wanted = ("1" if last else "out", "in" if outputs is None else str(outputs))
-            fail(op, f"weights[{i}] must have shape ({', '.join(wanted)}), but has {tuple(weight.shape)}")
+            expected = ("1" if last else "out", "in" if outputs is None else str(outputs))
+            fail(op, f"weights[{i}] must have shape ({', '.join(expected)}), but has {tuple(weight.shape)}")
         outputs = weight.shape[0]
         shape(op, f"biases[{i}]", bias, (outputs,))
 
 
 def activation(op: str, name: object) -> None:
-    if name not in COMPILED:
-        raise ValueError(f"svgdx::{op}: activation must be one of {', '.join(COMPILED)}, but is {name!r}")
+    one_of(f"svgdx::{op}", "activation", name, tuple(COMPILED))
 
 
 def conditioned(op: str, x: Tensor, condition: Tensor | None, parameters: Tensor) -> None:
-    """x (..., M, D), condition (..., C), and parameters of their kind."""
+    """Checks x (..., M, D), the condition (..., C) and that both are like the parameters."""
     points(op, x)
     if condition is not None:
         like(op, "condition", condition, x)
@@ -206,7 +205,7 @@ def statistic_size(x: Tensor, unbiased: bool) -> None:
 
 
 def trajectory(op: str, source: str, rows: Tensor, dim: int, actions: Tensor, initial_state: Tensor | None) -> None:
-    """actions (..., T) int64 and initial_state (..., D) int8 beside ``rows``, (..., T+1, anything)."""
+    """Checks actions (..., T) int64 and initial_state (..., D) int8 against ``rows``, (..., T+1, any size)."""
     lead, steps = rows.shape[:-2], rows.shape[-2] - 1
     of_dtype(op, "actions", actions, torch.int64)
     _device(op, "actions", actions, rows, source)
@@ -218,7 +217,7 @@ def trajectory(op: str, source: str, rows: Tensor, dim: int, actions: Tensor, in
 
 
 def trajectory_logits(op: str, logits: Tensor) -> int:
-    """logits must be (..., T+1, 3D); D."""
+    """Checks logits (..., T+1, 3D) and returns D."""
     floating(op, "logits", logits)
     if logits.dim() < 2 or logits.shape[-2] == 0 or logits.shape[-1] % 3:
         fail(op, f"logits must have shape (..., T + 1, 3 D), but has {tuple(logits.shape)}")
@@ -226,7 +225,7 @@ def trajectory_logits(op: str, logits: Tensor) -> int:
 
 
 def linear_layer(op: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> int:
-    """hidden (..., T+1, H), weight (3D, H) and bias (3D); D."""
+    """Checks hidden (..., T+1, H), weight (3D, H) and bias (3D), and returns D."""
     floating(op, "hidden", hidden)
     if hidden.dim() < 2 or hidden.shape[-2] == 0:
         fail(op, f"hidden must have shape (..., T + 1, H), but has {tuple(hidden.shape)}")
@@ -240,7 +239,7 @@ def linear_layer(op: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -
 
 
 def policy_row(op: str, logits: Tensor, state: Tensor) -> None:
-    """state (..., D) int8 and logits (..., 3D)."""
+    """Checks a state (..., D) int8 and its logits (..., 3D)."""
     floating(op, "logits", logits)
     of_dtype(op, "state", state, torch.int8)
     _device(op, "state", state, logits, "logits")
@@ -256,7 +255,7 @@ def draw(op: str, temperature: float, epsilon: float) -> None:
 
 
 def masked_rows(op: str, logits: Tensor, mask: Tensor, actions: Tensor, offsets: Tensor) -> None:
-    """logits and mask (N, A), actions (N), offsets (B+1)."""
+    """Checks logits and mask (N, A), actions (N) and offsets (B+1)."""
     floating(op, "logits", logits)
     if logits.dim() != 2:
         fail(op, f"logits must have shape (N, A), but has {tuple(logits.shape)}")

@@ -1,4 +1,4 @@
-"""Finds and loads the ops libraries, and remembers why one was not loaded."""
+"""Finds and loads the ops libraries, and records why a library was not loaded."""
 
 import dataclasses
 import json
@@ -13,14 +13,15 @@ FOLDER = pathlib.Path(__file__).parent / "lib"
 
 @dataclasses.dataclass
 class Library:
-    """One ops library: loaded, or the reason why not."""
+    """An ops library, and the reason if it is not loaded."""
 
     name: str
     path: pathlib.Path
     loaded: bool = False
-    reason: str = "not tried yet"
+    reason: str = "loading has not been attempted"
 
     def load(self) -> None:
+        """Loads the library, or sets the reason why that is not possible."""
         if self.loaded:
             return
         if not self.path.exists():
@@ -29,7 +30,7 @@ class Library:
         try:
             torch.ops.load_library(self.path)
         except OSError as error:
-            self.reason = str(error.__cause__ or error)  # torch hides the linker's words in the cause
+            self.reason = str(error.__cause__ or error)  # torch hides the linker's message in the cause
             return
         self.loaded, self.reason = True, ""
 
@@ -38,36 +39,37 @@ libraries = {name: Library(name, FOLDER / f"libsvgdx_{name}.so") for name in ("c
 
 
 def load() -> None:
-    """Loads the CPU library, and the CUDA library where torch itself has CUDA (whether or not there is a GPU)."""
+    """Loads the CPU library, and the CUDA library if torch is built with CUDA, whether or not there is a GPU."""
     libraries["cpu"].load()
     if torch.version.cuda is None:
         libraries["cuda"].reason = f"torch {torch.__version__} is built without CUDA"
     elif not libraries["cpu"].loaded:
-        libraries["cuda"].reason = "it needs the CPU library, which defines the ops"
+        libraries["cuda"].reason = "it needs the CPU library, which defines the ops, and that is not loaded"
     else:
         libraries["cuda"].load()
 
 
 def disabled() -> bool:
-    """Whether SVGDX_DISABLE asks for the plain PyTorch reference."""
+    """Whether SVGDX_DISABLE selects the plain PyTorch reference."""
     return os.environ.get("SVGDX_DISABLE", "") not in ("", "0")
 
 
 def usable() -> bool:
+    """Whether the ops can run, compiled or as the reference."""
     return libraries["cpu"].loaded or disabled()
 
 
 def require() -> None:
-    """Stops with the reason where the ops cannot be used."""
+    """Raises ImportError, with the reason, if the ops cannot be used."""
     if not usable():
         raise ImportError(
-            f"svgdx's CPU library is not loaded: {libraries['cpu'].reason}. 'python -m svgdx.doctor' tells more; "
-            "SVGDX_DISABLE=1 runs the plain PyTorch reference instead."
+            f"svgdx's CPU library is not loaded: {libraries['cpu'].reason}. Run 'python -m svgdx.doctor' for a full "
+            "report, or set SVGDX_DISABLE=1 to run the plain PyTorch reference instead."
         )
 
 
 def build_facts() -> dict[str, Any] | None:
-    """What CMake wrote beside the libraries, or None where nothing was built."""
+    """Returns what CMake recorded beside the libraries, or None if nothing was built."""
     try:
         return json.loads((FOLDER / "build.json").read_text())
     except FileNotFoundError:
@@ -77,7 +79,7 @@ def build_facts() -> dict[str, Any] | None:
 def _not_built(name: str) -> str:
     facts = build_facts()
     if facts is None:
-        return "nothing was built here; install svgdx with pip ('pip install .', or 'pip install -e .' to work on it)"
+        return "nothing was built here; install svgdx with 'pip install .', or with 'pip install -e .' to develop it"
     if name == "cuda" and not facts["cuda"]["built"]:
-        return f"the build left it out ({facts['cuda']['reason']})"
-    return "it was built, but is gone; install svgdx again"
+        return f"it was not built ({facts['cuda']['reason']})"
+    return "it was built but has been removed; reinstall svgdx"

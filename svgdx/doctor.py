@@ -1,4 +1,4 @@
-"""`svgdx doctor`: what was built, what is loaded and why one thing is not; exits with 1 when something is wrong."""
+"""`svgdx doctor`: reports what was built, what is loaded and what is wrong; exits with 1 if there is a problem."""
 
 import argparse
 import ctypes
@@ -19,8 +19,8 @@ OLDEST_TORCH = (2, 10)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the report. Returns 1 when it holds a problem."""
-    parser = argparse.ArgumentParser(prog="svgdx doctor", description="Checks this installation of svgdx.")
+    """Prints the report; returns 1 if it contains a problem, else 0."""
+    parser = argparse.ArgumentParser(prog="svgdx doctor", description="Check this installation of svgdx.")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     options = parser.parse_args(argv)
     report = examine()
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def examine() -> dict[str, Any]:
-    """The report: facts, then the problems found in them."""
+    """Collects the facts about this installation and the problems that they show."""
     report: dict[str, Any] = {
         "svgdx": {"version": svgdx.__version__, "folder": str(pathlib.Path(svgdx.__file__).parent)},
         "python": platform.python_version(),
@@ -45,38 +45,40 @@ def examine() -> dict[str, Any]:
 
 
 def render(report: dict[str, Any]) -> str:
+    """Formats a report as text."""
     build, torch_facts = report["build"], report["torch"]
     lines = [("svgdx", f"{report['svgdx']['version']} in {report['svgdx']['folder']}, Python {report['python']}")]
     if build is None:
-        lines.append(("built", "nothing"))
+        lines.append(("build", "nothing has been built"))
     else:
         cuda = build["cuda"]
         lines += [
-            ("built", f"{build['version']} with {build['compiler']} against torch {build['torch']}"),
-            ("built for CPU", ", ".join(build["simd_levels"])),
-            ("built for CUDA", _built_for_cuda(cuda)),
+            ("build", f"svgdx {build['version']}, compiled with {build['compiler']} against torch {build['torch']}"),
+            ("CPU build", f"SIMD levels {', '.join(build['simd_levels'])}"),
+            ("CUDA build", _cuda_build(cuda)),
         ]
     for name, library in report["libraries"].items():
-        state = f"loaded, {library['ops']} ops, {library['path']}" if library["loaded"] else library["reason"]
-        lines.append((f"{name} library", state if library["loaded"] else f"not loaded: {state}"))
-    devices = ", ".join(f"{d['name']} (sm_{d['capability']})" for d in torch_facts["devices"]) or "no GPU"
+        loaded = f"loaded with {library['ops']} ops from {library['path']}"
+        lines.append((f"{name.upper()} library", loaded if library["loaded"] else f"not loaded: {library['reason']}"))
+    gpus = ", ".join(f"{gpu['name']} (sm_{gpu['capability']})" for gpu in torch_facts["devices"]) or "no GPU"
+    cuda_version = f"with CUDA {torch_facts['cuda']}" if torch_facts["cuda"] else "without CUDA"
     lines += [
-        ("torch", f"{torch_facts['version']}, CUDA {torch_facts['cuda'] or 'not built in'}, {devices}"),
+        ("torch", f"{torch_facts['version']} {cuda_version}, {gpus}"),
         ("SIMD in use", report["simd"] or "none"),
-        ("threads", f"{report['threads']['torch']} of {report['threads']['cores']} cores"),
+        ("threads", f"{report['threads']['torch']} on {report['threads']['cores']} cores"),
     ]
     if report["disabled"]:
-        lines.append(("SVGDX_DISABLE", "set: the plain PyTorch reference runs, not these libraries"))
+        lines.append(("SVGDX_DISABLE", "set; the plain PyTorch reference runs instead of these libraries"))
     lines += [("PROBLEM", problem) for problem in report["problems"]] or [("problems", "none")]
     width = max(len(title) for title, _ in lines)
     return "\n".join(f"{title:<{width}}  {text}" for title, text in lines)
 
 
-def _built_for_cuda(cuda: dict[str, Any]) -> str:
+def _cuda_build(cuda: dict[str, Any]) -> str:
     if not cuda["built"]:
-        return f"no: {cuda['reason']}"
+        return f"not built: {cuda['reason']}"
     names = [code if kind == "real" else f"PTX {code}" for code, kind in map(_split, cuda["architectures"])]
-    return f"{', '.join(names)} with nvcc {cuda['nvcc']}"
+    return f"architectures {', '.join(names)}, compiled with nvcc {cuda['nvcc']}"
 
 
 def _split(architecture: str) -> tuple[str, str]:
@@ -114,46 +116,48 @@ def _simd_level() -> str | None:
 
 
 def _problems(report: dict[str, Any]) -> list[str]:
-    found = _build_problems(report)
+    problems = _build_problems(report)
     cpu, cuda = report["libraries"]["cpu"], report["libraries"]["cuda"]
     if not cpu["loaded"]:
-        return [*found, f"the CPU library is not loaded: {cpu['reason']}"]
+        return [*problems, f"the CPU library is not loaded: {cpu['reason']}"]
     if report["simd"] is None:
-        return [*found, f"SVGDX_ISA must be baseline, avx2 or avx512, but is '{os.environ.get('SVGDX_ISA')}'"]
+        return [*problems, f"SVGDX_ISA must be baseline, avx2 or avx512, but is '{os.environ.get('SVGDX_ISA')}'"]
     if not _library.disabled():
-        found += _wrong_answers()
+        problems += _wrong_results()
     built = report["build"] is not None and report["build"]["cuda"]["built"]
     if report["torch"]["cuda"] is not None and not cuda["loaded"] and (built or report["torch"]["devices"]):
-        found.append(f"torch has CUDA, but the CUDA library is not loaded: {cuda['reason']}")
+        problems.append(f"torch is built with CUDA, but the CUDA library is not loaded: {cuda['reason']}")
     if cuda["loaded"] and cuda["ops"] < cpu["ops"]:
-        found.append(f"only {cuda['ops']} of {cpu['ops']} ops have CUDA kernels")
-    return found
+        problems.append(f"only {cuda['ops']} of {cpu['ops']} ops have CUDA kernels")
+    return problems
 
 
 def _build_problems(report: dict[str, Any]) -> list[str]:
-    found = []
-    version = tuple(int(part) for part in report["torch"]["version"].split(".")[:2])
+    problems = []
+    version = tuple(int(number) for number in report["torch"]["version"].split(".")[:2])
     if version < OLDEST_TORCH:
-        found.append(f"torch 2.10 or newer is needed, but this is {report['torch']['version']}")
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        problems.append(f"svgdx needs torch {oldest} or newer, but torch is {report['torch']['version']}")
     build = report["build"]
     if build is None:
-        return found
+        return problems
     if build["version"] != report["svgdx"]["version"]:
-        found.append(
-            f"the libraries are those of svgdx {build['version']}, not {report['svgdx']['version']}: reinstall"
+        problems.append(
+            f"the libraries were built for svgdx {build['version']}, but the Python files are of svgdx "
+            f"{report['svgdx']['version']}; reinstall svgdx"
         )
     if build["cuda"]["built"]:
         for device in report["torch"]["devices"]:
             if not any(runs_on(device["capability"], arch) for arch in build["cuda"]["architectures"]):
-                found.append(
-                    f"the CUDA library was not built for {device['name']} (sm_{device['capability']}): rebuild with "
+                problems.append(
+                    f"the CUDA library was not built for {device['name']} (sm_{device['capability']}); rebuild it with "
                     f"TORCH_CUDA_ARCH_LIST={device['capability'] / 10}"
                 )
-    return found
+    return problems
 
 
 def runs_on(capability: int, architecture: str) -> bool:
-    """Whether code for an architecture ("90-real", "90a-real", "120-virtual") runs on a GPU of that capability."""
+    """Whether code for an architecture, such as "90-real", "90a-real" or "120-virtual", runs on such a GPU."""
     code, kind = _split(architecture)
     number = int(code.rstrip("af"))
     if code.endswith("a"):
@@ -163,10 +167,13 @@ def runs_on(capability: int, architecture: str) -> bool:
     return capability // 10 == number // 10 and capability >= number
 
 
-def _wrong_answers() -> list[str]:
-    """Two particles at distance 1 with known scores, on every device: phi_0 = (s_0 + k (s_1 + x_0 - x_1)) / 2."""
+def _wrong_results() -> list[str]:
+    """Checks svgd_phi on every device.
+
+    For two particles at distance 1 with known scores, phi_0 = (s_0 + k (s_1 + x_0 - x_1)) / 2.
+    """
     kappa = math.exp(-0.5)
-    found = []
+    problems = []
     devices = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count()) if _library.libraries["cuda"].loaded]
     for device in devices:
         x = torch.tensor([[0.0], [1.0]], device=device)
@@ -175,11 +182,12 @@ def _wrong_answers() -> list[str]:
         try:
             phi = torch.ops.svgdx.svgd_phi(x, score, torch.ones((), device=device)).cpu()
         except (RuntimeError, AttributeError) as error:
-            found.append(f"svgd_phi fails on {device}: {error}")
+            problems.append(f"svgd_phi fails on {device}: {error}")
             continue
         if not torch.allclose(phi, expected, rtol=1e-5):
-            found.append(f"svgd_phi on {device} gives {phi.flatten().tolist()}, not {expected.flatten().tolist()}")
-    return found
+            results = f"{phi.flatten().tolist()} instead of {expected.flatten().tolist()}"
+            problems.append(f"svgd_phi on {device} returns {results}")
+    return problems
 
 
 if __name__ == "__main__":

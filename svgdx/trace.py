@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from svgdx import ops
+from svgdx._checks import one_of
 from svgdx._dtype import wide
 from svgdx.densities.base import LogProb, as_log_density
 
@@ -185,8 +186,7 @@ def _check(x: object, probes: object, method: object) -> None:
         raise TypeError(f"hessian_trace: x must be a tensor, but is {type(x).__name__}")
     if not x.is_floating_point() or x.dim() == 0:
         raise RuntimeError(f"hessian_trace: x must be floating with shape (..., D), but is {x.dtype}, {tuple(x.shape)}")
-    if method not in METHODS:
-        raise ValueError(f"hessian_trace: method must be one of {', '.join(METHODS)}, but is {method!r}")
+    one_of("hessian_trace", "method", method, METHODS)
     if not isinstance(probes, int) or isinstance(probes, bool):
         raise TypeError(f"hessian_trace: probes must be an integer, but is {type(probes).__name__}")
     least = 3 if method == "hutch++" else 1

@@ -1,4 +1,4 @@
-"""Energies of bits: shapes, dtypes, the base, the couplings."""
+"""Energies of bits: shapes, dtypes, base distribution and couplings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_shapes_and_dtypes(activation: str, energy_of: str) -> None:
     torch.testing.assert_close(energy.double()(x), value.double(), rtol=1e-5, atol=1e-6)
 
 
-def test_spec_network_has_three_hidden_elu_layers_by_default() -> None:
+def test_default_network_has_three_hidden_elu_layers() -> None:
     sizes = [tuple(parameter.shape) for parameter in DiscreteMLPEnergy(32).parameters() if parameter.dim() == 2]
     assert sizes == [(256, 32), (256, 256), (256, 256), (1, 256)]
     assert sum(isinstance(layer, torch.nn.ELU) for layer in DiscreteMLPEnergy(32).modules()) == 3
@@ -36,9 +36,9 @@ def test_base_multiplies_the_probability() -> None:
     bernoulli = torch.distributions.Bernoulli(probability).log_prob(x.float()).sum(-1)
     plain = energy.layers(x.float()).squeeze(-1)
     torch.testing.assert_close(energy(x), plain - bernoulli)
-    again = DiscreteMLPEnergy(3, 8, 1, "silu", torch.full((3,), 0.5))
-    again.load_state_dict(energy.state_dict())
-    torch.testing.assert_close(again(x), energy(x))
+    loaded = DiscreteMLPEnergy(3, 8, 1, "silu", torch.full((3,), 0.5))
+    loaded.load_state_dict(energy.state_dict())
+    torch.testing.assert_close(loaded(x), energy(x))
 
 
 def test_ising_energy_counts_each_pair_twice() -> None:
@@ -55,12 +55,12 @@ def test_ising_energy_counts_each_pair_twice() -> None:
         assert value == pytest.approx(-2 * sum(float(coupling[i, j]) * spins[i] * spins[j] for i, j in pairs), abs=1e-5)
 
 
-def test_descent_keeps_couplings_symmetric_and_the_diagonal_unused() -> None:
+def test_gradient_is_symmetric_and_leaves_the_diagonal_unused() -> None:
     energy = IsingEnergy(3)
     energy(torch.tensor([[1, 0, 1], [1, 1, 1]])).sum().backward()
     gradient = energy.weight.grad
     assert gradient is not None
-    # Spins (1, -1, 1) and (1, 1, 1): the products of pairs sum to 0, 2 and 0.
+    # For the spins (1, -1, 1) and (1, 1, 1), the products of the pairs sum to 0, 2 and 0.
     assert gradient.tolist() == [[0, 0, -2], [0, 0, 0], [-2, 0, 0]]
 
 

@@ -1,4 +1,4 @@
-"""MLPLogDensity: its own derivatives are those of autograd, with and without a graph."""
+"""MLPLogDensity: its derivatives agree with autograd, with and without a graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from svgdx.activations import SMOOTH
 from svgdx.densities import MLPLogDensity
 
 
-def energy(activation: str = "silu", depth: int = 2) -> MLPLogDensity:
+def density(activation: str = "silu", depth: int = 2) -> MLPLogDensity:
     torch.manual_seed(0)
     return MLPLogDensity(5, 12, depth, activation, confinement=0.3).double()
 
@@ -28,20 +28,20 @@ def autograd(model: MLPLogDensity, x: Tensor, probe: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5), (0, 5)], ids=str)
 @pytest.mark.parametrize("activation", SMOOTH)
 def test_derivatives(activation: str, shape: tuple[int, ...]) -> None:
-    model, x, probe = energy(activation), torch.randn(shape).double(), torch.randn(shape).double()
+    model, x, probe = density(activation), torch.randn(shape).double(), torch.randn(shape).double()
     expected = autograd(model, x, probe)
     for create_graph in (False, True):
-        made = model.score_hvp(x, probe, create_graph)
-        torch.testing.assert_close([part.detach() for part in made], expected)
-        assert all(part.requires_grad == create_graph for part in made)
+        derivatives = model.score_hvp(x, probe, create_graph)
+        torch.testing.assert_close([derivative.detach() for derivative in derivatives], expected)
+        assert all(derivative.requires_grad == create_graph for derivative in derivatives)
     value, score, trace = model.laplacian(x)
     torch.testing.assert_close([value, score], expected[:2])
     torch.testing.assert_close(trace, svgdx.hessian_trace(model, x, method="exact").trace)
 
 
-def test_hessian_trace_takes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same results as by autograd; no graph where none is asked for, autograd where one is."""
-    model, x = energy(), torch.randn(4, 3, 5).double()
+def test_hessian_trace_uses_score_hvp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results are those of autograd; with create_graph, autograd computes them."""
+    model, x = density(), torch.randn(4, 3, 5).double()
     fast = svgdx.hessian_trace(model, x, generator=torch.Generator().manual_seed(2))
     slow = svgdx.hessian_trace(lambda x: model(x), x, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(fast, slow, equal_nan=True)
@@ -53,9 +53,9 @@ def test_hessian_trace_takes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_state_dict_keys() -> None:
-    """Runs saved before load again."""
+    """Existing checkpoints load: the keys are those of earlier versions."""
     names = [f"layers.{i}.{name}" for i in (0, 2, 4) for name in ("weight", "bias")]
-    assert list(energy().state_dict()) == names
+    assert list(density().state_dict()) == names
 
 
 def test_bad_arguments() -> None:
@@ -66,10 +66,10 @@ def test_bad_arguments() -> None:
 
 
 def test_a_chain_packs_the_parameters_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same numbers, and changes between chains are seen."""
+    """Packing does not change the numbers, and changes between chains take effect."""
     if _library.disabled():
-        pytest.skip("SVGDX_DISABLE: the reference takes the layers as they are")
-    model, packs = energy(), []
+        pytest.skip("with SVGDX_DISABLE the reference reads the layers directly")
+    model, packs = density(), []
     initial = torch.distributions.MultivariateNormal(torch.zeros(5).double(), torch.eye(5).double())
     sampler = svgdx.SVGD(model, initial, step_size=0.1)
 
@@ -77,8 +77,8 @@ def test_a_chain_packs_the_parameters_once(monkeypatch: pytest.MonkeyPatch) -> N
         return sampler.sample_with_log_prob(6, 3, generator=torch.Generator().manual_seed(1))[1]
 
     expected = sample()
-    whole = MLPLogDensity._pack
-    monkeypatch.setattr(MLPLogDensity, "_pack", lambda self: packs.append(1) or whole(self))
+    pack = MLPLogDensity._pack
+    monkeypatch.setattr(MLPLogDensity, "_pack", lambda self: packs.append(1) or pack(self))
     assert torch.equal(sample(), expected)
     assert len(packs) == 1
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from svgdx._checks import one_of
 from svgdx.activations import ACTIVATIONS, SMOOTH
 from svgdx.densities.base import LogDensity
 
@@ -38,8 +39,7 @@ class ConvLogDensity(LogDensity):
         super().__init__()
         if min(*shape, width) < 1:
             raise ValueError(f"ConvLogDensity: shape and width must be at least 1, but are {shape}, {width}")
-        if activation not in SMOOTH:
-            raise ValueError(f"ConvLogDensity: activation must be one of {', '.join(SMOOTH)}, but is {activation!r}")
+        one_of("ConvLogDensity", "activation", activation, SMOOTH)
         self.shape, self.confinement = shape, confinement
         image_channels, rows, columns = shape
         layers: list[nn.Module] = [nn.Conv2d(image_channels, width, 3, padding=1)]

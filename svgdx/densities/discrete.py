@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from svgdx._checks import one_of
 from svgdx.activations import ACTIVATIONS
 from svgdx.densities.base import Energy
 
@@ -47,10 +48,7 @@ class DiscreteMLPEnergy(Energy):
             raise ValueError(
                 f"DiscreteMLPEnergy: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}"
             )
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"DiscreteMLPEnergy: activation must be one of {', '.join(ACTIVATIONS)}, but is {activation!r}"
-            )
+        one_of("DiscreteMLPEnergy", "activation", activation, tuple(ACTIVATIONS))
         if base is not None:
             if base.shape != (dim,):
                 raise ValueError(f"DiscreteMLPEnergy: base must have shape ({dim},), but has {tuple(base.shape)}")

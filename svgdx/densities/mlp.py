@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from svgdx import _library, ops
+from svgdx._checks import one_of
 from svgdx.activations import ACTIVATIONS, SMOOTH
 from svgdx.densities.base import LogDensity
 
@@ -40,8 +41,7 @@ class MLPLogDensity(LogDensity):
             raise ValueError(
                 f"MLPLogDensity: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}"
             )
-        if activation not in SMOOTH:
-            raise ValueError(f"MLPLogDensity: activation must be one of {', '.join(SMOOTH)}, but is {activation!r}")
+        one_of("MLPLogDensity", "activation", activation, SMOOTH)
         layers: list[nn.Module] = []
         for width in [dim] + [hidden] * (depth - 1):
             layers += [nn.Linear(width, hidden), ACTIVATIONS[activation].module()]
