@@ -21,7 +21,6 @@ EXEMPT_FOLDERS = ("svgdx/ops",)
 KNOWN_OFFENCES = {
     "svgdx.experiments.eb_gfn.": "experiments without circles",
     "svgdx.experiments.ebm.": "experiments without circles",
-    "svgdx.experiments.rl.": "experiments without circles",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`svgdx eval rl`: returns, shares of goals, video, refusals."""
+"""`svgdx eval rl`: returns, shares of goals, videos, refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Straight:
-    """Goes in one direction in each copy of the environment, one unit a step."""
+    """Moves one unit per step, in another direction in each copy of the environment."""
 
     directions = np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [0.7, 0.7]], np.float32)
 
@@ -42,22 +42,23 @@ class Straight:
 def test_returns_and_shares_of_a_known_policy() -> None:
     config = RLConfig.from_options({"env": MULTIGOAL})
     settings = RLEvaluationSettings(episodes=5)
-    found = evaluate.measured(Straight(), config, settings)
-    # Five steps of one unit, squared distances 16, 9, 4, 1, 0, and the goal's 10; the fifth goes into a corner.
+    evaluation = evaluate.measured(Straight(), config, settings)
+    # Five steps of one unit, with squared distances 16, 9, 4, 1, 0, and 10 for the goal; the fifth copy hits a corner.
     to_goal = -5 * 30 - (16 + 9 + 4 + 1) + 10
-    assert sorted(found.goals) == [-1, 0, 1, 2, 3]
-    assert [value for value, goal in zip(found.returns, found.goals, strict=True) if goal >= 0] == [to_goal] * 4
-    assert sorted(found.lengths) == [5, 5, 5, 5, 30]
-    figures = found.figures(4)
-    assert figures["goal_shares"] == [0.2] * 4
-    assert figures["mean"] == pytest.approx(np.mean(found.returns))
-    assert figures["std"] == pytest.approx(np.std(found.returns, ddof=1))
-    # The middle half of five values, rliable's and SciPy's rule, is without the first and the last.
-    assert figures["iqm"] == pytest.approx(to_goal)
-    assert "goal_shares" not in found.figures(0)
+    returns, goals = evaluation.returns, evaluation.goals
+    assert sorted(goals) == [-1, 0, 1, 2, 3]
+    assert [value for value, goal in zip(returns, goals, strict=True) if goal >= 0] == [to_goal] * 4
+    assert sorted(evaluation.lengths) == [5, 5, 5, 5, 30]
+    metrics = evaluation.metrics(4)
+    assert metrics["goal_shares"] == [0.2] * 4
+    assert metrics["mean"] == pytest.approx(np.mean(returns))
+    assert metrics["std"] == pytest.approx(np.std(returns, ddof=1))
+    # By the rule of rliable and SciPy, the middle half of five values leaves out the first and the last.
+    assert metrics["iqm"] == pytest.approx(to_goal)
+    assert "goal_shares" not in evaluation.metrics(0)
 
 
-def test_an_evaluation_is_printed_written_and_depends_on_its_seed_alone(
+def test_an_evaluation_is_printed_and_written_and_depends_only_on_its_seed(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = []
@@ -65,14 +66,14 @@ def test_an_evaluation_is_printed_written_and_depends_on_its_seed_alone(
         assert cli.main(["eval", "rl", str(run), "--episodes=12", f"--seed={seed}"]) == 0
         written.append(json.loads((run / "evaluation.json").read_text()))
     assert written[0] == written[1] != written[2]
-    found = written[0]
-    assert found["settings"] == {"episodes": 12, "actions": "sampled", "seed": 0, "threads": 1}
-    assert (found["step"], len(found["returns"]), len(found["goals"])) == (40, 12, 12)
-    assert found["mean"] == pytest.approx(np.mean(found["returns"]))
-    assert found["goal_shares"] == [found["goals"].count(goal) / 12 for goal in range(4)]
+    first = written[0]
+    assert first["settings"] == {"episodes": 12, "actions": "sampled", "seed": 0, "threads": 1}
+    assert (first["step"], len(first["returns"]), len(first["goals"])) == (40, 12, 12)
+    assert first["mean"] == pytest.approx(np.mean(first["returns"]))
+    assert first["goal_shares"] == [first["goals"].count(goal) / 12 for goal in range(4)]
     printed = capsys.readouterr().out
-    assert f"mean {found['mean']:.2f}" in printed
-    assert "step 40: 12 rollouts, sampled actions" in printed
+    assert f"mean {first['mean']:.2f}" in printed
+    assert "step 40: 12 episodes, sampled actions" in printed
 
 
 @pytest.mark.parametrize("suffix", ["gif", "mp4"])
@@ -88,7 +89,7 @@ def test_a_video_is_written(run: Path, tmp_path: Path, suffix: str) -> None:
 def test_bad_requests_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases: dict[str, list[str]] = {
         "--video: must end in .mp4 or .gif": [str(run), "--video=film.avi"],
-        "evaluate one of them, such as": [str(run.parent)],
+        "is a folder of runs; evaluate one of them, such as": [str(run.parent)],
         "holds no config.yaml": [str(tmp_path)],
         "there is no such checkpoint": [str(run), "--checkpoint=none"],
         "--episodes": [str(run), "--episodes=0"],

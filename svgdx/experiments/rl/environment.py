@@ -1,14 +1,13 @@
-"""The environments of a run: made by name, watched for errors, and saved and restored between two steps."""
+"""The environments of a run: created by name, checked at every step, and saved and restored in mid-episode."""
 
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
-from gymnasium.envs.mujoco import MujocoEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -16,33 +15,33 @@ from svgdx.experiments.rl.config import RLConfig
 from svgdx.experiments.run.errors import StoppedError, UsageError
 from svgdx.rl.multigoal import GOALS
 
-# Of a wrapper or an environment: what is no part of its state, or is saved by other means.
+# Attributes of wrappers and environments that are not part of their state, or that are saved in another way.
 _NO_STATE = ("env", "spec", "_cached_spec", "model", "data", "mujoco_renderer", "results_writer")
 
 
 class Watched(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Names the environment in whatever it raises, and refuses observations and rewards that are not finite."""
+    """Names the environment in any error it raises, and refuses observations and rewards that are not finite."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         try:
-            found = self.env.step(action)
+            transition = self.env.step(action)
         except Exception as error:
             raise StoppedError(f"environment {_name(self)}, step: {type(error).__name__}: {error}") from error
-        self._check("step", found[0], found[1])
-        return found
+        self._check("step", transition[0], transition[1])
+        return transition
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         try:
-            found = self.env.reset(**kwargs)
+            observation, info = self.env.reset(**kwargs)
         except Exception as error:
             raise StoppedError(f"environment {_name(self)}, reset: {type(error).__name__}: {error}") from error
-        self._check("reset", found[0], 0.0)
-        return found
+        self._check("reset", observation, 0.0)
+        return observation, info
 
-    def _check(self, what: str, observation: Any, reward: Any) -> None:
+    def _check(self, method: str, observation: Any, reward: Any) -> None:
         for name, value in (("reward", reward), ("observation", observation)):
             if not bool(np.isfinite(value).all()):
-                raise StoppedError(f"environment {_name(self)}, {what}: its {name} is not finite: {value}")
+                raise StoppedError(f"environment {_name(self)}, {method}: its {name} is not finite: {value}")
 
 
 def _name(env: gymnasium.Env[Any, Any]) -> str:
@@ -50,24 +49,50 @@ def _name(env: gymnasium.Env[Any, Any]) -> str:
 
 
 def make(config: RLConfig, count: int = 1, **kwargs: Any) -> DummyVecEnv:
-    """So many copies of the run's environment. Raises UsageError where Gymnasium cannot make it."""
+    """Creates `count` copies of the run's environment, each with the run's limit on the steps of an episode.
 
-    def one() -> Monitor:
-        return Monitor(Watched(gymnasium.make(config.env, **config.env_kwargs, **kwargs)))
+    Args:
+        kwargs: further arguments of the environment, such as render_mode.
+
+    Raises:
+        UsageError: Gymnasium cannot create it, or its module, or one that this imports, is missing.
+    """
+
+    def copy() -> Monitor:
+        # Gymnasium wraps the environment in a TimeLimit, which replaces that of its own registration.
+        limit = config.max_episode_steps or None
+        env = gymnasium.make(config.env, max_episode_steps=limit, **config.env_kwargs, **kwargs)
+        return Monitor(Watched(env))
 
     try:
-        return DummyVecEnv([one] * count)
-    except (gymnasium.error.Error, ValueError, TypeError) as error:
+        return DummyVecEnv([copy] * count)
+    except (gymnasium.error.Error, ImportError, ValueError, TypeError) as error:
         raise UsageError(f"--env {config.env}: {error}") from error
 
 
+def check_limit(config: RLConfig, env: DummyVecEnv) -> None:
+    """Raises UsageError if nothing limits an episode: its first evaluation might never end."""
+    spec = env.envs[0].spec
+    if spec is not None and spec.max_episode_steps is None:
+        raise UsageError(
+            f"--env {config.env}: it has no limit on the steps of an episode, so an episode might never end; pass "
+            f"--max-episode-steps N"
+        )
+
+
+def is_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
+    """Whether an environment is one of MuJoCo. Nothing is imported: other environments do not need the package."""
+    module = sys.modules.get("gymnasium.envs.mujoco.mujoco_env")
+    return module is not None and isinstance(env, module.MujocoEnv)
+
+
 def goal_count(config: RLConfig) -> int:
-    """How many goals the run's environment has; 0 where it is none of goals."""
+    """The number of goals of the run's environment; 0 if it has none."""
     return 0 if config.goals is None else len(GOALS[config.goals])
 
 
 def snapshot(env: DummyVecEnv) -> bytes | None:
-    """All state of the environment, generators too; None where it holds something that cannot be pickled."""
+    """The whole state of the environment, including its random generators; None if part of it cannot be pickled."""
     layers: list[dict[str, Any]] = []
     layer: Any = env.envs[0]
     while True:
@@ -75,7 +100,7 @@ def snapshot(env: DummyVecEnv) -> bytes | None:
         if not isinstance(layer, gymnasium.Wrapper):
             break
         layer = layer.env
-    data = layer.data if isinstance(layer, MujocoEnv) else None
+    data = layer.data if is_mujoco(layer) else None
     try:
         return pickle.dumps((layers, data))
     except (pickle.PicklingError, TypeError, AttributeError):
@@ -83,11 +108,13 @@ def snapshot(env: DummyVecEnv) -> bytes | None:
 
 
 def restore(env: DummyVecEnv, saved: bytes) -> None:
-    """Puts a snapshot back into an environment made from the same settings."""
+    """Puts a snapshot back into an environment that was created from the same settings."""
     layers, data = pickle.loads(saved)
     layer: Any = env.envs[0]
     for state in layers:
         vars(layer).update(state)
         layer = getattr(layer, "env", layer)
     if data is not None:
+        import mujoco
+
         mujoco.mj_copyData(layer.data, layer.model, data)

@@ -1,4 +1,4 @@
-"""`svgdx eval rl`: returns of a trained policy, the shares of the goals it reaches, and a video."""
+"""`svgdx eval rl`: the returns of a trained policy, the share of episodes that reach each goal, and a video."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.envs.mujoco import MujocoEnv
 
 from svgdx.experiments.metrics.returns import iqm
 from svgdx.experiments.rl import environment, models
@@ -25,26 +24,38 @@ from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.settings import chosen_options
 
 FORMATS = (".mp4", ".gif")
-# Rollouts side by side.
+# Episodes that run side by side.
 _COPIES = 10
 
 
 @dataclass
 class Evaluation:
-    """Returns and lengths of episodes, in units of reward and steps; and the goal of each, -1 for none."""
+    """The episodes of an evaluation.
+
+    Attributes:
+        returns: in units of reward.
+        lengths: in steps.
+        goals: index of the goal that each episode reached; -1 for none.
+    """
 
     returns: list[float]
     lengths: list[int]
     goals: list[int]
 
-    def figures(self, goals: int) -> dict[str, Any]:
-        """Mean, standard deviation (of one episode; None for one alone), interquartile mean; with goals, the shares."""
+    def metrics(self, goals: int) -> dict[str, Any]:
+        """Mean, standard deviation and interquartile mean of the returns, mean length, and the share of each goal.
+
+        The standard deviation is that of an episode, or None for a single one.
+
+        Args:
+            goals: how many goals the environment has; 0 leaves the shares out.
+        """
         deviation = float(np.std(self.returns, ddof=1)) if len(self.returns) > 1 else None
-        found: dict[str, Any] = {"mean": float(np.mean(self.returns)), "std": deviation, "iqm": iqm(self.returns)}
-        found["episode_length"] = float(np.mean(self.lengths))
+        metrics: dict[str, Any] = {"mean": float(np.mean(self.returns)), "std": deviation, "iqm": iqm(self.returns)}
+        metrics["episode_length"] = float(np.mean(self.lengths))
         if goals:
-            found["goal_shares"] = [self.goals.count(goal) / len(self.goals) for goal in range(goals)]
-        return found
+            metrics["goal_shares"] = [self.goals.count(goal) / len(self.goals) for goal in range(goals)]
+        return metrics
 
 
 def main(options: argparse.Namespace) -> int:
@@ -52,26 +63,33 @@ def main(options: argparse.Namespace) -> int:
     return run(options.run, options.checkpoint, options.video, chosen_options(options, RLEvaluationSettings))
 
 
-def run(path: Path, chosen: Path | None, video: Path | None, given: dict[str, Any]) -> int:
-    """Evaluates a run's newest checkpoint, or the chosen one, and writes evaluation.json into its folder.
+def run(path: Path, checkpoint: Path | None, video: Path | None, options: dict[str, Any]) -> int:
+    """Evaluates a checkpoint of a run and writes evaluation.json into the run folder.
 
-    Raises UsageError for a folder without a run or checkpoint, and for a video that cannot be made.
+    Args:
+        path: the run folder.
+        checkpoint: None takes the newest.
+        video: file for a video of one episode.
+        options: settings from the command line.
+
+    Raises:
+        UsageError: the folder has no run or no checkpoint, or the video cannot be made.
     """
     if video is not None and video.suffix not in FORMATS:
         raise UsageError(f"--video: must end in {' or '.join(FORMATS)}, but is {video}")
     if not (path / "config.yaml").is_file() and any(path.glob("seed-*")):
-        raise UsageError(f"{path}: holds runs; evaluate one of them, such as {min(path.glob('seed-*'))}")
+        raise UsageError(f"{path} is a folder of runs; evaluate one of them, such as {min(path.glob('seed-*'))}")
     folder = RLFolder.reopen(path, "rl")
     config = RLConfig.from_yaml(folder.config)
-    settings = RLEvaluationSettings.for_environment(config.env, given)
+    settings = RLEvaluationSettings.for_environment(config.env, options)
     torch.set_num_threads(settings.threads)
-    found = folder.load(chosen)
-    if found is None:
-        raise UsageError(f"{path} holds no checkpoint yet")
-    saved = found[1]
+    loaded = folder.load(checkpoint)
+    if loaded is None:
+        raise UsageError(f"{path} has no checkpoint yet")
+    saved = loaded[1]
     assert isinstance(saved, RLCheckpoint)
     model = models.load(config, saved.path / MODEL, None)
-    # Before the long part: a video that cannot be made is refused at once.
+    # First, so that a video that cannot be made is refused before the long part.
     if video is not None:
         _write_video(model, config, settings, video)
     _report(measured(model, config, settings), config, settings, saved, folder)
@@ -79,47 +97,49 @@ def run(path: Path, chosen: Path | None, video: Path | None, given: dict[str, An
 
 
 def measured(model: Any, config: RLConfig, settings: RLEvaluationSettings) -> Evaluation:
-    """Rollouts in copies of the run's environment, which the seed alone decides."""
+    """Evaluates a model in copies of the run's environment; the result depends on model and settings alone."""
     goals: list[int] = []
 
-    def note(local: dict[str, Any], _: dict[str, Any]) -> None:
+    def record_goal(local: dict[str, Any], _: dict[str, Any]) -> None:
         if local["done"]:
             goals.append(local["info"].get("goal", -1))
 
     env = environment.make(config, min(_COPIES, settings.episodes))
     try:
-        returns, lengths = evaluate(model, env, settings.episodes, settings.seed, settings.actions == "test", note)
+        is_test = settings.actions == "test"
+        returns, lengths = evaluate(model, env, settings.episodes, settings.seed, is_test, record_goal)
     finally:
         env.close()
     return Evaluation(returns, lengths, goals)
 
 
 def _report(
-    found: Evaluation, config: RLConfig, settings: RLEvaluationSettings, saved: RLCheckpoint, folder: RLFolder
+    evaluation: Evaluation, config: RLConfig, settings: RLEvaluationSettings, saved: RLCheckpoint, folder: RLFolder
 ) -> None:
+    """Prints the evaluation and writes it to evaluation.json."""
     goals = environment.goal_count(config)
-    figures = found.figures(goals)
-    print(f"{config.env}, {config.label}, step {saved.step}: {settings.episodes} rollouts, {settings.actions} actions")
-    spread = "" if figures["std"] is None else f" ± {figures['std']:.2f} (standard deviation of a rollout)"
-    print(f"return: mean {figures['mean']:.2f}{spread}, interquartile mean {figures['iqm']:.2f}")
+    metrics = evaluation.metrics(goals)
+    print(f"{config.env}, {config.label}, step {saved.step}: {settings.episodes} episodes, {settings.actions} actions")
+    spread = "" if metrics["std"] is None else f" ± {metrics['std']:.2f} (standard deviation of an episode)"
+    print(f"return: mean {metrics['mean']:.2f}{spread}, interquartile mean {metrics['iqm']:.2f}")
     if goals:
-        print("goals: " + ", ".join(f"{100 * share:.1f} %" for share in figures["goal_shares"]))
+        print("goals: " + ", ".join(f"{100 * share:.1f} %" for share in metrics["goal_shares"]))
     content = {"env": config.env, "algorithm": config.label, "step": saved.step}
-    content |= {"settings": dataclasses.asdict(settings)} | figures | {"returns": found.returns}
+    content |= {"settings": dataclasses.asdict(settings)} | metrics | {"returns": evaluation.returns}
     if goals:
-        content["goals"] = found.goals
+        content["goals"] = evaluation.goals
     write_atomically(folder.path / "evaluation.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _write_video(model: Any, config: RLConfig, settings: RLEvaluationSettings, path: Path) -> None:
-    """One rollout, in the time of the environment."""
+    """Films one episode, in the time of the environment."""
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        # Without a screen MuJoCo draws by EGL, unless another way is named.
+        # MuJoCo needs EGL to render without a display, unless another backend is named.
         os.environ.setdefault("MUJOCO_GL", "egl")
     frames: list[Any] = []
 
     def film(local: dict[str, Any], _: dict[str, Any]) -> None:
-        # An environment that has ended is already at the start of the next episode.
+        # An environment whose episode has ended is already at the start of the next one.
         if not local["done"]:
             frames.append(env.envs[0].render())
 
@@ -128,18 +148,19 @@ def _write_video(model: Any, config: RLConfig, settings: RLEvaluationSettings, p
         evaluate(model, env, 1, settings.seed, settings.actions == "test", film)
         rate = env.envs[0].metadata.get("render_fps", 30)
     except Exception as error:
-        drawn_by_mujoco = isinstance(env.envs[0].unwrapped, MujocoEnv)
-        hint = f"; MUJOCO_GL is {os.environ.get('MUJOCO_GL')!r}" if drawn_by_mujoco else ""
-        raise UsageError(f"--video: {config.env} cannot be drawn: {type(error).__name__}: {error}{hint}") from error
+        hint = f"; MUJOCO_GL is {os.environ.get('MUJOCO_GL')!r}" if environment.is_mujoco(env.envs[0].unwrapped) else ""
+        message = f"--video: {config.env} cannot be rendered: {type(error).__name__}: {error}{hint}"
+        raise UsageError(message) from error
     finally:
         env.close()
     if not frames:
-        raise UsageError(f"--video: the rollout of {config.env} ended at its first step")
+        raise UsageError(f"--video: the episode of {config.env} ended at its first step")
     _encode(path, frames, rate)
-    print(f"{path}: one rollout, {len(frames) / rate:.1f} s")
+    print(f"{path}: one episode, {len(frames) / rate:.1f} s")
 
 
 def _encode(path: Path, frames: list[Any], rate: float) -> None:
+    """Writes frames as a video that is complete or not there."""
     from moviepy import ImageSequenceClip
 
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
@@ -156,4 +177,4 @@ def _encode(path: Path, frames: list[Any], rate: float) -> None:
         temporary.unlink(missing_ok=True)
 
 
-__all__ = ["Evaluation", "measured", "run"]
+__all__ = ["Evaluation", "main", "measured", "run"]

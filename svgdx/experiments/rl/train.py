@@ -64,7 +64,9 @@ def _create(given: dict[str, Any], out: Path, seeds: list[int], chosen: Path | N
     config = models.resolved(dataclasses.replace(config, threads=config.threads or torch.get_num_threads()))
     # Before a folder is made: a refused run leaves nothing behind.
     small = dataclasses.replace(config, buffer=1)
-    models.make(small, rl_environment.make(config)).env.close()
+    env = rl_environment.make(config)
+    rl_environment.check_limit(config, env)
+    models.make(small, env).env.close()
     configs = {seed: dataclasses.replace(config, seed=seed) for seed in seeds}
     for seed in configs:
         RLFolder.check_free(_path(out, seed))

@@ -61,12 +61,14 @@ class Settings:
         selectors: fields on which the defaults of others depend; `command` always prints them.
         variants: by name, the defaults that differ from those of the fields; for --help.
         length: the field that says how long a run is, which --resume can increase.
+        added: settings that the config.yaml of older runs lacks, with the values that those runs had.
     """
 
     program: ClassVar[str] = ""
     selectors: ClassVar[tuple[str, ...]] = ()
     variants: ClassVar[dict[str, dict[str, Any]]] = {}
     length: ClassVar[str] = "steps"
+    added: ClassVar[dict[str, Any]] = {}
 
     def validate(self) -> None:
         """Raises UsageError that names the first option whose value is not allowed."""
@@ -116,7 +118,10 @@ class Settings:
         wanted = dataclasses.replace(self, **{name: getattr(cls, name) for name in without})
 
         def gives_wanted(options: dict[str, Any]) -> bool:
-            return resolve(cls(**(cls.defaults_for(options) | options))) == wanted
+            try:
+                return resolve(cls(**(cls.defaults_for(options) | options))) == wanted
+            except UsageError:
+                return False
 
         options = {name: value for name, value in dataclasses.asdict(wanted).items() if value is not None}
         assert gives_wanted(options), f"no command gives {wanted}"
@@ -141,6 +146,7 @@ class Settings:
             values = yaml.safe_load(path.read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UsageError(f"{path}: cannot be read: {error}") from error
+        values = cls.added | values if isinstance(values, dict) else values
         names = {item.name for item in dataclasses.fields(cls)}
         if not isinstance(values, dict) or set(values) != names:
             odd = sorted(map(str, set(values) ^ names)) if isinstance(values, dict) else ["all of it"]
