@@ -13,6 +13,6 @@ from distributed.pool import Pool
 
 @pytest.fixture(scope="session")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
-    found = Pool(tmp_path_factory.mktemp("pool"))
-    yield found
-    found.close()
+    ranks = Pool(tmp_path_factory.mktemp("pool"))
+    yield ranks
+    ranks.close()

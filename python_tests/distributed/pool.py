@@ -1,4 +1,4 @@
-"""Four Gloo processes, started once for all tests, that run functions in groups of 1 to 4 of them."""
+"""Four Gloo processes, started once for all tests, which run functions in groups of 1 to 4 processes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import torch
 import torch.distributed as dist
 
 WORLD = 4
-# Groups of each size; that of 3 does not begin with rank 0 of the world.
+# The ranks of each group by its size; the group of 3 does not include rank 0 of the world.
 RANKS = {1: [2], 2: [0, 1], 3: [1, 2, 3], 4: [0, 1, 2, 3]}
 TIMEOUT = datetime.timedelta(seconds=200)
 
 
 class Pool:
-    """`call(size, function, *args)` runs function(group, *args) on each rank of a group."""
+    """The processes; `call(size, function, *args)` runs function(group, *args) on each rank of a group."""
 
     def __init__(self, folder: Path) -> None:
         context = multiprocessing.get_context("spawn")
@@ -34,24 +34,27 @@ class Pool:
             self.pipes.append(ours)
             self.processes.append(process)
 
-    def outcomes(self, size: int, function: Callable[..., Any], *args: Any, each: Any = None) -> list[Any]:
-        """What each rank returned, or the exception it raised. each: a further argument of each rank."""
+    def outcomes(self, size: int, function: Callable[..., Any], *args: Any, per_rank: Any = None) -> list[Any]:
+        """What each rank returned, or its Failure.
+
+        per_rank: a last argument for each rank.
+        """
         pipes = [self.pipes[rank] for rank in RANKS[size]]
         for index, pipe in enumerate(pipes):
-            pipe.send((size, function, args if each is None else (*args, each[index])))
-        found = []
+            pipe.send((size, function, args if per_rank is None else (*args, per_rank[index])))
+        outcomes = []
         for pipe in pipes:
             assert pipe.poll(300), "a rank hangs"
-            found.append(pipe.recv())
-        return found
+            outcomes.append(pipe.recv())
+        return outcomes
 
-    def call(self, size: int, function: Callable[..., Any], *args: Any, each: Any = None) -> list[Any]:
-        """What each rank returned; raises where one raised."""
-        found = self.outcomes(size, function, *args, each=each)
-        for rank, outcome in enumerate(found):
+    def call(self, size: int, function: Callable[..., Any], *args: Any, per_rank: Any = None) -> list[Any]:
+        """What each rank returned; raises if a rank raised. Arguments as in `outcomes`."""
+        outcomes = self.outcomes(size, function, *args, per_rank=per_rank)
+        for rank, outcome in enumerate(outcomes):
             if isinstance(outcome, Failure):
                 raise AssertionError(f"rank {rank}: {outcome.trace}")
-        return found
+        return outcomes
 
     def close(self) -> None:
         for pipe in self.pipes:
@@ -63,22 +66,22 @@ class Pool:
 
 
 class Failure:
-    """An exception of a rank."""
+    """An exception that a rank raised."""
 
     def __init__(self, error: Exception) -> None:
         self.kind, self.text, self.trace = type(error).__name__, str(error), traceback.format_exc()
 
 
 def _work(rank: int, store: str, pipe: Connection) -> None:
-    # Functions come by the names that pytest gave their modules, which begin with this folder's. Last, so that svgdx is
-    # the installed one and not the folder of its sources.
+    # Functions are unpickled by the names that pytest gave their modules, which begin with the name of this folder. The
+    # path comes last, so that svgdx is the installed package and not the folder of its sources.
     sys.path.append(str(Path(__file__).parents[2]))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD, timeout=TIMEOUT)
     groups = {size: dist.new_group(ranks, timeout=TIMEOUT) for size, ranks in RANKS.items()}
     while (task := pipe.recv()) is not None:
         size, function, args = task
-        # As for every test: what one function leaves behind must not change the next.
+        # No function depends on those that ran before.
         torch.manual_seed(0)
         torch.set_default_dtype(torch.float32)
         try:

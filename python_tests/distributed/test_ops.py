@@ -1,4 +1,4 @@
-"""Sharded ops against the single-process reference: values, gradients, any shards, and what is refused."""
+"""Sharded ops against the single-process reference: values, gradients, all kinds of shards, and refusals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from svgdx import distributed, reference
 
-# Ranks and the particles of each: even, uneven, empty ones at every place, all on one.
+# Particles of each rank: even, uneven, empty in every position, all on one rank.
 SHARDS = [(7,), (4, 4), (9, 2), (0, 6), (5, 3, 4), (6, 0, 5), (3, 3, 3, 3), (8, 1, 0, 4), (0, 0, 1, 9)]
 SHARDED = ("x", "score", "log_q", "hessian_trace", "probe", "hvp", "hessian")
 OPS: dict[str, dict[str, Any]] = {
@@ -26,17 +26,18 @@ OPS: dict[str, dict[str, Any]] = {
 
 
 def inputs(op: str, count: int, lead: tuple[int, ...] = (), dim: int = 3, offset: float = 0.0) -> dict[str, Any]:
-    """Float64 arguments of an op; a bandwidth and a step size for each batch row."""
+    """Float64 arguments of an op, with a bandwidth and a step size per batch row."""
     generator = torch.Generator().manual_seed(count + dim)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*lead, *shape, generator=generator, dtype=torch.float64)
 
-    found: dict[str, Any] = {"x": draw(count, dim) + offset, "score": draw(count, dim)}
-    found["bandwidth"] = 0.8 + torch.rand(lead, generator=generator, dtype=torch.float64)
+    arguments: dict[str, Any] = {"x": draw(count, dim) + offset, "score": draw(count, dim)}
+    arguments["bandwidth"] = 0.8 + torch.rand(lead, generator=generator, dtype=torch.float64)
     for name, kind in OPS[op].items():
-        found[name] = draw(count, *(dim,) * (kind - 1)) if isinstance(kind, int) else torch.full(lead, kind).double()
-    return found
+        per_particle = isinstance(kind, int)
+        arguments[name] = draw(count, *(dim,) * (kind - 1)) if per_particle else torch.full(lead, kind).double()
+    return arguments
 
 
 def as_tuple(value: Any) -> tuple[Tensor, ...]:
@@ -44,56 +45,60 @@ def as_tuple(value: Any) -> tuple[Tensor, ...]:
 
 
 def differentiated(function: Any, arguments: dict[str, Any], upstream: list[Tensor] | None) -> tuple[Any, Any]:
-    """Results, and the gradient of each argument where upstream gradients are given."""
+    """The results and, from upstream gradients, the gradient of each argument."""
     leaves = {name: value.requires_grad_(upstream is not None) for name, value in arguments.items()}
-    found = as_tuple(function(**leaves))
+    results = as_tuple(function(**leaves))
     if upstream is None:
-        return [each.detach() for each in found], {}
-    torch.autograd.backward(found, upstream)
+        return [result.detach() for result in results], {}
+    torch.autograd.backward(results, upstream)
     grads = {name: torch.zeros_like(value) if value.grad is None else value.grad for name, value in leaves.items()}
-    return [each.detach() for each in found], grads
+    return [result.detach() for result in results], grads
 
 
-def on_rank(group: dist.ProcessGroup, op: str, statistic: str | None, given: tuple[Any, Any]) -> tuple[Any, Any]:
-    arguments, upstream = given
-    plain = {} if statistic is None else {"statistic": statistic}
-    return differentiated(lambda **each: getattr(distributed, op)(**each, **plain, group=group), arguments, upstream)
+def on_rank(group: dist.ProcessGroup, op: str, statistic: str | None, inputs: tuple[Any, Any]) -> tuple[Any, Any]:
+    arguments, upstream = inputs
+    settings = {} if statistic is None else {"statistic": statistic}
+    return differentiated(
+        lambda **tensors: getattr(distributed, op)(**tensors, **settings, group=group), arguments, upstream
+    )
 
 
 def split(value: Tensor, counts: tuple[int, ...], lead: int) -> list[Tensor]:
-    return [each.clone() for each in value.split(counts, lead)]
+    """The shard of each rank."""
+    return [shard.clone() for shard in value.split(counts, lead)]
 
 
 def shards_of(arguments: dict[str, Any], counts: tuple[int, ...], lead: int) -> list[dict[str, Any]]:
-    parts = {
+    """The arguments of each rank."""
+    by_name = {
         name: split(value, counts, lead) if name in SHARDED else [value.clone() for _ in counts]
         for name, value in arguments.items()
     }
-    return [{name: values[rank] for name, values in parts.items()} for rank in range(len(counts))]
+    return [{name: values[rank] for name, values in by_name.items()} for rank in range(len(counts))]
 
 
 def check(pool: Pool, op: str, counts: tuple[int, ...], lead: tuple[int, ...], statistic: str | None, dim: int) -> None:
     arguments = inputs(op, sum(counts), lead, dim)
-    plain = {} if statistic is None else {"statistic": statistic}
+    settings = {} if statistic is None else {"statistic": statistic}
     oracle = getattr(reference, op)
-    shapes = [each.shape for each in as_tuple(oracle(**arguments, **plain))]
+    shapes = [result.shape for result in as_tuple(oracle(**arguments, **settings))]
     upstream = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
-    expected, grads = differentiated(lambda **each: oracle(**each, **plain), arguments, upstream)
+    expected, expected_grads = differentiated(lambda **tensors: oracle(**tensors, **settings), arguments, upstream)
     axis = len(lead)
-    together = op == "ksd"
-    parts = [[each] * len(counts) if together else split(each, counts, axis) for each in upstream]
-    each_upstream = [[part[rank] for part in parts] for rank in range(len(counts))]
-    clean = {name: value.detach() for name, value in arguments.items()}
-    given = list(zip(shards_of(clean, counts, axis), each_upstream, strict=True))
-    found = pool.call(len(counts), on_rank, op, statistic, each=given)
-    for index, want in enumerate(expected):
-        of_ranks = [results[index] for results, _ in found]
-        for got in of_ranks if together else [torch.cat(of_ranks, axis)]:
-            torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
-    for name, want in grads.items():
-        of_ranks = [of_rank[name] for _, of_rank in found]
-        got = torch.cat(of_ranks, axis) if name in SHARDED else torch.stack(of_ranks).sum(0)
-        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+    shared = op == "ksd"
+    by_result = [[grad] * len(counts) if shared else split(grad, counts, axis) for grad in upstream]
+    upstreams = [[grads[rank] for grads in by_result] for rank in range(len(counts))]
+    detached = {name: value.detach() for name, value in arguments.items()}
+    per_rank = list(zip(shards_of(detached, counts, axis), upstreams, strict=True))
+    outcomes = pool.call(len(counts), on_rank, op, statistic, per_rank=per_rank)
+    for index, value in enumerate(expected):
+        of_ranks = [results[index] for results, _ in outcomes]
+        for result in of_ranks if shared else [torch.cat(of_ranks, axis)]:
+            torch.testing.assert_close(result, value, rtol=1e-10, atol=1e-12)
+    for name, value in expected_grads.items():
+        of_ranks = [grads[name] for _, grads in outcomes]
+        grad = torch.cat(of_ranks, axis) if name in SHARDED else torch.stack(of_ranks).sum(0)
+        torch.testing.assert_close(grad, value, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("counts", SHARDS, ids=str)
@@ -109,18 +114,18 @@ def test_jacobians_of_many_dimensions_take_several_rounds(pool: Pool, counts: tu
     check(pool, "svgd_jacobian_sqnorm", counts, (), None, 40)
 
 
-def largest(group: dist.ProcessGroup, sqnorm: Tensor) -> tuple[Tensor, Tensor]:
+def bound_and_mean(group: dist.ProcessGroup, sqnorm: Tensor) -> tuple[Tensor, Tensor]:
     shards = distributed.Shards.of(sqnorm.unsqueeze(-1), group)
     return distributed.step_bound(sqnorm, group), shards.mean(sqnorm)
 
 
-def test_the_bound_is_that_of_all_ranks_and_keeps_a_nan_of_its_problem(pool: Pool) -> None:
+def test_the_bound_is_that_of_all_ranks_and_a_nan_stays_in_its_problem(pool: Pool) -> None:
     sqnorm = torch.rand(2, 9, dtype=torch.float64)
-    for bound, mean in pool.call(3, largest, each=split(sqnorm, (5, 0, 4), 1)):
+    for bound, mean in pool.call(3, bound_and_mean, per_rank=split(sqnorm, (5, 0, 4), 1)):
         torch.testing.assert_close(bound, sqnorm.amax(-1).rsqrt())
         torch.testing.assert_close(mean, sqnorm.mean(-1))
     sqnorm[1, 7] = torch.nan
-    for bound, _ in pool.call(3, largest, each=split(sqnorm, (5, 0, 4), 1)):
+    for bound, _ in pool.call(3, bound_and_mean, per_rank=split(sqnorm, (5, 0, 4), 1)):
         assert bound[0] == sqnorm[0].amax().rsqrt()
         assert bound[1].isnan()
 
@@ -131,17 +136,17 @@ def test_other_dtypes_follow_the_single_process_op(pool: Pool, dtype: torch.dtyp
     arguments["bandwidth"] = arguments["bandwidth"].float()
     expected = reference.svgd_phi_trace(**{name: value.double() for name, value in arguments.items()})
     counts = (25, 14, 21)
-    given = [(each, None) for each in shards_of(arguments, counts, 0)]
-    found = pool.call(3, on_rank, "svgd_phi_trace", None, each=given)
+    per_rank = [(shards, None) for shards in shards_of(arguments, counts, 0)]
+    outcomes = pool.call(3, on_rank, "svgd_phi_trace", None, per_rank=per_rank)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    for index, want in enumerate(expected):
-        got = torch.cat([results[index] for results, _ in found])
-        assert got.dtype == dtype
-        torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
+    for index, value in enumerate(expected):
+        result = torch.cat([results[index] for results, _ in outcomes])
+        assert result.dtype == dtype
+        torch.testing.assert_close(result.double(), value, rtol=tolerance, atol=tolerance)
 
 
-def no_gradient(group: dist.ProcessGroup, x: Tensor, wants: bool) -> None:
-    distributed.svgd_phi(x.requires_grad_(wants), -x.detach(), 1.0, group)
+def phi_of_leaf(group: dist.ProcessGroup, x: Tensor, requires_grad: bool) -> None:
+    distributed.svgd_phi(x.requires_grad_(requires_grad), -x.detach(), 1.0, group)
 
 
 BAD = {
@@ -161,24 +166,24 @@ def median(group: dist.ProcessGroup, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_differs_between_ranks_is_refused_on_every_rank(pool: Pool, kind: str) -> None:
+def test_inputs_that_differ_between_ranks_are_refused_on_every_rank(pool: Pool, kind: str) -> None:
     good = torch.zeros(2, 3, dtype=torch.float64)
     bad, message = BAD[kind]
     bad = bad if kind in ("dtype", "integers") else bad.double()
-    for rank, outcome in enumerate(pool.outcomes(3, phi, each=[good, bad, good])):
+    for rank, outcome in enumerate(pool.outcomes(3, phi, per_rank=[good, bad, good])):
         assert isinstance(outcome, Failure)
-        # The rank itself is told what the op says.
+        # The rank itself raises the error of the op.
         assert (message if rank != 1 or kind != "integers" else "x must be float32") in outcome.text
 
 
 def test_a_bandwidth_refused_on_one_rank_or_differing_is_refused_on_all(pool: Pool) -> None:
     x = torch.zeros(2, 3, dtype=torch.float64)
     for value, text in ((-1.0, "bandwidth must be positive"), (2.0, "rank 1 has bandwidth 2.0, but rank 0 has 1.0")):
-        outcomes = pool.outcomes(2, phi, x, each=[1.0, value])
-        assert all(isinstance(each, Failure) and text in each.text for each in outcomes)
+        outcomes = pool.outcomes(2, phi, x, per_rank=[1.0, value])
+        assert all(isinstance(outcome, Failure) and text in outcome.text for outcome in outcomes)
 
 
-def test_gradients_wanted_on_some_ranks_only_are_refused(pool: Pool) -> None:
-    outcomes = pool.outcomes(2, no_gradient, torch.zeros(2, 3), each=[True, False])
-    assert all(isinstance(each, Failure) and "rank 1 has x" in each.text for each in outcomes)
-    pool.call(2, no_gradient, torch.zeros(2, 3), True)
+def test_gradients_needed_on_some_ranks_only_are_refused(pool: Pool) -> None:
+    outcomes = pool.outcomes(2, phi_of_leaf, torch.zeros(2, 3), per_rank=[True, False])
+    assert all(isinstance(outcome, Failure) and "rank 1 has x" in outcome.text for outcome in outcomes)
+    pool.call(2, phi_of_leaf, torch.zeros(2, 3), True)

@@ -1,4 +1,4 @@
-"""Chains of svgdx.SVGD on sharded particles against the same chain in one process."""
+"""Sharded chains of svgdx.SVGD against the same chains in one process."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ DIM, STEPS = 2, 4
 MEAN = torch.tensor([0.5, -1.0], dtype=torch.float64)
 
 
-class Given(nn.Module):
-    """A learnt shift of particles that are given: the draw is the same however it is sharded."""
+class ShiftedPoints(nn.Module):
+    """Fixed points with a learnt shift, so that the draw does not depend on the sharding."""
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
@@ -45,11 +45,11 @@ class Given(nn.Module):
 
 
 def log_density(x: Tensor) -> Tensor:
-    """Not a Gaussian: its Hessian changes from particle to particle."""
+    """A density that is not Gaussian, whose Hessian differs between particles."""
     return -0.5 * (x - MEAN).square().sum(-1) - 0.05 * x.pow(4).sum(-1) + torch.sin(x).prod(-1)
 
 
-def each_dimension() -> Tensor:
+def per_dimension() -> Tensor:
     return torch.tensor([0.7, 1.3], dtype=torch.float64)
 
 
@@ -57,10 +57,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "median": {"kernel": lambda: RBF("median")},
     "s2ac-median": {"kernel": lambda: RBF("s2ac-median")},
     "mean": {"kernel": lambda: RBF("mean")},
-    "median of each dimension": {"kernel": lambda: RBF(Heuristic("median", "per-dimension"))},
-    "mean of each dimension": {"kernel": lambda: RBF(Heuristic("mean", "per-dimension"))},
+    "median per dimension": {"kernel": lambda: RBF(Heuristic("median", "per-dimension"))},
+    "mean per dimension": {"kernel": lambda: RBF(Heuristic("mean", "per-dimension"))},
     "inverse multiquadric": {"kernel": lambda: InverseMultiquadric("median")},
-    "learnt, one a dimension": {"kernel": lambda: InverseMultiquadric(Learnt(each_dimension(), STEPS))},
+    "learnt per dimension": {"kernel": lambda: InverseMultiquadric(Learnt(per_dimension(), STEPS))},
     "bound": {"bound": "clamp", "hessian": "none"},
     "leaky bound": {"bound": "leaky", "step_size": lambda: Scheduled(Learnt(3.0), "cosine", STEPS)},
     "leaky bound, inverse multiquadric": {"bound": "leaky", "kernel": lambda: InverseMultiquadric(Learnt(1.0))},
@@ -69,7 +69,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "truncation": {"control": "truncation"},
     "stopping": {"stop": SteinStop(0.6)},
     "some steps attached": {"attach_every": 2},
-    "optimiser": {"optimizer": lambda each: torch.optim.Adam(each, lr=0.1)},
+    "optimiser": {"optimizer": lambda tensors: torch.optim.Adam(tensors, lr=0.1)},
 }
 
 
@@ -79,87 +79,88 @@ def sampler_of(x: Tensor, name: str, group: dist.ProcessGroup | None) -> SVGD:
     settings |= {"hessian": "exact"} | SETTINGS[name]
     for key in ("kernel", "step_size"):
         settings[key] = settings[key]()
-    return SVGD(log_density, Given(x), **settings, process_group=group)
+    return SVGD(log_density, ShiftedPoints(x), **settings, process_group=group)
 
 
 def outcome(group: dist.ProcessGroup | None, name: str, counts: Any, x: Tensor) -> dict[str, Any]:
-    """A chain, its record, and the gradient of the reverse KL divergence."""
+    """A chain, its record, and the gradient of its reverse KL divergence."""
     sampler = sampler_of(x, name, group)
     optimised = sampler.optimizer is not None
     chain = sampler.run(counts, STEPS, log_prob=not optimised)
-    found: dict[str, Any] = {"x": chain.x.detach(), "mask": chain.mask, "history": chain.history()}
-    found["length"] = chain.length
+    result: dict[str, Any] = {"x": chain.x.detach(), "mask": chain.mask, "history": chain.history()}
+    result["length"] = chain.length
     if optimised:
-        return found
+        return result
     assert chain.log_q is not None
-    found |= {"log_q": chain.log_q.detach(), "entropy": chain.entropy().detach()}
+    result |= {"log_q": chain.log_q.detach(), "entropy": chain.entropy().detach()}
     chain.mean(chain.log_q - log_density(chain.x)).mean().backward()
-    found["gradients"] = {
-        name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in sampler.named_parameters()
+    result["gradients"] = {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        for name, parameter in sampler.named_parameters()
     }
-    return found
+    return result
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("counts", [(5, 7), (6, 0, 6), (4, 3, 3, 2)], ids=str)
-def test_a_sharded_chain_is_that_of_one_process(pool: Pool, name: str, counts: tuple[int, ...]) -> None:
+def test_a_sharded_chain_equals_that_of_one_process(pool: Pool, name: str, counts: tuple[int, ...]) -> None:
     lead = (2,) if name in ("median", "leaky bound", "determinant", "stopping") else ()
     x = 1.5 * torch.randn(*lead, sum(counts), DIM, dtype=torch.float64)
-    want = outcome(None, name, sum(counts), x)
-    found = pool.call(len(counts), outcome, name, counts, each=split(x, counts, len(lead)))
+    expected = outcome(None, name, sum(counts), x)
+    of_ranks = pool.call(len(counts), outcome, name, counts, per_rank=split(x, counts, len(lead)))
     for key in ("x", "log_q", "mask"):
-        if want.get(key) is not None:
-            got = torch.cat([each[key] for each in found], len(lead))
-            torch.testing.assert_close(got, want[key], rtol=1e-9, atol=1e-10)
-    for each in found:
-        for key, value in want["history"].items():
-            torch.testing.assert_close(each["history"][key], value, rtol=1e-9, atol=1e-10, equal_nan=True)
-        assert torch.equal(each["length"], want["length"])
-        if "entropy" in want:
-            torch.testing.assert_close(each["entropy"], want["entropy"], rtol=1e-9, atol=1e-10)
-    for key, value in want.get("gradients", {}).items():
-        got = torch.stack([each["gradients"][key] for each in found]).sum(0)
-        torch.testing.assert_close(got, value, rtol=1e-8, atol=1e-10)
+        if expected.get(key) is not None:
+            value = torch.cat([result[key] for result in of_ranks], len(lead))
+            torch.testing.assert_close(value, expected[key], rtol=1e-9, atol=1e-10)
+    for result in of_ranks:
+        for key, value in expected["history"].items():
+            torch.testing.assert_close(result["history"][key], value, rtol=1e-9, atol=1e-10, equal_nan=True)
+        assert torch.equal(result["length"], expected["length"])
+        if "entropy" in expected:
+            torch.testing.assert_close(result["entropy"], expected["entropy"], rtol=1e-9, atol=1e-10)
+    for key, value in expected.get("gradients", {}).items():
+        total = torch.stack([result["gradients"][key] for result in of_ranks]).sum(0)
+        torch.testing.assert_close(total, value, rtol=1e-8, atol=1e-10)
     if name == "stopping":
-        assert 0 < want["length"].min() < STEPS
+        assert 0 < expected["length"].min() < STEPS
 
 
 def fitted(group: dist.ProcessGroup | None, counts: Any, x: Tensor) -> tuple[list[float], dict[str, Tensor]]:
     sampler = sampler_of(x, "leaky bound", group)
-    return sampler.fit(counts, STEPS, 3), {name: each.detach() for name, each in sampler.named_parameters()}
+    losses = sampler.fit(counts, STEPS, 3)
+    return losses, {name: parameter.detach() for name, parameter in sampler.named_parameters()}
 
 
 def test_fit_learns_what_one_process_learns(pool: Pool) -> None:
     x = torch.randn(9, DIM, dtype=torch.float64)
     losses, parameters = fitted(None, 9, x)
-    for found_losses, found in pool.call(3, fitted, (4, 0, 5), each=split(x, (4, 0, 5), 0)):
-        assert found_losses == pytest.approx(losses, rel=1e-9)
+    for losses_of_rank, parameters_of_rank in pool.call(3, fitted, (4, 0, 5), per_rank=split(x, (4, 0, 5), 0)):
+        assert losses_of_rank == pytest.approx(losses, rel=1e-9)
         for name, value in parameters.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10)
+            torch.testing.assert_close(parameters_of_rank[name], value, rtol=1e-8, atol=1e-10)
 
 
 def drawn(group: dist.ProcessGroup, n: Any, seed: int) -> Tensor:
-    """With hessian "hutchinson" and particles of its own each rank."""
+    """Particles after two steps whose start and probes each rank draws."""
     sampler = SVGD(log_density, LearntGaussian(torch.zeros(DIM), torch.ones(DIM)), bound="leaky", process_group=group)
     with torch.no_grad():
         return sampler.sample_with_log_prob(n, 2, generator=torch.Generator().manual_seed(seed))[0]
 
 
-def test_n_is_shared_out_and_shards_are_drawn_reproducibly(pool: Pool) -> None:
-    torch.set_default_dtype(torch.float64)
-    found = pool.call(3, drawn, 10, each=[1, 2, 3])
-    assert [len(each) for each in found] == [4, 3, 3]
-    assert len(torch.cat(found).unique(dim=0)) == 10
+def test_n_is_divided_and_shards_are_drawn_reproducibly(pool: Pool) -> None:
+    shards = pool.call(3, drawn, 10, per_rank=[1, 2, 3])
+    assert [len(shard) for shard in shards] == [4, 3, 3]
+    assert len(torch.cat(shards).unique(dim=0)) == 10
     # Rank 0's generator decides for all.
-    assert all(torch.equal(one, other) for one, other in zip(found, pool.call(3, drawn, 10, 1), strict=True))
-    assert not torch.equal(found[1], pool.call(3, drawn, 10, 2)[1])
-    assert [len(each) for each in pool.call(2, drawn, (0, 5), 1)] == [0, 5]
+    assert all(torch.equal(one, other) for one, other in zip(shards, pool.call(3, drawn, 10, 1), strict=True))
+    assert not torch.equal(shards[1], pool.call(3, drawn, 10, 2)[1])
+    assert [len(shard) for shard in pool.call(2, drawn, (0, 5), 1)] == [0, 5]
 
 
 def test_bad_counts_are_refused(pool: Pool) -> None:
     for n in (0, (1, 2, 3), (-1, 2), (0, 0)):
         outcomes = pool.outcomes(2, drawn, n, 1)
-        assert all(isinstance(each, Failure) and "n must be at least 1" in each.text for each in outcomes)
+        assert all(isinstance(outcome, Failure) and "n must be at least 1" in outcome.text for outcome in outcomes)
 
 
 def with_setting(group: dist.ProcessGroup, setting: dict[str, str]) -> None:
@@ -174,7 +175,7 @@ def with_setting(group: dist.ProcessGroup, setting: dict[str, str]) -> None:
     ],
 )
 def test_different_settings_are_refused_on_every_rank(pool: Pool, settings: list[dict[str, str]], message: str) -> None:
-    for outcome in pool.outcomes(2, with_setting, each=settings):
+    for outcome in pool.outcomes(2, with_setting, per_rank=settings):
         assert isinstance(outcome, Failure)
         assert message in outcome.text
 
@@ -182,8 +183,7 @@ def test_different_settings_are_refused_on_every_rank(pool: Pool, settings: list
 def refused(group: dist.ProcessGroup, name: str) -> None:
     start = LearntGaussian(torch.zeros(DIM), torch.ones(DIM))
     if name == "optimizer":
-        lbfgs = SVGD(log_density, start, optimizer=torch.optim.LBFGS, process_group=group)
-        lbfgs.sample(4, 1)
+        SVGD(log_density, start, optimizer=torch.optim.LBFGS, process_group=group)
     elif name == "bandwidth":
         SVGD(log_density, start, RBF(OfState(lambda state: state.x.std())), process_group=group)
     elif name == "step_size":

@@ -1,4 +1,4 @@
-"""What is summed over a visiting block: the fused velocity field, or any radial kernel's sums in plain PyTorch."""
+"""Tensors over a visiting block: the fused velocity field, or those of any radial kernel in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -9,67 +9,70 @@ import torch
 from torch import Tensor
 
 from svgdx import _library, ops
-from svgdx.distributed.ring import Block, Parts
+from svgdx.distributed.ring import Block, Tensors
 
-# Numbers of the largest tensor of pairs, (..., Q, M_q, D).
+# Number of elements of the largest tensor of pairs, (..., Q, M_q, D).
 PAIR_NUMBERS = 2**21
 
 
 class Field(Block):
     """phi (..., Q, D) and the kernel part of Tr J (..., Q) of the Gaussian kernel, by the fused ops.
 
-    The square op leaves j = i out of the trace; the field of another rank's particles counts each of them.
-    parameters: the bandwidth, a number as a tensor, () or (...).
+    The op on a rank's own particles excludes j = i from the trace; the field of another rank's particles includes all.
+    Its only parameter is the bandwidth, a tensor () or (...).
+
+    Args:
+        total: M.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
 
-    def zeros(self, query: Tensor) -> Parts:
+    def zeros(self, query: Tensor) -> Tensors:
         return torch.zeros_like(query), query.new_zeros(query.shape[:-1])
 
     def rows(self, block: Tensor) -> int:
         return 2**62
 
-    def __call__(self, query: Tensor, x: Tensor, score: Tensor, parameters: Parts, own: int | None) -> Parts:
+    def __call__(self, query: Tensor, x: Tensor, score: Tensor, parameters: Tensors, own: int | None) -> Tensors:
         (sigma,) = parameters
         x, score = x.contiguous(), score.contiguous()
-        found = ops.svgd_field(query, x, score, sigma) if own is None else ops.svgd_phi_trace(x, score, sigma)
+        phi, trace = ops.svgd_field(query, x, score, sigma) if own is None else ops.svgd_phi_trace(x, score, sigma)
         share = x.shape[-2] / self.total
-        return found[0] * share, found[1] * share
+        return phi * share, trace * share
 
     def gradients(
-        self, query: Tensor, x: Tensor, score: Tensor, parameters: Parts, own: int | None, upstream: Parts
-    ) -> Parts:
+        self, query: Tensor, x: Tensor, score: Tensor, parameters: Tensors, own: int | None, upstream: Tensors
+    ) -> Tensors:
         if _library.disabled():
             return super().gradients(query, x, score, parameters, own, upstream)
-        # Straight from the ops' gradients, which need no forward before them.
+        # The gradient ops need no forward pass.
         share, fused = x.shape[-2] / self.total, torch.ops.svgdx
-        inputs = (*(each * share for each in upstream), x.contiguous(), score.contiguous(), parameters[0])
+        inputs = (*(grad * share for grad in upstream), x.contiguous(), score.contiguous(), parameters[0])
         if own is None:
-            found: Parts = fused.svgd_field_backward(*inputs[:2], query.contiguous(), *inputs[2:])
-            return found
+            grads: Tensors = fused.svgd_field_backward(*inputs[:2], query.contiguous(), *inputs[2:])
+            return grads
         return torch.zeros_like(query), *fused.svgd_phi_trace_backward(*inputs)
 
 
 class Pairs(Block):
-    """Sums over j of a radial kernel k(u), u = sum_d (r_d / h_d)^2, r = x_i - x_j, with w = -2 k' and v = -2 w'.
+    """Tensors over j of a radial kernel k(u), u = sum_d (r_d / h_d)^2, r = x_i - x_j, with w = -2 k' and v = -2 w'.
 
-    With rho = r / h^2: phi = (1/M) sum_j [k s_j + w rho] and Tr J - Tr H / M = (1/M) sum_{j != i} [w sum_d h_d^-2 -
-    w s_j . rho - v |rho|^2], (..., Q, D) and (..., Q); or, with `jacobian`, J - H / M (..., Q, D, D), whose trace that
-    is. Differences are taken before products, so that nothing cancels far from the origin.
-    parameters: h, (..., 1, D).
+    With rho = r / h^2: phi = (1/M) sum_j [k s_j + w rho] (..., Q, D) and Tr J - Tr H / M = (1/M) sum_{j != i}
+    [w sum_d h_d^-2 - w s_j . rho - v |rho|^2] (..., Q); or, with `jacobian`, J - H / M (..., Q, D, D), which has that
+    trace. Differences are taken before products, so that no digits cancel far from the origin. The only parameter is h,
+    (..., 1, D).
 
     Args:
-        profile: k, w and v of u.
+        profile: computes k, w and v from u.
         total: M.
-        jacobian: which of the two.
+        jacobian: whether the sums are J - H / M, instead of phi and the trace.
     """
 
     def __init__(self, profile: Callable[[Tensor], Any], total: int, jacobian: bool) -> None:
         self.profile, self.total, self.jacobian = profile, total, jacobian
 
-    def zeros(self, query: Tensor) -> Parts:
+    def zeros(self, query: Tensor) -> Tensors:
         if self.jacobian:
             return (query.new_zeros((*query.shape, query.shape[-1])),)
         return torch.zeros_like(query), query.new_zeros(query.shape[:-1])
@@ -77,16 +80,16 @@ class Pairs(Block):
     def rows(self, block: Tensor) -> int:
         return max(1, PAIR_NUMBERS // block.numel())
 
-    def __call__(self, query: Tensor, x: Tensor, score: Tensor, parameters: Parts, own: int | None) -> Parts:
+    def __call__(self, query: Tensor, x: Tensor, score: Tensor, parameters: Tensors, own: int | None) -> Tensors:
         precision = parameters[0].square().reciprocal()
         r = query[..., :, None, :] - x[..., None, :, :]
         rho = r * precision.unsqueeze(-2)
         k, w, v = self.profile((r * rho).sum(-1))
         if own is not None:
-            at = torch.arange(query.shape[-2], device=x.device)
-            others = torch.ones(w.shape[-2:], dtype=w.dtype, device=w.device)
-            others[at, own + at] = 0
-            w, v = w * others, v * others
+            index = torch.arange(query.shape[-2], device=x.device)
+            off_diagonal = torch.ones(w.shape[-2:], dtype=w.dtype, device=w.device)
+            off_diagonal[index, own + index] = 0
+            w, v = w * off_diagonal, v * off_diagonal
         if self.jacobian:
             weighted = w.unsqueeze(-1) * score.unsqueeze(-3) + v.unsqueeze(-1) * rho
             of_w = torch.diag_embed(w.sum(-1, keepdim=True) * precision)
@@ -104,13 +107,13 @@ def gaussian(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def sqnorm_of(jacobian: Tensor, probe: Tensor | None, hvp: Tensor | None, total: int) -> Tensor:
-    """|J_i|_F^2 (..., Q) from J_i - H_i / M (..., Q, D, D), and, with a probe v (..., Q, D) and H v, the share of H."""
-    found = jacobian.square().sum((-2, -1))
+    """|J_i|_F^2 (..., Q) from J_i - H_i / M (..., Q, D, D); a probe v (..., Q, D) and H v estimate the part of H."""
+    sqnorm = jacobian.square().sum((-2, -1))
     if probe is None or hvp is None:
-        return found
+        return sqnorm
     h = hvp / total
-    along = (jacobian @ probe.unsqueeze(-1)).squeeze(-1)
-    return found + 2 * (along * h).sum(-1) + h.square().sum(-1)
+    jvp = (jacobian @ probe.unsqueeze(-1)).squeeze(-1)
+    return sqnorm + 2 * (jvp * h).sum(-1) + h.square().sum(-1)
 
 
 def logdet_of(jacobian: Tensor, hessian: Tensor | None, eps: Tensor, total: int) -> Tensor:

@@ -17,21 +17,23 @@ from svgdx.distributed.shards import Shards, agree
 
 Group = dist.ProcessGroup
 
-# Jacobians held at a time, in multiples of the shard's M_p D numbers: each needs D^2.
+# Memory for Jacobians, of D^2 numbers each, in multiples of the shard's M_p D numbers.
 JACOBIAN_SHARDS = 16
 
 
 def svgd_phi(x: Tensor, score: Tensor, bandwidth: Scalar, group: Group | None = None) -> Tensor:
-    """:func:`svgdx.ops.svgd_phi` of all M particles, for this rank's: (..., M_p, D). One round of the ring.
+    """Computes :func:`svgdx.ops.svgd_phi` of all M particles for those of this rank, (..., M_p, D).
+
+    It takes one round of the ring.
 
     Args:
         x, score: this rank's particles and scores, (..., M_p, D); float32, float64, bfloat16 or float16.
-        bandwidth: sigma > 0, the same on every rank: a number, a 0-d tensor or one for each batch row, (...).
+        bandwidth: sigma > 0, the same on every rank: a number, a 0-d tensor or one per batch row, (...).
         group: the process group; None is the default one.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as the op, on every rank with the rank named; a rank that does not come
-            within the group's time-out.
+        TypeError, ValueError, RuntimeError: as the op, on every rank, naming the rank whose input is refused; and
+            RuntimeError if a rank is missing until the group's timeout.
 
     Source: Liu & Wang, Stein Variational Gradient Descent, NeurIPS 2016, eq. 8.
     """
@@ -39,9 +41,9 @@ def svgd_phi(x: Tensor, score: Tensor, bandwidth: Scalar, group: Group | None = 
 
 
 def svgd_phi_trace(x: Tensor, score: Tensor, bandwidth: Scalar, group: Group | None = None) -> tuple[Tensor, Tensor]:
-    """:func:`svgdx.ops.svgd_phi_trace` of all M particles, for this rank's: (..., M_p, D) and (..., M_p).
+    """Computes :func:`svgdx.ops.svgd_phi_trace` of all M particles for this rank's, (..., M_p, D) and (..., M_p).
 
-    Arguments and errors as in :func:`svgd_phi`. One round of the ring.
+    It takes one round of the ring. Arguments and errors as in :func:`svgd_phi`.
     """
     phi, trace, _ = _field("svgd_phi_trace", x, score, bandwidth, group)
     return phi.to(x.dtype), trace.to(x.dtype)
@@ -56,14 +58,16 @@ def svgd_step(
     hessian_trace: Tensor | None = None,
     group: Group | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`svgdx.ops.svgd_step` of all M particles, for this rank's: (..., M_p, D) and (..., M_p).
+    """Computes :func:`svgdx.ops.svgd_step` of all M particles for this rank's, (..., M_p, D) and (..., M_p).
+
+    It takes one round of the ring.
 
     Args:
         x, score, bandwidth, group: as in :func:`svgd_phi`.
-        step_size: eps, the same on every rank: a number, a 0-d tensor or one for each batch row, (...).
+        step_size: eps, the same on every rank: a number, a 0-d tensor or one per batch row, (...).
         log_q, hessian_trace: of this rank's particles, (..., M_p).
 
-    Errors as in :func:`svgd_phi`. One round of the ring.
+    Errors as in :func:`svgd_phi`.
     """
     op = "svgd_step"
 
@@ -73,8 +77,8 @@ def svgd_step(
         if hessian_trace is not None:
             _checks.per_particle(op, "hessian_trace", hessian_trace, x)
 
-    beside = {"log_q": log_q, "hessian_trace": hessian_trace}
-    phi, trace, shards = _field(op, x, score, bandwidth, group, check, beside)
+    others = {"log_q": log_q, "hessian_trace": hessian_trace}
+    phi, trace, shards = _field(op, x, score, bandwidth, group, check, others)
     if hessian_trace is not None:
         trace = trace + hessian_trace / shards.total
     eps = _number(op, "step_size", step_size, x, positive=False)[..., None]
@@ -89,13 +93,13 @@ def svgd_jacobian_sqnorm(
     hvp: Tensor | None = None,
     group: Group | None = None,
 ) -> Tensor:
-    """:func:`svgdx.ops.svgd_jacobian_sqnorm` of all M particles, for this rank's: (..., M_p).
+    """Computes :func:`svgdx.ops.svgd_jacobian_sqnorm` of all M particles for those of this rank, (..., M_p).
 
-    |J_i|_F^2 is not a sum over blocks, but J_i is: it is built, D^2 numbers for each particle, for so many of them at a
-    time that 16 M_p D numbers hold them. That takes one round of the ring for D <= 16, ceil(D / 16) for larger D, and
-    O(M M_p D^2) work, as much for each number sent as :func:`svgd_phi` does. The Gram matrices that the single op
-    takes for large D need M^2 work for each particle and every pair of blocks on every rank: more where M > D^2, where
-    shards are worth their while. A gradient keeps all of them, M_p D^2 numbers.
+    |J_i|_F^2 is not a sum over blocks, but J_i is. Its D^2 numbers are computed for as many particles at a time as fit
+    into 16 M_p D numbers. That takes one round of the ring for D <= 16, ceil(D / 16) for larger D, and O(M M_p D^2)
+    work: per transferred number as much as :func:`svgd_phi`. The Gram matrices that the single-process op uses for
+    large D would need M^2 work per particle and every pair of blocks on every rank, which is more if M > D^2, the case
+    for which sharding pays. If a gradient is needed, all Jacobians are kept, M_p D^2 numbers.
 
     Args:
         x, score, bandwidth, group: as in :func:`svgd_phi`.
@@ -109,11 +113,11 @@ def svgd_jacobian_sqnorm(
     shards = _agree(
         op, x, score, bandwidth, group, lambda: _checks.probe_pair(op, probe, hvp, x), {"probe": probe, "hvp": hvp}
     )
-    found = []
+    sqnorms = []
     for rows, jacobian in _jacobians(op, x, score, bandwidth, shards):
-        v, h = (None if each is None else wide(each[..., rows, :]) for each in (probe, hvp))
-        found.append(sqnorm_of(jacobian, v, h, shards.total))
-    return torch.cat(found, -1).to(x.dtype)
+        v, h = (None if vector is None else wide(vector[..., rows, :]) for vector in (probe, hvp))
+        sqnorms.append(sqnorm_of(jacobian, v, h, shards.total))
+    return torch.cat(sqnorms, -1).to(x.dtype)
 
 
 def svgd_logdet(
@@ -124,14 +128,16 @@ def svgd_logdet(
     hessian: Tensor | None = None,
     group: Group | None = None,
 ) -> Tensor:
-    """:func:`svgdx.ops.svgd_logdet` of all M particles, for this rank's: (..., M_p), D <= 16.
+    """Computes :func:`svgdx.ops.svgd_logdet` of all M particles for those of this rank, (..., M_p), for D <= 16.
+
+    It takes one round of the ring and memory O(M_p D^2).
 
     Args:
         x, score, bandwidth, group: as in :func:`svgd_phi`.
         step_size: as in :func:`svgd_step`.
         hessian: of this rank's particles, (..., M_p, D, D).
 
-    Errors as in :func:`svgd_phi`. One round of the ring; memory O(M_p D^2).
+    Errors as in :func:`svgd_phi`.
     """
     op = "svgd_logdet"
 
@@ -141,17 +147,17 @@ def svgd_logdet(
 
     shards = _agree(op, x, score, bandwidth, group, check, {"hessian": hessian})
     eps = _number(op, "step_size", step_size, x, positive=False)
-    found = []
+    logdets = []
     for rows, jacobian in _jacobians(op, x, score, bandwidth, shards):
-        some = None if hessian is None else wide(hessian[..., rows, :, :])
-        found.append(logdet_of(jacobian, some, eps, shards.total))
-    return torch.cat(found, -1).to(x.dtype)
+        rows_hessian = None if hessian is None else wide(hessian[..., rows, :, :])
+        logdets.append(logdet_of(jacobian, rows_hessian, eps, shards.total))
+    return torch.cat(logdets, -1).to(x.dtype)
 
 
 def step_bound(sqnorm: Tensor, group: Group | None = None) -> Tensor:
-    """eps_UB = 1 / max_i |J_i|_F over the particles of all ranks, (...), from this rank's squared norms (..., M_p).
+    """Computes eps_UB = 1 / max_i |J_i|_F of all particles, (...), from this rank's squared norms (..., M_p).
 
-    Below it x -> x + eps phi is invertible. Detached; a NaN on any rank makes it NaN on all.
+    Below it x -> x + eps phi is invertible. The result is detached, and a NaN on any rank makes it NaN on all.
 
     Raises RuntimeError as :func:`svgd_phi`.
 
@@ -162,7 +168,7 @@ def step_bound(sqnorm: Tensor, group: Group | None = None) -> Tensor:
 
 
 def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u", group: Group | None = None) -> Tensor:
-    """:func:`svgdx.ops.ksd` of all M particles, (...), the same on every rank. One round of the ring.
+    """Computes :func:`svgdx.ops.ksd` of all M particles, (...), the same on every rank, in one round of the ring.
 
     Args:
         x, score, bandwidth, group: as in :func:`svgd_phi`.
@@ -170,8 +176,8 @@ def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u", group
 
     Errors as in :func:`svgd_phi`, and ValueError for another statistic.
 
-    Source: Liu, Lee & Jordan, A Kernelized Stein Discrepancy for Goodness-of-fit Tests, ICML 2016, theorem 3.6, whose
-    sum over j of u_ij is s_i . phi_i + t_i.
+    Source: Liu, Lee & Jordan, A Kernelized Stein Discrepancy for Goodness-of-fit Tests, ICML 2016, theorem 3.6; its sum
+    over j of u_ij is s_i . phi_i + t_i.
     """
     op = "ksd"
 
@@ -186,7 +192,7 @@ def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u", group
         return x.new_zeros(x.shape[:-2])
     scores, precision = wide(score), _number(op, "bandwidth", bandwidth, x) ** -2
     if statistic == "v":
-        # In each particle's summand: every rank then has its share of the gradient.
+        # Inside each particle's summand, so that every rank gets its share of the gradient.
         summand = (scores * phi).sum(-1) + trace + x.shape[-1] * precision.unsqueeze(-1) / shards.total
         return shards.mean(summand).to(x.dtype)
     summand = (scores * (phi - scores / shards.total)).sum(-1) + trace
@@ -200,18 +206,18 @@ def _field(
     bandwidth: Scalar,
     group: Group | None,
     check: Callable[[], None] = lambda: None,
-    beside: dict[str, Tensor | None] | None = None,
+    others: dict[str, Tensor | None] | None = None,
     facts: dict[str, object] | None = None,
 ) -> tuple[Tensor, Tensor, Shards]:
-    """phi and the kernel part of Tr J in the compute dtype, and the shards."""
-    shards = _agree(op, x, score, bandwidth, group, check, beside, facts)
+    """phi and the kernel part of Tr J in the compute dtype, and the shards. Collective."""
+    shards = _agree(op, x, score, bandwidth, group, check, others, facts)
     sigma = _number(op, "bandwidth", bandwidth, x)
     phi, trace = ring_sum(Field(shards.total), shards, x, score, slice(0, x.shape[-2]), sigma)
     return phi, trace, shards
 
 
 def _jacobians(op: str, x: Tensor, score: Tensor, bandwidth: Scalar, shards: Shards) -> Iterator[tuple[slice, Tensor]]:
-    """J_i - H_i / M of this rank's particles, (..., Q, D, D), as many at a time as the memory is for."""
+    """Yields J_i - H_i / M of this rank's particles, (..., Q, D, D), for as many at a time as the memory allows."""
     sigma = _number(op, "bandwidth", bandwidth, x)
     h = sigma[..., None, None].expand(*sigma.shape, 1, x.shape[-1])
     block = Pairs(gaussian, shards.total, jacobian=True)
@@ -220,7 +226,7 @@ def _jacobians(op: str, x: Tensor, score: Tensor, bandwidth: Scalar, shards: Sha
 
 
 def jacobian_rows(x: Tensor, shards: Shards) -> list[slice]:
-    """The particles of this rank whose Jacobians are held together, as many slices on every rank."""
+    """The particles of this rank whose Jacobians are in memory together; the number of slices is that of all ranks."""
     step = max(1, JACOBIAN_SHARDS * shards.largest // max(1, x.shape[-1]))
     count = x.shape[-2]
     return [slice(min(first, count), min(first + step, count)) for first in range(0, max(1, shards.largest), step)]
@@ -233,9 +239,11 @@ def _agree(
     bandwidth: Scalar,
     group: Group | None,
     check: Callable[[], None] = lambda: None,
-    beside: dict[str, Tensor | None] | None = None,
+    others: dict[str, Tensor | None] | None = None,
     facts: dict[str, object] | None = None,
 ) -> Shards:
+    """Checks this rank's arguments, compares them with those of the other ranks, and counts all particles."""
+
     def all_checks() -> None:
         _checks.tensor(op, "x", x)
         _checks.particles(op, x, score)
@@ -244,7 +252,7 @@ def _agree(
 
     shared = {"bandwidth": bandwidth} if isinstance(bandwidth, Tensor) else {}
     plain = {} if isinstance(bandwidth, Tensor) else {"bandwidth": bandwidth}
-    sharded = {"x": x, "score": score, **(beside or {})}
+    sharded = {"x": x, "score": score, **(others or {})}
     return agree(op, group, sharded, shared, all_checks, {**plain, **(facts or {})})
 
 

@@ -1,4 +1,4 @@
-"""How particles are sharded over the ranks of a process group, what all ranks agree on, and sums over all of them."""
+"""Shards of particles over the ranks of a process group, the comparison of all ranks' inputs, and sums over ranks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Of what each rank tells the others about its input: enough for eight tensors, small beside any shard.
+# Size of the description of a rank's input: enough for eight tensors, small compared with any shard.
 SIGNATURE_BYTES = 768
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Particles over the ranks of a process group, made by `Shards.of`.
+    """The division of particles over the ranks of a process group, made by `Shards.of`.
 
     Attributes:
         group: the process group.
         rank: of this process in the group.
-        counts: M_p, the particles of each rank.
+        counts: M_p, the number of particles of each rank.
     """
 
     group: dist.ProcessGroup
@@ -31,14 +31,15 @@ class Shards:
 
     @classmethod
     def of(cls, x: Tensor, group: dist.ProcessGroup | None = None) -> Shards:
-        """The shards x (..., M_p, D) of all ranks. Collective.
+        """The division of shards x (..., M_p, D). Collective.
 
-        Raises RuntimeError, naming the rank, where leading dimensions, D, dtype or kind of device differ.
+        Raises RuntimeError, naming the rank, if leading dimensions, D, dtype or kind of device differ.
         """
         return agree("Shards", group, {"x": x})
 
     @property
     def size(self) -> int:
+        """P, the number of ranks."""
         return len(self.counts)
 
     @property
@@ -48,12 +49,13 @@ class Shards:
 
     @property
     def largest(self) -> int:
+        """The particles of the largest shard."""
         return max(self.counts)
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum of a tensor over the ranks, the same on each. Its gradient goes to each rank's term unchanged."""
-        found: Tensor = _Sum.apply(value, self)
-        return found
+        """The sum of a tensor over the ranks, the same on each. Each rank's term gets the gradient unchanged."""
+        total: Tensor = _Sum.apply(value, self)
+        return total
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over all M particles of values (..., M_p), (...)."""
@@ -64,7 +66,7 @@ class Shards:
         value = value.detach()
         lowest = value.new_full((*value.shape[:-1], 1), -torch.inf)
         value = torch.cat([value, lowest], -1)
-        # Backends differ in what they make of a NaN.
+        # Backends treat a NaN differently.
         both = torch.stack(
             [value.nan_to_num(-torch.inf, torch.inf, -torch.inf).amax(-1), value.isnan().any(-1).to(value)]
         )
@@ -78,12 +80,12 @@ class Shards:
         return self.sum((x - centre.unsqueeze(-2)).square().sum(-2) / self.total)
 
     def exchange(self, send: Iterable[Tensor], receive: Iterable[Tensor]) -> list[dist.Work]:
-        """Starts to send tensors to the next rank of the ring and to receive from the one before; empty ones stay."""
+        """Starts sending tensors to the next rank of the ring and receiving from the previous one; skips empty ones."""
         after = dist.get_global_rank(self.group, (self.rank + 1) % self.size)
         before = dist.get_global_rank(self.group, (self.rank - 1) % self.size)
-        moves = [dist.P2POp(dist.isend, each, after, self.group) for each in send if each.numel()]
-        moves += [dist.P2POp(dist.irecv, each, before, self.group) for each in receive if each.numel()]
-        return dist.batch_isend_irecv(moves) if moves else []
+        transfers = [dist.P2POp(dist.isend, tensor, after, self.group) for tensor in send if tensor.numel()]
+        transfers += [dist.P2POp(dist.irecv, tensor, before, self.group) for tensor in receive if tensor.numel()]
+        return dist.batch_isend_irecv(transfers) if transfers else []
 
 
 class _Sum(torch.autograd.Function):
@@ -100,23 +102,24 @@ class _Sum(torch.autograd.Function):
 
 
 def even_split(total: int, size: int) -> tuple[int, ...]:
-    """Particles of each rank where M are shared out evenly; the first M mod P ranks get one more."""
+    """The particles of each rank if M are divided evenly; the first M mod P ranks get one more."""
     return tuple(total // size + (rank < total % size) for rank in range(size))
 
 
 def sum_gradients(parameters: Iterable[Tensor], group: dist.ProcessGroup | None = None) -> None:
-    """Adds up over the ranks the gradients of parameters that all ranks share, in place, by one all-reduce a dtype.
+    """Sums the gradients of parameters that all ranks share over the ranks, in place, by one all-reduce per dtype.
 
     A parameter without a gradient on this rank counts as zero. Collective.
     """
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
-    for each in parameters:
-        by_dtype.setdefault(each.dtype, []).append(each)
+    for parameter in parameters:
+        by_dtype.setdefault(parameter.dtype, []).append(parameter)
     for shared in by_dtype.values():
-        flat = torch.cat([(torch.zeros_like(each) if each.grad is None else each.grad).flatten() for each in shared])
+        grads = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in shared]
+        flat = torch.cat([grad.flatten() for grad in grads])
         dist.all_reduce(flat, group=group)
-        for each, grad in zip(shared, flat.split([each.numel() for each in shared]), strict=True):
-            each.grad = grad.view_as(each).clone()
+        for parameter, grad in zip(shared, flat.split([parameter.numel() for parameter in shared]), strict=True):
+            parameter.grad = grad.view_as(parameter).clone()
 
 
 def agree(
@@ -127,19 +130,19 @@ def agree(
     check: Callable[[], None] = lambda: None,
     facts: Mapping[str, object] | None = None,
 ) -> Shards:
-    """Compares over the ranks what they were given, by one small all-gather, and counts their particles.
+    """Compares the inputs of all ranks by one small all-gather, and counts their particles.
 
     Args:
-        op: who asks, for the error.
-        group: None is the default group.
-        sharded: x first, (..., M_p, D); then tensors (..., M_p) or (..., M_p, anything) beside it. None: not given.
+        op: name of the caller, for errors.
+        group: the process group; None is the default one.
+        sharded: x first, (..., M_p, D), then other tensors (..., M_p) or (..., M_p, *); None for an omitted argument.
         shared: tensors that have the same shape on each rank.
         check: refuses the input of this rank by raising.
-        facts: plain settings that must be the same on each rank.
+        facts: settings that must be the same on each rank.
 
     Raises:
         RuntimeError: there is no such group; a rank's input differs from that of rank 0 or was refused there; or a rank
-            did not come within the group's time-out.
+            was missing until the group's timeout.
     """
     if not dist.is_initialized():
         raise RuntimeError(f"svgdx.distributed.{op}: call torch.distributed.init_process_group first")
@@ -150,59 +153,62 @@ def agree(
     refused: Exception | None = None
     try:
         check()
-        mine = _signature(op, sharded, shared or {}, facts or {})
+        own = _signature(op, sharded, shared or {}, facts or {})
     except (TypeError, ValueError, RuntimeError) as error:
-        refused, mine = error, {"refused": str(error)[:400]}
-    every = _exchange(op, mine, world)
-    for other, found in enumerate(every):
-        if "refused" in found:
+        refused, own = error, {"refused": str(error)[:400]}
+    signatures = _exchange(op, own, world)
+    for other, signature in enumerate(signatures):
+        if "refused" in signature:
             if other == rank and refused is not None:
                 raise refused
-            raise RuntimeError(f"svgdx.distributed.{op}: rank {other} refused its input: {found['refused']}")
-    for other, found in enumerate(every):
-        _same(op, found, every[0], other)
-    return Shards(world, rank, tuple(found["particles"] for found in every))
+            raise RuntimeError(f"svgdx.distributed.{op}: rank {other} refused its input: {signature['refused']}")
+    for other, signature in enumerate(signatures):
+        _check_same(op, signature, signatures[0], other)
+    return Shards(world, rank, tuple(signature["particles"] for signature in signatures))
 
 
 def _signature(
     op: str, sharded: Mapping[str, Tensor | None], shared: Mapping[str, Tensor | None], facts: Mapping[str, object]
 ) -> dict[str, Any]:
+    """A description of a rank's input, which must be equal on all ranks except for the particles."""
     x = next(iter(sharded.values()))
     if not isinstance(x, Tensor) or x.dim() < 2:
         raise RuntimeError(f"svgdx.distributed.{op}: x must be a tensor of shape (..., M, D)")
     axis = x.dim() - 2
-    found: dict[str, Any] = {"particles": x.shape[axis], "op": op}
+    signature: dict[str, Any] = {"particles": x.shape[axis], "op": op}
     for name, value in {**sharded, **shared}.items():
         if value is None:
-            found[name] = "none"
+            signature[name] = "none"
             continue
-        size = [str(each) for each in value.shape]
+        shape = [str(size) for size in value.shape]
         if name in sharded:
-            size[axis] = "M"
-        wants = " with gradient" if torch.is_grad_enabled() and value.requires_grad else ""
+            shape[axis] = "M"
+        gradient = " with gradient" if torch.is_grad_enabled() and value.requires_grad else ""
         kind = f"{str(value.dtype).removeprefix('torch.')} on {value.device.type}"
-        found[name] = f"({', '.join(size)}) {kind}{wants}"
-    return found | {name: str(value) for name, value in facts.items()}
+        signature[name] = f"({', '.join(shape)}) {kind}{gradient}"
+    return signature | {name: str(value) for name, value in facts.items()}
 
 
-def _exchange(op: str, mine: dict[str, Any], group: dist.ProcessGroup) -> list[dict[str, Any]]:
-    text = json.dumps(mine, ensure_ascii=True).encode()
+def _exchange(op: str, own: dict[str, Any], group: dist.ProcessGroup) -> list[dict[str, Any]]:
+    """The signatures of all ranks."""
+    text = json.dumps(own, ensure_ascii=True).encode()
     if len(text) > SIGNATURE_BYTES:
-        text = json.dumps({"refused": f"more dimensions than can be compared: {mine}"[: SIGNATURE_BYTES // 2]}).encode()
-    # NCCL moves memory of the GPU alone.
+        text = json.dumps({"refused": f"too many dimensions to compare: {own}"[: SIGNATURE_BYTES // 2]}).encode()
+    # NCCL transfers GPU memory only.
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(group) == "nccl" else None
     sent = torch.tensor(list(text.ljust(SIGNATURE_BYTES)), dtype=torch.uint8, device=device)
     received = [torch.empty_like(sent) for _ in range(dist.get_world_size(group))]
     try:
         dist.all_gather(received, sent, group=group)
     except RuntimeError as error:
-        where = f"rank {dist.get_rank(group)} of {dist.get_world_size(group)}"
-        raise RuntimeError(f"svgdx.distributed.{op}: {where} waited in vain for another rank: {error}") from error
-    return [json.loads(bytes(each.tolist())) for each in received]
+        place = f"rank {dist.get_rank(group)} of {dist.get_world_size(group)}"
+        raise RuntimeError(f"svgdx.distributed.{op}: {place} timed out waiting for another rank: {error}") from error
+    return [json.loads(bytes(signature.tolist())) for signature in received]
 
 
-def _same(op: str, found: dict[str, Any], first: dict[str, Any], rank: int) -> None:
-    for name in {**first, **found}:
-        if name != "particles" and found.get(name) != first.get(name):
-            what = f"{name} {found.get(name, 'none')}, but rank 0 has {first.get(name, 'none')}"
-            raise RuntimeError(f"svgdx.distributed.{op}: rank {rank} has {what}")
+def _check_same(op: str, signature: dict[str, Any], first: dict[str, Any], rank: int) -> None:
+    """Raises RuntimeError if a rank's signature differs from that of rank 0."""
+    for name in {**first, **signature}:
+        if name != "particles" and signature.get(name) != first.get(name):
+            difference = f"{name} {signature.get(name, 'none')}, but rank 0 has {first.get(name, 'none')}"
+            raise RuntimeError(f"svgdx.distributed.{op}: rank {rank} has {difference}")
