@@ -14,10 +14,11 @@ from torch import Tensor
 pytest.importorskip("gymnasium", reason="reinforcement learning needs the packages of svgdx[rl]")
 pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
 
-from svgdx.rl.actor import StateGaussian, SteinActor
+from svgdx.rl.actor import SteinActor
 from svgdx.rl.critics import TwinCritic
 from svgdx.rl.presets import SteinSettings
 from svgdx.rl.targets import make_target
+from svgdx.samplers.initial import DiagonalGaussian
 
 B, M, S, D = 400, 10, 2, 2
 
@@ -41,7 +42,7 @@ def error(activation: str, hessian: str, difference: float = 0.0) -> float:
 
     def entropy_term(mean: Tensor) -> Tensor:
         torch.manual_seed(1)
-        sample = actor.sample(StateGaussian(mean.expand(B, D), torch.full((B, D), 0.6).double()), target)
+        sample = actor.sample(DiagonalGaussian(mean.expand(B, D), torch.full((B, D), 0.6).double()), target)
         assert sample.log_prob is not None
         return sample.log_prob.mean()
 

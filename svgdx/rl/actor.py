@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from svgdx.rl.presets import SteinSettings
 from svgdx.rl.targets import log_tanh_slope
 from svgdx.samplers import RBF, SVGD, Chain, EpsilonGreedy, Heuristic, Learnt, MetropolisHastings, SteinStop
 from svgdx.samplers.control import Control
-from svgdx.samplers.initial import Initial
+from svgdx.samplers.initial import DiagonalGaussian, Initial
 from svgdx.samplers.parameters import Value
 from svgdx.samplers.targets import Target
 
@@ -23,24 +22,6 @@ STD = (0.1, 1.0)
 # Bounds of learnt values: a factor of 100 and more around actions, which are of order 1 before their tanh.
 BANDWIDTH = (0.01, 10.0)
 STEP_SIZE = (1e-4, 10.0)
-
-
-class StateGaussian:
-    """The initial distribution at B states: a diagonal Gaussian with mean and std (B, D)."""
-
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        self.mean, self.std = mean, std
-
-    def draw(self, n: int, batch: tuple[int, ...], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        mean, std = self.mean.unsqueeze(-2), self.std.unsqueeze(-2)
-        shape = (*batch, *self.mean.shape[:-1], n, self.mean.shape[-1])
-        noise = torch.randn(shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        log_q = -(0.5 * noise.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
-        return mean + std * noise, log_q
-
-    def box(self, deviations: float) -> tuple[Tensor, Tensor]:
-        mean, std = self.mean.detach(), self.std.detach()
-        return mean - deviations * std, mean + deviations * std
 
 
 class SteinSample(NamedTuple):
@@ -107,13 +88,13 @@ class SteinActor(nn.Module):
             return Heuristic(settings.bandwidth)
         return Learnt(settings.bandwidth_start, max(1, settings.steps), *BANDWIDTH)
 
-    def initial(self, state: Tensor) -> StateGaussian:
-        """The distribution from which the particles of states (B, S) start."""
+    def initial(self, state: Tensor) -> DiagonalGaussian:
+        """The distribution from which the particles of states (B, S) start, with mean and std (B, D)."""
         z = state
         for layer in self.layers:
             z = self.activation(layer(z))
         mean, log_std = self.head(z).chunk(2, -1)
-        return StateGaussian(mean, log_std.clamp(*LOG_STD).exp().clamp(*STD))
+        return DiagonalGaussian(mean, log_std.clamp(*LOG_STD).exp().clamp(*STD))
 
     def sample(self, initial: Initial, target: Target, log_prob: bool = True, recorded: bool = False) -> SteinSample:
         """Runs SVGD from an initial distribution over B states to a target at the same states.
@@ -162,4 +143,4 @@ class SteinActor(nn.Module):
         return SteinStop(settings.stop_threshold, settings.patience or None)
 
 
-__all__ = ["StateGaussian", "SteinActor", "SteinSample"]
+__all__ = ["SteinActor", "SteinSample"]

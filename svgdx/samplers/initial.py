@@ -19,6 +19,31 @@ class Initial(Protocol):
         """mean - and + `deviations` standard deviations, each (D,)."""
 
 
+class DiagonalGaussian:
+    """A diagonal Gaussian, or one for each of a batch of problems.
+
+    Args:
+        mean, std: (D,) or (..., D).
+        log_std: log(std), for callers that have it already.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor, log_std: Tensor | None = None) -> None:
+        self.mean, self.std, self.log_std = mean, std, std.log() if log_std is None else log_std
+
+    def draw(self, n: int, batch: tuple[int, ...], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """n particles (batch..., ..., n, D) and their log density (batch..., ..., n) in nats."""
+        mean, std, log_std = (value.unsqueeze(-2) for value in (self.mean, self.std, self.log_std))
+        shape = (*batch, *self.mean.shape[:-1], n, self.mean.shape[-1])
+        noise = torch.randn(shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        log_q = -(0.5 * noise.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+        return mean + std * noise, log_q
+
+    def box(self, deviations: float) -> tuple[Tensor, Tensor]:
+        """mean - and + `deviations` standard deviations, each in the shape of the mean; detached."""
+        mean, std = self.mean.detach(), self.std.detach()
+        return mean - deviations * std, mean + deviations * std
+
+
 class LearntGaussian(nn.Module):
     """A diagonal Gaussian with learnt mean and standard deviations.
 
@@ -37,14 +62,13 @@ class LearntGaussian(nn.Module):
         self.log_std = nn.Parameter(std.detach().log())
 
     def draw(self, n: int, batch: tuple[int, ...], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        mean = self.mean
-        noise = torch.randn(*batch, n, mean.numel(), generator=generator, dtype=mean.dtype, device=mean.device)
-        log_q = -(0.5 * noise.square() + self.log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
-        return mean + self.log_std.exp() * noise, log_q
+        return self._gaussian().draw(n, batch, generator)
 
     def box(self, deviations: float) -> tuple[Tensor, Tensor]:
-        mean, std = self.mean.detach(), self.log_std.detach().exp()
-        return mean - deviations * std, mean + deviations * std
+        return self._gaussian().box(deviations)
+
+    def _gaussian(self) -> DiagonalGaussian:
+        return DiagonalGaussian(self.mean, self.log_std.exp(), self.log_std)
 
 
 class FixedInitial:
