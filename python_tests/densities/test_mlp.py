@@ -52,6 +52,20 @@ def test_hessian_trace_uses_score_hvp(monkeypatch: pytest.MonkeyPatch) -> None:
         svgdx.hessian_trace(model, x, create_graph=True)
 
 
+def test_a_subclass_with_another_forward_has_its_own_derivatives() -> None:
+    class Tempered(MLPLogDensity):
+        def forward(self, x: Tensor) -> Tensor:
+            return 0.25 * super().forward(x)
+
+    tempered = Tempered(5, 12, 2).double()
+    x, probe = torch.randn(4, 5).double(), torch.randn(4, 5).double()
+    derivatives = tempered.score_hvp(x, probe)
+    assert not any(derivative.requires_grad for derivative in derivatives)
+    torch.testing.assert_close(list(derivatives), autograd(tempered, x, probe))
+    h = svgdx.hessian_trace(tempered, x)
+    torch.testing.assert_close(list(h[:2]), autograd(tempered, x, probe)[:2])
+
+
 def test_state_dict_keys() -> None:
     """Existing checkpoints load: the keys are those of earlier versions."""
     names = [f"layers.{i}.{name}" for i in (0, 2, 4) for name in ("weight", "bias")]

@@ -59,15 +59,16 @@ class MLPLogDensity(LogDensity):
         """Returns f (...), its gradient (..., D) and its Hessian times probe (..., D), at x (..., D).
 
         With create_graph the results come from autograd and are differentiable in x and in the parameters. Otherwise
-        they come from :func:`svgdx.ops.mlp_score_hvp` and are detached.
+        they are detached and come from :func:`svgdx.ops.mlp_score_hvp`, unless a subclass overrides ``forward``.
         """
-        if create_graph:
+        overridden = type(self).forward is not MLPLogDensity.forward
+        if create_graph or overridden:
             with torch.enable_grad():
-                x = x if x.requires_grad else x.detach().requires_grad_()
+                x = x if create_graph and x.requires_grad else x.detach().requires_grad_()
                 value = self(x)
                 (score,) = torch.autograd.grad(value.sum(), x, create_graph=True)
-                (hvp,) = torch.autograd.grad(score, x, probe, create_graph=True)
-            return value, score, hvp
+                (hvp,) = torch.autograd.grad(score, x, probe, create_graph=create_graph)
+            return (value, score, hvp) if create_graph else (value.detach(), score.detach(), hvp)
         x, probe = x.detach(), probe.detach()
         rows = x.reshape(-1, x.shape[-1])
         packed, vectors = self._frozen or self._pack(), probe.reshape(rows.shape)

@@ -47,7 +47,7 @@ class Target:
     has_log_prob = True
 
     def __init__(self, target: nn.Module | LogProb) -> None:
-        # A Target is no module, so that the sampler does not train the parameters of the log density.
+        # A Target is not a module, so that the sampler does not train the parameters of the log density.
         self._log_prob = as_log_density(target)
 
     def log_prob(self, x: Tensor) -> Tensor:
