@@ -123,7 +123,7 @@ def test_interrupted_run_ends_with_a_checkpoint_and_resumes(
     out = tmp_path / "run"
     status, message = run_until(out, 20, number)
     assert status == 130
-    assert "interrupted" in message
+    assert "interrupted: saved a checkpoint at step" in message
     assert "Traceback" not in message
     records = (out / "metrics.jsonl").read_text().splitlines()
     assert checkpoint.load(newest(out)).step == json.loads(records[-1])["step"]

@@ -136,7 +136,7 @@ def test_an_interrupted_run_ends_with_a_checkpoint_and_resumes_with_all_seeds(fi
     arguments = options(out, seeds="0,1", steps=4000, checkpoint_every=4000)
     status, message = interrupted(arguments, out / "seed-0", 3, signal.SIGTERM, tmp_path)
     assert status == 130
-    assert "interrupted: checkpoint of step" in message
+    assert "interrupted: saved a checkpoint at step" in message
     assert "Traceback" not in message
     found = saved(out / "seed-0")
     assert len(found) == 1

@@ -1,4 +1,4 @@
-"""The baseline of EB-GFN: persistent contrastive divergence with Gibbs sampling or Gibbs with gradients."""
+"""The baseline of EB-GFN: persistent contrastive divergence (PCD) with Gibbs sampling or Gibbs with gradients (GWG)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from svgdx.samplers import gibbs_sweep, gwg_step
 
 
 class PCDTrainer(EnergyTrainer):
-    """The negatives are chains that are never restarted; an iteration moves each of them and updates the energy.
+    """Trains an energy against chains that are never restarted; an iteration moves each chain and updates the energy.
 
     Sources: Tieleman, ICML 2008; the sampler GWG of Grathwohl et al., ICML 2021, algorithm 1.
     """
@@ -29,11 +29,11 @@ class PCDTrainer(EnergyTrainer):
         before = self.chains
         self.chains = self.moved(before, config.sweeps if config.sampler == "pcd-gibbs" else config.flips, PROPOSAL)
         quantities["changed"] = (self.chains != before).float().mean().item()
-        of_data, of_chains = self.energy(torch.cat([data, self.chains]).float()).split([len(data), len(before)])
-        return of_data, of_chains
+        e_data, e_chains = self.energy(torch.cat([data, self.chains]).float()).split([len(data), len(before)])
+        return e_data, e_chains
 
     def moved(self, chains: Tensor, count: int, purpose: int) -> Tensor:
-        """The chains after `count` sweeps of Gibbs sampling or flips proposed by GWG."""
+        """The chains (n, D) after `count` sweeps of Gibbs sampling, or flips proposed by GWG."""
         generator = stream(self.config.seed, self.step, purpose)
         self.energy.requires_grad_(False)
         if self.config.sampler == "pcd-gibbs":
@@ -44,7 +44,10 @@ class PCDTrainer(EnergyTrainer):
         return moved
 
     def samples(self, count: int, sweeps: int = 0) -> Tensor:
-        """Chains as they are, each used as often as it takes; `sweeps` D moves of every bit set the copies apart."""
+        """Chains, each repeated as often as needed for (count, D), after `sweeps` sweeps that set the copies apart.
+
+        A sweep is one of Gibbs sampling, or D flips proposed by GWG; 0 leaves the chains as they are.
+        """
         assert self.chains is not None
         copies = self.chains.repeat(-(-count // len(self.chains)), 1)[:count]
         moves = sweeps * (1 if self.config.sampler == "pcd-gibbs" else self.task.dim)

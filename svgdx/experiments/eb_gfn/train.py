@@ -14,6 +14,7 @@ from svgdx.experiments.eb_gfn.pcd import PCDTrainer
 from svgdx.experiments.eb_gfn.tasks import Task
 from svgdx.experiments.eb_gfn.trainer import EBGFNTrainer
 from svgdx.experiments.run import loop, parallel
+from svgdx.experiments.run.figures import warn_if_unwritten
 from svgdx.experiments.run.folder import RunFolder, open_run
 from svgdx.experiments.run.loop import INTERRUPTED
 
@@ -41,8 +42,11 @@ def run(
     torch.set_num_threads(config.threads)
     trainer = trainer_of(config, task)
     finished = loop.run(trainer, folder, resume, chosen, quiet)
-    if parallel.main():
-        plots.curves(folder.path / "curves.png", folder.read_metrics())
+    metrics = folder.read_metrics()
+    # An interrupted first evaluation leaves none.
+    if parallel.main() and metrics:
+        with warn_if_unwritten():
+            plots.curves(folder.path / "curves.png", metrics)
     if not finished:
         return INTERRUPTED
     if not parallel.main():
@@ -50,7 +54,6 @@ def run(
     if config.final_points > 0:
         given = {"points": config.final_points, "paths": config.eval_paths, "ais_temperatures": 0}
         settings = EvaluationSettings.for_data(config.data, given)
-        with parallel.alone():
-            evaluate.report(trainer, settings, folder)
+        evaluate.report(trainer, settings, folder)
     print(f"Pictures: {folder.path / 'samples.png'}, {folder.path / 'curves.png'}")
     return 0

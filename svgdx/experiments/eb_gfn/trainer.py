@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from svgdx import gflownets
 from svgdx.experiments.eb_gfn.base import ACCEPTANCE, DATA, EVALUATION, LENGTH, PROPOSAL, ROLLOUT, EnergyTrainer
+from svgdx.experiments.run.adam import descend
+from svgdx.experiments.run.parallel import check_finite
 from svgdx.gflownets import Proposal, Trajectories, void_states
 
 
 class LogZ(nn.Module):
-    """log Z of the GFlowNet, learnt with a rate of its own."""
+    """log Z of the GFlowNet, learnt with its own learning rate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +24,10 @@ class LogZ(nn.Module):
 
 
 class EBGFNTrainer(EnergyTrainer):
-    """One iteration: a step of the GFlowNet towards R(x) = exp(-E(x)), K-step negatives from it, a step of the energy.
+    """Trains a GFlowNet and an energy together.
+
+    An iteration updates the GFlowNet towards the reward R(x) = exp(-E(x)), draws negatives with it by K-step moves, and
+    updates the energy.
 
     Source: Zhang et al., Generative Flow Networks for Discrete Probabilistic Modeling, ICML 2022 (arXiv 2202.01361),
     algorithm 1; the trajectory balance of Malkin et al., 2022, equation 14.
@@ -66,39 +71,39 @@ class EBGFNTrainer(EnergyTrainer):
         quantities["k"] = k = self._k()
         start = self._moved(data if self.chains is None else self.chains, k, config.sweeps - 1)
         proposal = gflownets.back_and_forth(self.policy, start, k, self.seed(PROPOSAL))
-        # One forward pass; a rejected move keeps its start, whose energy is known as well.
-        parts = [data, proposal.x_new] if start is data else [data, proposal.x_new, start]
-        of_data, of_new, *of_start = self.energy(torch.cat(parts).float()).split([len(part) for part in parts])
-        of_old = of_start[0] if of_start else of_data
-        x_next, accepted, quantities["acceptance"] = self._accepted(proposal, of_old, of_new, 0)
+        # One forward pass; a rejected move keeps its start, whose energy is needed, too.
+        batches = [data, proposal.x_new] if start is data else [data, proposal.x_new, start]
+        e_data, e_new, *e_start = self.energy(torch.cat(batches).float()).split([len(batch) for batch in batches])
+        e_old = e_start[0] if e_start else e_data
+        x_next, accepted, quantities["acceptance"] = self._accepted(proposal, e_old, e_new, 0)
         if self.chains is not None:
             self.chains = x_next
-        return of_data, torch.where(accepted, of_new, of_old)
+        return e_data, torch.where(accepted, e_new, e_old)
 
     @torch.no_grad()
     def _moved(self, x: Tensor, k: int, count: int) -> Tensor:
         """x after `count` moves of K steps, without gradient."""
         if count == 0:
             return x
-        here = self.energy(x.float())
+        e_old = self.energy(x.float())
         for move in range(1, count + 1):
             proposal = gflownets.back_and_forth(self.policy, x, k, self.seed(PROPOSAL), stream=move)
-            there = self.energy(proposal.x_new.float())
-            x, accepted, _ = self._accepted(proposal, here, there, move)
-            here = torch.where(accepted, there, here)
+            e_new = self.energy(proposal.x_new.float())
+            x, accepted, _ = self._accepted(proposal, e_old, e_new, move)
+            e_old = torch.where(accepted, e_new, e_old)
         return x
 
-    def _accepted(self, proposal: Proposal, of_old: Tensor, of_new: Tensor, move: int) -> tuple[Tensor, Tensor, float]:
-        """The next states, which of them were moved, and the mean probability of a move."""
+    def _accepted(self, proposal: Proposal, e_old: Tensor, e_new: Tensor, move: int) -> tuple[Tensor, Tensor, float]:
+        """The next states, whether each was moved, and the mean acceptance probability."""
         if self.config.mh == "none":
             return proposal.x_new, torch.ones(len(proposal.x), dtype=torch.bool), 1.0
         x_next, accepted, probability = gflownets.accept(
-            proposal, -of_old.detach(), -of_new.detach(), self.seed(ACCEPTANCE) + move, self.config.mh
+            proposal, -e_old.detach(), -e_new.detach(), self.seed(ACCEPTANCE) + move, self.config.mh
         )
         return x_next, accepted, probability.mean().item()
 
     def _k(self) -> int:
-        """K of this iteration: how many entries a move erases and fills."""
+        """K of this iteration: the number of entries that a move erases and fills again."""
         config, dim = self.config, self.task.dim
         most = min(config.k or dim, dim)
         if config.k_schedule == "fixed":
@@ -127,7 +132,8 @@ class EBGFNTrainer(EnergyTrainer):
         weights[:forward] = (1 - config.back_ratio) / config.batch
         loss = (weights * losses).sum()
         quantities["policy_loss"] = loss.item()
-        self.descend(self.policy_adam, loss, "policy", quantities, config.clip)
+        check_finite(self.step, quantities)
+        quantities |= descend(self.step, self.policy_adam, loss, "policy", config.clip)
         quantities["log_z"] = self.log_z.value.item()
         if config.ema > 0:
             with torch.no_grad():
@@ -159,5 +165,5 @@ class EBGFNTrainer(EnergyTrainer):
     def measure(self) -> dict[str, float]:
         config = self.config
         points = self.task.held_out(config.eval_points, self.seed(EVALUATION))
-        found = gflownets.log_likelihood(self.averaged, points, config.eval_paths, self.seed(EVALUATION))
-        return {"nll": -found.mean().item()}
+        log_likelihood = gflownets.log_likelihood(self.averaged, points, config.eval_paths, self.seed(EVALUATION))
+        return {"nll": -log_likelihood.mean().item()}

@@ -1,4 +1,7 @@
-"""Glow of images, put together from the layers of normflows."""
+"""Glow of images, assembled from the layers of normflows, and its training by maximum likelihood.
+
+It is the flow to which the table of the energy-based models compares them.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from svgdx.experiments.data import images as data
+from svgdx.experiments.ebm.base import CLIP, START, TRAIN, ImageTrainer
+from svgdx.experiments.ebm.config import EBMConfig
+from svgdx.experiments.metrics.images import ImageDistances
+from svgdx.experiments.run.adam import descend
 from svgdx.experiments.run.errors import UsageError
+from svgdx.experiments.run.loop import stream
+from svgdx.experiments.run.parallel import check_finite
+
+# An image is halved at most this often.
+_MOST_LEVELS = 3
 
 
 def require() -> Any:
-    """The module normflows. Raises UsageError where it is not installed."""
+    """The module normflows. Raises UsageError if it is not installed."""
     try:
         import normflows
     except ModuleNotFoundError as error:
@@ -24,11 +37,11 @@ class Glow(nn.Module):
     """A multi-scale Glow with a diagonal Gaussian at each level.
 
     Args:
-        shape: (channels, height, width); an image is halved while its sides are even, at most three times, and at
-            least once.
+        shape: (channels, height, width); an image is halved at least once and at most three times, while its sides are
+            even.
         blocks: blocks of one level: actnorm, invertible 1x1 convolution and affine coupling.
         width: channels inside a coupling.
-        first: images (N, D), two or more, by which the actnorm layers set themselves.
+        first: images (N, D), two or more, from which the actnorm layers initialise themselves.
 
     Raises:
         UsageError: normflows is not installed, or the images cannot be halved.
@@ -39,14 +52,8 @@ class Glow(nn.Module):
     def __init__(self, shape: tuple[int, int, int], blocks: int, width: int, first: Tensor) -> None:
         super().__init__()
         normflows = require()
-        channels, height, side = shape
-        levels = 0
-        while (
-            levels < 3 and not (height >> levels) % 2 and not (side >> levels) % 2 and min(height, side) >> levels > 2
-        ):
-            levels += 1
-        if not levels:
-            raise UsageError(f"--config glow: images must have even sides longer than 2, but are {height}x{side}")
+        channels, height, image_width = shape
+        levels = _levels(height, image_width)
         bases: list[Any] = []
         flows: list[list[Any]] = []
         for level in range(levels):
@@ -57,10 +64,10 @@ class Glow(nn.Module):
                 # normflows calls torch.lu by its deprecated name.
                 warnings.filterwarnings("ignore", "torch.lu is deprecated")
                 # A scale below 1 on the way to samples: its inverse, Glow's own, overflowed in rare samples.
-                kind = {"scale_map": "sigmoid_inv", "split_mode": "channel"}
-                couplings = [normflows.flows.GlowBlock(deep, width, **kind) for _ in range(blocks)]
+                options = {"scale_map": "sigmoid_inv", "split_mode": "channel"}
+                couplings = [normflows.flows.GlowBlock(deep, width, **options) for _ in range(blocks)]
             flows.append([*couplings, normflows.flows.Squeeze()])
-            latent = (deep if level == 0 else deep // 2, height >> halvings, side >> halvings)
+            latent = (deep if level == 0 else deep // 2, height >> halvings, image_width >> halvings)
             bases.append(normflows.distributions.DiagGaussian(latent))
         merges = [normflows.flows.Merge() for _ in range(levels - 1)]
         self.shape = shape
@@ -70,13 +77,56 @@ class Glow(nn.Module):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density in nats: (N, D) -> (N)."""
-        found: Tensor = self.flow.log_prob(x.reshape(-1, *self.shape), None)
-        return found
+        log_prob: Tensor = self.flow.log_prob(x.reshape(-1, *self.shape), None)
+        return log_prob
 
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Samples (count, D). normflows draws from torch's global generator, which is left as it was."""
+        """Samples (count, D). normflows draws from torch's global generator, whose state is restored."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             samples: Tensor = self.flow.sample(count)[0]
         return samples.flatten(1)
+
+
+def _levels(height: int, width: int) -> int:
+    """How often an image is halved. Raises UsageError if it cannot be."""
+    levels = 0
+    while (
+        levels < _MOST_LEVELS
+        and not (height >> levels) % 2
+        and not (width >> levels) % 2
+        and min(height, width) >> levels > 2
+    ):
+        levels += 1
+    if not levels:
+        raise UsageError(f"--config glow: images must have even sides longer than 2, but are {height}x{width}")
+    return levels
+
+
+class GlowTrainer(ImageTrainer):
+    """Minimises -E_data[log p]. An update sees as many noisy images as an update of an energy sees samples."""
+
+    def __init__(self, config: EBMConfig, images: data.Images, distances: ImageDistances) -> None:
+        super().__init__(config, images, distances)
+        start = stream(config.seed, 0, START, shared=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(start.initial_seed())
+            self.glow = Glow(images.shape, config.glow_blocks, config.glow_width, self.noisy_images(256, start))
+        self.adam = torch.optim.Adam(self.glow.parameters(), config.glow_lr)
+        self.modules = {"glow": self.glow}
+        self.optimisers = {"glow_adam": self.adam}
+
+    def update(self) -> dict[str, float]:
+        self.step += 1
+        config = self.config
+        real = self.noisy_images(config.batch * config.particles, stream(config.seed, self.step, TRAIN))
+        loss = -self.glow.log_prob(real).mean()
+        quantities = {"noise": self.noise(), "nll": loss.item()}
+        check_finite(self.step, quantities)
+        for group in self.adam.param_groups:
+            group["lr"] = self.learning_rate(config.glow_lr)
+        return quantities | descend(self.step, self.adam, loss, "glow", CLIP)
+
+    def samples(self, count: int, generator: torch.Generator) -> Tensor:
+        return self.glow.sample(count, generator)

@@ -8,9 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from svgdx.experiments.ebm.base import descend
+from svgdx.experiments.ebm.base import CLIP
 from svgdx.experiments.ebm.config import EBMConfig
-from svgdx.experiments.run.loop import check_finite
+from svgdx.experiments.run.adam import descend
+from svgdx.experiments.run.parallel import check_finite
 from svgdx.samplers import (
     RBF,
     SVGD,
@@ -107,7 +108,7 @@ class SVGDNegatives:
         quantities["sampler_loss"] = loss.item()
         check_finite(step, quantities)
         if learns:
-            quantities |= descend(step, self.adam, loss, self.sampler, "sampler")
+            quantities |= descend(step, self.adam, loss, "sampler", CLIP)
         return chain.x.detach().flatten(0, 1), quantities
 
     @torch.no_grad()

@@ -12,10 +12,10 @@ from svgdx.experiments.data import images as data
 from svgdx.experiments.ebm import glow, plots
 from svgdx.experiments.ebm.base import ImageTrainer
 from svgdx.experiments.ebm.config import EBMConfig
-from svgdx.experiments.ebm.glow_trainer import GlowTrainer
 from svgdx.experiments.ebm.trainer import EBMTrainer
 from svgdx.experiments.metrics.images import ImageDistances
 from svgdx.experiments.run import loop, parallel
+from svgdx.experiments.run.figures import warn_if_unwritten
 from svgdx.experiments.run.folder import RunFolder, open_run
 from svgdx.experiments.run.loop import INTERRUPTED
 
@@ -38,7 +38,7 @@ def load(config: EBMConfig) -> Task:
 
 
 def trainer_of(config: EBMConfig, task: Task) -> ImageTrainer:
-    kind = GlowTrainer if config.sampler == "glow" else EBMTrainer
+    kind = glow.GlowTrainer if config.sampler == "glow" else EBMTrainer
     return kind(config, task.images, task.distances)
 
 
@@ -58,8 +58,11 @@ def run(
         finished = loop.run(trainer_of(config, task), folder, resume, chosen, quiet)
     finally:
         # Of a diverged run too: they show how it went.
-        if parallel.main():
-            plots.curves(folder.path / "curves.png", folder.read_metrics())
+        metrics = folder.read_metrics()
+        # An interrupted first evaluation leaves none.
+        if parallel.main() and metrics:
+            with warn_if_unwritten():
+                plots.curves(folder.path / "curves.png", metrics)
     if not finished:
         return INTERRUPTED
     if parallel.main():

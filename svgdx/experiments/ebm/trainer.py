@@ -1,4 +1,4 @@
-"""Maximum-likelihood training of an energy-based model of images against the samples of one of several samplers."""
+"""Maximum-likelihood training of an energy-based model of images against samples of SVGD or Langevin dynamics."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from torch import Tensor
 
 from svgdx.densities import ConvLogDensity, MLPLogDensity
 from svgdx.experiments.data import images as data
-from svgdx.experiments.ebm.base import START, TRAIN, ImageTrainer, descend
+from svgdx.experiments.ebm.base import CLIP, START, TRAIN, ImageTrainer
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.ebm.negatives import LangevinNegatives, Negatives, SVGDNegatives
 from svgdx.experiments.metrics.images import ImageDistances
-from svgdx.experiments.run.loop import check_finite, stream
+from svgdx.experiments.run.adam import descend
+from svgdx.experiments.run.loop import stream
+from svgdx.experiments.run.parallel import check_finite
 
 
 class EBMTrainer(ImageTrainer):
-    """p(x) ∝ exp(f(x)) trained by L = E_q[f] - E_data[f] + H(q), minimised by the energy f.
+    """Trains p(x) ∝ exp(f(x)), where the energy f minimises L = E_q[f] - E_data[f] + H(q).
 
-    Each update draws negatives from q, which itself may learn to maximise L, and then updates f on them.
+    Each update draws negatives from q, which may itself be trained to maximise L, and then updates f on them.
 
     Source: Messaoud et al., Particles Don't Care About Z, ICML 2026, section on EBM training.
     """
@@ -53,27 +55,28 @@ class EBMTrainer(ImageTrainer):
         quantities["noise"] = self.noise()
         real = self.noisy_images(len(samples), generator)
         real.requires_grad_(config.gradient_penalty > 0)
-        of_samples, of_data = self.energy(samples), self.energy(real)
-        loss = of_samples.mean() - of_data.mean()
-        quantities |= {"energy_samples": of_samples.mean().item(), "energy_data": of_data.mean().item()}
+        f_samples, f_data = self.energy(samples), self.energy(real)
+        loss = f_samples.mean() - f_data.mean()
+        quantities |= {"energy_samples": f_samples.mean().item(), "energy_data": f_data.mean().item()}
         if "entropy" in quantities:
-            # L of the class's docstring; what is minimised leaves the entropy out and adds the penalties.
+            # L of the class's docstring; the loss leaves the entropy out, which f does not change, and adds penalties.
             quantities["objective"] = loss.item() + quantities["entropy"]
-        loss = loss + config.energy_penalty * (of_samples.square().mean() + of_data.square().mean())
+        loss = loss + config.energy_penalty * (f_samples.square().mean() + f_data.square().mean())
         if config.gradient_penalty > 0:
-            (slope,) = torch.autograd.grad(of_data.sum(), real, create_graph=True)
+            (slope,) = torch.autograd.grad(f_data.sum(), real, create_graph=True)
             loss = loss + config.gradient_penalty * slope.square().sum(-1).mean()
         quantities["energy_loss"] = loss.item()
         check_finite(self.step, quantities)
         for group in self.energy_adam.param_groups:
             group["lr"] = self.learning_rate(config.energy_lr)
-        quantities |= descend(self.step, self.energy_adam, loss, self.energy, "energy")
+        quantities |= descend(self.step, self.energy_adam, loss, "energy", CLIP)
 
     def samples(self, count: int, generator: torch.Generator) -> Tensor:
         return self.negatives.sample(self.energy, count, generator)
 
 
 def energy_of(config: EBMConfig, shape: tuple[int, int, int]) -> torch.nn.Module:
+    """A new energy f: (N, D) -> (N) for images of this shape, (channels, height, width)."""
     if config.energy == "conv":
         return ConvLogDensity(shape, config.width, config.activation, config.confinement)
     dim = shape[0] * shape[1] * shape[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,17 @@ class ImageDistances:
         """Made when first asked for: a rank that does not evaluate never trains it."""
         return _classifier(*self._source)
 
-    def __call__(self, samples: Tensor) -> dict[str, float]:
-        """Each distance of samples (N, D) to the held-out images."""
-        found = {}
+    def __call__(self, samples: Tensor, check_stop: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Each distance of samples (N, D) to the held-out images; check_stop is called between them and may raise."""
+        distances = {}
         if samples.shape[1] <= MOST_PIXELS:
-            found["pixel_distance"] = frechet_distance(samples, self.images.held_out)
-        found["feature_distance"] = self.features(samples)
+            distances["pixel_distance"] = frechet_distance(samples, self.images.held_out)
+            check_stop()
+        distances["feature_distance"] = self.features(samples)
         if self.inception:
-            found["fid"] = self.inception.fid(samples)
-        return found
+            check_stop()
+            distances["fid"] = self.inception.fid(samples)
+        return distances
 
 
 @functools.cache

@@ -1,176 +1,167 @@
-"""What happens between the updates of a run: log, evaluation, checkpoint, stop; a callback of Stable-Baselines3."""
+"""The learning of Stable-Baselines3, as the recorder of all experiments sees it, and rollouts for evaluations."""
 
 from __future__ import annotations
 
-import math
-import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
-from svgdx.experiments.rl.checkpoint import RLFolder
+from svgdx.experiments.rl.checkpoint import RLCheckpoint
 from svgdx.experiments.rl.config import RLConfig
-from svgdx.experiments.run.errors import DivergedError
+from svgdx.experiments.run.checkpoint import Checkpoint
+from svgdx.experiments.run.errors import StopRequested, require_finite, require_finite_tensors
+from svgdx.experiments.run.folder import RunFolder
 from svgdx.experiments.run.loop import stream_seed
+from svgdx.experiments.run.recorder import Record, Recorder
 
-# Purpose of a stream of random numbers, see loop.stream_seed.
+# Purposes of random numbers, see `svgdx.experiments.run.loop.stream_seed`.
 EVALUATION, EPISODE, ENTROPY = range(3)
 
 
-class RunLog(KVWriter):
-    """Writes what Stable-Baselines3 logs to TensorBoard, and as one line to metrics.jsonl."""
-
-    def __init__(self, folder: RLFolder, step: int) -> None:
-        self.folder = folder
-        self.writer = SummaryWriter(str(folder.events), purge_step=step + 1)
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        record: dict[str, Any] = {"step": step}
-        for key, value in sorted(key_values.items()):
-            name = key.rpartition("/")[2]
-            record[name] = value if isinstance(value, (list, int)) else float(value)
-            if not isinstance(value, list):
-                self.writer.add_scalar(key, record[name], step)
-        self.folder.append_metrics(record)
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-class RunCallback(BaseCallback):
-    """Acts where an update is done and the next rollout begins: what is saved there is whole.
+class Learner:
+    """An algorithm of Stable-Baselines3 with its environments, as a `svgdx.experiments.run.recorder.Experiment`.
 
     Args:
-        config, folder: of the run. env, evaluation: its environment, and copies for evaluations, one for each rollout.
-        stop: signals received; the run ends at the next chance once there is one.
-        seconds: duration of the steps so far. fresh: whether the run begins at step 0. quiet: no progress bar.
-
-    Attributes:
-        stopped: whether a signal ended the run before its last step.
+        config: settings of the run.
+        model: the algorithm.
+        env: the environment that it learns in.
+        evaluation: copies of the environment for evaluations, one for each rollout.
+        seconds: duration of the steps so far.
     """
 
-    def __init__(
-        self,
-        config: RLConfig,
-        folder: RLFolder,
-        env: DummyVecEnv,
-        evaluation: DummyVecEnv,
-        stop: list[int],
-        seconds: float,
-        fresh: bool,
-        quiet: bool,
-    ) -> None:
-        super().__init__()
-        self.config, self.folder, self.env, self.evaluation = config, folder, env, evaluation
-        self.stop, self.seconds, self.fresh, self.quiet = stop, seconds, fresh, quiet
-        self.stopped = False
+    def __init__(self, config: RLConfig, model: Any, env: DummyVecEnv, evaluation: DummyVecEnv, seconds: float) -> None:
+        self.config = self.options = config
+        self.model, self.env, self.evaluation, self.seconds = model, env, evaluation, seconds
+        self.last_step = config.steps
+        self._logged_step, self._logged_seconds = self.step, seconds
 
-    def _on_training_start(self) -> None:
-        step = self.model.num_timesteps
-        self.model.set_logger(Logger(None, [RunLog(self.folder, step)]))
-        self.bar = tqdm(
-            total=self.config.steps,
-            initial=step,
-            unit="step",
-            disable=self.quiet,
-            mininterval=0.5,
-            desc=f"seed {self.config.seed}",
-        )
-        self.at = self.logged_at = step
-        self.logged_seconds = self.seconds
-        if self.fresh:
-            self._evaluate(step)
-            self.model.logger.dump(step)
-        self.since = time.perf_counter()
+    @property
+    def step(self) -> int:
+        """Steps of the environment so far."""
+        return int(self.model.num_timesteps)
 
-    def _on_step(self) -> bool:
-        return not self.stopped
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The parameters of the policy and the critics."""
+        parameters: dict[str, torch.Tensor] = self.model.policy.state_dict()
+        return parameters
 
-    def _on_rollout_start(self) -> None:
-        self._between_updates()
+    def quantities(self) -> dict[str, Any]:
+        """What Stable-Baselines3 has logged since the last record.
 
-    def _on_training_end(self) -> None:
-        if not self.stopped:
-            self._between_updates()
+        Raises DivergedError if a quantity or a parameter is not finite: not every update guards itself.
+        """
+        quantities: dict[str, Any] = dict(self.model.logger.name_to_value)
+        require_finite(self.step, quantities)
+        require_finite_tensors(self.step, self.tensors())
+        return quantities
 
-    def close(self) -> None:
-        """Closes what the run has open; the run may have ended with an error."""
-        if hasattr(self, "bar"):
-            self.bar.close()
-            self.model.logger.close()
+    def record(self, quantities: dict[str, Any]) -> Record:
+        if self.step == 0:
+            return {}
+        # Empties the log, which has no outputs.
+        self.model.logger.dump(self.step)
+        record = dict(quantities)
+        if self.model._n_updates > 0 and "train/entropy" not in record:
+            record["train/entropy"] = self._entropy()
+        returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        if returns:
+            record["rollout/episode_return"] = float(np.mean(returns))
+        record["time/seconds"] = self.seconds
+        if self.seconds > self._logged_seconds:
+            steps = self.step - self._logged_step
+            record["time/steps_per_second"] = steps / (self.seconds - self._logged_seconds)
+        self._logged_step, self._logged_seconds = self.step, self.seconds
+        return {name: value if isinstance(value, int) else float(value) for name, value in sorted(record.items())}
 
-    def _between_updates(self) -> None:
-        step, config = self.model.num_timesteps, self.config
-        if step == self.at:
-            return
-        self.seconds += time.perf_counter() - self.since
-        self.bar.update(step - self.at)
-        self.at = step
-        self._check_finite(step)
-        last = step >= config.steps
-        evaluates = last or step % config.eval_every == 0
-        if evaluates:
-            self._evaluate(step)
-        if evaluates or step % config.log_every == 0:
-            self._log(step)
-        if last or self.stop or step % config.checkpoint_every == 0:
-            self.folder.write(step, self.model, self.env, config.keep_checkpoints, self.seconds)
-        self.stopped = bool(self.stop) and not last
-        self.since = time.perf_counter()
+    def evaluate(self, record: Record, folder: RunFolder, check_stop: Callable[[], None]) -> tuple[Record, str]:
+        """Adds the returns of rollouts with the policy's test actions; `check_stop` is called at every step."""
+        seed = stream_seed(self.config.seed, self.step, EVALUATION)
+        episodes = self.config.eval_episodes
+        returns, lengths = evaluate(self.model, self.evaluation, episodes, seed, callback=lambda *_: check_stop())
+        mean = float(np.mean(returns))
+        quantities = {"returns": returns, "return_mean": mean, "episode_length": float(np.mean(lengths))}
+        record = record | {f"eval/{name}": value for name, value in quantities.items()}
+        return dict(sorted(record.items())), f"return {mean:.1f}"
 
-    def _check_finite(self, step: int) -> None:
-        for name, value in self.model.logger.name_to_value.items():
-            if not math.isfinite(value):
-                raise DivergedError(f"step {step}: {name} is {value}")
-        for name, tensor in self.model.policy.state_dict().items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise DivergedError(f"step {step}: {name} is not finite")
+    def checkpoint(self) -> Checkpoint | None:
+        """The state of this step; None before the first, where Stable-Baselines3 begins anew on resuming."""
+        if self.step == 0:
+            return None
+        return RLCheckpoint.of(self.model, self.env, self.seconds)
 
-    def _log(self, step: int) -> None:
-        logger = self.model.logger
-        if self.model._n_updates > 0 and "train/entropy" not in logger.name_to_value:
-            logger.record("train/entropy", self._entropy(step))
-        episodes = [each["r"] for each in self.model.ep_info_buffer or ()]
-        if episodes:
-            logger.record("rollout/episode_return", float(np.mean(episodes)))
-        logger.record("time/seconds", self.seconds)
-        if self.seconds > self.logged_seconds:
-            speed = (step - self.logged_at) / (self.seconds - self.logged_seconds)
-            logger.record("time/steps_per_second", speed)
-        self.logged_at, self.logged_seconds = step, self.seconds
-        logger.dump(step)
-
-    def _entropy(self, step: int) -> float:
-        """Of the policy, nats of an action in [-1, 1], over the newest states; SteinSAC logs its own."""
+    def _entropy(self) -> float:
+        """Entropy of the policy over the newest states, in nats of an action in [-1, 1]; SteinSAC logs its own."""
         buffer = self.model.replay_buffer
         newest = (buffer.pos - 1 - np.arange(min(buffer.size(), self.config.batch))) % buffer.buffer_size
         states = torch.as_tensor(buffer.observations[newest, 0], dtype=torch.float32)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(stream_seed(self.config.seed, step, ENTROPY))
+            torch.manual_seed(stream_seed(self.config.seed, self.step, ENTROPY))
             return -float(self.model.actor.action_log_prob(states)[1].mean())
 
-    def _evaluate(self, step: int) -> None:
-        """Rollouts with the policy's test actions; no generator of the training is touched."""
-        seed = stream_seed(self.config.seed, step, EVALUATION)
-        returns, lengths = evaluate(self.model, self.evaluation, self.config.eval_episodes, seed)
-        logger = self.model.logger
-        logger.record("eval/returns", returns)
-        logger.record("eval/return_mean", float(np.mean(returns)))
-        logger.record("eval/episode_length", float(np.mean(lengths)))
-        self.bar.set_postfix_str(f"return {np.mean(returns):.1f}")
+
+class RecorderCallback(BaseCallback):
+    """Calls a recorder between an update and the next rollout, where the state that it saves is complete.
+
+    Leaves the learning with StopRequested once the recorder has stopped.
+
+    Args:
+        recorder, learner: of the run.
+        saved: the checkpoint from which the run continues; None for a new run.
+    """
+
+    def __init__(self, recorder: Recorder, learner: Learner, saved: Checkpoint | None) -> None:
+        super().__init__()
+        self.recorder, self.learner, self.saved = recorder, learner, saved
+
+    def _on_training_start(self) -> None:
+        self.model.set_logger(Logger(None, []))
+        self._recorded_step = self.learner.step
+        self.recorder.begin(self.saved)
+        self._leave_if_stopped()
+
+    def _on_rollout_start(self) -> None:
+        self._record()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self._record()
+
+    def _record(self) -> None:
+        # The first rollout follows no update.
+        if self.learner.step > self._recorded_step:
+            self._recorded_step = self.learner.step
+            self.recorder.after_update(self.learner.quantities())
+            self._leave_if_stopped()
+
+    def _leave_if_stopped(self) -> None:
+        if self.recorder.stopped:
+            raise StopRequested
 
 
 def evaluate(
     model: Any, env: DummyVecEnv, episodes: int, seed: int, deterministic: bool = True, callback: Any = None
 ) -> tuple[list[float], list[int]]:
-    """Returns and lengths of so many episodes, which depend on the model and the seed alone."""
+    """Rollouts that depend on the model and the seed alone; no generator of a training is changed.
+
+    Args:
+        model: the algorithm or policy.
+        env: one or more copies of the environment, among which the episodes are divided.
+        episodes: the number of rollouts.
+        seed: seed of the environments and of torch.
+        deterministic: whether to use the policy's test actions instead of samples.
+        callback: called after each step of each copy with the local and global variables of the rollout.
+
+    Returns:
+        The return of each episode, in units of reward, and its length in steps.
+    """
     env.seed(seed % 2**31)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,11 +1,10 @@
-"""Checkpoints of reinforcement learning: folders that are whole or not there, and say so when they were damaged."""
+"""Checkpoints of reinforcement learning: folders, complete or absent, whose damage is noticed when they are read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from svgdx.experiments.rl import environment as rl_environment
-from svgdx.experiments.run.checkpoint import Checkpoint
-from svgdx.experiments.run.errors import StoppedError, UsageError
+from svgdx.experiments.run.checkpoint import Checkpoint, sync
+from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.folder import RunFolder
 
 FORMAT = "svgdx-rl-1"
@@ -28,16 +27,35 @@ _ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "
 
 @dataclass
 class RLCheckpoint(Checkpoint):
-    """A folder: `model.zip` as Stable-Baselines3 saves it, the filled part of the replay buffer, and all generators.
+    """The state of a run of `svgdx train rl`.
+
+    On the disk it is a folder: `model.zip` as Stable-Baselines3 saves it, the filled part of the replay buffer, and the
+    state of the environment and of all generators.
 
     Attributes:
-        path: the folder.
-        environment: what `rl_environment.restore` puts back; None where an episode begins on resuming.
+        path: the folder, of a checkpoint that was read.
+        model: the algorithm, of a checkpoint to be written.
+        environment: what `svgdx.experiments.rl.environment.restore` puts back; None if it cannot be saved, so that a
+            resumed run begins a new episode.
+        generators: states of the random generators by name.
     """
 
     path: Path = Path()
+    model: Any = None
     environment: bytes | None = None
     generators: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, model: Any, env: DummyVecEnv, seconds: float) -> RLCheckpoint:
+        """The present state of an algorithm, its environment and the generators."""
+        generators = {
+            "torch": torch.get_rng_state(),
+            "numpy": np.random.get_state(),  # noqa: NPY002
+            "action_space": model.action_space.np_random.bit_generator.state,
+        }
+        state = cls(model.num_timesteps, 0, model.policy.state_dict(), seconds)
+        state.model, state.environment, state.generators = model, rl_environment.snapshot(env), generators
+        return state
 
     def restore_buffer(self, buffer: ReplayBuffer) -> None:
         """Puts the transitions back into an empty buffer of the same size."""
@@ -47,6 +65,7 @@ class RLCheckpoint(Checkpoint):
             buffer.pos, buffer.full = int(saved["pos"]), bool(saved["full"])
 
     def restore_generators(self, model: Any) -> None:
+        """Puts the states of torch's, NumPy's and the action space's generators back."""
         assert self.generators is not None
         torch.set_rng_state(self.generators["torch"])
         # Stable-Baselines3 draws batches from NumPy's global generator.
@@ -57,62 +76,24 @@ class RLCheckpoint(Checkpoint):
 class RLFolder(RunFolder):
     """The folder of one seed's run. Its checkpoints are folders, too."""
 
-    checkpoint_name = re.compile(r"step-(\d{8})")
+    suffix = ""
 
-    def write(self, step: int, model: Any, env: DummyVecEnv, keep: int, seconds: float) -> None:
-        """Writes a checkpoint beside the others, then removes all but the newest `keep`.
-
-        Raises StoppedError when it cannot be written; those that are there stay as they are.
-        """
-        path = self.checkpoints / f"step-{step:08d}"
+    def _write(self, path: Path, state: Any) -> None:
         temporary = path.with_name(path.name + ".tmp")
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-            self._write_files(temporary, step, model, env, seconds)
+            _write_files(temporary, state)
             if path.exists():
                 shutil.rmtree(path)
             os.rename(temporary, path)
-            _sync(self.checkpoints)
-            for old in self.saved()[:-keep]:
-                shutil.rmtree(old)
-        except OSError as error:
+            sync(self.checkpoints)
+        except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise StoppedError(f"step {step}: the checkpoint {path} cannot be written: {error}") from error
-
-    def _write_files(self, folder: Path, step: int, model: Any, env: DummyVecEnv, seconds: float) -> None:
-        model.save(folder / MODEL)
-        buffer = model.replay_buffer
-        arrays = {name: getattr(buffer, name)[: buffer.size()] for name in _ARRAYS}
-        np.savez(folder / BUFFER, pos=buffer.pos, full=buffer.full, **arrays)
-        generators = {
-            "torch": torch.get_rng_state(),
-            "numpy": np.random.get_state(),  # noqa: NPY002
-            "action_space": model.action_space.np_random.bit_generator.state,
-        }
-        torch.save({"environment": rl_environment.snapshot(env), "generators": generators}, folder / STATE)
-        if self.metrics.exists():
-            _sync(self.metrics)
-        facts = {
-            "format": FORMAT,
-            "step": step,
-            "metrics_bytes": self.metrics.stat().st_size if self.metrics.exists() else 0,
-            "seconds": seconds,
-            "sha256": {name: _digest(folder / name) for name in (MODEL, BUFFER, STATE)},
-        }
-        (folder / FACTS).write_text(json.dumps(facts, indent=1))
-        for each in [*folder.iterdir(), folder]:
-            _sync(each)
-
-    def rewind(self, step: int, metrics_bytes: int) -> None:
-        # Folders, unlike files, do not take the place of those that were set aside before.
-        later = (path for path in self.saved() if int(path.name.removeprefix("step-")) > step)
-        for path in later:
-            shutil.rmtree(path.with_name(path.name + ".discarded"), ignore_errors=True)
-        super().rewind(step, metrics_bytes)
+            raise
 
     def read(self, path: Path) -> RLCheckpoint:
-        """A checkpoint. Raises UsageError, naming the folder, when it is missing, damaged or foreign."""
+        """A checkpoint. Raises UsageError, naming the folder, if it is missing, damaged, or of another experiment."""
         if not path.is_dir():
             raise UsageError(f"{path}: there is no such checkpoint")
         try:
@@ -121,22 +102,43 @@ class RLFolder(RunFolder):
                 raise UsageError(f"{path}: not a checkpoint of this experiment")
             for name, digest in facts["sha256"].items():
                 if _digest(path / name) != digest:
-                    raise UsageError(f"{path}: corrupt checkpoint: {name} does not have the checksum it was saved with")
+                    raise UsageError(
+                        f"{path}: corrupt checkpoint: {name} does not match the checksum it was saved with"
+                    )
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{path}: corrupt checkpoint: {error}") from error
         state = torch.load(path / STATE, weights_only=False)
         return RLCheckpoint(
-            facts["step"], facts["metrics_bytes"], {}, facts["seconds"], "rl", path, state["environment"],
-            state["generators"],
-        )  # fmt: skip
+            facts["step"],
+            facts["metrics_bytes"],
+            {},
+            facts["seconds"],
+            "rl",
+            facts.get("pending"),
+            path=path,
+            environment=state["environment"],
+            generators=state["generators"],
+        )
 
 
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+def _write_files(folder: Path, state: RLCheckpoint) -> None:
+    state.model.save(folder / MODEL)
+    buffer = state.model.replay_buffer
+    arrays = {name: getattr(buffer, name)[: buffer.size()] for name in _ARRAYS}
+    np.savez(folder / BUFFER, pos=buffer.pos, full=buffer.full, **arrays)
+    torch.save({"environment": state.environment, "generators": state.generators}, folder / STATE)
+    facts = {
+        "format": FORMAT,
+        "step": state.step,
+        "metrics_bytes": state.metrics_bytes,
+        "seconds": state.seconds,
+        "sha256": {name: _digest(folder / name) for name in (MODEL, BUFFER, STATE)},
+    }
+    if state.pending is not None:
+        facts["pending"] = state.pending
+    (folder / FACTS).write_text(json.dumps(facts, indent=1))
+    for path in [*folder.iterdir(), folder]:
+        sync(path)
 
 
 def _digest(path: Path) -> str:

@@ -1,1 +1,1 @@
-"""What every run shares: settings, loop, folder, checkpoints, ranks, errors, reports."""
+"""What every run shares: settings, recorder, loop, folder, checkpoints, ranks, errors, figures, reports."""

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files that are whole or not there, and say so when they were damaged."""
+"""Checkpoints: safetensors files that are complete or absent, and whose damage is noticed when they are read."""
 
 from __future__ import annotations
 
@@ -20,9 +20,16 @@ from svgdx.experiments.run.errors import UsageError
 
 @dataclass
 class Checkpoint:
-    """State after `step` updates of an experiment.
+    """The state after `step` updates of an experiment.
 
-    metrics_bytes: the length of metrics.jsonl that belongs to it; seconds: what the updates took, over all resumes.
+    Attributes:
+        step: number of updates.
+        metrics_bytes: the length of metrics.jsonl that belongs to the state.
+        tensors: parameters, optimisers and chains by name.
+        seconds: duration of the updates, over all resumptions.
+        experiment: the experiment that wrote the checkpoint, such as "ebm".
+        pending: the step's line of metrics.jsonl without its evaluation, if a signal interrupted the evaluation; a
+            resumed run evaluates first. None otherwise.
     """
 
     step: int
@@ -30,10 +37,11 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     seconds: float = 0.0
     experiment: str = "ebm"
+    pending: dict[str, Any] | None = None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file such that a crash at any moment leaves the old one or the new one, never a part.
+    """Writes a file such that a crash at any moment leaves the old file or the new one, never a part of it.
 
     Raises OSError if it cannot be written; the old file is kept.
     """
@@ -48,40 +56,57 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the entries of a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(number)
     finally:
-        os.close(folder)
+        os.close(number)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    facts = {
+    """Writes a checkpoint as one file. Raises OSError if it cannot be written."""
+    metadata = {
         "format": f"svgdx-{checkpoint.experiment}-1",
         "step": str(checkpoint.step),
         "metrics_bytes": str(checkpoint.metrics_bytes),
         "seconds": repr(checkpoint.seconds),
         "sha256": _digest(checkpoint.tensors),
     }
-    write_atomically(path, safetensors.torch.save(checkpoint.tensors, facts))
+    if checkpoint.pending is not None:
+        metadata["pending"] = json.dumps(checkpoint.pending)
+    write_atomically(path, safetensors.torch.save(checkpoint.tensors, metadata))
 
 
 def load(path: Path, experiment: str = "ebm") -> Checkpoint:
-    """Reads a checkpoint. Raises UsageError, naming the file, when it is missing, cut short, altered or foreign."""
+    """Reads a checkpoint.
+
+    Raises UsageError, naming the file, if it is missing, truncated, altered, or of another experiment.
+    """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such checkpoint") from error
     except (OSError, safetensors.SafetensorError) as error:
         raise UsageError(f"{path}: corrupt checkpoint: {error}") from error
-    if facts.get("format") != f"svgdx-{experiment}-1":
+    if metadata.get("format") != f"svgdx-{experiment}-1":
         raise UsageError(f"{path}: not a checkpoint of this experiment")
-    if facts.get("sha256") != _digest(tensors):
-        raise UsageError(f"{path}: corrupt checkpoint: its tensors do not have the checksum they were saved with")
-    seconds = float(facts.get("seconds", 0.0))
-    return Checkpoint(int(facts["step"]), int(facts["metrics_bytes"]), tensors, seconds, experiment)
+    if metadata.get("sha256") != _digest(tensors):
+        raise UsageError(f"{path}: corrupt checkpoint: its tensors do not match the checksum they were saved with")
+    return Checkpoint(
+        int(metadata["step"]),
+        int(metadata["metrics_bytes"]),
+        tensors,
+        float(metadata.get("seconds", 0.0)),
+        experiment,
+        json.loads(metadata.get("pending", "null")),
+    )
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -94,7 +119,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def flatten(modules: dict[str, nn.Module], optimisers: dict[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """All tensors of modules and optimisers under one name each: energy/layers.0.weight, adam/0/exp_avg."""
+    """All tensors of modules and optimisers, each under a name such as energy/layers.0.weight or adam/0/exp_avg."""
     tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for name, optimiser in optimisers.items():
         for index, state in optimiser.state_dict()["state"].items():
@@ -108,12 +133,12 @@ def restore(
     modules: dict[str, nn.Module],
     optimisers: dict[str, torch.optim.Optimizer],
 ) -> None:
-    """Puts back what flatten took. Raises UsageError, naming the file, when the tensors do not fit."""
+    """Puts the tensors that `flatten` returned back. Raises UsageError, naming the file, if they do not fit."""
     try:
         for name, module in modules.items():
             module.load_state_dict(_under(tensors, name))
     except RuntimeError as error:
-        raise UsageError(f"{path}: does not fit the run's config.yaml: {error}") from error
+        raise UsageError(f"{path}: does not match the run's config.yaml: {error}") from error
     for name, optimiser in optimisers.items():
         state: dict[int, dict[str, Any]] = {}
         for key, value in _under(tensors, name).items():
@@ -124,8 +149,3 @@ def restore(
 
 def _under(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(name + "/"): value for key, value in tensors.items() if key.startswith(name + "/")}
-
-
-def remove(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()

@@ -1,13 +1,38 @@
-"""What stops an experiment."""
+"""What stops an experiment, and the check for values that are not finite."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
 
 
 class UsageError(Exception):
-    """The request cannot be carried out as given: the command line prints the message and exits with 2."""
+    """The request is invalid. The command line prints the message and exits with 2."""
 
 
 class StoppedError(Exception):
-    """A run could not go on: its environment failed, or its checkpoint could not be written. Exit code 1."""
+    """A run cannot continue: its environment failed, or a file could not be written. Exit code 1."""
 
 
 class DivergedError(StoppedError):
     """A quantity became NaN or infinite; the message names the step and the quantity. Exit code 1."""
+
+
+class StopRequested(Exception):
+    """SIGINT or SIGTERM came during an evaluation. The recorder turns it into a clean end of the run."""
+
+
+def require_finite(step: int, quantities: dict[str, Any]) -> None:
+    """Raises DivergedError, naming the step and the first quantity that is not finite."""
+    for name, value in quantities.items():
+        if not math.isfinite(value):
+            raise DivergedError(f"step {step}: {name} is {value}")
+
+
+def require_finite_tensors(step: int, tensors: dict[str, Tensor]) -> None:
+    """Raises DivergedError, naming the step and the first tensor that holds a value that is not finite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise DivergedError(f"step {step}: {name} is not finite")

@@ -8,6 +8,8 @@ import json
 import os
 import re
 from collections.abc import Callable
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +17,7 @@ import torch
 
 from svgdx.experiments.run import checkpoint, parallel
 from svgdx.experiments.run.checkpoint import Checkpoint
-from svgdx.experiments.run.errors import UsageError
+from svgdx.experiments.run.errors import StoppedError, UsageError
 from svgdx.experiments.run.settings import Settings, chosen_options, resumed
 
 if TYPE_CHECKING:
@@ -26,9 +28,10 @@ D = TypeVar("D")
 
 
 class RunFolder:
-    """Paths and files of a run; made by `create` for a new run or by `reopen` for one to go on with."""
+    """Paths and files of a run. `create` makes the folder of a new run, `reopen` that of a run to resume."""
 
-    checkpoint_name = re.compile(r"step-(\d{8})\.safetensors")
+    # A checkpoint is named step-STEP and this.
+    suffix = ".safetensors"
 
     def __init__(self, path: Path, experiment: str = "ebm") -> None:
         self.path = path
@@ -40,16 +43,16 @@ class RunFolder:
 
     @staticmethod
     def check_free(path: Path) -> None:
-        """Raises UsageError when the path is taken: nothing that exists is written over."""
+        """Raises UsageError if the path is taken: existing files are never overwritten."""
         if path.exists() and not path.is_dir():
-            raise UsageError(f"--out: {path} exists and is no folder")
-        # A run killed while it wrote config.yaml leaves its temporary file, and nothing else.
-        if path.is_dir() and any(found.name != "config.yaml.tmp" for found in path.iterdir()):
-            raise UsageError(f"--out: the folder {path} is not empty; --resume goes on with the run in it")
+            raise UsageError(f"--out: {path} exists and is not a folder")
+        # A run killed while it wrote config.yaml leaves its temporary file and nothing else.
+        if path.is_dir() and any(entry.name != "config.yaml.tmp" for entry in path.iterdir()):
+            raise UsageError(f"--out: {path} is not empty; pass --resume to continue the run in it")
 
     @classmethod
     def create(cls, path: Path, config_text: str, experiment: str = "ebm") -> Self:
-        """A new run. Raises UsageError when the path is taken or cannot be written."""
+        """The folder of a new run. Raises UsageError if the path is taken or cannot be written."""
         cls.check_free(path)
         folder = cls(path, experiment)
         try:
@@ -62,9 +65,10 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, experiment: str = "ebm") -> Self:
+        """The folder of a run to resume. Raises UsageError if the path is not a run folder."""
         folder = cls(path, experiment)
         if not folder.config.is_file():
-            raise UsageError(f"{path} holds no config.yaml, so it is no run folder")
+            raise UsageError(f"{path} is not a run folder: it holds no config.yaml")
         folder.checkpoints.mkdir(exist_ok=True)
         return folder
 
@@ -89,59 +93,99 @@ class RunFolder:
 
     def saved(self) -> list[Path]:
         """The checkpoints, oldest first."""
-        return sorted(path for path in self.checkpoints.iterdir() if self.checkpoint_name.fullmatch(path.name))
+        name = re.compile(r"step-\d{8}" + re.escape(self.suffix))
+        return sorted(path for path in self.checkpoints.iterdir() if name.fullmatch(path.name))
 
-    def save(self, step: int, tensors: dict[str, Any], keep: int, seconds: float = 0.0) -> None:
-        """Writes the checkpoint of a step, then removes all but the newest `keep`."""
-        if self.metrics.exists():
-            with open(self.metrics, "rb") as file:
-                os.fsync(file.fileno())
-        length = self.metrics.stat().st_size if self.metrics.exists() else 0
-        state = Checkpoint(step, length, tensors, seconds, self.experiment)
-        checkpoint.save(self.checkpoints / f"step-{step:08d}.safetensors", state)
-        for path in self.saved()[:-keep]:
-            checkpoint.remove(path)
+    def save(self, state: Checkpoint, keep: int) -> Path:
+        """Writes the checkpoint of a step, then removes all but the newest `keep`.
+
+        Raises StoppedError if it cannot be written; the checkpoints before it are kept.
+        """
+        path = self.checkpoints / f"step-{state.step:08d}{self.suffix}"
+        try:
+            if self.metrics.exists():
+                checkpoint.sync(self.metrics)
+            length = self.metrics.stat().st_size if self.metrics.exists() else 0
+            self._write(path, dataclasses.replace(state, metrics_bytes=length, experiment=self.experiment))
+            for old in self.saved()[:-keep]:
+                _remove(old)
+        except OSError as error:
+            raise StoppedError(f"step {state.step}: the checkpoint {path} cannot be written: {error}") from error
+        return path
+
+    def _write(self, path: Path, state: Any) -> None:
+        """Writes a checkpoint that is complete or absent. Raises OSError if it cannot be written."""
+        checkpoint.save(path, state)
 
     def load(self, chosen: Path | None) -> tuple[Path, Checkpoint] | None:
-        """The chosen checkpoint or the newest; None when the run was killed before its first.
+        """The chosen checkpoint or the newest; None if the run was killed before its first.
 
-        Raises UsageError that names a damaged file and the one before it; never falls back by itself.
+        Raises UsageError, naming a damaged file and the checkpoint before it, which is never used unasked.
         """
         saved = self.saved()
         if chosen is None and not saved:
             return None
         path = chosen or saved[-1]
         try:
-            found = self.read(path)
+            state = self.read(path)
         except UsageError as error:
             earlier = [other for other in saved if other.name < path.name]
-            hint = f"--checkpoint {earlier[-1]} goes on from the one before" if earlier else "there is none before it"
+            hint = "there is no checkpoint before it"
+            if earlier:
+                hint = f"pass --checkpoint {earlier[-1]} to continue from the one before it"
             raise UsageError(f"{error}\n{hint}") from error
         length = self.metrics.stat().st_size if self.metrics.exists() else 0
-        if length < found.metrics_bytes:
-            raise UsageError(f"{self.metrics}: {length} bytes, but {path} was saved with {found.metrics_bytes}")
-        return path, found
+        if length < state.metrics_bytes:
+            expected = f"the {state.metrics_bytes} bytes with which {path} was saved"
+            raise UsageError(f"{self.metrics}: must have at least {expected}, but has {length}")
+        return path, state
 
     def read(self, path: Path) -> Checkpoint:
-        """A checkpoint. Raises UsageError, naming the file, when it is missing or damaged."""
+        """A checkpoint. Raises UsageError, naming the file, if it is missing or damaged."""
         return checkpoint.load(path, self.experiment)
 
-    def rewind(self, step: int, metrics_bytes: int) -> None:
-        """Takes back what the run wrote after the checkpoint. Later checkpoints are set aside, not removed."""
+    def rewind(self, loaded: tuple[Path, Checkpoint] | None) -> None:
+        """Undoes what the run wrote after the checkpoint that `load` returned; says on stderr where it continues.
+
+        Later checkpoints are renamed, not removed.
+        """
+        if loaded is None:
+            step, length = -1, 0
+            print(f"{self.path}: the run ended before its first checkpoint: starting at step 0", file=sys.stderr)
+        else:
+            path, state = loaded
+            step, length = state.step, state.metrics_bytes
+            print(f"{self.path}: resuming at step {step} from {path}", file=sys.stderr)
         if self.metrics.exists():
-            os.truncate(self.metrics, metrics_bytes)
+            os.truncate(self.metrics, length)
         for path in self.saved():
             if int(path.stem.removeprefix("step-")) > step:
-                path.rename(path.with_name(path.name + ".discarded"))
+                discarded = path.with_name(path.name + ".discarded")
+                # A folder, unlike a file, does not replace what was renamed before.
+                if discarded.is_dir():
+                    shutil.rmtree(discarded)
+                path.rename(discarded)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Adds a line to metrics.jsonl. Raises StoppedError if it cannot be written."""
+        try:
+            with open(self.metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise StoppedError(f"{self.metrics} cannot be written: {error}") from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
         if not self.metrics.exists():
             return []
         return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def open_run(

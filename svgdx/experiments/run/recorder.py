@@ -1,0 +1,250 @@
+"""The recorder of a run: what happens between two updates, the same for every experiment.
+
+A `Recorder` logs, evaluates, saves checkpoints, checks for values that are not finite, times the updates and ends the
+run cleanly on SIGINT or SIGTERM. `svgdx.experiments.run.loop.run` drives it for trainers with an update of their own,
+and a callback of Stable-Baselines3 drives it for reinforcement learning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from svgdx.experiments.run import parallel
+from svgdx.experiments.run.checkpoint import Checkpoint
+from svgdx.experiments.run.errors import DivergedError, StopRequested, require_finite_tensors
+from svgdx.experiments.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+# A line of metrics.jsonl without its step. What precedes a slash in a name groups the quantities in TensorBoard only.
+Record = dict[str, Any]
+
+
+class RunOptions(Protocol):
+    """The settings that the recorder reads."""
+
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+
+
+class Experiment(Protocol):
+    """What a recorder records.
+
+    Attributes:
+        seconds: duration of all updates over all resumptions, without evaluations; the recorder adds to it.
+        step, last_step: updates done, and those after which the run is finished.
+    """
+
+    seconds: float
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def last_step(self) -> int: ...
+    @property
+    def options(self) -> RunOptions: ...
+
+    def record(self, quantities: dict[str, Any]) -> Record:
+        """The record of this step from the quantities of its update, which are empty for a run that begins."""
+
+    def evaluate(self, record: Record, folder: RunFolder, check_stop: Callable[[], None]) -> tuple[Record, str]:
+        """The record with the quantities of an evaluation, and a short text for the progress bar.
+
+        Called on rank 0 only, so nothing in it may wait for another rank. Pictures go into the folder. Leaves the
+        state of the training and its generators as they are, also if `check_stop`, which is to be called between the
+        stages of the evaluation, raises StopRequested.
+        """
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is trained, on this rank: what must be finite."""
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The state of this step, on every rank; None if a resumed run can as well begin again."""
+
+
+class Recorder:
+    """Records a run, from `begin` over `after_update`, which follows every update, to the end of the `with` block.
+
+    Args:
+        experiment: what is recorded.
+        folder: the run's folder.
+        stop: the signals received, see `signals`.
+        quiet: whether to hide the progress bar.
+        description: text before the progress bar.
+
+    Attributes:
+        stopped: whether a signal ended the run before all of its last step was done.
+    """
+
+    def __init__(
+        self, experiment: Experiment, folder: RunFolder, stop: list[int], quiet: bool, description: str | None = None
+    ) -> None:
+        self.experiment, self.folder, self.stop = experiment, folder, stop
+        self.stopped = False
+        self._since = 0.0
+        self._saved = False
+        step = experiment.step
+        self._writer = SummaryWriter(str(folder.events), purge_step=step + 1) if parallel.main() else None
+        self._bar = tqdm(
+            total=experiment.last_step,
+            initial=step,
+            unit="step",
+            disable=quiet or not parallel.main(),
+            mininterval=0.5,
+            desc=description,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        if self._writer:
+            self._writer.close()
+        if not parallel.main():
+            return
+        step = self.experiment.step
+        if isinstance(error, DivergedError):
+            # How the run ended is one of its results: `svgdx report` reads it.
+            self.folder.append_metrics({"step": step, "diverged": str(error)})
+        if self.stopped:
+            saved = f"saved a checkpoint at step {step}" if self._saved else "stopped before the first checkpoint"
+            print(f"{self.folder.path}: interrupted: {saved}; continue with --resume", file=sys.stderr)
+
+    @property
+    def running(self) -> bool:
+        """Whether another update is due."""
+        return not self.stopped and self.experiment.step < self.experiment.last_step
+
+    def begin(self, saved: Checkpoint | None) -> None:
+        """Begins or resumes a run.
+
+        saved: the checkpoint that was restored, whose interrupted evaluation, if there is one, is made now; None for a
+        new run, which is evaluated before its first update.
+        """
+        if saved is None:
+            self._finish_step(self.experiment.record({}))
+        elif saved.pending is not None:
+            self._finish_step(saved.pending)
+        self._since = time.perf_counter()
+
+    def after_update(self, quantities: dict[str, Any]) -> None:
+        """Does what is due after an update.
+
+        Raises:
+            DivergedError: a quantity, or what is about to be saved, is not finite.
+            StoppedError: a file of the run cannot be written.
+        """
+        experiment = self.experiment
+        experiment.seconds += time.perf_counter() - self._since
+        parallel.check_finite(experiment.step, quantities)
+        record = None
+        if self._evaluates or experiment.step % experiment.options.log_every == 0:
+            record = experiment.record(parallel.means(quantities))
+        self._finish_step(record)
+        self._bar.update(experiment.step - self._bar.n)
+        self._since = time.perf_counter()
+
+    def check_stop(self) -> None:
+        """Raises StopRequested if a signal has come."""
+        if self.stop:
+            raise StopRequested
+
+    @property
+    def _evaluates(self) -> bool:
+        experiment = self.experiment
+        return experiment.step >= experiment.last_step or experiment.step % experiment.options.eval_every == 0
+
+    def _finish_step(self, record: Record | None) -> None:
+        """Evaluates, logs and saves as far as it is due at this step. record: None if nothing is to be logged."""
+        experiment = self.experiment
+        last = experiment.step >= experiment.last_step
+        interrupted = record is not None and not self._log(record)
+        # A signal may come at any line: it takes effect here, where the step is complete.
+        stop = parallel.any_rank(bool(self.stop)) or interrupted
+        self.stopped = stop and (not last or interrupted)
+        if last or stop or experiment.step % experiment.options.checkpoint_every == 0:
+            self._save(record if interrupted else None)
+
+    def _log(self, record: Record) -> bool:
+        """Writes the record, with an evaluation if one is due; False if a signal interrupted the evaluation."""
+        experiment, text = self.experiment, ""
+        try:
+            with parallel.together():
+                if self._writer:
+                    if self._evaluates:
+                        with named_divergence(experiment):
+                            record, text = experiment.evaluate(record, self.folder, self.check_stop)
+                    self._write(self._writer, record)
+        except StopRequested:
+            return False
+        if text:
+            self._bar.set_postfix_str(text)
+        return True
+
+    def _write(self, writer: SummaryWriter, record: Record) -> None:
+        step = self.experiment.step
+        self.folder.append_metrics({"step": step} | {name.rpartition("/")[2]: value for name, value in record.items()})
+        for name, value in record.items():
+            if not isinstance(value, list):
+                writer.add_scalar(name, value, step)
+
+    def _save(self, pending: Record | None) -> None:
+        state = self.experiment.checkpoint()
+        if state is None:
+            return
+        # An update can overflow although its gradient was finite: the last good checkpoint must not be displaced.
+        with parallel.together():
+            require_finite_tensors(self.experiment.step, state.tensors)
+            if parallel.main():
+                keep = self.experiment.options.keep_checkpoints
+                self.folder.save(dataclasses.replace(state, pending=pending), keep)
+        self._saved = True
+
+
+@contextmanager
+def named_divergence(experiment: Experiment) -> Iterator[None]:
+    """Ops refuse NaN with a RuntimeError of their own; if a tensor is not finite, DivergedError names it instead."""
+    try:
+        yield
+    except RuntimeError:
+        require_finite_tensors(experiment.step, experiment.tensors())
+        raise
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list, so that the update at work is completed; a second signal acts at once."""
+    received: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        # torchrun repeats signals that the ranks may have got already, and kills ranks that take too long.
+        if parallel.size() == 1:
+            for known, handler in handlers.items():
+                signal.signal(known, handler)
+
+    for number in handlers:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
