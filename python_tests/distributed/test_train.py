@@ -21,7 +21,8 @@ from distributed.pool import WORLD, Pool
 
 from svgdx import cli
 from svgdx.experiments.run import checkpoint, parallel
-from svgdx.experiments.run.loop import check_finite, stream_seed
+from svgdx.experiments.run.loop import stream_seed
+from svgdx.experiments.run.parallel import check_finite
 
 EBM: dict[str, Any] = {
     "steps": 6, "particles": 8, "svgd-steps": 3, "attached-steps": 2, "sampler-every": 2, "hidden": 8,
@@ -127,6 +128,35 @@ def test_a_resumed_run_of_several_ranks_ends_with_the_same_numbers(pool: Pool, t
         newest(broken).unlink()
         pool.call(WORLD, train, ["train", RUNS[name][0], "--quiet", "--resume", "--out", str(broken)])
         assert_same_run(whole, broken, RUNS[name][0])
+
+
+def interrupted(group: dist.ProcessGroup, arguments: list[str]) -> int:
+    """Rank 0 gets SIGTERM in its second evaluation, in which the other ranks wait for it."""
+    from svgdx.experiments.ebm.trainer import EBMTrainer
+
+    original, calls = EBMTrainer.samples, []
+
+    def samples(self: Any, *rest: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *rest)
+
+    EBMTrainer.samples = samples
+    try:
+        return cli.main(arguments)
+    finally:
+        EBMTrainer.samples = original
+
+
+def test_a_signal_in_an_evaluation_ends_every_rank(pool: Pool, tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    pool.call(WORLD, train, command("langevin", whole, eval_every=3))
+    assert pool.call(WORLD, interrupted, command("langevin", run, eval_every=3)) == [130] * WORLD
+    assert records(run)[-1]["step"] == 2
+    assert checkpoint.load(newest(run)).step == 3
+    pool.call(WORLD, train, ["train", "ebm", "--quiet", "--resume", "--out", str(run)])
+    assert_same_run(whole, run, "ebm")
 
 
 def refused(group: dist.ProcessGroup, arguments: list[str]) -> int:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,18 @@ def run(path: Path, chosen: Path | None, given: dict[str, Any]) -> int:
     return 0
 
 
-def report(trainer: EnergyTrainer, settings: EvaluationSettings, folder: RunFolder) -> None:
-    """Prints the figures of a trained model and writes them to evaluation.json."""
+def report(
+    trainer: EnergyTrainer,
+    settings: EvaluationSettings,
+    folder: RunFolder,
+    check_stop: Callable[[], None] = lambda: None,
+) -> None:
+    """Prints the figures of a trained model and writes them to evaluation.json; check_stop is called between them."""
     config, seconds = trainer.config, trainer.seconds
     print(f"{config.data}, {config.sampler}, {trainer.step} iterations, {seconds:.0f} s of updates")
     figures = []
     for figure in figures_of(trainer, settings):
+        check_stop()
         print(figure.line(), flush=True)
         figures.append(dataclasses.asdict(figure))
     content = {
@@ -87,32 +94,30 @@ def report(trainer: EnergyTrainer, settings: EvaluationSettings, folder: RunFold
     write_atomically(folder.path / "evaluation.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
-def figures_of(trainer: EnergyTrainer, settings: EvaluationSettings) -> list[Figure]:
-    """All figures that apply to the model and its data."""
+def figures_of(trainer: EnergyTrainer, settings: EvaluationSettings) -> Iterator[Figure]:
+    """All figures that apply to the model and its data, each measured when it is asked for."""
     task = trainer.task
     points = task.held_out(settings.points, settings.seed + _POINTS)
-    found: list[Figure] = []
     if isinstance(trainer, EBGFNTrainer):
-        found += _gflownet(trainer, points, settings)
+        yield from _gflownet(trainer, points, settings)
     if settings.ais_temperatures > 0:
-        found += _annealed(trainer, points, settings)
+        yield from _annealed(trainer, points, settings)
     if settings.mmd_samples > 0:
-        found.append(_mmd(trainer, settings))
+        yield _mmd(trainer, settings)
     measured = task.measure(trainer.energy)
     if "neg_log_rmse" in measured:
-        found.append(Figure("neg_log_rmse", "-log RMSE of J", measured["neg_log_rmse"], ""))
+        yield Figure("neg_log_rmse", "-log RMSE of J", measured["neg_log_rmse"], "")
     if task.entropy is not None:
         text = "entropy of the data, the least possible NLL"
-        found.append(Figure("floor", text, task.entropy, "nats", 0.005))
-    return found
+        yield Figure("floor", text, task.entropy, "nats", 0.005)
 
 
-def _gflownet(trainer: EBGFNTrainer, points: Tensor, settings: EvaluationSettings) -> list[Figure]:
+def _gflownet(trainer: EBGFNTrainer, points: Tensor, settings: EvaluationSettings) -> Iterator[Figure]:
     likelihood = gflownets.log_likelihood(trainer.averaged, points, settings.paths, settings.seed + _PATHS)
     facts: dict[str, Any] = {"points": len(points), "J": settings.paths}
     error = float(likelihood.std()) / math.sqrt(len(points))
     nll = evaluation.Estimate(-float(likelihood.mean()), error)
-    found = _nll("gflownet_nll", "NLL of the GFlowNet", nll, trainer, facts)
+    yield from _nll("gflownet_nll", "NLL of the GFlowNet", nll, trainer, facts)
     with torch.no_grad():
         log_weights = gflownets.log_importance_weights(
             trainer.averaged, lambda x: -trainer.energy(x), settings.z_samples, settings.seed + _LOG_Z
@@ -125,7 +130,7 @@ def _gflownet(trainer: EBGFNTrainer, points: Tensor, settings: EvaluationSetting
         "effective": round(float(effective)),
     }
     nll = evaluation.energy_nll(trainer.energy, points, evaluation.log_z_estimate(log_weights))
-    return found + _nll("energy_nll", "NLL of the energy", nll, trainer, facts)
+    yield from _nll("energy_nll", "NLL of the energy", nll, trainer, facts)
 
 
 def _annealed(trainer: EnergyTrainer, points: Tensor, settings: EvaluationSettings) -> list[Figure]:

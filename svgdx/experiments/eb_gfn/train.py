@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -14,9 +15,11 @@ from svgdx.experiments.eb_gfn.pcd import PCDTrainer
 from svgdx.experiments.eb_gfn.tasks import Task
 from svgdx.experiments.eb_gfn.trainer import EBGFNTrainer
 from svgdx.experiments.run import loop, parallel
+from svgdx.experiments.run.errors import StopRequested
 from svgdx.experiments.run.figures import warn_if_unwritten
 from svgdx.experiments.run.folder import RunFolder, open_run
 from svgdx.experiments.run.loop import INTERRUPTED
+from svgdx.experiments.run.recorder import signals
 
 
 def load(config: EBGFNConfig) -> Task:
@@ -38,7 +41,7 @@ def main(options: argparse.Namespace) -> int:
 def run(
     config: EBGFNConfig, task: Task, folder: RunFolder, resume: bool, chosen: Path | None, quiet: bool = False
 ) -> int:
-    """Trains to the last step. Returns 0, or INTERRUPTED after SIGINT or SIGTERM, with a checkpoint of that step."""
+    """Trains to the last step and evaluates the model; INTERRUPTED after SIGINT or SIGTERM, with a checkpoint."""
     torch.set_num_threads(config.threads)
     trainer = trainer_of(config, task)
     finished = loop.run(trainer, folder, resume, chosen, quiet)
@@ -54,6 +57,11 @@ def run(
     if config.final_points > 0:
         given = {"points": config.final_points, "paths": config.eval_paths, "ais_temperatures": 0}
         settings = EvaluationSettings.for_data(config.data, given)
-        evaluate.report(trainer, settings, folder)
+        try:
+            with signals() as stop:
+                evaluate.report(trainer, settings, folder, stop.check)
+        except StopRequested:
+            print(f"{folder.path}: interrupted in the last evaluation; continue with --resume", file=sys.stderr)
+            return INTERRUPTED
     print(f"Pictures: {folder.path / 'samples.png'}, {folder.path / 'curves.png'}")
     return 0

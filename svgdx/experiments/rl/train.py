@@ -19,8 +19,8 @@ from svgdx.experiments.rl.config import RLConfig
 from svgdx.experiments.run import parallel
 from svgdx.experiments.run.errors import DivergedError, StoppedError, StopRequested, UsageError
 from svgdx.experiments.run.loop import INTERRUPTED, stream_seed
-from svgdx.experiments.run.recorder import Recorder, signals
-from svgdx.experiments.run.settings import chosen_options, resumed
+from svgdx.experiments.run.recorder import Recorder, Stop, signals
+from svgdx.experiments.run.settings import chosen_options
 
 EXPERIMENT = "rl"
 
@@ -93,21 +93,21 @@ def _reopen(
     wanted = present if seeds is None else seeds
     if chosen and len(wanted) != 1:
         raise UsageError("--checkpoint: needs --seeds with the one seed that it belongs to")
-    folders = []
+    runs = []
     for seed in wanted:
         folder = RLFolder.reopen(_path(out, seed), EXPERIMENT)
-        # All runs are checked before the first one is changed.
-        resumed(RLConfig.from_yaml(folder.config), given)
-        folder.load(chosen)
-        folders.append(folder)
-    return [(folder.resumed_settings(RLConfig, given, chosen), folder) for folder in folders]
+        runs.append((folder.resumed_settings(RLConfig, given, chosen), folder))
+    # All runs were read, so that a refused one leaves the others as they are.
+    for config, folder in runs:
+        folder.write_settings(config)
+    return runs
 
 
 def _path(out: Path, seed: int) -> Path:
     return out / f"seed-{seed}"
 
 
-def _train(config: RLConfig, folder: RLFolder, stop: list[int], resume: bool, chosen: Path | None, quiet: bool) -> bool:
+def _train(config: RLConfig, folder: RLFolder, stop: Stop, resume: bool, chosen: Path | None, quiet: bool) -> bool:
     """Trains one seed; whether it has all its steps, and not only those before a signal."""
     torch.set_num_threads(config.threads)
     loaded = folder.load(chosen) if resume else None

@@ -7,9 +7,9 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -73,7 +73,7 @@ class RunFolder:
         return folder
 
     def resumed_settings(self, cls: type[C], options: dict[str, Any], chosen: Path | None) -> C:
-        """The settings with which the run continues; a larger length among the options is written to config.yaml.
+        """The settings with which the run continues; nothing is written yet, see `write_settings`.
 
         Args:
             cls: class of the settings.
@@ -81,15 +81,20 @@ class RunFolder:
             chosen: the checkpoint from which the run continues; None takes the newest.
 
         Raises:
-            UsageError: the run cannot continue with these options or from this checkpoint; config.yaml is unchanged.
+            UsageError: the run cannot continue with these options or from this checkpoint.
         """
-        present = cls.from_yaml(self.config)
-        config = resumed(present, options)
-        if config != present:
-            self.load(chosen)
-            if parallel.main():
-                checkpoint.write_atomically(self.config, config.to_yaml().encode())
+        config = resumed(cls.from_yaml(self.config), options)
+        self.load(chosen)
         return config
+
+    def write_settings(self, config: Settings) -> None:
+        """Writes config.yaml, on rank 0, if the settings differ from it. Raises UsageError if it cannot be written."""
+        if not parallel.main() or config == type(config).from_yaml(self.config):
+            return
+        try:
+            checkpoint.write_atomically(self.config, config.to_yaml().encode())
+        except OSError as error:
+            raise UsageError(f"{self.config} cannot be written: {error}") from error
 
     def saved(self) -> list[Path]:
         """The checkpoints, oldest first."""
@@ -208,7 +213,9 @@ def open_run(
         if options.resume:
             folder = RunFolder.reopen(options.out, experiment)
             config = folder.resumed_settings(cls, chosen, options.checkpoint)
-            return config, load(config), folder
+            data = load(config)
+            folder.write_settings(config)
+            return config, data, folder
         if options.checkpoint:
             raise UsageError("--checkpoint: only with --resume")
         config = with_threads(cls.from_options(chosen))

@@ -76,13 +76,25 @@ class Experiment(Protocol):
         """The state of this step, on every rank; None if a resumed run can as well begin again."""
 
 
+class Stop:
+    """Whether SIGINT or SIGTERM has come since `signals` began to listen."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def check(self) -> None:
+        """Raises StopRequested if a signal has come."""
+        if self.requested:
+            raise StopRequested
+
+
 class Recorder:
     """Records a run, from `begin` over `after_update`, which follows every update, to the end of the `with` block.
 
     Args:
         experiment: what is recorded.
         folder: the run's folder.
-        stop: the signals received, see `signals`.
+        stop: whether a signal has come, see `signals`.
         quiet: whether to hide the progress bar.
         description: text before the progress bar.
 
@@ -91,7 +103,7 @@ class Recorder:
     """
 
     def __init__(
-        self, experiment: Experiment, folder: RunFolder, stop: list[int], quiet: bool, description: str | None = None
+        self, experiment: Experiment, folder: RunFolder, stop: Stop, quiet: bool, description: str | None = None
     ) -> None:
         self.experiment, self.folder, self.stop = experiment, folder, stop
         self.stopped = False
@@ -161,11 +173,6 @@ class Recorder:
         self._bar.update(experiment.step - self._bar.n)
         self._since = time.perf_counter()
 
-    def check_stop(self) -> None:
-        """Raises StopRequested if a signal has come."""
-        if self.stop:
-            raise StopRequested
-
     @property
     def _evaluates(self) -> bool:
         experiment = self.experiment
@@ -177,7 +184,7 @@ class Recorder:
         last = experiment.step >= experiment.last_step
         interrupted = record is not None and not self._log(record)
         # A signal may come at any line: it takes effect here, where the step is complete.
-        stop = parallel.any_rank(bool(self.stop)) or interrupted
+        stop = parallel.any_rank(self.stop.requested) or interrupted
         self.stopped = stop and (not last or interrupted)
         if last or stop or experiment.step % experiment.options.checkpoint_every == 0:
             self._save(record if interrupted else None)
@@ -190,7 +197,7 @@ class Recorder:
                 if self._writer:
                     if self._evaluates:
                         with named_divergence(experiment):
-                            record, text = experiment.evaluate(record, self.folder, self.check_stop)
+                            record, text = experiment.evaluate(record, self.folder, self.stop.check)
                     self._write(self._writer, record)
         except StopRequested:
             return False
@@ -229,13 +236,13 @@ def named_divergence(experiment: Experiment) -> Iterator[None]:
 
 
 @contextmanager
-def signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list, so that the update at work is completed; a second signal acts at once."""
-    received: list[int] = []
+def signals() -> Iterator[Stop]:
+    """Notes SIGINT and SIGTERM, so that the update at work is completed; a second signal acts at once."""
+    stop = Stop()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def receive(number: int, frame: FrameType | None) -> None:
-        received.append(number)
+        stop.requested = True
         # torchrun repeats signals that the ranks may have got already, and kills ranks that take too long.
         if parallel.size() == 1:
             for known, handler in handlers.items():
@@ -244,7 +251,7 @@ def signals() -> Iterator[list[int]]:
     for number in handlers:
         signal.signal(number, receive)
     try:
-        yield received
+        yield stop
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
