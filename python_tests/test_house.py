@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from house import mentions, rooms
-from house.imports import Import, circles, imports_of
+from house.imports import Import, circles, imports_of, modules_of
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "svgdx"
@@ -60,6 +60,27 @@ def local(imports: list[Import]) -> list[str]:
     return [str(statement) for statement in imports if statement.in_function and statement.source != "svgdx.cli"]
 
 
+def intrusions(imports: list[Import]) -> list[str]:
+    """Imports of a private module from outside its folder."""
+    return [
+        str(statement)
+        for statement in imports
+        if statement.target.rpartition(".")[2].startswith("_")
+        and not _within(statement.source, statement.target.rpartition(".")[0])
+    ]
+
+
+def without_door(package: Path) -> list[str]:
+    """Private modules of a folder below the package whose first line does not name that folder, their door."""
+    return [
+        f"{name} does not name its door"
+        for name, module in modules_of(package).items()
+        if name.rpartition(".")[2].startswith("_")
+        and name.count(".") > 1
+        and name.rpartition(".")[0] not in module.path.read_text().split("\n")[0]
+    ]
+
+
 def _within(module: str, package: str) -> bool:
     return f"{module}.".startswith(f"{package}.")
 
@@ -79,6 +100,10 @@ def test_no_import_upward(imports: list[Import]) -> None:
 
 def test_no_import_of_our_own_inside_a_function(imports: list[Import]) -> None:
     assert_none(local(imports))
+
+
+def test_private_modules_are_private_to_their_folder_and_name_its_door(imports: list[Import]) -> None:
+    assert_none(intrusions(imports) + without_door(PACKAGE))
 
 
 def test_folders_have_three_to_ten_files() -> None:
@@ -169,6 +194,16 @@ def test_a_planted_local_import_is_seen(tmp_path: Path) -> None:
     text = "def f():\n    import numpy\n    from svgdx.b import B"
     package = plant(tmp_path, {"a.py": text, "cli.py": text, "b.py": "import svgdx.c", "c.py": ""})
     assert local(imports_of(package)) == ["svgdx.a:3 imports svgdx.b"]
+
+
+def test_a_planted_intrusion_is_seen(tmp_path: Path) -> None:
+    private = '"""Private to svgdx.x.y."""'
+    inside = {"x/y/_p.py": private, "x/y/q.py": "from svgdx.x.y import _p", "_top.py": "", "x/y/z/r.py": ""}
+    package = plant(tmp_path, inside | {"x/s.py": "from svgdx import _top"})
+    assert intrusions(imports_of(package)) + without_door(package) == []
+    plant(tmp_path, {"x/s.py": "def f():\n    from .y._p import P", "x/y/_p.py": '"""Private."""'})
+    assert intrusions(imports_of(package)) == ["svgdx.x.s:2 imports svgdx.x.y._p"]
+    assert without_door(package) == ["svgdx.x.y._p does not name its door"]
 
 
 def test_planted_folders_and_names_are_seen(tmp_path: Path) -> None:
