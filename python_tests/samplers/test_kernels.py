@@ -1,4 +1,4 @@
-"""Kernels of the sampler: direction, trace and Jacobian against the Jacobian that autograd finds."""
+"""Kernels of the sampler: direction, trace and Jacobian against the Jacobian by autograd."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from svgdx.samplers import RBF, Fixed, Heuristic, InverseMultiquadric, State
+from svgdx.samplers import RBF, Fixed, InverseMultiquadric
 from svgdx.samplers.kernels import Kernel
 
 B, M, D = 2, 5, 3
@@ -33,16 +33,16 @@ def kernel_and_sigma(kind: type[Kernel], name: str) -> tuple[Kernel, Tensor]:
     return kernel.double(), SIGMAS[name]
 
 
-def plain_phi(kind: type[Kernel], own: Tensor, others: Tensor, scores: Tensor, own_score: Tensor, h: Tensor) -> Tensor:
-    """phi of one particle, from the kernel's formula and its gradient by autograd in the other particle."""
+def plain_phi(kind: type[Kernel], x: Tensor, others: Tensor, scores: Tensor, score: Tensor, h: Tensor) -> Tensor:
+    """phi of one particle x with its score, from the kernel's formula and its gradient by autograd."""
 
     def k(one: Tensor, other: Tensor) -> Tensor:
         u = ((one - other) / h).square().sum()
         return torch.exp(-u / 2) if kind is RBF else (1 + u) ** -0.5
 
-    total = own_score
-    for other, score in zip(others, scores, strict=True):
-        total = total + k(own, other) * score + torch.func.grad(k, 1)(own, other)
+    total = score
+    for other, other_score in zip(others, scores, strict=True):
+        total = total + k(x, other) * other_score + torch.func.grad(k, 1)(x, other)
     return total / (len(others) + 1)
 
 
@@ -52,16 +52,16 @@ def problem() -> tuple[Tensor, Tensor]:
 
 
 def exact(kind: type[Kernel], sigma: Tensor, per_dimension: bool, query: Tensor) -> tuple[Tensor, Tensor]:
-    """phi_i and J_i where particle i is moved to query_i."""
+    """phi_i and J_i if particle i is moved to query_i."""
     x, score = problem()
     h = sigma.expand(B, D) if per_dimension else sigma.expand(B)[:, None].expand(B, D)
     phis, jacobians = torch.zeros(B, M, D, dtype=torch.float64), torch.zeros(B, M, D, D, dtype=torch.float64)
     for b in range(B):
         for i in range(M):
-            rest = [j for j in range(M) if j != i]
+            others = [j for j in range(M) if j != i]
 
-            def phi(own: Tensor, b: int = b, rest: list[int] = rest) -> Tensor:
-                return plain_phi(kind, own, x[b, rest], score[b, rest], score_of(own), h[b])
+            def phi(particle: Tensor, b: int = b, others: list[int] = others) -> Tensor:
+                return plain_phi(kind, particle, x[b, others], score[b, others], score_of(particle), h[b])
 
             phis[b, i] = phi(query[b, i])
             jacobians[b, i] = torch.func.jacfwd(phi)(query[b, i])
@@ -77,9 +77,9 @@ def test_direction_trace_norm_and_logdet(kind: type[Kernel], name: str) -> None:
     of_hessian = hessian.diagonal(dim1=-2, dim2=-1).sum(-1) / M
     trace = jacobian.diagonal(dim1=-2, dim2=-1).sum(-1)
     torch.testing.assert_close(kernel.phi(x, score, sigma), phi)
-    got_phi, got_trace = kernel.phi_trace(x, score, sigma)
-    torch.testing.assert_close(got_phi, phi)
-    torch.testing.assert_close(got_trace + of_hessian, trace)
+    phi_with_trace, kernel_trace = kernel.phi_trace(x, score, sigma)
+    torch.testing.assert_close(phi_with_trace, phi)
+    torch.testing.assert_close(kernel_trace + of_hessian, trace)
     eps, log_q = torch.tensor([0.1, 0.3], dtype=torch.float64), torch.randn(B, M, dtype=torch.float64)
     x_next, log_q_next = kernel.step(x, score, sigma, eps, log_q, of_hessian * M)
     torch.testing.assert_close(x_next, x + eps[:, None, None] * phi)
@@ -88,9 +88,9 @@ def test_direction_trace_norm_and_logdet(kind: type[Kernel], name: str) -> None:
     torch.testing.assert_close(kernel.sqnorm(x, score, sigma, None, None), kernel_part.square().sum((-2, -1)))
     probe = torch.randn(B, M, D, dtype=torch.float64).sign()
     hvp = (hessian @ probe[..., None])[..., 0]
-    wanted = kernel_part.square().sum((-2, -1)) + (hvp / M).square().sum(-1)
-    wanted = wanted + 2 * ((kernel_part @ probe[..., None])[..., 0] * hvp / M).sum(-1)
-    torch.testing.assert_close(kernel.sqnorm(x, score, sigma, probe, hvp), wanted)
+    expected = kernel_part.square().sum((-2, -1)) + (hvp / M).square().sum(-1)
+    expected = expected + 2 * ((kernel_part @ probe[..., None])[..., 0] * hvp / M).sum(-1)
+    torch.testing.assert_close(kernel.sqnorm(x, score, sigma, probe, hvp), expected)
     torch.testing.assert_close(kernel.exact_sqnorm(x, score, sigma, hessian), jacobian.square().sum((-2, -1)))
     full = torch.eye(D, dtype=torch.float64) + eps[:, None, None, None] * jacobian
     torch.testing.assert_close(kernel.logdet(x, score, sigma, eps, hessian), torch.linalg.slogdet(full).logabsdet)
@@ -109,39 +109,13 @@ def test_one_particle_moved_elsewhere(kind: type[Kernel], name: str) -> None:
     torch.testing.assert_close(kernel.trace_at(query, x, score, sigma) + of_hessian, trace)
     eps = torch.tensor(0.2, dtype=torch.float64)
     full = torch.eye(D, dtype=torch.float64) + eps * jacobian
-    found = kernel.logdet_at(query, x, score, sigma, eps, hessian)
-    torch.testing.assert_close(found, torch.linalg.slogdet(full).logabsdet)
+    logdet = kernel.logdet_at(query, x, score, sigma, eps, hessian)
+    torch.testing.assert_close(logdet, torch.linalg.slogdet(full).logabsdet)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_gradients(kind: type[Kernel], name: str) -> None:
     kernel, sigma = kernel_and_sigma(kind, name)
     x, score = problem()
-    inputs = [each.clone().requires_grad_() for each in (x, score, sigma)]
+    inputs = [tensor.clone().requires_grad_() for tensor in (x, score, sigma)]
     assert torch.autograd.gradcheck(lambda *args: kernel.phi_trace(*args), inputs)
-
-
-@pytest.mark.parametrize("name", ["median", "s2ac-median", "mean"])
-@pytest.mark.parametrize("scale", ["isotropic", "per-dimension"])
-def test_heuristics(name: str, scale: str) -> None:
-    x, score = problem()
-    differences = x[:, :, None] - x[:, None]
-    squared = differences.square().sum(-1, keepdim=True) if scale == "isotropic" else differences.square()
-    pairs = squared.flatten(1, 2)
-    if name == "mean":
-        wanted = (pairs.mean(1) / (4 * torch.tensor(M + 1.0).log())).sqrt()
-    else:
-        count = torch.tensor(float(M if name == "median" else M + 1))
-        wanted = pairs.sqrt().median(1).values / (2 * count.log()).sqrt()
-    found = Heuristic(name, scale)(State(0, x, score, None))
-    torch.testing.assert_close(found, wanted.squeeze(-1) if scale == "isotropic" else wanted, rtol=1e-6, atol=0)
-    assert not Heuristic(name, scale)(State(0, x.requires_grad_(), score, None)).requires_grad
-
-
-def test_wrong_names_are_refused_with_the_list() -> None:
-    with pytest.raises(ValueError, match="median, s2ac-median, mean"):
-        RBF("mode")
-    with pytest.raises(ValueError, match="isotropic, per-dimension"):
-        Heuristic("median", "elliptic")
-    with pytest.raises(ValueError, match="positive"):
-        RBF(-1.0)

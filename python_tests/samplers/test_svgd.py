@@ -1,4 +1,4 @@
-"""The sampler: its density, gradients through attached and detached steps, choices and refusals."""
+"""The SVGD sampler: its density, gradients through attached and detached steps, settings and refusals."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 import svgdx
 from svgdx import reference, samplers
-from svgdx.samplers import RBF, SVGD, Learnt, LearntGaussian, OfState, Scheduled, ScoreTarget, State, particles
-from svgdx.samplers.parameters import LEAKY_SLOPE, bounded
+from svgdx.samplers import RBF, SVGD, Learnt, LearntGaussian, OfState, ScoreTarget, State, particles
 from svgdx.samplers.targets import Target, as_target
 
 B, M, D, L = 2, 5, 3, 4
@@ -24,8 +23,8 @@ def log_density(x: Tensor) -> Tensor:
 
 def sampler(eps: float = 0.5, **changes: object) -> SVGD:
     start = LearntGaussian(torch.zeros(D), torch.ones(D))
-    made = SVGD(log_density, start, RBF(Learnt(1.3, L)), Learnt(eps, L), **changes)  # type: ignore[arg-type]
-    return made.double()
+    model = SVGD(log_density, start, RBF(Learnt(1.3, L)), Learnt(eps, L), **changes)  # type: ignore[arg-type]
+    return model.double()
 
 
 def draw(seed: int = 3) -> torch.Generator:
@@ -45,7 +44,7 @@ def eps_of(model: SVGD) -> Tensor:
 
 
 def plain_chain(model: SVGD) -> tuple[Tensor, Tensor]:
-    """The same chain from the reference formulas, every step attached, no bound."""
+    """The same chain by the reference formulas, with every step attached and no bound."""
     generator = draw()
     noise = torch.randn(B, M, D, generator=generator, dtype=torch.float64)
     mean, std = model.get_parameter("initial.mean"), model.get_parameter("initial.log_std").exp()
@@ -63,7 +62,7 @@ def plain_chain(model: SVGD) -> tuple[Tensor, Tensor]:
     return x, log_q
 
 
-def test_chain_and_its_gradients_are_those_of_the_formulas() -> None:
+def test_chain_and_its_gradients_equal_the_formulas() -> None:
     model = sampler()
     chain = run(model)
     x, log_q = plain_chain(model)
@@ -72,14 +71,14 @@ def test_chain_and_its_gradients_are_those_of_the_formulas() -> None:
     torch.testing.assert_close(chain.log_q, log_q, rtol=1e-10, atol=1e-10)
     parameters = list(model.parameters())
     assert len(parameters) == 4
-    found = torch.autograd.grad((chain.log_q - log_density(chain.x)).mean(), parameters)
-    wanted = torch.autograd.grad((log_q - log_density(x)).mean(), parameters)
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
+    grads = torch.autograd.grad((chain.log_q - log_density(chain.x)).mean(), parameters)
+    expected = torch.autograd.grad((log_q - log_density(x)).mean(), parameters)
+    for grad, value in zip(grads, expected, strict=True):
+        torch.testing.assert_close(grad, value, rtol=1e-8, atol=1e-9)
 
 
 def test_exact_density_is_the_change_of_variables() -> None:
-    """log q against the Jacobian of each particle's whole path would need the others fixed: it is checked by step."""
+    """Checks one step, because the Jacobian of a particle's path holds the other particles fixed within a step only."""
     model = sampler(eps=0.8, hessian="exact", density="logdet")
     chain = model.run(M, 1, batch=(B,), generator=draw())
     x, log_q = model.initial.draw(M, (B,), draw())
@@ -87,21 +86,21 @@ def test_exact_density_is_the_change_of_variables() -> None:
     for b in range(B):
         for i in range(M):
 
-            def moved(own: Tensor, b: int = b, i: int = i) -> Tensor:
-                points = torch.cat([x[b, :i], own[None], x[b, i + 1 :]]).detach()
-                points[i] = own
+            def step(particle: Tensor, b: int = b, i: int = i) -> Tensor:
+                points = torch.cat([x[b, :i], particle[None], x[b, i + 1 :]]).detach()
+                points[i] = particle
                 scores = score[b].clone()
-                scores[i] = torch.func.grad(log_density)(own)
-                return own + 0.8 * reference.svgd_phi(points, scores, 1.3)[i]
+                scores[i] = torch.func.grad(log_density)(particle)
+                return particle + 0.8 * reference.svgd_phi(points, scores, 1.3)[i]
 
-            jacobian = torch.func.jacfwd(moved)(x[b, i].detach())
-            wanted = log_q[b, i] - torch.linalg.slogdet(jacobian).logabsdet
+            jacobian = torch.func.jacfwd(step)(x[b, i].detach())
+            expected = log_q[b, i] - torch.linalg.slogdet(jacobian).logabsdet
             assert chain.log_q is not None
-            torch.testing.assert_close(chain.log_q[b, i], wanted, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(chain.log_q[b, i], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_exact_hessian_is_the_mean_of_all_probes() -> None:
-    """Trace and bound: a probe estimates both without bias, so their means over all 2^D probes are exact."""
+    """A probe estimates trace and squared norm without bias, so the means over all 2^D probes are exact."""
     model = sampler(hessian="exact", bound="clamp", eps=1e4)
     x, _ = model.initial.draw(M, (B,), draw())
     target = Target(log_density)
@@ -115,10 +114,10 @@ def test_exact_hessian_is_the_mean_of_all_probes() -> None:
         probe = sign.expand(B, M, D).contiguous()
         hvp = (hessian @ probe[..., None])[..., 0]
         norms.append(reference.svgd_jacobian_sqnorm(x, exact.score, 1.3, probe, hvp))
-    wanted = torch.stack(norms).mean(0).amax(-1).rsqrt()
+    expected = torch.stack(norms).mean(0).amax(-1).rsqrt()
     record = model.run(M, 1, batch=(B,), generator=draw()).steps[0]
-    torch.testing.assert_close(record.eps_bound, wanted.detach(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(record.eps, wanted.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(record.eps_bound, expected.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(record.eps, expected.detach(), rtol=1e-6, atol=0)
 
 
 def test_detached_steps_give_the_same_numbers_and_only_the_identity_path() -> None:
@@ -131,11 +130,11 @@ def test_detached_steps_give_the_same_numbers_and_only_the_identity_path() -> No
     torch.testing.assert_close(attached.log_q, detached.log_q)
     parameters = dict(model.named_parameters())
     total = detached.x.sum() + detached.log_q.sum()
-    found = dict(zip(parameters, torch.autograd.grad(total, list(parameters.values()), allow_unused=True), strict=True))
-    torch.testing.assert_close(found["initial.mean"], torch.full((D,), float(B * M), dtype=torch.float64))
-    assert found["initial.log_std"] is not None
-    assert found["kernel.bandwidth.raw"] is None
-    assert found["step_size.raw"] is None
+    grads = dict(zip(parameters, torch.autograd.grad(total, list(parameters.values()), allow_unused=True), strict=True))
+    torch.testing.assert_close(grads["initial.mean"], torch.full((D,), float(B * M), dtype=torch.float64))
+    assert grads["initial.log_std"] is not None
+    assert grads["kernel.bandwidth.raw"] is None
+    assert grads["step_size.raw"] is None
 
 
 @pytest.mark.parametrize(
@@ -148,19 +147,6 @@ def test_every_kth_step_has_a_gradient(every: int, expected: list[bool]) -> None
     sigma, eps = torch.autograd.grad(chain.log_q.sum(), [sigma_of(model), eps_of(model)])
     assert (sigma != 0).tolist() == expected
     assert (eps != 0).tolist() == expected
-
-
-@pytest.mark.parametrize("bound", ["none", "leaky", "clamp"])
-def test_eps_is_held_under_its_bound_for_each_problem(bound: str) -> None:
-    raw = torch.tensor(1e4, dtype=torch.float64, requires_grad=True)
-    limits = torch.tensor([0.5, 2e4], dtype=torch.float64)
-    held = bounded(raw, limits, bound).expand(2)
-    slope = {"none": 1.0, "leaky": LEAKY_SLOPE, "clamp": 0.0}[bound]
-    torch.testing.assert_close(held, torch.tensor([0.5 + slope * (1e4 - 0.5), 1e4], dtype=torch.float64))
-    (gradient,) = torch.autograd.grad(held[0], raw)
-    assert gradient.item() == slope
-    record = run(sampler(eps=1e4, bound=bound)).steps[0]
-    assert record.eps_bound.isnan().all() if bound == "none" else (record.eps_bound < 1e3).all()
 
 
 def test_p_svgd_has_no_hessian_term_and_its_own_divisor() -> None:
@@ -185,57 +171,44 @@ def test_presets_run(name: str) -> None:
     assert model.sample(M, L).shape == (M, D)
 
 
-def covariance_of(given: torch.distributions.Distribution) -> Tensor:
-    return given.covariance_matrix if isinstance(given, MultivariateNormal) else given.variance.diag()
+def covariance_of(gaussian: torch.distributions.Distribution) -> Tensor:
+    return gaussian.covariance_matrix if isinstance(gaussian, MultivariateNormal) else gaussian.variance.diag()
 
 
-def test_gaussians_in_closed_form_are_those_of_autograd() -> None:
+def test_closed_forms_of_gaussians_equal_autograd() -> None:
     covariance = torch.eye(D, dtype=torch.float64) + 0.3
     mean = torch.arange(D, dtype=torch.float64)
-    for given in (MultivariateNormal(mean, covariance), Independent(Normal(mean, covariance[0]), 1)):
-        closed, plain = as_target(given), Target(given.log_prob)
+    for gaussian in (MultivariateNormal(mean, covariance), Independent(Normal(mean, covariance[0]), 1)):
+        closed, plain = as_target(gaussian), Target(gaussian.log_prob)
         assert type(closed) is not Target
         x = torch.randn(B, M, D, dtype=torch.float64).requires_grad_()
         for hessian in samplers.HESSIANS:
-            one, other = (each.derivatives(x, hessian, True, draw()) for each in (closed, plain))
+            derivatives, expected = (target.derivatives(x, hessian, True, draw()) for target in (closed, plain))
             names = ("score", "trace", "hessian") if hessian != "hutchinson" else ("score",)
             for name in names:
-                torch.testing.assert_close(getattr(one, name), getattr(other, name))
+                torch.testing.assert_close(getattr(derivatives, name), getattr(expected, name))
             if hessian == "hutchinson":
-                torch.testing.assert_close(one.hvp, -one.probe @ covariance_of(given).inverse())
-                torch.testing.assert_close(one.trace, (one.probe * one.hvp).sum(-1))
+                probe, hvp = derivatives.probe, derivatives.hvp
+                torch.testing.assert_close(hvp, -probe @ covariance_of(gaussian).inverse())
+                torch.testing.assert_close(derivatives.trace, (probe * hvp).sum(-1))
 
 
 def test_a_score_alone_gives_the_same_chain() -> None:
     def score(x: Tensor) -> Tensor:
         return torch.func.grad(lambda p: log_density(p).sum())(x)
 
-    wanted = run(sampler(hessian="exact"))
+    expected = run(sampler(hessian="exact"))
     model = sampler(hessian="exact")
     model.target = as_target(ScoreTarget(score))
-    found = run(model)
-    torch.testing.assert_close(found.x, wanted.x)
-    torch.testing.assert_close(found.log_q, wanted.log_q)
+    chain = run(model)
+    torch.testing.assert_close(chain.x, expected.x)
+    torch.testing.assert_close(chain.log_q, expected.log_q)
     with pytest.raises(ValueError, match="score alone"):
         model.fit(M, L, 1)
 
 
-def test_values_of_a_step() -> None:
-    x = torch.zeros(M, D)
-    state = [State(step, x, x, None) for step in range(10)]
-    linear = Scheduled(0.4, "linear", end=8, begin=4, last=0.5)
-    assert [round(linear(each).item(), 4) for each in state] == [0.4, 0.4, 0.4, 0.4, 0.4, 0.35, 0.3, 0.25, 0.2, 0.2]
-    assert Scheduled(1.0, "exponential", end=4, last=0.01)(state[2]).item() == pytest.approx(0.1)
-    assert Scheduled(1.0, "cosine", end=4, last=0.5)(state[2]).item() == pytest.approx(0.75)
-    held = Learnt(0.5, low=0.01, high=2.0)
-    assert held(state[0]).item() == pytest.approx(0.5, rel=1e-5)
-    with torch.no_grad():
-        held.raw.fill_(50.0)
-    assert held(state[0]).item() == pytest.approx(2.0, rel=1e-5)
-
-
 class Spread(torch.nn.Module):
-    """A bandwidth from the state: softplus of a learnt multiple of the particles' spread."""
+    """A bandwidth computed from the state: softplus of a learnt multiple of the particles' spread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -245,24 +218,24 @@ class Spread(torch.nn.Module):
         return torch.nn.functional.softplus(self.factor * state.x.std(-2).mean(-1))
 
 
-def test_modules_of_the_state_are_learnt_and_stay_in_the_parameters() -> None:
+def test_modules_of_the_state_are_learnt_and_among_the_parameters() -> None:
     start = LearntGaussian(torch.zeros(D), torch.ones(D))
     model = SVGD(log_density, start, RBF(Spread()), OfState(Spread()), bound="leaky").double()
     chain = run(model)
     assert chain.log_q is not None
     assert chain.history()["sigma"].shape == (L, B)
     gradients = torch.autograd.grad(chain.log_q.sum(), list(model.parameters()))
-    assert all(bool((each != 0).any()) for each in gradients)
+    assert all(bool((gradient != 0).any()) for gradient in gradients)
 
 
-def test_module_as_target_is_not_trained() -> None:
+def test_a_module_as_target_is_not_trained() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(D, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1), torch.nn.Flatten(-2))
     model = SVGD(module, LearntGaussian(torch.zeros(D), torch.ones(D)))
     assert len(list(model.parameters())) == 2
     assert model.sample(M, L).shape == (M, D)
 
 
-def test_initial_with_a_batch_of_its_own() -> None:
+def test_initial_distribution_with_its_own_batch() -> None:
     start = Independent(Normal(torch.tensor([[0.0] * D, [100.0] * D]), torch.ones(2, D)), 1)
     x, log_q = SVGD(log_density, start).sample_with_log_prob(M, 0, batch=(4,), generator=draw())
     assert x.shape == (4, 2, M, D)
@@ -271,7 +244,7 @@ def test_initial_with_a_batch_of_its_own() -> None:
     torch.testing.assert_close(log_q[:, 1], start.log_prob(x.movedim(1, -2))[..., 1])
 
 
-def test_nan_in_one_problem_stays_there() -> None:
+def test_a_nan_stays_in_its_problem() -> None:
     factor = torch.tensor([[math.nan], [1.0]], dtype=torch.float64)
     model = sampler(bound="leaky")
     model.target = as_target(lambda x: log_density(x) * factor)
@@ -280,7 +253,7 @@ def test_nan_in_one_problem_stays_there() -> None:
     assert chain.x[1].isfinite().all()
 
 
-def test_same_generator_same_chain() -> None:
+def test_equal_generators_give_equal_chains() -> None:
     one, other = run(sampler()), run(sampler())
     assert torch.equal(one.x, other.x)
     start = Independent(Normal(torch.zeros(D), torch.ones(D)), 1)
@@ -289,7 +262,7 @@ def test_same_generator_same_chain() -> None:
 
 
 @pytest.mark.parametrize("control", samplers.CONTROLS)
-def test_samples_are_those_of_a_recorded_chain(control: str) -> None:
+def test_samples_equal_those_of_a_recorded_chain(control: str) -> None:
     model = sampler(control=control, bound="leaky")
     chain = run(model)
     x, log_q = model.sample_with_log_prob(M, L, batch=(B,), generator=draw())
@@ -309,7 +282,7 @@ def test_fit_lowers_the_reverse_kl() -> None:
         10,
         40,
         optimizer=lambda parameters: torch.optim.Adam(parameters, 1e-2),
-        scheduler=lambda made: torch.optim.lr_scheduler.LambdaLR(made, lambda epoch: rates.append(epoch) or 1.0),
+        scheduler=lambda adam: torch.optim.lr_scheduler.LambdaLR(adam, lambda epoch: rates.append(epoch) or 1.0),
         generator=draw(),
     )
     assert rates == list(range(41))
@@ -319,7 +292,7 @@ def test_fit_lowers_the_reverse_kl() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("settings", "message"),
     [
         ({"bound": "hard"}, "none, clamp, leaky"),
         ({"hessian": "diagonal"}, "none, hutchinson, exact"),
@@ -330,9 +303,9 @@ def test_fit_lowers_the_reverse_kl() -> None:
         ({"attach_every": -1}, "attach_every"),
     ],
 )
-def test_bad_settings_are_refused(wrong: dict[str, object], message: str) -> None:
+def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        sampler(**wrong)  # type: ignore[arg-type]
+        sampler(**settings)  # type: ignore[arg-type]
 
 
 def test_bad_requests_are_refused() -> None:
