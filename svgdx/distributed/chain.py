@@ -88,6 +88,7 @@ class ShardedPlacement:
         return Particles(ShardedEnsemble(shards), ShardedInteraction(settings.kernel, shards))
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sums the gradients over the ranks, in place."""
         sum_gradients(parameters, self.group)
 
 

@@ -62,9 +62,11 @@ class LearntGaussian(nn.Module):
         self.log_std = nn.Parameter(std.detach().log())
 
     def draw(self, n: int, batch: tuple[int, ...], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """n particles (batch..., n, D) and their log density (batch..., n) in nats, differentiable in mean and std."""
         return self._gaussian().draw(n, batch, generator)
 
     def box(self, deviations: float) -> tuple[Tensor, Tensor]:
+        """mean - and + `deviations` standard deviations, each (D,)."""
         return self._gaussian().box(deviations)
 
     def _gaussian(self) -> DiagonalGaussian:
