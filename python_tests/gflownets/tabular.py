@@ -1,4 +1,4 @@
-"""GFlowNets small enough to be enumerated: tables over all 3^D states, all trajectories of D bits."""
+"""GFlowNets small enough to enumerate: tables over all 3^D states, and all trajectories of D bits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def all_states(dim: int) -> Tensor:
 
 
 def all_trajectories(dim: int) -> Trajectories:
-    """Every full trajectory: each order of the locations with each state."""
+    """Every full trajectory: all orders of the locations combined with all states."""
     rows = [
         [2 * location + bits[location] for location in order]
         for order in itertools.permutations(range(dim))
@@ -30,18 +30,18 @@ def all_trajectories(dim: int) -> Trajectories:
 
 
 def code(states: Tensor) -> Tensor:
-    """Number of a state among the 3^D, void least."""
+    """The index of a state among the 3^D, with void as the lowest digit."""
     return ((states.long() + 1) * 3 ** torch.arange(states.shape[-1])).sum(-1)
 
 
 def bits_code(states: Tensor) -> Tensor:
-    """Number of a complete state in all_states."""
+    """The index of a complete state in all_states."""
     dim = states.shape[-1]
     return (states.long() * 2 ** torch.arange(dim - 1, -1, -1)).sum(-1)
 
 
 class Table(nn.Module):
-    """A number or vector for each of the 3^D states."""
+    """A learnt number or vector per state, 3^D in all."""
 
     def __init__(self, dim: int, width: int | None, learnt_backward: bool = True, seed: int = 0) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Table(nn.Module):
 
 
 def balanced(dim: int, log_reward: Tensor, learnt_backward: bool = True) -> Table:
-    """A table whose trajectory balance is exact: random P_B, the flows that follow from it, P_F from the flows.
+    """A table whose trajectories balance exactly: P_B is random, the flows follow from it, and P_F from the flows.
 
     log_reward (2^D) is that of all_states.
     """
@@ -66,32 +66,32 @@ def balanced(dim: int, log_reward: Tensor, learnt_backward: bool = True) -> Tabl
     by_void = sorted(states, key=lambda state: int((state < 0).sum()))
     with torch.no_grad():
         for state in by_void:
-            here = code(state)
+            parent = code(state)
             void = [d for d in range(dim) if state[d] < 0]
             if not void:
-                flow[here] = log_reward[bits_code(state)].exp()
-            parts = {}
+                flow[parent] = log_reward[bits_code(state)].exp()
+            flow_of_action = {}
             for location, bit in itertools.product(void, (0, 1)):
                 child = state.clone()
                 child[location] = bit
                 row = policy.rows[code(child), 2 * dim :] * float(learnt_backward)
                 log_pb = row[location] - row[child >= 0].logsumexp(0)
-                parts[2 * location + bit] = flow[code(child)] * log_pb.exp()
-            if parts:
-                flow[here] = sum(parts.values())
-            for action, part in parts.items():
-                policy.rows[here, action] = (part / flow[here]).log()
+                flow_of_action[2 * location + bit] = flow[code(child)] * log_pb.exp()
+            if flow_of_action:
+                flow[parent] = sum(flow_of_action.values())
+            for action, action_flow in flow_of_action.items():
+                policy.rows[parent, action] = (action_flow / flow[parent]).log()
     return policy
 
 
 def marginal(log_pf: Tensor, trajectories: Trajectories) -> Tensor:
-    """P(x) of all_states from log_pf of all trajectories."""
+    """P(x) of all_states, from log_pf of all trajectories."""
     count = 2 ** trajectories.final.shape[-1]
     return log_pf.new_zeros(count).index_add(0, bits_code(trajectories.final), log_pf.detach().exp())
 
 
 def minimise(loss: Callable[[], Tensor], parameters: list[Tensor], iterations: int = 500) -> float:
-    """The loss after L-BFGS on the whole set."""
+    """The loss after minimising it by L-BFGS."""
     optimizer = torch.optim.LBFGS(
         parameters, max_iter=iterations, tolerance_grad=1e-9, tolerance_change=1e-14, line_search_fn="strong_wolfe"
     )
@@ -107,16 +107,16 @@ def minimise(loss: Callable[[], Tensor], parameters: list[Tensor], iterations: i
 
 
 def assert_distributed(counts: Tensor, probability: Tensor) -> None:
-    """Pearson's chi-square, at most five standard deviations above its mean; rare outcomes count as one."""
+    """Asserts that Pearson's chi-square is at most five standard deviations above its mean; pools rare outcomes."""
     total = counts.sum()
     expected = probability.double() * total
     rare = expected < 8
     counts, expected = counts.double(), expected.double()
-    seen = torch.cat([counts[~rare], counts[rare].sum()[None]])
-    wanted = torch.cat([expected[~rare], expected[rare].sum()[None]])
-    if wanted[-1] < 1e-9 * total:
-        assert seen[-1] == 0
-        seen, wanted = seen[:-1], wanted[:-1]
-    freedom = len(seen) - 1
-    statistic = float(((seen - wanted).square() / wanted).sum())
+    counts = torch.cat([counts[~rare], counts[rare].sum()[None]])
+    expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
+    if expected[-1] < 1e-9 * total:
+        assert counts[-1] == 0
+        counts, expected = counts[:-1], expected[:-1]
+    freedom = len(counts) - 1
+    statistic = float(((counts - expected).square() / expected).sum())
     assert statistic < freedom + 5 * math.sqrt(2 * freedom) + 5, (statistic, freedom)

@@ -1,4 +1,4 @@
-"""The compiled rollout's two CPU ops: opcheck, and bad input refused with the argument named."""
+"""The two CPU ops of the compiled rollout: opcheck, and errors for bad input that name the argument."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from svgdx import _library, gflownets  # noqa: F401 - registers the fakes
+from svgdx import _library, gflownets  # noqa: F401 - registers the fake kernels
 
 if _library.disabled():
     pytest.skip("SVGDX_DISABLE: the compiled rollout is off", allow_module_level=True)

@@ -1,4 +1,4 @@
-"""Small D, everything enumerated: probabilities, minima of the losses, proposals, likelihoods."""
+"""Enumeration for small D: probabilities, minima of the losses, proposals and likelihoods."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def log_reward(dim: int = D) -> Tensor:
 
 def policies(dim: int, scale: float) -> list[nn.Module]:
     torch.manual_seed(1)
-    made: list[nn.Module] = [gfn.MLPPolicy(dim, 16, 2, learnt_backward=learnt).double() for learnt in (True, False)]
-    for policy in made:
+    networks: list[nn.Module] = [gfn.MLPPolicy(dim, 16, 2, learnt_backward=learnt).double() for learnt in (True, False)]
+    for policy in networks:
         for parameter in policy.parameters():
             parameter.data.mul_(scale)
-    return [*made, tabular.Table(dim, 3 * dim), tabular.Table(dim, 3 * dim, learnt_backward=False)]
+    return [*networks, tabular.Table(dim, 3 * dim), tabular.Table(dim, 3 * dim, learnt_backward=False)]
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -62,17 +62,17 @@ def test_minimum_samples_in_proportion_to_the_reward(name: str, learnt_backward:
     paths = tabular.all_trajectories(D)
     parameters = [policy.rows]
     parameters += {"tb": [log_z], "variance": [], "db": [flow.rows], "subtb": [flow.rows]}[name]
-    left = tabular.minimise(lambda: losses(name, policy, flow, log_z, paths), parameters)
-    assert left < 1e-8
-    found = tabular.marginal(gfn.trajectory_log_prob(policy, paths)[0], paths)
-    torch.testing.assert_close(found, log_reward().softmax(0), rtol=1e-3, atol=1e-4)
+    minimum = tabular.minimise(lambda: losses(name, policy, flow, log_z, paths), parameters)
+    assert minimum < 1e-8
+    marginal = tabular.marginal(gfn.trajectory_log_prob(policy, paths)[0], paths)
+    torch.testing.assert_close(marginal, log_reward().softmax(0), rtol=1e-3, atol=1e-4)
     log_partition = {"tb": log_z, "db": flow.rows[0], "subtb": flow.rows[0]}.get(name)
     if log_partition is not None:
         torch.testing.assert_close(log_partition.detach(), log_reward().logsumexp(0), rtol=0, atol=1e-3)
 
 
 def test_minimum_of_a_network_trained_on_recorded_rollouts() -> None:
-    """Trajectory balance on both kinds of trajectories, as the trainer does it, ends at P proportional to R."""
+    """Trajectory balance on both kinds of trajectories, as in the trainer, converges to P proportional to R."""
     torch.manual_seed(0)
     policy = gfn.MLPPolicy(D, 32, 2).double()
     log_z = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -81,21 +81,21 @@ def test_minimum_of_a_network_trained_on_recorded_rollouts() -> None:
     states = tabular.all_states(D)
     for step in range(400):
         data = states[torch.randint(2**D, (24,))]
-        both = {"forward_from": gfn.void_states(40, D), "backward_from": data}
-        paths = gfn.rollout(policy, D, step, epsilon=0.1, record=True, **both)
+        start = {"forward_from": gfn.void_states(40, D), "backward_from": data}
+        paths = gfn.rollout(policy, D, step, epsilon=0.1, record=True, **start)
         reward = log_reward()[tabular.bits_code(paths.final)]
         loss = gfn.trajectory_balance(*gfn.trajectory_log_prob(policy, paths), reward, log_z).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    every = tabular.all_trajectories(D)
-    found = tabular.marginal(gfn.trajectory_log_prob(policy, every)[0], every)
-    torch.testing.assert_close(found, log_reward().softmax(0), rtol=0, atol=1e-3)
+    paths = tabular.all_trajectories(D)
+    marginal = tabular.marginal(gfn.trajectory_log_prob(policy, paths)[0], paths)
+    torch.testing.assert_close(marginal, log_reward().softmax(0), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("lam", [0.3, 0.9, 1.0, 2.0])
-def test_sub_trajectory_balance_is_its_double_sum(lam: float) -> None:
+def test_sub_trajectory_balance_equals_its_double_sum(lam: float) -> None:
     steps = 5
     log_pf, log_pb, log_flow = torch.randn(3, 4, steps, dtype=torch.float64)
     reward = torch.randn(4, dtype=torch.float64)
@@ -106,13 +106,13 @@ def test_sub_trajectory_balance_is_its_double_sum(lam: float) -> None:
             balance = flow[:, i] + log_pf[:, i:j].sum(1) - flow[:, j] - log_pb[:, i:j].sum(1)
             total += lam ** (j - i) * balance.square()
             weights += lam ** (j - i)
-    got = gfn.sub_trajectory_balance(log_pf, log_pb, log_flow, reward, lam)
-    torch.testing.assert_close(got, total / weights)
+    loss = gfn.sub_trajectory_balance(log_pf, log_pb, log_flow, reward, lam)
+    torch.testing.assert_close(loss, total / weights)
 
 
 @pytest.mark.parametrize("steps", range(D + 1))
 @pytest.mark.parametrize("learnt_backward", [True, False])
-def test_acceptance_is_one_where_trajectories_balance(steps: int, learnt_backward: bool) -> None:
+def test_acceptance_is_one_if_trajectories_balance(steps: int, learnt_backward: bool) -> None:
     policy = tabular.balanced(D, log_reward(), learnt_backward)
     paths = tabular.all_trajectories(D)
     reward = log_reward()[tabular.bits_code(paths.final)]
@@ -122,9 +122,9 @@ def test_acceptance_is_one_where_trajectories_balance(steps: int, learnt_backwar
     x = tabular.all_states(D).repeat(50, 1)
     proposal = gfn.back_and_forth(policy, x, steps, seed=3)
     log_p = [log_reward()[tabular.bits_code(state)] for state in (x, proposal.x_new)]
-    x_next, made, probability = gfn.accept(proposal, *log_p, seed=1)
+    x_next, accepted, probability = gfn.accept(proposal, *log_p, seed=1)
     torch.testing.assert_close(probability, torch.ones_like(probability))
-    assert bool(made.all())
+    assert bool(accepted.all())
     assert torch.equal(x_next, proposal.x_new)
     if steps > 0:
         assert bool((proposal.x_new != x).any(1).any())
@@ -140,11 +140,11 @@ def test_accepted_moves_leave_the_target_invariant(rule: str, index: int, steps:
     x = tabular.all_states(D)[start]
     proposal = gfn.back_and_forth(policy, x, steps, seed=6)
     log_p = [log_reward()[tabular.bits_code(state)] for state in (x, proposal.x_new)]
-    x_next, made, probability = gfn.accept(proposal, *log_p, seed=2, rule=rule)
-    assert 0.05 < float(made.double().mean()) < 0.95
-    assert abs(float(made.double().mean() - probability.mean())) < 0.02
+    x_next, accepted, probability = gfn.accept(proposal, *log_p, seed=2, rule=rule)
+    assert 0.05 < float(accepted.double().mean()) < 0.95
+    assert abs(float(accepted.double().mean() - probability.mean())) < 0.02
     tabular.assert_distributed(torch.bincount(tabular.bits_code(x_next), minlength=2**D), target)
-    # Nothing above holds by never moving: without rejections the target is lost.
+    # Chains that never move would pass the above; without rejections the target is lost.
     with pytest.raises(AssertionError):
         tabular.assert_distributed(torch.bincount(tabular.bits_code(proposal.x_new), minlength=2**D), target)
 
@@ -156,11 +156,11 @@ def test_importance_sampling_converges_to_the_enumerated_likelihood(index: int) 
     paths = tabular.all_trajectories(dim)
     log_pf, log_pb = gfn.trajectory_log_prob(policy, paths)
     exact = tabular.marginal(log_pf, paths)
-    # Standard deviation of each weight under P_B, from all trajectories.
+    # The second moment of each weight under P_B, from all trajectories, gives the standard error.
     square = tabular.marginal(2 * log_pf - log_pb, paths)
     error = ((square - exact.square()).clamp(min=0) / samples).sqrt()
-    found = gfn.log_likelihood(policy, tabular.all_states(dim), samples, seed=8, batch=5000).exp()
-    assert bool(((found - exact).abs() < 6 * error + 1e-9).all())
+    estimate = gfn.log_likelihood(policy, tabular.all_states(dim), samples, seed=8, batch=5000).exp()
+    assert bool(((estimate - exact).abs() < 6 * error + 1e-9).all())
     assert bool((error < 0.2 * exact).all())
 
 
@@ -169,7 +169,7 @@ def test_log_z_by_importance_sampling() -> None:
     policy = tabular.Table(dim, 3 * dim)
     reward = log_reward(dim)
     weights = gfn.log_importance_weights(policy, lambda x: reward[tabular.bits_code(x)], samples, seed=2)
-    found = weights.logsumexp(0) - math.log(samples)
+    estimate = weights.logsumexp(0) - math.log(samples)
     paths = tabular.all_trajectories(dim)
     with torch.no_grad():
         log_pf, log_pb = gfn.trajectory_log_prob(policy, paths)
@@ -177,8 +177,8 @@ def test_log_z_by_importance_sampling() -> None:
     variance = (log_pf + 2 * ratio).logsumexp(0).exp() - (2 * reward.logsumexp(0)).exp()
     error = float((variance / samples).sqrt() / reward.logsumexp(0).exp())
     assert error < 0.1
-    assert abs(float(found - reward.logsumexp(0))) < 5 * error
-    # A balanced policy is the best proposal there is: every weight is Z.
+    assert abs(float(estimate - reward.logsumexp(0))) < 5 * error
+    # With a balanced policy, the best possible proposal, every weight is Z.
     balanced = tabular.balanced(dim, reward)
     exact = gfn.log_importance_weights(balanced, lambda x: reward[tabular.bits_code(x)], 3, seed=2)
     torch.testing.assert_close(exact, reward.logsumexp(0).expand(3))

@@ -1,4 +1,4 @@
-"""Rollouts: their distribution, both kinds together, exploration, windows, seeds."""
+"""Rollouts: distribution, both kinds together, exploration, windows and seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ D = 3
 
 
 class Wrapped(nn.Module):
-    """An MLPPolicy that the rollouts do not know as one."""
+    """An MLPPolicy that rollouts do not recognise as one."""
 
     def __init__(self, policy: gfn.MLPPolicy) -> None:
         super().__init__()
@@ -38,29 +38,29 @@ def bits(count: int, dim: int = D, seed: int = 0) -> Tensor:
     return torch.randint(0, 2, (count, dim), dtype=torch.int8, generator=torch.Generator().manual_seed(seed))
 
 
-def which(actions: Tensor, dim: int) -> Tensor:
-    """Number of a trajectory among all of D bits, by its actions."""
+def code(actions: Tensor, dim: int) -> Tensor:
+    """A number that identifies a trajectory by its actions."""
     return (actions * (2 * dim) ** torch.arange(actions.shape[1])).sum(1)
 
 
-def assert_trajectories(found: gfn.Trajectories, probability: Tensor) -> None:
-    """Trajectories are distributed over all_trajectories as `probability` says."""
-    number = which(tabular.all_trajectories(D).actions, D)
-    place = torch.full((int(number.max()) + 1,), -1)
-    place[number] = torch.arange(len(number))
-    counts = torch.bincount(place[which(found.actions, D)], minlength=len(number))
+def assert_trajectories(paths: gfn.Trajectories, probability: Tensor) -> None:
+    """Asserts that trajectories have this distribution over all_trajectories."""
+    codes = code(tabular.all_trajectories(D).actions, D)
+    index_of_code = torch.full((int(codes.max()) + 1,), -1)
+    index_of_code[codes] = torch.arange(len(codes))
+    counts = torch.bincount(index_of_code[code(paths.actions, D)], minlength=len(codes))
     tabular.assert_distributed(counts, probability)
 
 
 @pytest.mark.parametrize("learnt_backward", [True, False])
 @pytest.mark.parametrize("generic", [False, True])
-def test_both_kinds_of_rows_are_distributed_as_they_should(generic: bool, learnt_backward: bool) -> None:
+def test_both_kinds_of_rows_have_their_distribution(generic: bool, learnt_backward: bool) -> None:
     count = 20000
     network = mlp(learnt_backward=learnt_backward)
     policy = Wrapped(network) if generic else network
-    every = tabular.all_trajectories(D)
+    complete = tabular.all_trajectories(D)
     with torch.no_grad():
-        log_pf, log_pb = gfn.trajectory_log_prob(policy, every)
+        log_pf, log_pb = gfn.trajectory_log_prob(policy, complete)
     data = bits(count, seed=1)
     share = torch.bincount(tabular.bits_code(data), minlength=2**D) / count
     paths = gfn.rollout(policy, D, 11, forward_from=gfn.void_states(count, D), backward_from=data)
@@ -71,20 +71,20 @@ def test_both_kinds_of_rows_are_distributed_as_they_should(generic: bool, learnt
         for rows in (slice(count), slice(count, None))
     )
     assert_trajectories(forward, log_pf.exp())
-    assert_trajectories(backward, log_pb.exp() * share[tabular.bits_code(every.final)])
-    # Rows of the two kinds, and successive rows, are drawn independently.
+    assert_trajectories(backward, log_pb.exp() * share[tabular.bits_code(complete.final)])
+    # Rows of the two kinds are drawn independently.
     joint = 2 * (forward.actions[:, 0] // 2 == 0) + (backward.actions[:, -1] // 2 == 0)
-    one = [(column[:, i] // 2 == 0).double().mean() for column, i in ((forward.actions, 0), (backward.actions, -1))]
-    product = torch.outer(*[torch.stack([1 - p, p]) for p in one]).flatten()
+    first_is_0 = [(kind.actions[:, i] // 2 == 0).double().mean() for kind, i in ((forward, 0), (backward, -1))]
+    product = torch.outer(*[torch.stack([1 - p, p]) for p in first_is_0]).flatten()
     tabular.assert_distributed(torch.bincount(joint, minlength=4), product)
 
 
 @pytest.mark.parametrize("learnt_backward", [True, False])
 @pytest.mark.parametrize("states", [2, 3, 7])
-def test_network_of_the_rollout_is_the_plain_one(
+def test_network_of_the_rollout_equals_the_plain_one(
     monkeypatch: pytest.MonkeyPatch, learnt_backward: bool, states: int
 ) -> None:
-    """Incremental first layer, recorded or not, in one window or several, against the module called on all states."""
+    """The incremental first layer, recorded or not, in one window or several, against the module on all states."""
     dim, steps = 7, 5
     policy = mlp(dim, learnt_backward)
     start = gfn.void_states(6, dim)
@@ -93,18 +93,18 @@ def test_network_of_the_rollout_is_the_plain_one(
     expected = gfn.rollout(Wrapped(policy), steps, 3, log_prob=True, **arguments)
     monkeypatch.setattr(_record, "LOGITS_BYTES", states * 11 * 3 * dim * 8)
     for options in ({"log_prob": True}, {"record": True}):
-        found = gfn.rollout(policy, steps, 3, **options, **arguments)
-        assert torch.equal(found.actions, expected.actions)
-        assert torch.equal(found.initial, expected.initial)
-        assert torch.equal(found.final, expected.final)
-        torch.testing.assert_close(found.sums(), expected.sums(), rtol=1e-11, atol=1e-11)
-    kinds = [found.record.forward_order(found.record.hidden[0], rows) for rows in (slice(0, 6), slice(6, 11))]
-    hidden = nn.functional.leaky_relu(policy.layers[0](found.states().double()))
+        paths = gfn.rollout(policy, steps, 3, **options, **arguments)
+        assert torch.equal(paths.actions, expected.actions)
+        assert torch.equal(paths.initial, expected.initial)
+        assert torch.equal(paths.final, expected.final)
+        torch.testing.assert_close(paths.sums(), expected.sums(), rtol=1e-11, atol=1e-11)
+    kinds = [paths.record.forward_order(paths.record.hidden[0], rows) for rows in (slice(0, 6), slice(6, 11))]
+    hidden = nn.functional.leaky_relu(policy.layers[0](paths.states().double()))
     torch.testing.assert_close(torch.cat(kinds), hidden, rtol=1e-11, atol=1e-11)
     plain = gfn.trajectory_log_prob(Wrapped(policy), expected)
     torch.testing.assert_close(expected.sums(), plain, rtol=1e-11, atol=1e-11)
-    steps_alone = gfn.transition_log_prob(policy, expected)
-    torch.testing.assert_close(tuple(part.sum(1) for part in steps_alone), plain, rtol=1e-11, atol=1e-11)
+    of_steps = gfn.transition_log_prob(policy, expected)
+    torch.testing.assert_close(tuple(log_prob.sum(1) for log_prob in of_steps), plain, rtol=1e-11, atol=1e-11)
 
 
 def test_states_of_a_trajectory() -> None:
@@ -128,8 +128,8 @@ def test_exploration_does_not_enter_the_log_probability() -> None:
     forward = gfn.Trajectories(void, explored.actions[:20000], explored.final[:20000])
     assert_trajectories(forward, torch.full((48,), 1 / 48, dtype=torch.float64))
     # Backward rows never explore.
-    quiet = gfn.rollout(policy, D, 5, backward_from=data)
-    assert torch.equal(quiet.actions, explored.actions[20000:])
+    unexplored = gfn.rollout(policy, D, 5, backward_from=data)
+    assert torch.equal(unexplored.actions, explored.actions[20000:])
 
 
 def test_temperature_divides_the_logits() -> None:
@@ -137,13 +137,13 @@ def test_temperature_divides_the_logits() -> None:
     cooled = tabular.Table(D, 3 * D)
     cooled.rows.data.mul_(2)
     paths = gfn.rollout(policy, D, 5, forward_from=gfn.void_states(20000, D), temperature=0.5, log_prob=True)
-    every = tabular.all_trajectories(D)
+    complete = tabular.all_trajectories(D)
     with torch.no_grad():
-        assert_trajectories(paths, gfn.trajectory_log_prob(cooled, every)[0].exp())
+        assert_trajectories(paths, gfn.trajectory_log_prob(cooled, complete)[0].exp())
     torch.testing.assert_close(paths.sums(), gfn.trajectory_log_prob(policy, paths))
 
 
-def test_seed_and_stream_decide_the_draws() -> None:
+def test_seed_and_stream_determine_the_draws() -> None:
     policy = mlp(6)
     arguments = {"forward_from": gfn.void_states(64, 6), "backward_from": bits(64, 6)}
     first = gfn.rollout(policy, 6, 1, **arguments).actions
@@ -161,7 +161,7 @@ def test_no_steps_and_one_kind_of_rows() -> None:
     assert gfn.rollout(policy, 2, 1, forward_from=gfn.void_states(0, D), log_prob=True).actions.shape == (0, 2)
 
 
-def test_refusals() -> None:
+def test_bad_arguments_are_refused() -> None:
     policy, void = mlp(), gfn.void_states(2, D)
     with pytest.raises(ValueError, match="pass forward_from, backward_from or both"):
         gfn.rollout(policy, D, 1)

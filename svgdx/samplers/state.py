@@ -1,4 +1,4 @@
-"""What the steps of a chain see and leave behind: the ensemble of particles, their state and a record of each step."""
+"""The data of a chain: the ensemble of its particles, the state before a step, and the record of its steps."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from svgdx import ops
 
 
 class Ensemble(Protocol):
-    """All M particles of each problem, of which this process may hold a part, M_p: what is computed over all of them.
+    """Sums over all M particles of each problem, of which this process may hold only a part, M_p.
 
-    Every result is (...), or (..., D) where a method says so, and the same on every process.
+    Results are (...) unless a method says otherwise, and the same in every process.
     """
 
     def count(self, x: Tensor) -> int:
