@@ -123,6 +123,15 @@ def test_links_lead_somewhere(path: Path) -> None:
     assert not re.search(r"(?<![\w.])/(work|home|root|tmp)/", text), f"{path} has a path of one machine"
 
 
+def test_the_messages_of_troubleshooting_exist() -> None:
+    messages = re.findall(r"^\*\*`([^`]+)`", (ROOT / "docs/guides/troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(messages) > 5
+    sources = [path.read_text() for path in (ROOT / "svgdx").rglob("*.py")]
+    for message in messages:
+        longest = max(message.split("…"), key=len).strip()
+        assert any(longest in source for source in sources), message
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 

@@ -83,7 +83,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_seed_has_a_run_folder_that_holds_what_is_promised(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == ["seed-0", "seed-2"]
     run = finished / "seed-2"
-    assert {path.name for path in run.iterdir()} == {"config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"}
+    files = {"config.yaml", "metrics.jsonl", "manifest.json"}
+    assert {path.name for path in run.iterdir()} == {*files, "checkpoints", "tensorboard"}
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     config = RLConfig.from_yaml(run / "config.yaml")
     # What the preset decides is written down.

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from svgdx.experiments.run.settings import Command
 
+TRUST = "load a checkpoint that the run's manifest does not list; this executes code in it, see SECURITY.md"
+
 _TRAIN_DESCRIPTION = """Train SAC, SAC with a normalising flow, or SteinSAC on an environment of Gymnasium. The actions
 of SteinSAC are SVGD particles that approach exp(Q / alpha) and whose density is known.
 
@@ -42,12 +44,14 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     resume = "continue the runs in --out with their own settings; a larger --steps lengthens them"
     group.add_argument("--resume", action="store_true", help=resume)
     group.add_argument("--checkpoint", metavar="DIR", type=Path, help="with --resume: continue from this checkpoint")
+    group.add_argument("--trust", action="store_true", help=f"with --resume: {TRUST}")
     group.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 
 def _evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder of `svgdx train rl`: DIR/seed-N")
     parser.add_argument("--checkpoint", metavar="DIR", type=Path, help="evaluate this checkpoint, not the newest")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     parser.add_argument("--video", metavar="FILE", type=Path, help="film one rollout: FILE.mp4 or FILE.gif")
 
 

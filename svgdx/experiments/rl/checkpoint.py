@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,11 +17,11 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from svgdx.experiments.rl import environment as rl_environment
-from svgdx.experiments.run.checkpoint import Checkpoint, sync
+from svgdx.experiments.run.checkpoint import Checkpoint, sync, write_atomically
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.folder import RunFolder
 
-FORMAT = "svgdx-rl-1"
+FORMAT, MANIFEST_FORMAT = "svgdx-rl-1", "svgdx-rl-manifest-1"
 MODEL, BUFFER, STATE, FACTS = "model.zip", "replay_buffer.npz", "state.pt", "checkpoint.json"
 _ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
@@ -74,9 +75,19 @@ class RLCheckpoint(Checkpoint):
 
 
 class RLFolder(RunFolder):
-    """The folder of one seed's run. Its checkpoints are folders, too."""
+    """The folder of one seed's run. Its checkpoints are folders, too.
+
+    Loading one unpickles `model.zip` and `state.pt`, which can execute anything. The run folder's manifest.json lists
+    the checkpoints that the run wrote, by the digest of their checkpoint.json, which in turn has those of the other
+    files. Any other checkpoint is refused unless `trusted`.
+    """
 
     suffix = ""
+
+    def __init__(self, path: Path, experiment: str = "rl") -> None:
+        super().__init__(path, experiment)
+        self.manifest = path / "manifest.json"
+        self.trusted = False
 
     def _write(self, path: Path, state: Any) -> None:
         temporary = path.with_name(path.name + ".tmp")
@@ -84,6 +95,8 @@ class RLFolder(RunFolder):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
             _write_files(temporary, state)
+            # Listed before it is there: a kill in between must not leave a checkpoint that is refused.
+            self._list(_digest(temporary / FACTS), path.name)
             if path.exists():
                 shutil.rmtree(path)
             os.rename(temporary, path)
@@ -93,20 +106,26 @@ class RLFolder(RunFolder):
             raise
 
     def read(self, path: Path) -> RLCheckpoint:
-        """A checkpoint. Raises UsageError, naming the folder, if it is missing, damaged, or of another experiment."""
+        """A checkpoint.
+
+        Raises:
+            UsageError: it is missing, damaged, of another experiment, or not in the manifest; nothing was unpickled.
+        """
         if not path.is_dir():
             raise UsageError(f"{path}: there is no such checkpoint")
         try:
             facts = json.loads((path / FACTS).read_text())
             if facts["format"] != FORMAT:
                 raise UsageError(f"{path}: not a checkpoint of this experiment")
-            for name, digest in facts["sha256"].items():
-                if _digest(path / name) != digest:
+            for name in (MODEL, BUFFER, STATE):
+                if _digest(path / name) != facts["sha256"][name]:
                     raise UsageError(
                         f"{path}: corrupt checkpoint: {name} does not match the checksum it was saved with"
                     )
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{path}: corrupt checkpoint: {error}") from error
+        if not self.trusted:
+            self._require_listed(path)
         state = torch.load(path / STATE, weights_only=False)
         return RLCheckpoint(
             facts["step"],
@@ -119,6 +138,31 @@ class RLFolder(RunFolder):
             environment=state["environment"],
             generators=state["generators"],
         )
+
+    def _listed(self) -> dict[str, str]:
+        """The names of the checkpoints that the run wrote, by the digest of their checkpoint.json."""
+        try:
+            names: dict[str, str] = json.loads(self.manifest.read_text())["checkpoints"]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{self.manifest} cannot be read: {error}") from error
+        return names
+
+    def _list(self, digest: str, name: str) -> None:
+        names: dict[str, str] = {}
+        # A manifest that cannot be read got here by --trust; it is replaced.
+        with contextlib.suppress(UsageError):
+            names = self._listed()
+        content = {"format": MANIFEST_FORMAT, "checkpoints": names | {digest: name}}
+        write_atomically(self.manifest, (json.dumps(content, indent=1) + "\n").encode())
+
+    def _require_listed(self, path: Path) -> None:
+        exists = self.manifest.exists()
+        if not exists or _digest(path / FACTS) not in self._listed():
+            reason = f"is not listed in {self.manifest}" if exists else f"cannot be verified without {self.manifest}"
+            raise UsageError(
+                f"{path}: the checkpoint {reason}, so this run may not have written it. Loading it executes code that "
+                "it contains; pass --trust if you trust where it comes from"
+            )
 
 
 def _write_files(folder: Path, state: RLCheckpoint) -> None:

@@ -60,10 +60,11 @@ class Evaluation:
 
 def main(options: argparse.Namespace) -> int:
     """Runs `svgdx eval rl` and returns its exit code."""
-    return run(options.run, options.checkpoint, options.video, chosen_options(options, RLEvaluationSettings))
+    settings = chosen_options(options, RLEvaluationSettings)
+    return run(options.run, options.checkpoint, options.video, settings, options.trust)
 
 
-def run(path: Path, checkpoint: Path | None, video: Path | None, options: dict[str, Any]) -> int:
+def run(path: Path, checkpoint: Path | None, video: Path | None, options: dict[str, Any], trust: bool = False) -> int:
     """Evaluates a checkpoint of a run and writes evaluation.json into the run folder.
 
     Args:
@@ -71,15 +72,17 @@ def run(path: Path, checkpoint: Path | None, video: Path | None, options: dict[s
         checkpoint: None takes the newest.
         video: file for a video of one episode.
         options: settings from the command line.
+        trust: whether to load a checkpoint that the run's manifest does not list.
 
     Raises:
-        UsageError: the folder has no run or no checkpoint, or the video cannot be made.
+        UsageError: the folder has no run or no checkpoint, the checkpoint is refused, or the video cannot be made.
     """
     if video is not None and video.suffix not in FORMATS:
         raise UsageError(f"--video: must end in {' or '.join(FORMATS)}, but is {video}")
     if not (path / "config.yaml").is_file() and any(path.glob("seed-*")):
         raise UsageError(f"{path} is a folder of runs; evaluate one of them, such as {min(path.glob('seed-*'))}")
     folder = RLFolder.reopen(path, "rl")
+    folder.trusted = trust
     config = RLConfig.from_yaml(folder.config)
     settings = RLEvaluationSettings.for_environment(config.env, options)
     torch.set_num_threads(settings.threads)

@@ -30,11 +30,17 @@ def main(options: argparse.Namespace) -> int:
     if parallel.ranks_launched() > 1:
         raise UsageError("it is not data-parallel: start it without torchrun")
     chosen = chosen_options(options, RLConfig)
-    return run(chosen, options.out, options.seeds, options.resume, options.checkpoint, options.quiet)
+    return run(chosen, options.out, options.seeds, options.resume, options.checkpoint, options.quiet, options.trust)
 
 
 def run(
-    given: dict[str, Any], out: Path, seeds: list[int] | None, resume: bool, chosen: Path | None, quiet: bool
+    given: dict[str, Any],
+    out: Path,
+    seeds: list[int] | None,
+    resume: bool,
+    chosen: Path | None,
+    quiet: bool,
+    trust: bool = False,
 ) -> int:
     """Trains the seeds one after another, each in the folder out/seed-N.
 
@@ -44,6 +50,7 @@ def run(
         seeds: the seeds; None takes seed 0, or when resuming all that are in the folder.
         resume, chosen: whether to continue the runs, and the checkpoint of the only one; None takes the newest.
         quiet: whether to hide the progress bars.
+        trust: when resuming, whether to load checkpoints that the run's manifest does not list.
 
     Returns:
         0; INTERRUPTED after SIGINT or SIGTERM, with a checkpoint of the seed at work; 1 if a seed diverged, in which
@@ -53,7 +60,9 @@ def run(
         UsageError: the request is invalid; nothing was written. StoppedError: the environment failed, or a file could
             not be written; later seeds were not started.
     """
-    opened = _reopen(given, out, seeds, chosen) if resume else _create(given, out, seeds or [0], chosen)
+    if trust and not resume:
+        raise UsageError("--trust: only with --resume")
+    opened = _reopen(given, out, seeds, chosen, trust) if resume else _create(given, out, seeds or [0], chosen)
     code = 0
     with signals() as stop:
         for config, folder in opened:
@@ -85,7 +94,7 @@ def _create(given: dict[str, Any], out: Path, seeds: list[int], chosen: Path | N
 
 
 def _reopen(
-    given: dict[str, Any], out: Path, seeds: list[int] | None, chosen: Path | None
+    given: dict[str, Any], out: Path, seeds: list[int] | None, chosen: Path | None, trust: bool
 ) -> list[tuple[RLConfig, RLFolder]]:
     present = sorted(int(path.name[5:]) for path in out.glob("seed-*") if re.fullmatch(r"seed-\d+", path.name))
     if not present:
@@ -96,6 +105,7 @@ def _reopen(
     runs = []
     for seed in wanted:
         folder = RLFolder.reopen(_path(out, seed), EXPERIMENT)
+        folder.trusted = trust
         runs.append((folder.resumed_settings(RLConfig, given, chosen), folder))
     # All runs were read, so that a refused one leaves the others as they are.
     for config, folder in runs:

@@ -1,0 +1,121 @@
+"""Checkpoints that a run's manifest does not list are refused before anything in them is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
+pytest.importorskip("gymnasium", reason="reinforcement learning needs the packages of svgdx[rl]")
+pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
+
+import torch
+
+from svgdx import cli
+
+SMALL = {
+    "env": "svgdx/Multigoal-v0", "algo": "sac", "steps": 40, "hidden": 8, "update-every": 20, "updates": 1,
+    "update-after": 20, "batch": 16, "random-steps": 30, "eval-every": 40, "eval-episodes": 2, "log-every": 40,
+    "checkpoint-every": 20, "buffer": 90,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "runs"
+    assert cli.main(["train", "rl", f"--out={out}", "--quiet", *(f"--{k}={v}" for k, v in SMALL.items())]) == 0
+    return out
+
+
+@pytest.fixture
+def runs(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished runs, which may be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "runs"))
+
+
+class Intruder:
+    """Unpickling it writes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return (exec, (f"open({str(self.marker)!r}, 'w').close()",))
+
+
+def plant(checkpoint: Path, marker: Path) -> None:
+    """Puts an intruder into state.pt and makes the checksums in the checkpoint fit again."""
+    state = torch.load(checkpoint / "state.pt", weights_only=False)
+    torch.save(state | {"intruder": Intruder(marker)}, checkpoint / "state.pt")
+    facts = json.loads((checkpoint / "checkpoint.json").read_text())
+    facts["sha256"]["state.pt"] = hashlib.sha256((checkpoint / "state.pt").read_bytes()).hexdigest()
+    (checkpoint / "checkpoint.json").write_text(json.dumps(facts, indent=1))
+
+
+def resume(runs: Path, *more: str) -> int:
+    return cli.main(["train", "rl", f"--out={runs}", "--quiet", "--resume", "--steps=60", *more])
+
+
+def evaluate(runs: Path, *more: str) -> int:
+    return cli.main(["eval", "rl", str(runs / "seed-0"), "--episodes=2", *more])
+
+
+@pytest.mark.parametrize("command", [resume, evaluate])
+def test_a_changed_checkpoint_is_refused_before_it_is_unpickled(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: object
+) -> None:
+    checkpoint, marker = runs / "seed-0" / "checkpoints" / "step-00000040", tmp_path / "executed"
+    plant(checkpoint, marker)
+    before = sorted(path.relative_to(runs) for path in runs.rglob("*"))
+    assert command(runs) == 2
+    message = capsys.readouterr().err
+    assert f"{checkpoint}: the checkpoint is not listed in {runs / 'seed-0' / 'manifest.json'}" in message
+    assert "pass --trust" in message
+    assert not marker.exists()
+    assert sorted(path.relative_to(runs) for path in runs.rglob("*")) == before
+    # The checkpoint before it is still the run's own.
+    assert command(runs, f"--checkpoint={checkpoint.with_name('step-00000020')}") == 0
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("command", [resume, evaluate])
+def test_trust_loads_it(runs: Path, tmp_path: Path, command: object) -> None:
+    marker = tmp_path / "executed"
+    plant(runs / "seed-0" / "checkpoints" / "step-00000040", marker)
+    assert command(runs, "--trust") == 0
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("content", [None, "not JSON"])
+def test_without_a_manifest_a_checkpoint_is_refused(
+    runs: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    manifest = runs / "seed-0" / "manifest.json"
+    manifest.unlink()
+    if content is not None:
+        manifest.write_text(content)
+    assert (resume(runs), evaluate(runs)) == (2, 2)
+    message = capsys.readouterr().err
+    assert (f"cannot be verified without {manifest}" if content is None else f"{manifest} cannot be read") in message
+    # A run that is trusted once writes a manifest of its own.
+    assert resume(runs, "--trust") == 0
+    assert evaluate(runs) == 0
+
+
+def test_a_checkpoint_of_another_run_is_refused(runs: Path, finished: Path, tmp_path: Path) -> None:
+    """Its own folder would accept it: the manifest that counts is that of the run that loads it."""
+    other = tmp_path / "other"
+    arguments = ["train", "rl", f"--out={other}", "--quiet", "--seeds=1", *(f"--{k}={v}" for k, v in SMALL.items())]
+    assert cli.main(arguments) == 0
+    foreign = f"--checkpoint={other / 'seed-1' / 'checkpoints' / 'step-00000040'}"
+    assert evaluate(runs, foreign) == 2
+    assert evaluate(runs, foreign, "--trust") == 0
+
+
+def test_trust_without_resume_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "rl", f"--out={tmp_path / 'runs'}", "--trust"]) == 2
+    assert "--trust: only with --resume" in capsys.readouterr().err
