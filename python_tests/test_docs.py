@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 from svgdx import cli
+from svgdx.experiments.rl import report as rl_report
 
 ROOT = Path(__file__).parents[1]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -211,3 +212,7 @@ def test_the_page_of_eb_gfn_is_made_by_its_command(tmp_path: Path) -> None:
     for line in ("## 2-D data", "Negative log-likelihood", "| data | sampler | entropy", "Hours are wall-clock"):
         assert next(row for row in page.splitlines() if row.startswith(line)) in committed
     assert (tmp_path / "eb_gfn.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_report_of_rl_says_what_svgdx_report_writes() -> None:
+    assert rl_report.INTRODUCTION in (ROOT / "docs/results/rl/report.md").read_text()
