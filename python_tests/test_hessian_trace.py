@@ -228,8 +228,8 @@ def test_no_points() -> None:
         ({"probes": 0}, "probes must be at least 1"),
         ({"probes": 2, "method": "hutch++"}, "probes must be at least 3"),
         ({"probes": 1.0}, "probes must be an integer"),
-        ({"log_prob": lambda x: x}, "log_prob must return shape"),
-        ({"log_prob": lambda x: 1.0}, "log_prob must return shape"),
+        ({"log_prob": lambda x: x}, "log_prob must map"),
+        ({"log_prob": lambda x: 1.0}, "log_prob must return a tensor, but returns float"),
         ({"log_prob": lambda x: torch.ones(4)}, "log_prob must be differentiable"),
     ],
 )

@@ -28,6 +28,56 @@ _HALVES = (torch.bfloat16, torch.float16)
 _FLOATS = (torch.float32, torch.float64, *_HALVES)
 
 
+def per_row(function: str, name: str, value: object, lead: Sequence[int], of: str) -> Tensor:
+    """Returns one number per row, in the leading shape of the argument called ``of``.
+
+    A trailing dimension of size 1, as that of a network's output, is dropped; nothing else broadcasts.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{function}: {name} must be a tensor, but is {type(value).__name__}")
+    lead = tuple(lead)
+    if value.shape == lead:
+        return value
+    if value.shape == (*lead, 1):
+        return value.squeeze(-1)
+    raise ValueError(f"{function}: {name} must have shape {lead} to match {of}, but has {tuple(value.shape)}")
+
+
+def returned(function: str, target: str, value: object, x: Tensor) -> Tensor:
+    """Returns the values (...) of a target at x (..., D), from which a trailing dimension of size 1 is dropped."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{function}: {target} must return a tensor, but returns {type(value).__name__}")
+    if value.shape == x.shape[:-1]:
+        return value
+    if value.shape == (*x.shape[:-1], 1):
+        return value.squeeze(-1)
+    shapes = f"{tuple(x.shape)} to {tuple(x.shape[:-1])}, but returns {tuple(value.shape)}"
+    raise ValueError(f"{function}: {target} must map {shapes}")
+
+
+def features(function: str, name: str, value: object, dim: int | None = None, rank: int | None = None) -> Tensor:
+    """Returns vectors (..., D), if they are D = ``dim`` wide and have ``rank`` dimensions."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{function}: {name} must be a tensor, but is {type(value).__name__}")
+    wrong_width = value.dim() == 0 or (dim is not None and value.shape[-1] != dim)
+    if wrong_width or (rank is not None and value.dim() != rank):
+        width = "D" if dim is None else str(dim)
+        expected = {None: f"(..., {width})", 1: f"({width},)", 2: f"(N, {width})"}[rank]
+        raise ValueError(f"{function}: {name} must have shape {expected}, but has {tuple(value.shape)}")
+    return value
+
+
+def same_shape(function: str, name: str, value: object, shape: Sequence[int], of: str) -> Tensor:
+    """Returns a tensor, if it has the shape of the argument called ``of``."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{function}: {name} must be a tensor, but is {type(value).__name__}")
+    if value.shape != tuple(shape):
+        raise ValueError(
+            f"{function}: {name} must have the shape of {of}, {tuple(shape)}, but has {tuple(value.shape)}"
+        )
+    return value
+
+
 def fail(op: str, message: str) -> NoReturn:
     raise RuntimeError(f"svgdx::{op}: {message}")
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from svgdx import ops
+from svgdx import _checks, ops
 from svgdx._checks import one_of
 from svgdx._dtype import wide
 from svgdx.densities.base import LogProb, as_log_density
@@ -77,8 +77,8 @@ def hessian_trace(
 
     Raises:
         TypeError: x is not a tensor, probes is not an integer, or log_prob is not callable.
-        ValueError: the method is unknown, or there are too few probes.
-        RuntimeError: x is 0-d or not floating, or log_prob is not differentiable or returns another shape.
+        ValueError: the method is unknown, there are too few probes, or log_prob returns another shape.
+        RuntimeError: x is 0-d or not floating, or log_prob is not differentiable.
 
     Source: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1989; Meyer, Musco, Musco &
     Woodruff, Hutch++: Optimal Stochastic Trace Estimation, SOSA 2021, algorithm 1.
@@ -108,10 +108,7 @@ class _Field:
 
     def __init__(self, log_prob: LogProb, x: Tensor, create_graph: bool) -> None:
         self.x, self.create_graph = x, create_graph
-        self.value = log_prob(x)
-        if not isinstance(self.value, Tensor) or self.value.shape != x.shape[:-1]:
-            result = tuple(self.value.shape) if isinstance(self.value, Tensor) else type(self.value).__name__
-            raise RuntimeError(f"hessian_trace: log_prob must return shape {tuple(x.shape[:-1])}, but returns {result}")
+        self.value = _checks.returned("hessian_trace", "log_prob", log_prob(x), x)
         if not self.value.requires_grad:
             raise RuntimeError(
                 "hessian_trace: log_prob must be differentiable in x, but its result does not depend on x"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
-from svgdx._checks import one_of
+from svgdx._checks import features, one_of
 from svgdx.activations import ACTIVATIONS, SMOOTH
 from svgdx.densities.base import LogDensity
 
@@ -53,6 +55,7 @@ class ConvLogDensity(LogDensity):
 
     def forward(self, x: Tensor) -> Tensor:
         """f in nats, up to a constant: (..., D) -> (...), D = channels * height * width."""
+        features("ConvLogDensity", "x", x, math.prod(self.shape))
         value: Tensor = self.layers(x.reshape(-1, *self.shape)).reshape(x.shape[:-1])
         return value - 0.5 * self.confinement * x.square().sum(-1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from svgdx._checks import one_of
+from svgdx._checks import features, one_of
 from svgdx.activations import ACTIVATIONS
 from svgdx.densities.base import Energy
 
@@ -53,6 +53,7 @@ class DiscreteMLPEnergy(Energy):
             if base.shape != (dim,):
                 raise ValueError(f"DiscreteMLPEnergy: base must have shape ({dim},), but has {tuple(base.shape)}")
             check_base("DiscreteMLPEnergy", base)
+        self.dim = dim
         layers: list[nn.Module] = []
         for width in [dim] + [hidden] * (depth - 1):
             layers += [nn.Linear(width, hidden), ACTIVATIONS[activation].module()]
@@ -61,7 +62,7 @@ class DiscreteMLPEnergy(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         """E in nats, up to a constant, of bits 0 and 1 of any dtype: (..., D) -> (...)."""
-        x = x.to(next(self.parameters()).dtype)
+        x = features("DiscreteMLPEnergy", "x", x, self.dim).to(next(self.parameters()).dtype)
         energy: Tensor = self.layers(x).squeeze(-1)
         return energy if self.base is None else energy - bernoulli_log_prob(x, self.base)
 
@@ -84,6 +85,7 @@ class IsingEnergy(Energy):
         super().__init__()
         if dim < 1:
             raise ValueError(f"IsingEnergy: dim must be at least 1, but is {dim}")
+        self.dim = dim
         self.weight = nn.Parameter(torch.zeros(dim, dim))
 
     def coupling(self) -> Tensor:
@@ -93,5 +95,5 @@ class IsingEnergy(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         """E in nats of bits 0 and 1 of any dtype: (..., D) -> (...)."""
-        spins = 2 * x.to(self.weight.dtype) - 1
+        spins = 2 * features("IsingEnergy", "x", x, self.dim).to(self.weight.dtype) - 1
         return -((spins @ self.coupling()) * spins).sum(-1)

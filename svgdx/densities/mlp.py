@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from svgdx import _library, ops
-from svgdx._checks import one_of
+from svgdx._checks import features, one_of, same_shape
 from svgdx.activations import ACTIVATIONS, SMOOTH
 from svgdx.densities.base import LogDensity
 
@@ -42,6 +42,7 @@ class MLPLogDensity(LogDensity):
                 f"MLPLogDensity: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}"
             )
         one_of("MLPLogDensity", "activation", activation, SMOOTH)
+        self.dim = dim
         layers: list[nn.Module] = []
         for width in [dim] + [hidden] * (depth - 1):
             layers += [nn.Linear(width, hidden), ACTIVATIONS[activation].module()]
@@ -52,7 +53,7 @@ class MLPLogDensity(LogDensity):
 
     def forward(self, x: Tensor) -> Tensor:
         """f in nats, up to a constant: (..., D) -> (...)."""
-        value: Tensor = self.layers(x).squeeze(-1)
+        value: Tensor = self.layers(features("MLPLogDensity", "x", x, self.dim)).squeeze(-1)
         return value - self._well(x)
 
     def score_hvp(self, x: Tensor, probe: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,6 +62,8 @@ class MLPLogDensity(LogDensity):
         With create_graph the results come from autograd and are differentiable in x and in the parameters. Otherwise
         they are detached and come from :func:`svgdx.ops.mlp_score_hvp`, unless a subclass overrides ``forward``.
         """
+        features("MLPLogDensity.score_hvp", "x", x, self.dim)
+        same_shape("MLPLogDensity.score_hvp", "probe", probe, x.shape, "x")
         overridden = type(self).forward is not MLPLogDensity.forward
         if create_graph or overridden:
             with torch.enable_grad():
@@ -87,7 +90,7 @@ class MLPLogDensity(LogDensity):
         The results come from :func:`svgdx.ops.mlp_laplacian` and are detached. For differentiable ones use
         ``svgdx.hessian_trace(log_density, x, method="exact", create_graph=True)``.
         """
-        x = x.detach()
+        x = features("MLPLogDensity.laplacian", "x", x, self.dim).detach()
         derivatives = ops.mlp_laplacian(x.reshape(-1, x.shape[-1]), None, *self._layers(), self.activation)
         shapes = (x.shape[:-1], x.shape, x.shape[:-1])
         value, score, trace = (result.view(shape) for result, shape in zip(derivatives, shapes, strict=True))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from svgdx import _checks
 from svgdx.gflownets.sampling import rollout
 from svgdx.gflownets.trajectories import void_states
 
@@ -29,11 +30,12 @@ def log_likelihood(policy: nn.Module, x: Tensor, samples: int, seed: int, batch:
         Log-likelihoods (N) in nats, without gradient.
 
     Raises:
-        ValueError: samples or batch below 1.
+        TypeError, ValueError: x is not a matrix of states, or samples or batch is below 1.
 
     Source: Zhang et al., ICML 2022, section 4.
     """
     _positive("log_likelihood", samples, batch)
+    x = _checks.features("log_likelihood", "x", x, getattr(policy, "dim", None), rank=2)
     count, dim = x.shape
     weights = []
     for stream, start in enumerate(range(0, count * samples, batch)):
@@ -72,7 +74,7 @@ def log_importance_weights(
         Log weights (J) in nats, without gradient.
 
     Raises:
-        ValueError: samples or batch below 1.
+        TypeError, ValueError: samples or batch is below 1, or log_reward does not return one number for each state.
 
     Source: Zhang et al., ICML 2022, section 4; Malkin et al., NeurIPS 2022, appendix.
     """
@@ -85,7 +87,8 @@ def log_importance_weights(
         void = void_states(min(batch, samples - start), dim, device)
         trajectories = rollout(policy, dim, seed, forward_from=void, log_prob=True, stream=stream)
         with torch.no_grad():
-            weights.append(log_reward(trajectories.final) - trajectories.log_ratio())
+            reward = _checks.returned("log_importance_weights", "log_reward", log_reward(trajectories.final), void)
+            weights.append(reward - trajectories.log_ratio())
     return torch.cat(weights)
 
 

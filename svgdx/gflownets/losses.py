@@ -9,21 +9,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from svgdx import _checks
 
-def trajectory_balance(log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, log_z: Tensor) -> Tensor:
+
+def trajectory_balance(log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, log_z: Tensor | float) -> Tensor:
     """Computes (log Z + log P_F(tau) - log P_B(tau | x) - log R(x))^2.
 
     Args:
         log_pf, log_pb: sums over the steps of each trajectory, (B), in nats.
         log_reward: of the final states of the trajectories, (B), in nats.
-        log_z: the learnt log partition function, 0-d or any shape that broadcasts to (B).
+        log_z: the learnt log partition function: a number, a tensor with one element, or one per trajectory, (B).
 
     Returns:
         Losses (B) in nats squared.
 
+    Raises:
+        TypeError: an argument is not a tensor.
+        ValueError: shapes differ; only a trailing dimension of size 1, as in (B, 1), is dropped.
+
     Source: Malkin et al., Trajectory balance, NeurIPS 2022, eq. 14; Zhang et al., ICML 2022, eq. 5.
     """
-    return (log_z + log_pf - log_pb - log_reward).square()
+    loss = "trajectory_balance"
+    log_pf, log_pb, log_reward = _of_trajectories(loss, log_pf, log_pb, log_reward)
+    return (_log_z(loss, log_z, log_pf) + log_pf - log_pb - log_reward).square()
 
 
 def log_partition_variance(log_pf: Tensor, log_pb: Tensor, log_reward: Tensor) -> Tensor:
@@ -37,8 +45,12 @@ def log_partition_variance(log_pf: Tensor, log_pb: Tensor, log_reward: Tensor) -
     Returns:
         Losses (B) in nats squared; their mean is the biased variance of log R - log P_F + log P_B over the batch.
 
+    Raises:
+        TypeError, ValueError: as :func:`trajectory_balance`.
+
     Source: Richter et al., VarGrad, NeurIPS 2020; Zhang et al., Robust Scheduling with GFlowNets, ICLR 2023, eq. 7.
     """
+    log_pf, log_pb, log_reward = _of_trajectories("log_partition_variance", log_pf, log_pb, log_reward)
     log_z = log_reward + log_pb - log_pf
     return (log_z - log_z.mean()).square()
 
@@ -54,9 +66,12 @@ def detailed_balance(log_pf: Tensor, log_pb: Tensor, log_flow: Tensor, log_rewar
     Returns:
         Losses (B) in nats squared.
 
+    Raises:
+        TypeError, ValueError: as :func:`trajectory_balance`.
+
     Source: Bengio et al., GFlowNet Foundations, JMLR 2023, definition 11.
     """
-    flow = torch.cat([log_flow, log_reward.unsqueeze(-1)], -1)
+    log_pf, log_pb, flow = _of_steps("detailed_balance", log_pf, log_pb, log_flow, log_reward)
     return (flow[..., :-1] + log_pf - flow[..., 1:] - log_pb).square().mean(-1)
 
 
@@ -73,14 +88,14 @@ def sub_trajectory_balance(
         Losses (B) in nats squared. Memory is that of (B, T) and one (T+1, T+1) matrix.
 
     Raises:
-        ValueError: lam is not positive.
+        TypeError, ValueError: as :func:`trajectory_balance`; ValueError also if lam is not positive.
 
     Source: Madan et al., Learning GFlowNets from partial episodes, ICML 2023, eq. 6.
     """
     if not lam > 0:
         raise ValueError(f"sub_trajectory_balance: lam must be positive, but is {lam}")
+    log_pf, log_pb, flow = _of_steps("sub_trajectory_balance", log_pf, log_pb, log_flow, log_reward)
     steps = log_pf.shape[-1]
-    flow = torch.cat([log_flow, log_reward.unsqueeze(-1)], -1)
     log_ratio = torch.nn.functional.pad((log_pf - log_pb).cumsum(-1), (1, 0))
     # The balance of s_i .. s_j is a_i - a_j; a common shift cancels and keeps the squares below small.
     a = flow - log_ratio
@@ -93,3 +108,37 @@ def sub_trajectory_balance(
     weight = weight / weight.sum()
     squares = a.square() @ (weight.sum(1) + weight.sum(0))
     return squares - 2 * ((a @ weight) * a).sum(-1)
+
+
+def _of_trajectories(loss: str, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The arguments of a loss of whole trajectories, (B) each."""
+    lead = log_pf.shape[:1] if isinstance(log_pf, Tensor) else ()
+    if isinstance(log_pf, Tensor) and log_pf.shape not in (lead, (*lead, 1)):
+        raise ValueError(f"{loss}: log_pf must have shape (B,), but has {tuple(log_pf.shape)}")
+    log_pf = _checks.per_row(loss, "log_pf", log_pf, lead, "the trajectories")
+    log_pb = _checks.per_row(loss, "log_pb", log_pb, lead, "log_pf")
+    return log_pf, log_pb, _checks.per_row(loss, "log_reward", log_reward, lead, "log_pf")
+
+
+def _of_steps(
+    loss: str, log_pf: Tensor, log_pb: Tensor, log_flow: Tensor, log_reward: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log_pf and log_pb of a loss of single steps, (B, T), and the flow with the reward at its end, (B, T+1)."""
+    if isinstance(log_pf, Tensor) and not (log_pf.dim() in (1, 2) or (log_pf.dim() == 3 and log_pf.shape[2] == 1)):
+        raise ValueError(f"{loss}: log_pf must have shape (B, T), but has {tuple(log_pf.shape)}")
+    steps = log_pf.shape[:2] if isinstance(log_pf, Tensor) else ()
+    log_pf = _checks.per_row(loss, "log_pf", log_pf, steps, "the trajectories")
+    log_pb = _checks.per_row(loss, "log_pb", log_pb, steps, "log_pf")
+    log_flow = _checks.per_row(loss, "log_flow", log_flow, steps, "log_pf")
+    log_reward = _checks.per_row(loss, "log_reward", log_reward, steps[:-1], "the rows of log_pf")
+    if steps[-1] == 0:
+        raise ValueError(f"{loss}: log_pf must have at least one step, but has shape {tuple(steps)}")
+    return log_pf, log_pb, torch.cat([log_flow, log_reward.unsqueeze(-1)], -1)
+
+
+def _log_z(loss: str, log_z: Tensor | float, log_pf: Tensor) -> Tensor | float:
+    if isinstance(log_z, (int, float)):
+        return log_z
+    if isinstance(log_z, Tensor) and log_z.numel() == 1 and log_z.dim() <= 2:
+        return log_z.reshape(())
+    return _checks.per_row(loss, "log_z", log_z, log_pf.shape, "log_pf")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from svgdx import _checks
 from svgdx.gflownets.sampling import rollout
 
 RULES = ("metropolis", "barker")
@@ -19,6 +20,11 @@ class Proposal:
     x: Tensor
     x_new: Tensor
     log_ratio: Tensor
+
+    def __post_init__(self) -> None:
+        x = _checks.features("Proposal", "x", self.x, rank=2)
+        _checks.same_shape("Proposal", "x_new", self.x_new, x.shape, "x")
+        self.log_ratio = _checks.per_row("Proposal", "log_ratio", self.log_ratio, x.shape[:1], "x")
 
 
 def back_and_forth(policy: nn.Module, x: Tensor, steps: int, seed: int, stream: int = 0) -> Proposal:
@@ -62,12 +68,15 @@ def accept(
         The next state (B, D) int8, whether the move was accepted (B) bool, and the probability of that (B).
 
     Raises:
-        ValueError: an unknown rule.
+        TypeError, ValueError: a log density does not have one number for each row, or the rule is unknown.
 
     Source: Hastings, Biometrika 1970; Barker, Australian Journal of Physics 1965; Zhang et al., ICML 2022, eq. 9.
     """
     if rule not in RULES:
         raise ValueError(f"accept: rule must be one of {', '.join(RULES)}, but is {rule!r}")
+    lead = proposal.log_ratio.shape
+    log_p_x = _checks.per_row("accept", "log_p_x", log_p_x, lead, "the proposal")
+    log_p_new = _checks.per_row("accept", "log_p_new", log_p_new, lead, "the proposal")
     delta = log_p_new.detach() - log_p_x.detach() + proposal.log_ratio
     probability = delta.clamp(max=0).exp() if rule == "metropolis" else delta.sigmoid()
     # Drawn on the CPU, because generators of other devices draw other numbers.

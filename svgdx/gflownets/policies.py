@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svgdx._checks import one_of
+from svgdx._checks import features, one_of
 from svgdx.activations import ACTIVATIONS
 
 aten = torch.ops.aten
@@ -99,6 +99,7 @@ class MLPPolicy(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Logits of both directions, (..., D) -> (..., 3D), in the dtype of the parameters."""
+        states = features("MLPPolicy", "states", states, self.dim)
         activation = ACTIVATIONS[self.activation].function
         x = states.to(self.head.weight.dtype)
         for layer in self.layers:
@@ -126,12 +127,14 @@ class MLPFlow(nn.Module):
         super().__init__()
         if min(dim, hidden, depth) < 1:
             raise ValueError(f"MLPFlow: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}")
+        self.dim = dim
         self.activation = one_of("MLPFlow", "activation", activation, tuple(IN_PLACE))
         self.layers = nn.ModuleList(nn.Linear(width, hidden) for width in [dim] + [hidden] * (depth - 1))
         self.head = nn.Linear(hidden, 1)
 
     def forward(self, states: Tensor) -> Tensor:
         """log F in nats, (..., D) -> (...), in the dtype of the parameters."""
+        states = features("MLPFlow", "states", states, self.dim)
         activation = ACTIVATIONS[self.activation].function
         x = states.to(self.head.weight.dtype)
         for layer in self.layers:
@@ -141,9 +144,16 @@ class MLPFlow(nn.Module):
 
 
 def logits_of(policy: nn.Module, states: Tensor) -> Tensor:
-    """The policy's logits (..., 3D) at states (..., D), with zeros for a uniform P_B."""
+    """The policy's logits (..., 3D) at states (..., D), with zeros for a uniform P_B.
+
+    Raises TypeError or ValueError if the policy returns something else.
+    """
     logits: Tensor = policy(states)
-    if getattr(policy, "learnt_backward", True):
-        return logits
-    dim = states.shape[-1]
-    return functional.pad(logits[..., : 2 * dim], (0, dim))
+    dim, learnt = states.shape[-1], getattr(policy, "learnt_backward", True)
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"{type(policy).__name__}: logits must be a tensor, but are {type(logits).__name__}")
+    widths = (3 * dim,) if learnt else (3 * dim, 2 * dim)
+    if logits.shape[:-1] != states.shape[:-1] or logits.shape[-1] not in widths:
+        shape = (*states.shape[:-1], 3 * dim)
+        raise ValueError(f"{type(policy).__name__}: logits must have shape {shape}, but have {tuple(logits.shape)}")
+    return logits if learnt else functional.pad(logits[..., : 2 * dim], (0, dim))

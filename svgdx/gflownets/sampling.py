@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from svgdx import ops
+from svgdx import _checks, ops
 from svgdx.gflownets.policies import IN_PLACE, MLPPolicy, logits_of
 from svgdx.gflownets.recorded import Record, Weights, advance, states_at_once, trajectory_forward
 from svgdx.gflownets.trajectories import Trajectories
@@ -62,21 +62,17 @@ def rollout(
         Trajectories, forward rows first, all in forward order.
 
     Raises:
-        ValueError: no rows at all, a negative number of steps, or record with another policy.
+        TypeError, ValueError: no rows at all, states of another shape, a negative number of steps, or record with
+            another policy.
         RuntimeError: from the sampling ops, on the CPU: too few void or set entries, or logits that are not finite.
 
     Source: Zhang et al., ICML 2022, algorithm 1; Malkin et al., Trajectory balance, NeurIPS 2022, section 3.
     """
-    if forward_from is None and backward_from is None:
-        raise ValueError("rollout: pass forward_from, backward_from or both")
     if steps < 0:
         raise ValueError(f"rollout: steps must not be negative, but is {steps}")
     if record and not isinstance(policy, MLPPolicy):
         raise ValueError(f"rollout: record needs an MLPPolicy, but the policy is a {type(policy).__name__}")
-    rows = forward_from if forward_from is not None else backward_from
-    assert rows is not None
-    forward = rows[:0] if forward_from is None else forward_from
-    backward = rows[:0] if backward_from is None else backward_from
+    forward, backward = _starts(policy, forward_from, backward_from)
     uniform = not getattr(policy, "learnt_backward", True)
     draw = _Draw(seed, stream, temperature, epsilon, 1.0 if uniform else 0.0)
     if not isinstance(policy, MLPPolicy):
@@ -92,6 +88,21 @@ def rollout(
     else:
         _step_by_step(run, _Incremental(weights, argument, activations), draw)
     return run.finish()
+
+
+def _starts(policy: nn.Module, forward_from: Tensor | None, backward_from: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The states (Bf, D) and (Bb, D) of both kinds of rows, in the order of the arguments."""
+    dim = getattr(policy, "dim", None)
+    if forward_from is not None:
+        forward_from = _checks.features("rollout", "forward_from", forward_from, dim, rank=2)
+        dim = forward_from.shape[1]
+    if backward_from is not None:
+        backward_from = _checks.features("rollout", "backward_from", backward_from, dim, rank=2)
+    if forward_from is None:
+        if backward_from is None:
+            raise ValueError("rollout: pass forward_from, backward_from or both")
+        return backward_from[:0], backward_from
+    return forward_from, forward_from[:0] if backward_from is None else backward_from
 
 
 class _Run:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from svgdx import _checks
+
 VOID = -1
 
 
@@ -17,6 +19,9 @@ class Trajectories:
     initial (B, D) int8 is s_0, actions (B, T) int64 are 2 * location + bit, and final (B, D) int8 is s_T. log_pf and
     log_pb (B), without gradient, are None unless they were requested from the rollout. record holds the activations
     that :func:`svgdx.gflownets.trajectory_log_prob` reuses, if the rollout was asked to keep them.
+
+    Raises:
+        TypeError, ValueError: a field is not a tensor of its shape.
     """
 
     initial: Tensor
@@ -25,6 +30,19 @@ class Trajectories:
     log_pf: Tensor | None = None
     log_pb: Tensor | None = None
     record: object | None = None
+
+    def __post_init__(self) -> None:
+        initial = _checks.features("Trajectories", "initial", self.initial, rank=2)
+        _checks.features("Trajectories", "actions", self.actions, rank=2)
+        if len(self.actions) != len(initial):
+            shapes = f"{tuple(initial.shape)}, but has {tuple(self.actions.shape)}"
+            raise ValueError(f"Trajectories: actions must have one row for each row of initial, {shapes}")
+        _checks.same_shape("Trajectories", "final", self.final, initial.shape, "initial")
+        lead = initial.shape[:1]
+        if self.log_pf is not None:
+            self.log_pf = _checks.per_row("Trajectories", "log_pf", self.log_pf, lead, "initial")
+        if self.log_pb is not None:
+            self.log_pb = _checks.per_row("Trajectories", "log_pb", self.log_pb, lead, "initial")
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """log_pf and log_pb. Raises ValueError if they were not requested from the rollout."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from svgdx.samplers.control import MetropolisHastings, Move, Truncation
-from svgdx.samplers.parameters import bounded, step_bound
+from svgdx.samplers.parameters import as_rows, bounded, step_bound
 from svgdx.samplers.particles import Particles, Settings
 from svgdx.samplers.state import Chain, State, StepRecord
 from svgdx.samplers.targets import Derivatives
@@ -82,7 +82,7 @@ class Runner:
             state = State(index, x, derivatives.score, log_q, ensemble=self.ensemble)
             sigma = sampler.kernel.checked(self.bandwidth(state), x)
             limit = None if sampler.bound == "none" else self._limit(x, derivatives, sigma)
-            eps = self.step_size(state)
+            eps = as_rows(self.step_size(state), x)
             eps = eps if limit is None else bounded(eps, limit, sampler.bound)
             optimised = self.leaf is not None
             proposal = self._descend(x, derivatives, sigma) if optimised else self._propose(x, derivatives, sigma, eps)

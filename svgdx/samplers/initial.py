@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, distributions, nn
 
+from svgdx import _checks
+
 
 class Initial(Protocol):
     """A distribution that draws particles with their log density."""
@@ -51,11 +53,13 @@ class LearntGaussian(nn.Module):
         mean, std: values before training, (D,).
 
     Raises:
-        ValueError: a standard deviation is not positive.
+        TypeError, ValueError: mean is not a vector, std has another shape, or a standard deviation is not positive.
     """
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
+        mean = _checks.features("LearntGaussian", "mean", mean, rank=1)
+        std = _checks.same_shape("LearntGaussian", "std", std, mean.shape, "mean")
         if not bool((std > 0).all()):
             raise ValueError("LearntGaussian: std must be positive")
         self.mean = nn.Parameter(mean.detach().clone())

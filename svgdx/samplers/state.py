@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from svgdx import ops
+from svgdx import _checks, ops
 
 
 class Ensemble(Protocol):
@@ -130,5 +130,9 @@ class Chain:
         return -self.mean(self.log_q)
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a value (..., M) over the particles that are not masked, (...)."""
+        """The mean of a value (..., M) over the particles that are not masked, (...).
+
+        Raises TypeError or ValueError if there is not one number for each particle.
+        """
+        value = _checks.per_row("Chain.mean", "value", value, self.x.shape[:-1], "the particles")
         return self.ensemble.mean(value, self.mask)

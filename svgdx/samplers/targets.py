@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributions, nn
 
-from svgdx import ops
+from svgdx import _checks, ops
 from svgdx._checks import one_of
 from svgdx.densities.base import LogProb, as_log_density
 from svgdx.trace import hessian_trace
@@ -54,14 +54,10 @@ class Target:
         """Returns the log density at x, (..., M, D) -> (..., M), in nats and up to a constant.
 
         Raises:
+            TypeError: the target does not return a tensor.
             ValueError: the target returns another shape, or is a score alone.
         """
-        value = self._log_prob(x)
-        if value.shape != x.shape[:-1]:
-            raise ValueError(
-                f"SVGD: target must map {tuple(x.shape)} to {tuple(x.shape[:-1])}, but returns {tuple(value.shape)}"
-            )
-        return value
+        return _checks.returned("SVGD", "target", self._log_prob(x), x)
 
     def frozen(self) -> AbstractContextManager[None]:
         """Returns a context, for the duration of a chain, in which the target must not change.
@@ -131,10 +127,7 @@ class ScoreTarget(Target):
         return derivatives if graph else _detached(derivatives)
 
     def _score(self, x: Tensor) -> Tensor:
-        score = self._function(x)
-        if score.shape != x.shape:
-            raise ValueError(f"SVGD: score must have the shape of x, {tuple(x.shape)}, but has {tuple(score.shape)}")
-        return score
+        return _checks.same_shape("SVGD", "score", self._function(x), x.shape, "x")
 
 
 class GaussianTarget(Target):

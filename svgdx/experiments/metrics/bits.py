@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from svgdx import _checks
 from svgdx.densities.base import LogProb, as_log_density
 from svgdx.densities.discrete import bernoulli_log_prob, check_base
 from svgdx.samplers import gibbs_sweep, gwg_step
@@ -32,8 +33,11 @@ def hamming_mmd(x: Tensor, y: Tensor, bandwidth: float = 0.1) -> float:
 
     Source: Gretton et al., JMLR 13 (2012), lemma 6; the kernel is that of Zhang et al., ICML 2022.
     """
+    x = _checks.features("hamming_mmd", "x", x, rank=2)
+    y = _checks.features("hamming_mmd", "y", y, rank=2)
     if min(len(x), len(y)) < 2 or x.shape[1:] != y.shape[1:]:
-        raise ValueError(f"hamming_mmd: two or more rows of one width are needed, but {x.shape} and {y.shape} came")
+        shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
+        raise ValueError(f"hamming_mmd: x and y must be two or more rows of one width, but have shapes {shapes}")
 
     def total(one: Tensor, other: Tensor) -> float:
         # Of spins: the product is D - 2 Hamming.
@@ -48,6 +52,8 @@ def hamming_mmd(x: Tensor, y: Tensor, bandwidth: float = 0.1) -> float:
 
 def neg_log_rmse(coupling: Tensor, true: Tensor) -> float:
     """-log of the root mean square error over all entries of J (D, D)."""
+    coupling = _checks.features("neg_log_rmse", "coupling", coupling, rank=2)
+    true = _checks.same_shape("neg_log_rmse", "true", true, coupling.shape, "coupling")
     return -0.5 * math.log(float((coupling - true).double().square().mean()))
 
 
@@ -64,7 +70,10 @@ def energy_nll(target: nn.Module | LogProb, x: Tensor, log_z: Estimate, batch: i
     bits (N, D) -> (N); see :func:`svgdx.densities.as_log_density`.
     """
     log_density = as_log_density(target)
-    values = torch.cat([log_density(rows).double() for rows in x.split(batch)])
+    x = _checks.features("energy_nll", "x", x, rank=2)
+    values = torch.cat(
+        [_checks.returned("energy_nll", "target", log_density(rows), rows).double() for rows in x.split(batch)]
+    )
     error = float(values.std()) / math.sqrt(len(x))
     return Estimate(log_z.value - float(values.mean()), math.hypot(error, log_z.error))
 
@@ -74,6 +83,9 @@ def log_z_estimate(log_weights: Tensor) -> Estimate:
 
     The error is itself too small where few weights carry the mean.
     """
+    log_weights = _checks.features("log_z_estimate", "log_weights", log_weights, rank=1)
+    if len(log_weights) < 2:
+        raise ValueError(f"log_z_estimate: log_weights must hold at least 2 weights, but hold {len(log_weights)}")
     mean = torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
     return Estimate(float(mean), float((log_weights - mean).exp().std()) / math.sqrt(len(log_weights)))
 
@@ -94,7 +106,9 @@ def exact_log_z(target: nn.Module | LogProb, dim: int) -> float:
     """
     if dim > 16:
         raise ValueError(f"exact_log_z: dim must be at most 16, but is {dim}")
-    return float(torch.logsumexp(as_log_density(target)(all_states(dim)).double(), 0))
+    states = all_states(dim)
+    values = _checks.returned("exact_log_z", "target", as_log_density(target)(states), states)
+    return float(torch.logsumexp(values.double(), 0))
 
 
 @torch.no_grad()
@@ -134,13 +148,15 @@ def ais_log_z(
         raise ValueError(f"ais_log_z: transition must be one of {', '.join(TRANSITIONS)}, but is {transition!r}")
     if temperatures < 1 or chains < 2 or steps < 1:
         raise ValueError("ais_log_z: temperatures and steps must be at least 1, and chains at least 2")
+    base_probability = _checks.features("ais_log_z", "base_probability", base_probability, rank=1)
     check_base("ais_log_z", base_probability)
     log_density = as_log_density(target)
     uniform = torch.rand(chains, len(base_probability), generator=generator, device=base_probability.device)
     x = (uniform < base_probability).to(base_probability.dtype)
     log_weight = torch.zeros(chains, dtype=torch.float64, device=x.device)
     for index in range(temperatures):
-        log_weight += (log_density(x) - bernoulli_log_prob(x, base_probability)).double() / temperatures
+        value = _checks.returned("ais_log_z", "target", log_density(x), x)
+        log_weight += (value - bernoulli_log_prob(x, base_probability)).double() / temperatures
         if index + 1 == temperatures:
             break
         annealed = _Annealed(log_density, base_probability, (index + 1) / temperatures)
@@ -158,4 +174,5 @@ class _Annealed:
         self.log_density, self.base, self.share = log_density, base_probability, share
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.share * self.log_density(x) + (1 - self.share) * bernoulli_log_prob(x, self.base)
+        value = _checks.returned("ais_log_z", "target", self.log_density(x), x)
+        return self.share * value + (1 - self.share) * bernoulli_log_prob(x, self.base)

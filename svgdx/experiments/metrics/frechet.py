@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from svgdx import _checks
+
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Squared Fréchet (2-Wasserstein) distance of the Gaussians fitted to a (N, D) and b (K, D), full covariances.
@@ -13,8 +15,13 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     pixels, as used here, it is not FID, which is measured in Inception features. Finite sets of one distribution are
     further than zero apart.
 
+    Raises:
+        TypeError, ValueError: a or b is not a matrix, or they differ in D.
+
     Source: Dowson & Landau, Journal of Multivariate Analysis 1982; Heusel et al., NeurIPS 2017.
     """
+    a = _checks.features("frechet_distance", "a", a, rank=2)
+    b = _checks.features("frechet_distance", "b", b, a.shape[1], rank=2)
     first, second = (samples.detach().cpu().double().numpy() for samples in (a, b))
     cov_a, cov_b = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
     values, vectors = np.linalg.eigh(cov_a)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from svgdx import _checks
 from svgdx.densities.base import LogProb, as_log_density
 from svgdx.densities.discrete import DiscreteMLPEnergy, IsingEnergy
 
@@ -26,8 +27,10 @@ def gibbs_sweep(target: nn.Module | LogProb, x: Tensor, generator: torch.Generat
         The next states of the chains, with the shape and dtype of x.
 
     Raises:
-        TypeError: the target is not callable.
+        TypeError: the target is not callable, or does not return a tensor.
+        ValueError: x is 0-d, or the target does not return one number for each chain.
     """
+    x = _checks.features("gibbs_sweep", "x", x, _dim(target))
     chains = x.reshape(-1, x.shape[-1]).clone()
     log_density = as_log_density(target)
     for _ in range(sweeps):
@@ -41,17 +44,22 @@ def gibbs_sweep(target: nn.Module | LogProb, x: Tensor, generator: torch.Generat
     return chains.view_as(x)
 
 
+def _dim(target: object) -> int | None:
+    """The number of bits of a target that says so."""
+    return target.dim if isinstance(target, (IsingEnergy, DiscreteMLPEnergy)) else None
+
+
 def _is_unchanged(energy: nn.Module, cls: type[nn.Module]) -> bool:
     """Whether an energy still evaluates what the fast sweeps assume: a subclass may override it."""
     return type(energy).forward is cls.forward
 
 
 def _sweep(log_density: LogProb, chains: Tensor, uniforms: Tensor) -> None:
-    current = log_density(chains)
+    current = _checks.returned("gibbs_sweep", "target", log_density(chains), chains)
     for location, uniform in enumerate(uniforms):
         flipped = chains.clone()
         flipped[:, location] = 1 - chains[:, location]
-        proposed = log_density(flipped)
+        proposed = _checks.returned("gibbs_sweep", "target", log_density(flipped), chains)
         flip = uniform < torch.sigmoid(proposed - current)
         chains[:, location] = torch.where(flip, flipped[:, location], chains[:, location])
         current = torch.where(flip, proposed, current)

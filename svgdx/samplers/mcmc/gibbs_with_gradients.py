@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from svgdx import _checks
 from svgdx.densities.base import LogProb, as_log_density
 
 
@@ -32,13 +33,14 @@ def gwg_step(
         The next states of the chains, with the shape and dtype of x.
 
     Raises:
-        TypeError: the target is not callable.
-        ValueError: the temperature is not positive.
+        TypeError: the target is not callable, or does not return a tensor.
+        ValueError: the temperature is not positive, x is 0-d, or the target does not return one number for each chain.
 
     Source: Grathwohl et al., Oops I Took A Gradient: Scalable Sampling for Discrete Distributions, ICML 2021, alg. 1.
     """
     if not temperature > 0:
         raise ValueError(f"gwg_step: temperature must be positive, but is {temperature}")
+    x = _checks.features("gwg_step", "x", x)
     log_density = as_log_density(target)
     chains = x.reshape(-1, x.shape[-1]).to(torch.get_default_dtype())
     current, log_q = gwg_proposal(log_density, chains, temperature)
@@ -61,6 +63,6 @@ def gwg_proposal(log_density: LogProb, x: Tensor, temperature: float) -> tuple[T
     """Log density (N) and the log probabilities (N, D) of proposing each location, at bits x (N, D) as floats."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        value = log_density(x)
+        value = _checks.returned("gwg_step", "target", log_density(x), x)
         (slope,) = torch.autograd.grad(value.sum(), x)
     return value.detach(), torch.log_softmax((1 - 2 * x.detach()) * slope / temperature, -1)

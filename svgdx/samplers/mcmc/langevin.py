@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from svgdx import _checks
 from svgdx.densities.base import LogProb, as_log_density
 
 
@@ -35,8 +36,9 @@ def langevin(
         generator: source of z.
 
     Raises:
-        TypeError: the target is not callable.
-        ValueError: steps or step_size is not positive, or noise is negative.
+        TypeError: the target is not callable, or does not return a tensor.
+        ValueError: x is not a matrix, the target does not return one number for each row, steps or step_size is not
+            positive, or noise is negative.
 
     Source: Roberts & Tweedie, Bernoulli 1996; short runs as samplers of an energy: Nijkamp et al., NeurIPS 2019.
     """
@@ -45,12 +47,14 @@ def langevin(
             f"langevin: steps and step_size must be positive and noise not negative, but are {steps}, {step_size}, "
             f"{noise}"
         )
+    x = _checks.features("langevin", "x", x, rank=2)
     log_density = as_log_density(target)
     x, norm = x.detach(), 0.0
     for _ in range(steps):
         with torch.enable_grad():
             leaf = x.requires_grad_()
-            (score,) = torch.autograd.grad(log_density(leaf).sum(), leaf)
+            value = _checks.returned("langevin", "target", log_density(leaf), leaf)
+            (score,) = torch.autograd.grad(value.sum(), leaf)
         x = leaf.detach() + step_size * score
         x += noise * math.sqrt(2 * step_size) * torch.randn(x.shape, generator=generator, dtype=x.dtype)
         norm += float(score.norm(dim=-1).mean()) / steps
@@ -90,5 +94,11 @@ class ReplayBuffer(nn.Module):
         return rows, torch.where(fresh, noise, self.chains[rows])
 
     def keep(self, rows: Tensor, x: Tensor) -> None:
-        """Stores chains x (count, D) in their rows."""
+        """Stores chains x (count, D) in their rows (count,).
+
+        Raises:
+            TypeError, ValueError: x does not have one chain for each row.
+        """
+        rows = _checks.features("ReplayBuffer.keep", "rows", rows, rank=1)
+        x = _checks.same_shape("ReplayBuffer.keep", "x", x, (len(rows), self.chains.shape[1]), "the rows")
         self.chains[rows] = x.detach()

@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 
 from svgdx import ops
-from svgdx._checks import one_of
+from svgdx._checks import features, one_of
 from svgdx.samplers.parameters.values import SCALES, Value, as_value
 from svgdx.samplers.state import State
 
@@ -57,5 +57,9 @@ def as_bandwidth(value: str | float | Tensor | Value | nn.Module) -> Value:
 
 
 def median_bandwidth(x: Tensor, particles: int) -> float:
-    """The heuristic "median" for chains of `particles` particles, measured on the rows of x (N, D)."""
+    """The heuristic "median" for chains of `particles` particles, measured on the rows of x (N, D).
+
+    Raises TypeError or ValueError if x is not a matrix.
+    """
+    x = features("median_bandwidth", "x", x, rank=2)
     return float(ops.median_distance(x)) / math.sqrt(2 * math.log(particles))

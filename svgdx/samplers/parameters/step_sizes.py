@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from svgdx._checks import one_of
+from svgdx._checks import one_of, per_row
 from svgdx.samplers.parameters.values import Value, as_value
 from svgdx.samplers.state import State
 
@@ -76,6 +76,16 @@ def as_step_size(value: float | Value | nn.Module) -> Value:
     if step_size.per_dimension:
         raise ValueError("SVGD: step_size must be one number for all dimensions")
     return step_size
+
+
+def as_rows(eps: Tensor, x: Tensor) -> Tensor:
+    """A step size as one number, (), or one for each problem, (...), of particles x (..., M, D).
+
+    Raises TypeError or ValueError for anything else.
+    """
+    if isinstance(eps, Tensor) and eps.dim() == 0:
+        return eps
+    return per_row("SVGD", "step_size", eps, x.shape[:-2], "the problems of x")
 
 
 def step_bound(sqnorm: Tensor) -> Tensor:
