@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from svgdx.experiments.data import images
+from svgdx.experiments.data.images import load_images
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.ebm.trainer import EBMTrainer
 
@@ -57,7 +57,7 @@ def measure(settings: dict[str, Any], rounds: int) -> tuple[dict[str, float], Co
     """Shares of PARTS and of the operators outside, and the milliseconds of an update with and without the profiler."""
     # No distances, since evaluations are not part of an update.
     config = EBMConfig.from_options({"steps": 10_000, "threads": 1, **settings})
-    trainer = EBMTrainer(config, images.load(config.data, None), distances=None)  # type: ignore[arg-type]
+    trainer = EBMTrainer(config, load_images(config.data, None), distances=None)  # type: ignore[arg-type]
     forward = trainer.energy.forward
 
     def recorded(x: torch.Tensor) -> torch.Tensor:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from svgdx.experiments.data import images
-from svgdx.experiments.ebm import plots
-from svgdx.experiments.run.figures import write_figure
+from svgdx.experiments.data.images import load_images
+from svgdx.experiments.run.figures import write_figure, write_sample_grid
 
 
 def main(run: Path, out: Path) -> None:
@@ -22,10 +21,10 @@ def main(run: Path, out: Path) -> None:
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     distances = [(record["step"], record["pixel_distance"]) for record in metrics if "pixel_distance" in record]
     last_step = distances[-1][0]
-    digits = images.load("digits", None)
+    digits = load_images("digits", None)
     with tempfile.TemporaryDirectory() as folder:
         held_out = Path(folder) / "held-out.png"
-        plots.sample_grid(held_out, digits.held_out, digits.shape)
+        write_sample_grid(digits.held_out, digits.shape, held_out)
         pictures = {
             "samples before training": run / "samples-00000000.png",
             f"samples after {last_step} updates": run / f"samples-{last_step:08d}.png",

@@ -1,4 +1,4 @@
-"""Binary images: each data set, made small where its files are the user's own, and what is refused."""
+"""Binary images: every data set, with small files in place of the user's, and what is refused."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def draw(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_digits_are_their_intensities_and_bits_of_them(digits: torch.Tensor) -> None:
-    images = binary.load("digits", None)
+def test_digits_have_intensities_and_bits_drawn_from_them(digits: torch.Tensor) -> None:
+    images = binary.load_binary_images("digits", None)
     assert images.probabilities.shape == (1437, 64)
     assert images.side == 8
     assert images.test.shape == (360, 64)
@@ -33,35 +33,35 @@ def test_digits_are_their_intensities_and_bits_of_them(digits: torch.Tensor) -> 
     certain = (images.probabilities == 0) | (images.probabilities == 1)
     assert torch.equal(images.train[certain].float(), images.probabilities[certain])
     assert float((images.train - images.probabilities)[~certain].mean()) == pytest.approx(0, abs=0.01)
-    again = binary.load("digits", None)
+    again = binary.load_binary_images("digits", None)
     assert torch.equal(again.train, images.train)
     assert torch.equal(again.test, images.test)
 
 
-def test_static_bits_stay_and_dynamic_ones_are_drawn_anew() -> None:
-    images = binary.load("digits", None)
+def test_static_bits_stay_and_dynamic_bits_are_drawn_anew() -> None:
+    images = binary.load_binary_images("digits", None)
     rows = torch.arange(500)
     assert torch.equal(images.batch(rows, "static", draw()), images.train[:500])
     generator = draw()
     drawn = torch.stack([images.batch(rows, "dynamic", generator) for _ in range(100)])
     assert drawn.dtype == torch.int8
     assert not torch.equal(drawn[0], drawn[1])
-    # The largest of 32,000 means of 100 draws, each with deviation 0.05 at most.
+    # The largest of 32,000 means of 100 draws; a mean has a standard deviation of at most 0.05.
     assert float((drawn.float().mean(0) - images.probabilities[:500]).abs().max()) < 0.28
     with pytest.raises(ValueError, match="static or dynamic, but is 'none'"):
         images.batch(rows, "none", draw())
 
 
 def test_base_excludes_no_image() -> None:
-    images = binary.load("digits", None)
+    images = binary.load_binary_images("digits", None)
     base = images.base()
     assert bool(((base >= 0.0099) & (base <= 0.9901)).all())
     torch.testing.assert_close(base, 0.98 * images.train.double().mean(0).float() + 0.01)
 
 
-@pytest.mark.skipif(not (DATA_ROOT / "MNIST" / "raw").is_dir(), reason="no MNIST: SVGDX_DATA_ROOT names its folder")
+@pytest.mark.skipif(not (DATA_ROOT / "MNIST" / "raw").is_dir(), reason="no MNIST: set SVGDX_DATA_ROOT to its folder")
 def test_mnist_is_read() -> None:
-    images = binary.load("mnist", str(DATA_ROOT))
+    images = binary.load_binary_images("mnist", str(DATA_ROOT))
     assert images.probabilities.shape[1] == images.test.shape[1] == 784
     assert images.side == 28
     assert len(images.probabilities) == len(images.train) > len(images.test) > 0
@@ -75,9 +75,9 @@ def in_matlab_order(images: np.ndarray) -> np.ndarray:
 
 def test_omniglot_is_read_upright(tmp_path: Path) -> None:
     pictures = np.random.default_rng(0).random((5, 28, 28))
-    parts = {"data": in_matlab_order(pictures[:3]).T, "testdata": in_matlab_order(pictures[3:] > 0.5).T * 1.0}
-    savemat(tmp_path / "chardata.mat", parts)
-    images = binary.load("omniglot", str(tmp_path))
+    contents = {"data": in_matlab_order(pictures[:3]).T, "testdata": in_matlab_order(pictures[3:] > 0.5).T * 1.0}
+    savemat(tmp_path / "chardata.mat", contents)
+    images = binary.load_binary_images("omniglot", str(tmp_path))
     np.testing.assert_allclose(images.probabilities.reshape(3, 28, 28).numpy(), pictures[:3], rtol=1e-6)
     np.testing.assert_array_equal(images.test.reshape(2, 28, 28).numpy(), pictures[3:] > 0.5)
 
@@ -87,7 +87,7 @@ def test_silhouettes_are_read_upright_with_the_object_as_one(tmp_path: Path) -> 
     rows = in_matlab_order(1 - pictures)
     file = tmp_path / "caltech101_silhouettes_28_split1.mat"
     savemat(file, {"train_data": rows[:3], "val_data": rows[:1], "test_data": rows[3:]})
-    images = binary.load("silhouettes", str(tmp_path))
+    images = binary.load_binary_images("silhouettes", str(tmp_path))
     np.testing.assert_array_equal(images.train.reshape(3, 28, 28).numpy(), pictures[:3])
     np.testing.assert_array_equal(images.test.reshape(3, 28, 28).numpy(), pictures[3:])
 
@@ -98,23 +98,23 @@ def test_silhouettes_are_read_upright_with_the_object_as_one(tmp_path: Path) -> 
 def test_a_missing_or_damaged_file_is_named(tmp_path: Path, name: str, file: str) -> None:
     def refused(root: str | None, message: str) -> None:
         with pytest.raises(UsageError, match=message):
-            binary.load(name, root)
+            binary.load_binary_images(name, root)
 
-    refused(None, f"a folder that holds {file} is needed")
-    refused(str(tmp_path), f"there is no file {tmp_path / file}")
+    refused(None, f"the data set needs a folder that holds {file}")
+    refused(str(tmp_path), f"the file {tmp_path / file} does not exist")
     (tmp_path / file).write_bytes(b"MATLAB 5.0 MAT-file, cut short")
-    refused(str(tmp_path), f"{file}: cannot be read as a MATLAB file")
+    refused(str(tmp_path), f"{file}: the file cannot be read as a MATLAB file")
     savemat(tmp_path / file, {"other": np.zeros((784, 784))})
-    refused(str(tmp_path), f"{file}: holds no variable")
+    refused(str(tmp_path), f"{file}: the file holds no variable")
     both = ("data", "testdata") if name == "omniglot" else ("train_data", "test_data")
     savemat(tmp_path / file, dict.fromkeys(both, np.zeros((100, 50))))
-    refused(str(tmp_path), f"{file}: two or more 28x28 images are expected")
+    refused(str(tmp_path), f"{file}: .* must hold two or more 28x28 images")
     savemat(tmp_path / file, dict.fromkeys(both, np.full((784, 784), 255.0)))
     refused(str(tmp_path), r"must lie in \[0, 1\]")
 
 
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match="one of digits, mnist, omniglot, silhouettes"):
-        binary.load("faces", None)
+        binary.load_binary_images("faces", None)
     with pytest.raises(UsageError, match="--data mnist needs --data-root"):
-        binary.load("mnist", None)
+        binary.load_binary_images("mnist", None)

@@ -1,4 +1,4 @@
-"""Ising models: couplings of the grid, and samples against enumeration."""
+"""Ising models: the couplings of the grid, and samples compared with enumeration."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_samples_have_the_enumerated_correlations(sigma: float) -> None:
     x = sample_ising(coupling, 20_000, seed=3, sweeps=60)
     assert x.dtype == torch.int8
     assert x.unique().tolist() == [0, 1]
-    found = 2.0 * x - 1
-    assert float((found.T @ found / len(x) - expected).abs().max()) < 4.5 / math.sqrt(len(x))
-    assert float(found.mean(0).abs().max()) < 4.5 / math.sqrt(len(x))
+    sampled = 2.0 * x - 1
+    assert float((sampled.T @ sampled / len(x) - expected).abs().max()) < 4.5 / math.sqrt(len(x))
+    assert float(sampled.mean(0).abs().max()) < 4.5 / math.sqrt(len(x))
 
 
 def test_long_range_order_of_the_exact_solution() -> None:
-    """Energy per site by Onsager, K = 2 sigma = 0.2: that of the infinite grid, which D = 100 all but reaches."""
+    """Onsager's energy per site of the infinite grid at K = 2 sigma = 0.2, which D = 100 nearly reaches."""
     spins = 2.0 * sample_ising(true_coupling(10, 0.1), 1500, seed=1, sweeps=40) - 1
     bonds = ((spins @ adjacency(10)) * spins).sum(-1).mean() / 2 / 100
     k = 2 * math.sinh(0.4) / math.cosh(0.4) ** 2
@@ -64,7 +64,7 @@ def test_the_seed_decides_the_samples() -> None:
     assert not torch.equal(one, other)
 
 
-def test_a_coupling_that_is_none_is_refused() -> None:
+def test_an_invalid_coupling_is_refused() -> None:
     for wrong in (torch.eye(3), torch.triu(torch.ones(3, 3), 1)):
         with pytest.raises(ValueError, match="symmetric with a zero diagonal"):
             sample_ising(wrong, 4, seed=0)

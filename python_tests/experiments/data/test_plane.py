@@ -1,4 +1,4 @@
-"""The synthetic data: its points, their bits, and the entropies against densities written out independently."""
+"""Synthetic data: points, their bits, and entropies compared with independently written densities."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def moons(points: np.ndarray) -> np.ndarray:
 
 
 def pinwheel(points: np.ndarray) -> np.ndarray:
-    """On each arm, sums over the radial features from which the rotation leads to the point."""
+    """Sums, for every arm, over the radial features that the rotation maps to the point."""
     grid = np.linspace(-1, 3, 600)
     total = np.zeros(len(points))
     x, y = points[:, :1] / 2, points[:, 1:] / 2
@@ -130,7 +130,7 @@ def swissroll(points: np.ndarray) -> np.ndarray:
 
 
 def checkerboard(points: np.ndarray) -> np.ndarray:
-    # Half of a square of side 8 is covered, evenly.
+    # Half of a square of side 8 is covered evenly.
     return np.full(len(points), -math.log(32))
 
 
@@ -142,7 +142,7 @@ DENSITIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_entropy_is_that_of_the_density(name: str) -> None:
-    # Density per quantum: a quantum is far smaller than anything the densities vary over.
+    # The density per quantum: a quantum is much smaller than the scale on which the densities vary.
     points = sample_2d(name, 5000, np.random.RandomState(11))
     log_p = DENSITIES[name](points) - 2 * math.log(Quantizer(name).scale)
     assert np.isfinite(log_p).all()
@@ -150,7 +150,7 @@ def test_entropy_is_that_of_the_density(name: str) -> None:
     assert -log_p.mean() == pytest.approx(ENTROPY[name], abs=0.008 + 3 * error)
 
 
-def test_checkerboard_has_eight_fields_alike() -> None:
+def test_the_eight_fields_of_the_checkerboard_are_equally_likely() -> None:
     points = sample_2d("checkerboard", 8000, np.random.RandomState(3))
     fields, counts = np.unique(np.floor(points / 2), axis=0, return_counts=True)
     assert len(fields) == 8

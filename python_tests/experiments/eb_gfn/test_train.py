@@ -16,9 +16,9 @@ pytest.importorskip("sklearn", reason="training needs the packages of svgdx[trai
 from experiments.processes import interrupted
 
 from svgdx import cli, gflownets
-from svgdx.experiments.eb_gfn import tasks
 from svgdx.experiments.eb_gfn.base import EnergyTrainer
 from svgdx.experiments.eb_gfn.config import DATASETS, IMAGES, EBGFNConfig
+from svgdx.experiments.eb_gfn.tasks import load_task
 from svgdx.experiments.eb_gfn.train import trainer_of
 from svgdx.experiments.eb_gfn.trainer import EBGFNTrainer
 from svgdx.experiments.metrics import bits
@@ -45,7 +45,7 @@ def resume(out: Path, *more: str) -> int:
 
 def new_trainer(**changes: Any) -> EnergyTrainer:
     config = EBGFNConfig.from_options({name: v for name, v in (SMALL | changes).items() if v is not None})
-    return trainer_of(config, tasks.load(config))
+    return trainer_of(config, load_task(config))
 
 
 def newest(run: Path) -> Path:
@@ -331,7 +331,7 @@ def test_eval_prints_what_enumeration_gives(sampler: str, tmp_path: Path, capsys
     for text in ("ising", sampler, "30 iterations", "squared MMD", "-log RMSE of J", "temperatures 100", "chains 200"):
         assert text in printed
     config = EBGFNConfig.from_yaml(out / "config.yaml")
-    trainer = trainer_of(config, tasks.load(config))
+    trainer = trainer_of(config, load_task(config))
     trainer.restore(newest(out), checkpoint.load(newest(out), "eb-gfn"))
     points = trainer.task.held_out(50, 0)
     log_z = bits.Estimate(bits.exact_log_z(trainer.energy, 9), 0.0)

@@ -1,4 +1,4 @@
-"""Configurations of `svgdx train ebm`: what each trains with, what it logs, how it ends."""
+"""Configurations of `svgdx train ebm`: what they train with, what they log, how they end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LOGGED = dict.fromkeys(CONFIGURATIONS, OF_SVGD) | {
 
 @pytest.fixture(autouse=True)
 def quick_classifier(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """How good the classifier is, is tested elsewhere."""
+    """Shortens the training of the classifier, whose quality is tested elsewhere."""
     images._classifier.cache_clear()
     monkeypatch.setattr(features, "UPDATES", 3)
     yield
@@ -53,7 +53,7 @@ def trained(out: Path, *more: str) -> list[dict[str, Any]]:
 def test_every_configuration_trains_and_logs_its_quantities(tmp_path: Path, name: str) -> None:
     if name == "glow":
         pytest.importorskip("normflows", reason="Glow needs the packages of svgdx[flow]")
-    # From the start the energy is nearly flat: the adaptive chain would stop before its first step.
+    # The energy is nearly flat at first, so that the adaptive chain would stop before its first step.
     more = ["--stop-threshold=1e-12"] if name == "met-svgd-lc" else []
     logged = trained(tmp_path / "run", f"--config={name}", *more)
     assert [record["step"] for record in logged] == [0, 1, 2, 3, 4]
@@ -64,16 +64,16 @@ def test_every_configuration_trains_and_logs_its_quantities(tmp_path: Path, name
     assert saved.step == 4
 
 
-def trainer(**given: Any) -> EBMTrainer:
-    config = EBMConfig.from_options({"steps": 10, "threads": 1, "particles": 8, "hidden": 16} | given)
-    made = train.trainer_of(config, train.load(config))
-    assert isinstance(made, EBMTrainer)
-    return made
+def new_trainer(**changes: Any) -> EBMTrainer:
+    config = EBMConfig.from_options({"steps": 10, "threads": 1, "particles": 8, "hidden": 16} | changes)
+    trainer = train.trainer_of(config, train.load_task(config))
+    assert isinstance(trainer, EBMTrainer)
+    return trainer
 
 
 def test_configurations_are_those_of_the_paper() -> None:
     samplers = {
-        name: trainer(config=name).negatives.sampler  # type: ignore[attr-defined]
+        name: new_trainer(config=name).negatives.sampler  # type: ignore[attr-defined]
         for name in CONFIGURATIONS
         if name not in ("langevin", "glow")
     }
@@ -90,8 +90,8 @@ def test_configurations_are_those_of_the_paper() -> None:
     assert heuristic.name == "median"
 
 
-def test_settings_that_are_given_count_before_the_configuration() -> None:
-    sampler = trainer(config="met-svgd-mh", control="epsilon-greedy", mh_iterations=3).negatives.sampler  # type: ignore[attr-defined]
+def test_explicit_options_override_the_configuration() -> None:
+    sampler = new_trainer(config="met-svgd-mh", control="epsilon-greedy", mh_iterations=3).negatives.sampler  # type: ignore[attr-defined]
     assert isinstance(sampler.control, EpsilonGreedy)
     assert sampler.control.iterations == 3
     config = EBMConfig.from_options({"config": "p-svgd", "step_size": 0.2, "seed": 3})
@@ -106,16 +106,16 @@ def test_a_chain_that_stops_at_once_is_logged_as_such(tmp_path: Path) -> None:
     assert all("eps" not in record and "entropy" in record for record in logged[1:])
 
 
-def test_langevin_chains_are_kept_and_resumed_to_the_bit(tmp_path: Path) -> None:
+def test_langevin_chains_persist_and_resume_bit_for_bit(tmp_path: Path) -> None:
     more = ["--config=langevin", "--chains=persistent", "--buffer=100", "--checkpoint-every=2"]
     trained(tmp_path / "run", *more)
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     saved = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000004.safetensors")
     chains = saved.tensors["buffer/chains"]
     assert chains.shape == (100, 64)
-    begun = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000000.safetensors").tensors["buffer/chains"]
-    # Eight of them move at each of four updates.
-    assert 8 <= int((chains != begun).any(-1).sum()) <= 32
+    initial = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000000.safetensors").tensors["buffer/chains"]
+    # Each of four updates moves eight of them.
+    assert 8 <= int((chains != initial).any(-1).sum()) <= 32
     middle = tmp_path / "run" / "checkpoints" / "step-00000002.safetensors"
     resumed = ["train", "ebm", f"--out={tmp_path / 'run'}", "--quiet", "--resume", f"--checkpoint={middle}"]
     assert cli.main(resumed) == 0
@@ -131,17 +131,17 @@ def test_the_convolutional_energy_trains_on_either_data(tmp_path: Path, data: st
     assert logged[-1]["feature_distance"] > 0
 
 
-@pytest.mark.parametrize(("given", "named"), [
+@pytest.mark.parametrize(("arguments", "named"), [
     (["--config=met-svgd-hmc"], "--config"),
     (["--config=langevin", "--chains=persistent", "--buffer=60"], "--buffer"),
     (["--control=truncation"], "--control"),
     (["--inception-weights=none.pth"], "--inception-weights"),
 ])  # fmt: skip
 def test_bad_settings_are_refused_by_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], named: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
 ) -> None:
     try:
-        code = cli.main(["train", "ebm", f"--out={tmp_path / 'run'}", *SMALL, *given])
+        code = cli.main(["train", "ebm", f"--out={tmp_path / 'run'}", *SMALL, *arguments])
     except SystemExit as error:  # argparse ends this way
         code = int(error.code or 0)
     assert code == 2
@@ -161,7 +161,7 @@ def test_divergence_is_a_result_with_the_last_good_checkpoint(
     last = records(out)[-1]
     assert last["step"] >= 1
     assert f"step {last['step']}: " in last["diverged"]
-    kept = checkpoint.load(sorted((out / "checkpoints").iterdir())[-1])
-    assert all(bool(value.isfinite().all()) for value in kept.tensors.values() if value.is_floating_point())
+    last_checkpoint = checkpoint.load(sorted((out / "checkpoints").iterdir())[-1])
+    assert all(bool(value.isfinite().all()) for value in last_checkpoint.tensors.values() if value.is_floating_point())
     assert (out / "samples.png").exists()
     assert (out / "curves.png").exists()

@@ -1,4 +1,4 @@
-"""Glow from the layers of normflows: its density, its samples, what it refuses."""
+"""Glow, assembled from the layers of normflows: its density, its samples, what it refuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svgdx import cli
 from svgdx.experiments.run.errors import UsageError
 
 
-def made(shape: tuple[int, int, int]) -> torch.nn.Module:
+def new_glow(shape: tuple[int, int, int]) -> torch.nn.Module:
     pytest.importorskip("normflows", reason="Glow needs the packages of svgdx[flow]")
     from svgdx.experiments.ebm.glow import Glow
 
@@ -27,7 +27,7 @@ def made(shape: tuple[int, int, int]) -> torch.nn.Module:
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 4, 4), (1, 6, 10)])
 def test_log_density_is_that_of_the_change_of_variables(shape: tuple[int, int, int]) -> None:
-    glow = made(shape)
+    glow = new_glow(shape)
     dim = shape[0] * shape[1] * shape[2]
     x = torch.randn(1, dim, dtype=torch.float64)
 
@@ -39,12 +39,12 @@ def test_log_density_is_that_of_the_change_of_variables(shape: tuple[int, int, i
         base.log_prob(z)
         for base, z in zip(glow.flow.q0, glow.flow.inverse_and_log_det(x.view(-1, *shape))[0], strict=False)
     ]
-    wanted = sum(bases) + torch.linalg.slogdet(jacobian).logabsdet
-    torch.testing.assert_close(glow.log_prob(x), wanted, rtol=1e-9, atol=1e-9)
+    expected = sum(bases) + torch.linalg.slogdet(jacobian).logabsdet
+    torch.testing.assert_close(glow.log_prob(x), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_samples_depend_on_the_generator_alone() -> None:
-    glow = made((1, 8, 8))
+    glow = new_glow((1, 8, 8))
     torch.manual_seed(7)
     before = torch.get_rng_state()
     one, same, other = (glow.sample(5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
@@ -56,7 +56,7 @@ def test_samples_depend_on_the_generator_alone() -> None:
 
 def test_images_that_cannot_be_halved_are_refused() -> None:
     with pytest.raises(UsageError, match="even sides longer than 2, but are 7x8"):
-        made((1, 7, 8))
+        new_glow((1, 7, 8))
 
 
 def test_without_normflows_the_run_is_refused_before_anything_is_written(

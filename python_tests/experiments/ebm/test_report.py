@@ -1,7 +1,8 @@
-"""`svgdx report`: what its table says of runs, and what it refuses."""
+"""`svgdx report` for energy-based models: its table, its commands, and what it refuses."""
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
 
 from svgdx import cli
+from svgdx.experiments.ebm import TRAIN
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.run.folder import RunFolder
+from svgdx.experiments.run.settings import chosen_options
 
 
-def made(root: Path, config: str, seed: int, distances: list[float], diverged: int = 0, **more: Any) -> str:
-    """A run folder as training leaves it, with these feature distances over its evaluations."""
+def run_folder(root: Path, config: str, seed: int, distances: list[float], diverged: int = 0, **more: Any) -> str:
+    """A run folder as training leaves it, with these feature distances in its evaluations."""
     settings = EBMConfig.from_options({"config": config, "seed": seed, "steps": 10, **more})
     folder = RunFolder.create(root / f"{config}-{seed}", settings.to_yaml())
     for index, distance in enumerate(distances):
@@ -38,8 +41,8 @@ def rows_of(text: str) -> dict[str, list[str]]:
 
 
 def test_table_has_mean_and_spread_over_seeds_and_marks_divergence(tmp_path: Path) -> None:
-    runs = [made(tmp_path, "langevin", seed, [9.0, 5.0 + seed, 6.0 + seed]) for seed in (0, 2)]
-    runs += [made(tmp_path, "met-svgd-no-trace", 0, [9.0, 4.0, 8.0], diverged=13, steps=20)]
+    runs = [run_folder(tmp_path, "langevin", seed, [9.0, 5.0 + seed, 6.0 + seed]) for seed in (0, 2)]
+    runs += [run_folder(tmp_path, "met-svgd-no-trace", 0, [9.0, 4.0, 8.0], diverged=13, steps=20)]
     code, text = report(tmp_path / "out", *reversed(runs))
     assert code == 0
     rows = rows_of(text)
@@ -52,54 +55,59 @@ def test_table_has_mean_and_spread_over_seeds_and_marks_divergence(tmp_path: Pat
     assert langevin["norm of grad f"] == "2.00 ± 1.41"
     assert langevin["entropy"] == "–"
     assert dict(zip(rows[""], rows["met-svgd-no-trace"], strict=True))["diverged at step"] == "13"
-    assert "met-svgd-no-trace, which diverges in the paper: of 1 runs here 1 ended with " in text
+    assert "met-svgd-no-trace, which diverges in the paper: of 1 runs here, 1 ended with " in text
     assert "not FID" in text
-    assert "svgdx train ebm --config langevin --steps 10 --out RUN   # --seed 0, 2" in text
+    assert (
+        "    for seed in 0 2; do svgdx train ebm --config langevin --steps 10 --seed $seed --out langevin-$seed; done\n"
+        in text
+    )
     for picture in ("figures.png", "samples.png"):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_paper_s_order_is_found_where_it_is_and_denied_where_it_is_not(tmp_path: Path) -> None:
-    runs = [made(tmp_path, "langevin", seed, [90.0, 10.0 + seed]) for seed in (0, 1)]
-    runs += [made(tmp_path, "p-svgd", seed, [90.0, 3.0 + seed]) for seed in (0, 1)]
-    runs += [made(tmp_path, "met-svgd-sigma", seed, [90.0, 9.5 + seed]) for seed in (0, 1)]
-    runs += [made(tmp_path, "met-svgd", seed, [90.0, 5.0 + seed]) for seed in (0, 1)]
+def test_pairs_are_compared_with_the_published_order(tmp_path: Path) -> None:
+    runs = [run_folder(tmp_path, "langevin", seed, [90.0, 10.0 + seed]) for seed in (0, 1)]
+    runs += [run_folder(tmp_path, "p-svgd", seed, [90.0, 3.0 + seed]) for seed in (0, 1)]
+    runs += [run_folder(tmp_path, "met-svgd-sigma", seed, [90.0, 9.5 + seed]) for seed in (0, 1)]
+    runs += [run_folder(tmp_path, "met-svgd", seed, [90.0, 5.0 + seed]) for seed in (0, 1)]
     text = report(tmp_path / "out", *runs)[1]
     lines = {line.split(": ")[0]: line for line in text.splitlines() if line.startswith("- ")}
     assert "met-svgd (5.5) before langevin (10.5)" in lines["- reproduced"]
     assert "langevin (10.5) before p-svgd (3.5)" in lines["- not reproduced"]
-    # The paper's own numbers of these two are the same.
+    # The published numbers of these two are the same.
     assert "langevin (10.5) before met-svgd-sigma" not in text
     assert "met-svgd-sigma (10.0) before langevin" not in text
-    # 5.5 and 3.5 are further apart than their deviations, 0.7 each; the paper has them the other way round.
+    # 5.5 and 3.5 are further apart than both deviations of 0.7, and the published order is the other one.
     assert "met-svgd (5.5) before p-svgd (3.5)" in lines["- not reproduced"]
 
 
-def test_close_means_are_not_told_apart(tmp_path: Path) -> None:
-    runs = [made(tmp_path, "langevin", seed, [90.0, 10.0 + 4 * seed]) for seed in (0, 1)]
-    runs += [made(tmp_path, "met-svgd", seed, [90.0, 9.0 + 4 * seed]) for seed in (0, 1)]
+def test_close_means_are_not_distinguished(tmp_path: Path) -> None:
+    runs = [run_folder(tmp_path, "langevin", seed, [90.0, 10.0 + 4 * seed]) for seed in (0, 1)]
+    runs += [run_folder(tmp_path, "met-svgd", seed, [90.0, 9.0 + 4 * seed]) for seed in (0, 1)]
     text = report(tmp_path / "out", *runs)[1]
-    assert "not told apart by these seeds: met-svgd (11.0) before langevin (12.0)" in text
+    assert "not distinguishable with these seeds: met-svgd (11.0) before langevin (12.0)" in text
     assert "- reproduced: no pair" in text
 
 
-def test_fid_is_compared_where_every_run_has_it(tmp_path: Path) -> None:
-    one, other = (made(tmp_path, name, 0, [90.0, 10.0]) for name in ("langevin", "met-svgd"))
-    for run in (one, other):
-        RunFolder.reopen(Path(run)).append_metrics({"step": 10, "fid": 42.0})
+def test_fid_is_compared_if_every_run_has_it(tmp_path: Path) -> None:
+    one, other = (run_folder(tmp_path, name, 0, [90.0, 10.0]) for name in ("langevin", "met-svgd"))
+    for path in (one, other):
+        RunFolder.reopen(Path(path)).append_metrics({"step": 10, "fid": 42.0})
     text = report(tmp_path / "out", one, other)[1]
     assert "fid, best" in text
     assert "42.00" in text
     assert "not FID" not in text
 
 
-def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = made(tmp_path / "a", "langevin", 0, [9.0, 5.0])
+def test_runs_that_cannot_be_compared_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run_folder(tmp_path / "a", "langevin", 0, [9.0, 5.0])
     cases = {
-        "the same configuration and seed": made(tmp_path / "b", "langevin", 0, [9.0, 5.0]),
-        "langevin_step is 0.1 and 0.02": made(tmp_path / "c", "langevin", 1, [9.0, 5.0], langevin_step=0.02),
-        "these are of digits, patches": made(tmp_path / "d", "met-svgd", 0, [9.0, 5.0], data="patches"),
-        "has not ended: step 10 of 11": made(tmp_path / "e", "met-svgd", 0, [9.0, 5.0], steps=11),
+        "have the same configuration and seed": run_folder(tmp_path / "b", "langevin", 0, [9.0, 5.0]),
+        "langevin_step is 0.1 and 0.02": run_folder(tmp_path / "c", "langevin", 1, [9.0, 5.0], langevin_step=0.02),
+        "these are of digits, patches": run_folder(tmp_path / "d", "met-svgd", 0, [9.0, 5.0], data="patches"),
+        "the run has not ended: it is at step 10 of 11": run_folder(
+            tmp_path / "e", "met-svgd", 0, [9.0, 5.0], steps=11
+        ),
         "holds no config.yaml": str(tmp_path),
     }
     for message, run in cases.items():
@@ -108,3 +116,22 @@ def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path, capsys: pyte
         assert said.startswith("svgdx report: ")
         assert message in said
     assert not (tmp_path / "out").exists()
+
+
+def test_the_printed_commands_repeat_the_runs(tmp_path: Path) -> None:
+    """bash runs them as they stand, with a function in place of svgdx that prints its arguments."""
+    runs = [run_folder(tmp_path, "langevin", seed, [9.0, 5.0], langevin_step=0.02) for seed in (0, 2)]
+    runs.append(run_folder(tmp_path, "met-svgd-lc", 1, [9.0, 5.0], hidden=16))
+    text = report(tmp_path / "out", *runs)[1]
+    commands = [line.strip() for line in text.partition("## Commands\n")[2].splitlines() if line]
+    script = "\n".join(["svgdx() { printf '%s\\n' \"$*\"; }", *commands])
+    shell = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    *trainings, last = [line.split() for line in shell.stdout.splitlines()]
+    folders = ["langevin-0", "langevin-2", "met-svgd-lc-1"]
+    assert last == ["report", *folders, "--out", "report"]
+    for run, folder, words in zip(runs, folders, trainings, strict=True):
+        assert words[:2] == ["train", "ebm"]
+        options = TRAIN.parser().parse_args(words[2:])
+        assert str(options.out) == folder
+        repeated = EBMConfig.from_options(chosen_options(options, EBMConfig))
+        assert repeated == EBMConfig.from_yaml(Path(run) / "config.yaml")

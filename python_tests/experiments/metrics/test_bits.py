@@ -1,4 +1,4 @@
-"""MMD, couplings, log Z: against plain loops, enumeration and averages over many draws."""
+"""MMD, couplings and log Z, compared with plain loops, enumeration and averages over many draws."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_mmd_is_that_of_the_double_loop(rows: int, others: int, bandwidth: float
 
 
 def test_mmd_is_unbiased() -> None:
-    """Independent bits: the kernel's expectation is a product over bits, and with it the true MMD."""
+    """For independent bits the kernel's expectation, and so the true MMD, is a product over bits."""
     dim, bandwidth = 6, 0.1
     p, q = torch.full((dim,), 0.3), torch.full((dim,), 0.6)
 
@@ -44,30 +44,30 @@ def test_mmd_is_unbiased() -> None:
 
     true = expected(0.3, 0.3) + expected(0.6, 0.6) - 2 * expected(0.3, 0.6)
     generator = draw()
-    found, same = [], []
+    different, same = [], []
     for _ in range(2000):
         x, again = ((torch.rand(5, dim, generator=generator) < p).to(torch.int8) for _ in range(2))
         y = (torch.rand(4, dim, generator=generator) < q).to(torch.int8)
-        found.append(bits.hamming_mmd(x, y, bandwidth))
+        different.append(bits.hamming_mmd(x, y, bandwidth))
         same.append(bits.hamming_mmd(x, again, bandwidth))
-    for values, mean in ((torch.tensor(found), true), (torch.tensor(same), 0.0)):
+    for values, mean in ((torch.tensor(different), true), (torch.tensor(same), 0.0)):
         assert abs(float(values.mean()) - mean) < 4 * float(values.std()) / math.sqrt(len(values))
     assert min(same) < 0
 
 
-def test_mmd_refuses_what_has_no_unbiased_estimate() -> None:
-    with pytest.raises(ValueError, match="two or more rows"):
+def test_mmd_refuses_samples_without_an_unbiased_estimate() -> None:
+    with pytest.raises(ValueError, match="two or more rows of one width"):
         bits.hamming_mmd(torch.zeros(1, 3), torch.zeros(4, 3))
-    with pytest.raises(ValueError, match="of one width"):
+    with pytest.raises(ValueError, match="two or more rows of one width"):
         bits.hamming_mmd(torch.zeros(4, 2), torch.zeros(4, 3))
 
 
 def test_neg_log_rmse_is_over_all_entries() -> None:
     true = true_coupling(3, 0.1)
-    found = true.clone()
-    found[0, 1] += 0.3
-    found[1, 0] += 0.3
-    assert bits.neg_log_rmse(found, true) == pytest.approx(-math.log(math.sqrt(2 * 0.3**2 / 81)), rel=1e-5)
+    learnt = true.clone()
+    learnt[0, 1] += 0.3
+    learnt[1, 0] += 0.3
+    assert bits.neg_log_rmse(learnt, true) == pytest.approx(-math.log(math.sqrt(2 * 0.3**2 / 81)), rel=1e-5)
 
 
 def test_uniform_bits_have_one_bit_per_dimension() -> None:
@@ -115,13 +115,13 @@ def test_ais_agrees_with_enumeration(make: type, transition: str, steps: int) ->
 
 def test_ais_error_is_the_spread_over_repetitions() -> None:
     energy, base = small_energy(6), torch.full((6,), 0.5)
-    found = [bits.ais_log_z(energy, base, 4, 200, draw(seed)) for seed in range(60)]
-    spread = torch.tensor([each.value for each in found]).std()
-    stated = torch.tensor([each.error for each in found]).mean()
+    estimates = [bits.ais_log_z(energy, base, 4, 200, draw(seed)) for seed in range(60)]
+    spread = torch.tensor([estimate.value for estimate in estimates]).std()
+    stated = torch.tensor([estimate.error for estimate in estimates]).mean()
     assert 0.7 < float(stated / spread) < 1.4
 
 
-def test_weights_are_unbiased_however_few_the_temperatures() -> None:
+def test_weights_are_unbiased_even_with_few_temperatures() -> None:
     energy, base = small_energy(6), torch.full((6,), 0.4)
     exact = bits.exact_log_z(energy, 6)
     for temperatures in (1, 2):

@@ -94,7 +94,7 @@ def test_interval_covers_the_true_mean() -> None:
 
 def test_scores_without_an_interval() -> None:
     assert interval(np.array([[1.0, 2.0]])) is None
-    with pytest.raises(ValueError, match=r"shape \(runs, tasks\), but have \(3,\)"):
+    with pytest.raises(ValueError, match=r"shape \(runs, tasks\), but have shape \(3,\)"):
         interval(np.ones(3))
     with pytest.raises(ValueError, match="finite"):
         interval(np.array([[1.0], [np.nan]]))

@@ -15,7 +15,7 @@ pytest.importorskip("sklearn", reason="training needs the packages of svgdx[trai
 from experiments.small_runs import assert_same_run, checkpoints, command, records, resume, run_folder
 
 from svgdx import cli
-from svgdx.experiments.eb_gfn import evaluate
+from svgdx.experiments.eb_gfn import results
 from svgdx.experiments.eb_gfn.pcd import PCDTrainer
 from svgdx.experiments.eb_gfn.trainer import EBGFNTrainer
 from svgdx.experiments.ebm.base import ImageTrainer
@@ -86,9 +86,9 @@ def test_a_signal_after_the_last_step_leaves_the_final_evaluation_to_the_resumed
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        signal_at_call(patch, evaluate, "_mmd", 1)
+        signal_at_call(patch, results, "_mmd", 1)
         assert cli.main(command("eb-gfn", tmp_path, iterations=2, final_points=20)) == 130
-    assert "interrupted in the last evaluation; continue with --resume" in capsys.readouterr().err
+    assert "interrupted in the final evaluation; continue with --resume" in capsys.readouterr().err
     assert checkpoints(tmp_path)[-1].stem == "step-00000002"
     assert not (tmp_path / "evaluation.json").exists()
     assert resume("eb-gfn", tmp_path) == 0

@@ -15,19 +15,21 @@ from svgdx.experiments.data import cifar10, photographs
 from svgdx.experiments.run.errors import UsageError
 
 DATASETS = ("digits", "mnist", "cifar10", "patches")
-# What --data-root holds for those that are read from files, in torchvision's layout.
+# Folders in --data-root of the data sets that are read from files, in torchvision's layout.
 FOLDERS = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py"}
 HELD_OUT_DIGITS = 360
 
 
 @dataclass
 class Images:
-    """Images (channels, height, width) laid flat as rows: train (N, D) and held_out (K, D), float32 in [-1, 1].
+    """Images as rows of pixels.
 
     Attributes:
+        train: training images (N, D), float32 in [-1, 1].
+        held_out: held-out images (K, D), float32 in [-1, 1].
         shape: (channels, height, width), whose product is D.
-        train_labels, held_out_labels: (N,) and (K,) int64, the class of each image; of patches, which photograph they
-            are cut from, since nobody has classified them. None where they were not asked for.
+        train_labels, held_out_labels: (N,) and (K,) int64, the class of each image. Patches have no classes; their
+            label is the photograph that they are cut from. None if the labels were not loaded.
     """
 
     train: Tensor
@@ -37,25 +39,33 @@ class Images:
     held_out_labels: Tensor | None = None
 
 
-def load(name: str, root: str | None, labels: bool = False) -> Images:
-    """The data set of that name, one of DATASETS; its labels too, where asked for.
+def load_images(name: str, root: str | None, labels: bool = False) -> Images:
+    """The data set of that name, one of DATASETS.
 
-    Raises UsageError when its folder or a file is missing or cannot be read.
+    Args:
+        name: of the data set.
+        root: folder of the data sets that are read from files; see FOLDERS.
+        labels: whether to read the labels of MNIST, which are in files of their own; the other data sets have them.
+
+    Raises:
+        UsageError: the folder or a file is missing or cannot be read.
     """
     if name == "digits":
         return _digits()
     if name == "patches":
-        return _of_parts((3, photographs.SIDE, photographs.SIDE), photographs.patches())
+        return _from_uint8((3, photographs.SIDE, photographs.SIDE), photographs.patches())
     if root is None:
         raise UsageError(f"--data {name} needs --data-root DIR, the folder that holds {FOLDERS[name]}/")
     folder = Path(root) / FOLDERS[name]
     if not folder.is_dir():
         raise UsageError(f"--data-root: there is no folder {folder}; torchvision's layout {FOLDERS[name]}/ is expected")
     if name == "cifar10":
-        return _of_parts((3, 32, 32), cifar10.read(folder))
+        return _from_uint8((3, 32, 32), cifar10.read(folder))
     train, held_out = _idx(folder, "train", 3), _idx(folder, "t10k", 3)
     if train.shape[1:] != held_out.shape[1:]:
-        raise UsageError(f"{folder}: training images of {train.shape[1:]}, but test images of {held_out.shape[1:]}")
+        raise UsageError(
+            f"{folder}: training images have shape {train.shape[1:]}, but test images have shape {held_out.shape[1:]}"
+        )
     images = Images(_pixels(train), _pixels(held_out), (1, *train.shape[1:]))
     if labels:
         images.train_labels = _mnist_labels(folder, "train", len(train))
@@ -67,7 +77,7 @@ def _digits() -> Images:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # A fixed shuffle, the same whatever the seed of the run: distances of different runs are to the same images.
+    # The shuffle does not depend on the seed of the run, so that distances of all runs are to the same images.
     order = np.random.default_rng(0).permutation(len(digits.data))
     images = torch.tensor(digits.data[order] / 8 - 1, dtype=torch.float32)
     labels = torch.tensor(digits.target[order], dtype=torch.int64)
@@ -75,9 +85,9 @@ def _digits() -> Images:
     return Images(images[n:], images[:n], (1, 8, 8), labels[n:], labels[:n])
 
 
-def _of_parts(shape: tuple[int, int, int], parts: list[tuple[np.ndarray, np.ndarray]]) -> Images:
-    """Images of (pixels (N, D) uint8, labels (N,)), training part first."""
-    (train, train_labels), (held_out, held_out_labels) = parts
+def _from_uint8(shape: tuple[int, int, int], splits: list[tuple[np.ndarray, np.ndarray]]) -> Images:
+    """Images from (pixels (N, D) uint8, labels (N,)) of the training and the held-out split."""
+    (train, train_labels), (held_out, held_out_labels) = splits
     labels = [torch.from_numpy(values.astype(np.int64)) for values in (train_labels, held_out_labels)]
     return Images(_pixels(train), _pixels(held_out), shape, *labels)
 
@@ -86,53 +96,54 @@ def _pixels(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values.reshape(len(values), -1).astype(np.float32) / 127.5 - 1)
 
 
-def _mnist_labels(folder: Path, part: str, count: int) -> Tensor:
-    labels = _idx(folder, part, 1)
+def _mnist_labels(folder: Path, split: str, count: int) -> Tensor:
+    labels = _idx(folder, split, 1)
     if len(labels) != count:
-        raise UsageError(f"{folder}: {count} {part} images, but {len(labels)} labels")
+        raise UsageError(f"{folder}: there are {count} {split} images, but {len(labels)} labels")
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def _idx(folder: Path, part: str, dims: int) -> np.ndarray:
-    what = "images" if dims == 3 else "labels"
-    names = [f"{part}-{what}-idx{dims}-ubyte", f"{part}-{what}-idx{dims}-ubyte.gz"]
-    found = [folder / name for name in names if (folder / name).is_file()]
-    if not found:
+def _idx(folder: Path, split: str, dims: int) -> np.ndarray:
+    content = "images" if dims == 3 else "labels"
+    names = [f"{split}-{content}-idx{dims}-ubyte", f"{split}-{content}-idx{dims}-ubyte.gz"]
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
         raise UsageError(f"--data-root: {folder} holds neither {names[0]} nor {names[1]}")
-    return read_idx_images(found[0]) if dims == 3 else read_idx_labels(found[0])
+    return read_idx_images(path) if dims == 3 else read_idx_labels(path)
 
 
 def read_idx_images(path: Path) -> np.ndarray:
     """Square images of an idx3-ubyte file, plain or gzipped: (N, side, side), uint8.
 
-    The format: four big-endian 32-bit words (0x00000803, N, rows, columns), then the pixels, one byte each.
+    The file has four big-endian 32-bit words (0x00000803, N, rows, columns), then one byte per pixel.
 
-    Raises UsageError, naming the file, when it is no such file, is cut short or holds no image.
+    Raises UsageError, naming the file, if it has another format, is truncated, or holds fewer than two images.
     """
     content = _content(path)
     if len(content) < 16 or content[:4] != b"\0\0\x08\x03":
-        raise UsageError(f"{path}: not an idx3-ubyte file of images")
+        raise UsageError(f"{path}: this is not an idx3-ubyte file of images")
     count, rows, columns = struct.unpack(">III", content[4:16])
     if len(content) != 16 + count * rows * columns:
-        raise UsageError(f"{path}: holds {len(content) - 16} bytes of pixels, its header says {count}x{rows}x{columns}")
+        size = f"{count}x{rows}x{columns}"
+        raise UsageError(f"{path}: the file holds {len(content) - 16} bytes of pixels, but its header says {size}")
     if rows != columns or count < 2 or rows == 0:
-        raise UsageError(f"{path}: two or more square images are needed, but it holds {count} of {rows}x{columns}")
+        raise UsageError(f"{path}: two or more square images are needed, but there are {count} of {rows}x{columns}")
     return np.frombuffer(content, np.uint8, offset=16).reshape(count, rows, columns)
 
 
 def read_idx_labels(path: Path) -> np.ndarray:
     """Labels 0 to 9 of an idx1-ubyte file, plain or gzipped: (N,), uint8.
 
-    The format: two big-endian 32-bit words (0x00000801, N), then one byte a label.
+    The file has two big-endian 32-bit words (0x00000801, N), then one byte per label.
 
-    Raises UsageError, naming the file, when it is no such file, is cut short or holds another label.
+    Raises UsageError, naming the file, if it has another format, is truncated, or holds another label.
     """
     content = _content(path)
     if len(content) < 8 or content[:4] != b"\0\0\x08\x01":
-        raise UsageError(f"{path}: not an idx1-ubyte file of labels")
+        raise UsageError(f"{path}: this is not an idx1-ubyte file of labels")
     (count,) = struct.unpack(">I", content[4:8])
     if len(content) != 8 + count:
-        raise UsageError(f"{path}: holds {len(content) - 8} labels, its header says {count}")
+        raise UsageError(f"{path}: the file holds {len(content) - 8} labels, but its header says {count}")
     labels = np.frombuffer(content, np.uint8, offset=8)
     if count and labels.max() > 9:
         raise UsageError(f"{path}: labels must be 0 to 9, but one is {labels.max()}")

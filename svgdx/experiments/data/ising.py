@@ -1,4 +1,4 @@
-"""Ising models on a periodic grid: their couplings and samples of them."""
+"""Ising models on a periodic grid: their couplings and their samples."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from torch import Tensor
 
 
 def adjacency(side: int) -> Tensor:
-    """A (D, D), D = side^2: 1 between the four neighbours on the periodic grid, else 0. Site = row * side + column.
+    """Adjacency of the periodic grid, (D, D) with D = side^2: 1 between neighbours, otherwise 0.
 
-    Raises ValueError when side is below 3: opposite neighbours would be one site.
+    A site is numbered row * side + column and has four neighbours.
+
+    Raises ValueError if side is below 3, because opposite neighbours would be the same site.
     """
     if side < 3:
         raise ValueError(f"adjacency: side must be at least 3, but is {side}")
@@ -18,23 +20,23 @@ def adjacency(side: int) -> Tensor:
 
 
 def true_coupling(side: int, sigma: float) -> Tensor:
-    """J = sigma A (D, D), in nats, of log p(s) = s' J s + constant, s in {-1, 1}^D: each edge counts twice."""
+    """J = sigma A, (D, D), of log p(s) = s' J s + constant in nats, s in {-1, 1}^D. Every edge counts twice."""
     return sigma * adjacency(side)
 
 
 def sample_ising(coupling: Tensor, n: int, seed: int, sweeps: int = 1000) -> Tensor:
-    """Samples (n, D), int8 bits x with s = 2x - 1: the ends of n Gibbs chains from uniform starts.
+    """Samples (n, D), int8 bits x with s = 2x - 1: the final states of n Gibbs chains that start uniformly.
 
-    Sites of one colour, none of which is coupled to another, are drawn at once.
+    Sites that are not coupled to each other have one colour and are drawn at once.
 
     Args:
         coupling: J (D, D), symmetric, zero diagonal.
-        n: number of samples, each of a chain of its own.
-        seed: of starts and chains.
+        n: number of samples; every sample has its own chain.
+        seed: of the starts and the chains.
         sweeps: passes over all sites.
 
     Raises:
-        ValueError: a coupling that is not symmetric with a zero diagonal.
+        ValueError: the coupling is not symmetric with a zero diagonal.
 
     Source: Zhang et al., ICML 2022, section on Ising models.
     """
@@ -52,9 +54,9 @@ def sample_ising(coupling: Tensor, n: int, seed: int, sweeps: int = 1000) -> Ten
 
 
 def _colours(coupling: Tensor) -> list[Tensor]:
-    """Sets of sites, by greedy colouring: no coupling within a set."""
+    """Sets of sites without coupling inside a set, by greedy colouring."""
     colour: list[int] = []
     for row in (coupling != 0).tolist():
-        taken = {other for other, coupled in zip(colour, row, strict=False) if coupled}
-        colour.append(next(c for c in range(len(row) + 1) if c not in taken))
-    return [torch.tensor([s for s, c in enumerate(colour) if c == wanted]) for wanted in range(max(colour) + 1)]
+        used = {other for other, coupled in zip(colour, row, strict=False) if coupled}
+        colour.append(next(c for c in range(len(row) + 1) if c not in used))
+    return [torch.tensor([s for s, c in enumerate(colour) if c == number]) for number in range(max(colour) + 1)]

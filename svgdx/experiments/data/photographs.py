@@ -1,20 +1,20 @@
-"""32x32 colour patches of the photographs that scikit-learn and scikit-image carry inside their packages."""
+"""32x32 colour patches of the photographs that come with scikit-learn and scikit-image."""
 
 from __future__ import annotations
 
 import numpy as np
 
 SIDE = 32
-# A photograph is cut into tiles; each is training or held-out as a whole, so that no pixel is in both.
+# A photograph is cut into tiles. A tile is training or held-out data as a whole, so the splits share no pixel.
 TILE = 64
 STRIDE = 8
 HELD_OUT_SHARE = 5
 
 
 def photographs() -> list[np.ndarray]:
-    """Six photographs (height, width, 3), uint8: a temple, a flower, an astronaut, coffee, a cat, a rocket.
+    """Six photographs (height, width, 3), uint8: a temple, a flower, an astronaut, coffee, a cat and a rocket.
 
-    All of them lie in the packages; nothing is downloaded.
+    They are installed with the packages; nothing is downloaded.
     """
     from skimage import data
     from sklearn.datasets import load_sample_image
@@ -24,20 +24,23 @@ def photographs() -> list[np.ndarray]:
 
 
 def patches() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Training and held-out part, each (pixels (N, 3 * 32 * 32) uint8, channels first; photograph's index (N,)).
+    """The training and the held-out split as (pixels, photographs).
 
-    Patches start every STRIDE pixels and overlap within their TILE x TILE tile; one tile in HELD_OUT_SHARE is held
-    out. The order is a fixed shuffle, the same in every run.
+    Patches start every STRIDE pixels and overlap within their TILE x TILE tile. One tile in HELD_OUT_SHARE is held
+    out. The order is shuffled in the same way in every run.
+
+    Returns:
+        For each split, pixels (N, 3 * 32 * 32) uint8, channels first, and the index of each patch's photograph, (N,).
     """
-    found: dict[bool, list[tuple[np.ndarray, int]]] = {False: [], True: []}
+    splits: dict[bool, list[tuple[np.ndarray, int]]] = {False: [], True: []}
     for index, picture in enumerate(photographs()):
         for row in range(picture.shape[0] // TILE):
             for column in range(picture.shape[1] // TILE):
                 tile = picture[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
-                # A lattice that takes tiles from every row and column.
+                # This lattice takes tiles from every row and column.
                 held_out = (row + 2 * column) % HELD_OUT_SHARE == 0
-                found[held_out] += [(patch, index) for patch in _cut(tile)]
-    return [_part(found[False]), _part(found[True])]
+                splits[held_out] += [(patch, index) for patch in _cut(tile)]
+    return [_shuffled(splits[False]), _shuffled(splits[True])]
 
 
 def _cut(tile: np.ndarray) -> list[np.ndarray]:
@@ -45,7 +48,7 @@ def _cut(tile: np.ndarray) -> list[np.ndarray]:
     return [tile[top : top + SIDE, left : left + SIDE] for top in starts for left in starts]
 
 
-def _part(cut: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
-    order = np.random.default_rng(0).permutation(len(cut))
-    pixels = np.stack([cut[i][0] for i in order]).transpose(0, 3, 1, 2)
-    return pixels.reshape(len(cut), -1), np.array([cut[i][1] for i in order])
+def _shuffled(split: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
+    order = np.random.default_rng(0).permutation(len(split))
+    pixels = np.stack([split[i][0] for i in order]).transpose(0, 3, 1, 2)
+    return pixels.reshape(len(split), -1), np.array([split[i][1] for i in order])

@@ -1,4 +1,4 @@
-"""Seven synthetic densities on the plane, and their points as 32 bits."""
+"""Seven synthetic densities on the plane, and the encoding of their points as 32 bits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Entropy in nats of the points' bits, the least NLL that any model of them can have; to within 0.005.
+# Entropy of the points' bits in nats, to within 0.005. No model has a smaller NLL.
 ENTROPY = {
     "2spirals": 20.037,
     "8gaussians": 19.978,
@@ -25,16 +25,16 @@ MAGNITUDE_BITS = 15
 
 
 def sample_2d(name: str, n: int, rng: np.random.Generator | np.random.RandomState) -> np.ndarray:
-    """n fresh points of the data set of that name, (n, 2) float64.
+    """Draws n points of the data set of that name, (n, 2) float64.
 
     Raises:
-        ValueError: a name that is not in NAMES.
+        ValueError: the name is not in NAMES.
 
-    Source: Grathwohl et al., FFJORD, ICLR 2019; as Zhang et al., ICML 2022, section on synthetic tasks, train on them.
+    Source: Grathwohl et al., FFJORD, ICLR 2019, in the version of Zhang et al., ICML 2022, section on synthetic tasks.
     """
     if name not in NAMES:
         raise ValueError(f"sample_2d: name must be one of {', '.join(NAMES)}, but is {name!r}")
-    # scikit-learn takes a RandomState alone; this one draws from the Generator's own stream.
+    # scikit-learn takes only a RandomState; this one draws from the stream of the Generator.
     state = rng if isinstance(rng, np.random.RandomState) else np.random.RandomState(rng.bit_generator)
     return _GENERATORS[name](n, state)
 
@@ -55,7 +55,7 @@ def _eight_gaussians(n: int, rng: np.random.RandomState) -> np.ndarray:
     oblique = [(x, y) for x in (diagonal, -diagonal) for y in (diagonal, -diagonal)]
     centres = 4 * np.array(right + oblique)
     points = np.empty((n, 2))
-    # Point by point: the quantiser's scale, and with it the entropy, depends on the order of the draws.
+    # Drawn point by point, because the quantiser's scale, and so the entropy, depends on the order of the draws.
     for point in points:
         point[:] = 0.5 * rng.randn(2)
         point += centres[rng.randint(8)]
@@ -109,16 +109,16 @@ _GENERATORS: dict[str, Callable[[int, np.random.RandomState], np.ndarray]] = {
 
 
 class Quantizer:
-    """Points of one data set as 32 bits and back: for each coordinate a sign and the Gray code of its magnitude.
+    """Encodes points of one data set as 32 bits, a sign and the Gray code of the magnitude per coordinate, and back.
 
     Attributes:
-        limit: |coordinate| must lie below it.
-        scale: quanta in a unit of length; a quantum is 1 / scale.
+        limit: upper limit of |coordinate|.
+        scale: quanta per unit of length; a quantum is 1 / scale.
 
     Raises:
-        ValueError: a name that is not in NAMES.
+        ValueError: the name is not in NAMES.
 
-    Source: Zhang et al., ICML 2022, section on synthetic tasks; the scale is that of the authors' 5,000 first draws.
+    Source: Zhang et al., ICML 2022, section on synthetic tasks; the scale follows from the authors' first 5,000 draws.
     """
 
     def __init__(self, name: str) -> None:
@@ -127,10 +127,12 @@ class Quantizer:
         self.scale = 2**MAGNITUDE_BITS / self.limit
 
     def encode(self, points: np.ndarray) -> Tensor:
-        """Bits (n, 32), int8, of points (n, 2): x, then y; of each its sign bit (1 where negative), then the 15 bits of
-        the reflected Gray code of floor(|coordinate| scale), most significant first.
+        """Bits (n, 32), int8, of points (n, 2): first x, then y.
 
-        Raises ValueError when a coordinate is not finite or not within the limit.
+        A coordinate has a sign bit, 1 if it is negative, and then the 15 bits of the reflected Gray code of
+        floor(|coordinate| scale), the most significant first.
+
+        Raises ValueError if a coordinate is not finite or not within the limit.
         """
         if not (np.abs(points) < self.limit).all():
             raise ValueError(f"Quantizer: coordinates must lie in (-{self.limit:g}, {self.limit:g})")
@@ -141,9 +143,9 @@ class Quantizer:
         return torch.from_numpy(signed.reshape(len(points), BITS).astype(np.int8))
 
     def decode(self, bits: Tensor) -> np.ndarray:
-        """Points (n, 2), float64, of bits (n, 32): the middles of their quanta, so that `encode` returns the bits."""
+        """Points (n, 2), float64, of bits (n, 32): the centres of their quanta, so that `encode` inverts it."""
         halves = bits.cpu().numpy().astype(np.int64).reshape(len(bits), 2, BITS // 2)
-        # A bit of the number is the parity of all bits of its Gray code from the first down to its own.
+        # A bit of the number is the parity of the bits of its Gray code up to and including its own.
         number = np.cumsum(halves[..., 1:], -1) % 2
         magnitude = number @ (1 << np.arange(MAGNITUDE_BITS - 1, -1, -1))
         return np.where(halves[..., 0] == 1, -1, 1) * (magnitude + 0.5) / self.scale

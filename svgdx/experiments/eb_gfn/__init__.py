@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from svgdx.experiments.run.settings import RUN_FOLDER_TEXT, Command, run_folder_arguments
+from svgdx.experiments.run.settings import Command, run_folder_arguments, run_folder_text
 
 _TRAIN_DESCRIPTION = """Train an energy-based model p(x) ∝ exp(-E(x)) of binary vectors together with a GFlowNet that
 samples from it (EB-GFN), or by persistent contrastive divergence with Gibbs sampling or Gibbs with gradients.
@@ -28,7 +28,7 @@ TRAIN = Command(
     summary="an energy and a GFlowNet of binary vectors",
     usage="--out DIR [OPTION ...]",
     description=_TRAIN_DESCRIPTION,
-    epilog=RUN_FOLDER_TEXT,
+    epilog=run_folder_text("--iterations"),
     arguments=run_folder_arguments,
     settings="svgdx.experiments.eb_gfn.config:EBGFNConfig",
     run="svgdx.experiments.eb_gfn.train:main",

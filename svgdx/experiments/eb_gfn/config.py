@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +22,11 @@ _IMAGES_28 = {
     "eval_points": 100, "eval_paths": 10, "final_points": 1000, "checkpoint_every": 500, "clip": 1.0,
 }  # fmt: skip
 
-# What differs from the defaults of the fields, which are those of 2-D data.
+# Defaults that differ from those of the fields, which are those of 2-D data.
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
     "pinwheel": {"batch": 125},
-    # Many short moves from data, erased by a uniform P_B: a learnt one erases neighbours together, which tells less of
-    # their coupling. The penalty stands against a gradient of moved entries alone.
+    # Many short moves from data, erased by a uniform P_B: a learnt P_B erases neighbours together, which tells less
+    # about their coupling. The L1 penalty balances a gradient that only the moved entries have.
     "ising": {
         "iterations": 1200, "batch": 256, "hidden": 128, "depth": 2, "loss": "vargrad", "backward_policy": "uniform",
         "policy_lr": 2e-3, "sweeps": 10, "k_schedule": "fixed", "k": 5, "energy_lr": 5e-3, "energy_l1": 8e-3,
@@ -55,62 +54,81 @@ class EBGFNConfig(Settings):
     length = "iterations"
 
     data: str = option("2spirals", "data", "data set", DATASETS)
-    data_root: str | None = option(None, "data", "folder of mnist (MNIST/raw/), omniglot or silhouettes")
-    binarisation: str = option("static", "data", "images: pixels drawn once, or anew each time", ("static", "dynamic"))
+    data_root: str | None = option(
+        None,
+        "data",
+        "folder that holds MNIST/raw/ for mnist, or the .mat file of omniglot or silhouettes",
+        metavar="DIR",
+    )
+    binarisation: str = option(
+        "static", "data", "images: draw the pixels once, or anew in every batch", ("static", "dynamic")
+    )
     side: int = option(10, "data", "ising: side of the periodic grid", least=3)
     sigma: float = option(0.1, "data", "ising: coupling of neighbours", least=-math.inf)
-    samples: int = option(2000, "data", "ising: samples to learn from", least=2)
+    samples: int = option(2000, "data", "ising: number of training samples", least=2)
 
-    sampler: str = option("eb-gfn", "sampler", "what draws the negatives: EB-GFN, or persistent chains", SAMPLERS)
-    chains: int = option(0, "sampler", "pcd, and --negatives persistent: chains kept; 0 takes --batch")
-    sweeps: int = option(1, "sampler", "pcd-gibbs: sweeps over all bits an update; eb-gfn: moves", least=1)
-    flips: int = option(40, "sampler", "pcd-gwg: proposed flips an update", least=1)
+    sampler: str = option(
+        "eb-gfn", "sampler", "EB-GFN, or persistent chains of Gibbs or Gibbs with gradients", SAMPLERS
+    )
+    chains: int = option(0, "sampler", "number of persistent chains (pcd-*, --negatives persistent); 0 uses --batch")
+    sweeps: int = option(1, "sampler", "pcd-gibbs: sweeps over all bits per update; eb-gfn: moves per update", least=1)
+    flips: int = option(40, "sampler", "pcd-gwg: proposed flips per update", least=1)
 
     loss: str = option("tb", "gflownet", "loss of the GFlowNet", ("tb", "db", "subtb", "vargrad"))
     sub_lambda: float = option(0.9, "gflownet", "subtb: lambda", most=1, positive=True)
-    backward_policy: str = option("learnt", "gflownet", "policy that erases entries", ("learnt", "uniform"))
-    back_ratio: float = option(0.5, "gflownet", "weight w of the trajectories that start at data", most=1)
-    temperature: float = option(1.0, "gflownet", "temperature of the training trajectories", positive=True)
-    epsilon: float = option(0.0, "gflownet", "share of uniform actions in the training trajectories", most=1)
-    hidden: int = option(256, "gflownet", "width of the policy's layers", least=1)
-    depth: int = option(3, "gflownet", "hidden layers of the policy", least=1)
-    policy_lr: float = option(1e-3, "gflownet", "Adam's learning rate for the policy", positive=True)
-    log_z_lr: float = option(1.0, "gflownet", "Adam's learning rate for log Z", positive=True)
-    clip: float = option(0.0, "gflownet", "largest norm of the policy's gradient; 0: any")
-    ema: float = option(0.0, "gflownet", "decay of the policy's mean used for evaluation and samples; 0: none", most=1)
+    backward_policy: str = option("learnt", "gflownet", "backward policy P_B, which erases bits", ("learnt", "uniform"))
+    back_ratio: float = option(0.5, "gflownet", "weight of the trajectories that start at data, in [0, 1]", most=1)
+    temperature: float = option(1.0, "gflownet", "temperature of the policy in training trajectories", positive=True)
+    epsilon: float = option(0.0, "gflownet", "fraction of uniformly random actions in training trajectories", most=1)
+    hidden: int = option(256, "gflownet", "width of the policy's hidden layers", least=1)
+    depth: int = option(3, "gflownet", "number of hidden layers of the policy", least=1)
+    policy_lr: float = option(1e-3, "gflownet", "learning rate of Adam for the policy", positive=True)
+    log_z_lr: float = option(1.0, "gflownet", "learning rate of Adam for log Z", positive=True)
+    clip: float = option(0.0, "gflownet", "clip the policy's gradient to this norm; 0 disables clipping")
+    ema: float = option(
+        0.0, "gflownet", "decay of the averaged policy that is evaluated and sampled; 0 disables averaging", most=1
+    )
     matmul: str = option("fp32", "gflownet", "number format of the policy's matrix products", ("fp32", "bf16"))
 
     negatives: str = option(
         "data",
         "proposal",
-        "start of the K-step moves: data, persistent chains; or samples from scratch",
+        "where K-step moves start: at data or at persistent chains; scratch draws whole samples instead",
         ("data", "persistent", "scratch"),
     )
-    k_schedule: str = option("anneal", "proposal", "K rises to D, stays, or is random", ("anneal", "fixed", "random"))
-    warmup: int = option(100_000, "proposal", "anneal: iterations after which K = D", least=1)
-    k: int = option(0, "proposal", "fixed: K, random: largest K; 0: D")
-    mh: str = option("metropolis", "proposal", "rule of acceptance", ("metropolis", "barker", "none"))
+    k_schedule: str = option(
+        "anneal", "proposal", "K rises to D, is fixed, or is drawn uniformly", ("anneal", "fixed", "random")
+    )
+    warmup: int = option(
+        100_000, "proposal", "anneal: iterations until K reaches D; all of them if only --iterations is set", least=1
+    )
+    k: int = option(0, "proposal", "fixed: K; random: largest K; 0 uses D")
+    mh: str = option("metropolis", "proposal", "rule that accepts moves", ("metropolis", "barker", "none"))
 
-    energy_hidden: int = option(256, "energy", "width of the energy's layers", least=1)
-    energy_depth: int = option(3, "energy", "hidden layers of the energy", least=1)
+    energy_hidden: int = option(256, "energy", "width of the energy's hidden layers", least=1)
+    energy_depth: int = option(3, "energy", "number of hidden layers of the energy", least=1)
     energy_activation: str = option("elu", "energy", "activation between its layers", tuple(ACTIVATIONS))
-    energy_lr: float = option(1e-3, "energy", "Adam's learning rate for the energy", positive=True)
+    energy_lr: float = option(1e-3, "energy", "learning rate of Adam for the energy", positive=True)
     energy_penalty: float = option(0.0, "energy", "weight of the mean of E^2 over data and negatives")
     energy_l1: float = option(0.0, "energy", "ising: weight of the sum of |J_ij|")
 
-    batch: int = option(128, "run", "data an iteration, and GFlowNet samples", least=2)
-    iterations: int = option(100_000, "run", "iterations", least=1)
-    lr_decay: str = option("none", "run", "fall of the learning rates over the run's end", ("none", "cosine", "linear"))
-    decay_share: float = option(0.2, "run", "the part of the run in which they fall", most=1, positive=True)
-    seed: int = option(0, "run", "seed of everything random", least=-math.inf)
-    threads: int = option(1, "run", "CPU threads; 0 takes as many as torch does")
-    eval_every: int = option(1000, "run", "iterations between evaluations and pictures", least=1)
-    eval_points: int = option(2000, "run", "points of an evaluation during training", least=2)
-    eval_paths: int = option(20, "run", "trajectories J a point of an evaluation", least=1)
-    final_points: int = option(10_000, "run", "points of the evaluation at the end, see `svgdx eval`; 0: none")
+    batch: int = option(128, "run", "data points, and GFlowNet samples, per iteration", least=2)
+    iterations: int = option(100_000, "run", "number of iterations", least=1)
+    lr_decay: str = option(
+        "none", "run", "how the learning rates fall to zero at the end of the run", ("none", "cosine", "linear")
+    )
+    decay_share: float = option(0.2, "run", "fraction of the run in which they fall", most=1, positive=True)
+    seed: int = option(0, "run", "random seed", least=-math.inf)
+    threads: int = option(1, "run", "CPU threads; 0 uses torch's default")
+    eval_every: int = option(1000, "run", "iterations between evaluations, which also draw pictures", least=1)
+    eval_points: int = option(2000, "run", "data points of an evaluation during training", least=2)
+    eval_paths: int = option(20, "run", "trajectories J per data point", least=1)
+    final_points: int = option(
+        10_000, "run", "data points of the final evaluation, see `svgdx eval eb-gfn`; 0 disables it"
+    )
     log_every: int = option(50, "run", "iterations between lines of metrics.jsonl", least=1)
     checkpoint_every: int = option(1000, "run", "iterations between checkpoints", least=1)
-    keep_checkpoints: int = option(3, "run", "checkpoints kept, the newest", least=1)
+    keep_checkpoints: int = option(3, "run", "newest checkpoints that are kept", least=1)
 
     @classmethod
     def defaults_for(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -152,25 +170,23 @@ class EvaluationSettings(Settings):
     program = "eval eb-gfn"
     variants = EVALUATION_DEFAULTS
 
-    points: int = option(10_000, "evaluation", "points for the NLL; at most all that the data set holds", least=2)
-    paths: int = option(20, "evaluation", "trajectories J a point", least=1)
-    z_samples: int = option(20_000, "evaluation", "GFlowNet samples for the energy's log Z", least=2)
-    mmd_samples: int = option(4000, "evaluation", "samples on each side of the MMD; 0: no MMD")
-    chain_sweeps: int = option(100, "evaluation", "pcd: sweeps from the chains to the MMD's samples", least=1)
-    ais_temperatures: int = option(0, "evaluation", "temperatures of annealed importance sampling; 0: none")
-    ais_chains: int = option(256, "evaluation", "its chains", least=2)
-    ais_transition: str = option("gwg", "evaluation", "its moves", GIBBS_OR_GWG)
-    ais_steps: int = option(10, "evaluation", "sweeps or flips at each temperature", least=1)
-    seed: int = option(0, "evaluation", "seed of the evaluation", least=-math.inf)
+    points: int = option(10_000, "evaluation", "data points for the NLL, at most as many as the data set has", least=2)
+    paths: int = option(20, "evaluation", "trajectories J per data point", least=1)
+    z_samples: int = option(20_000, "evaluation", "GFlowNet samples from which log Z is estimated", least=2)
+    mmd_samples: int = option(4000, "evaluation", "samples of model and data for the MMD; 0 disables it")
+    chain_sweeps: int = option(100, "evaluation", "pcd: sweeps from the chains to the samples of the MMD", least=1)
+    ais_temperatures: int = option(0, "evaluation", "temperatures of annealed importance sampling (AIS); 0 disables it")
+    ais_chains: int = option(256, "evaluation", "chains of AIS", least=2)
+    ais_transition: str = option("gwg", "evaluation", "moves of AIS", GIBBS_OR_GWG)
+    ais_steps: int = option(10, "evaluation", "sweeps or flips of AIS at each temperature", least=1)
+    seed: int = option(0, "evaluation", "random seed", least=-math.inf)
     threads: int = option(1, "evaluation", "CPU threads", least=1)
 
     @classmethod
-    def for_data(cls, data: str, given: dict[str, Any]) -> EvaluationSettings:
-        """What was given, and the data set's defaults for the rest. Raises UsageError where a value does not fit."""
+    def for_data(cls, data: str, options: dict[str, Any]) -> EvaluationSettings:
+        """The options of the command line, and the defaults of the data set for the rest.
+
+        Raises UsageError that names the first option whose value is not allowed.
+        """
         kind = data if data in ("ising", "digits") else "2-D data" if data in SYNTHETIC else "28x28 images"
-        return cls.from_options(EVALUATION_DEFAULTS.get(kind, {}) | given)
-
-
-assert all(
-    name in {each.name for each in dataclasses.fields(EBGFNConfig)} for d in DATA_DEFAULTS.values() for name in d
-)
+        return cls.from_options(EVALUATION_DEFAULTS.get(kind, {}) | options)

@@ -1,4 +1,4 @@
-"""Data sets of binary vectors, each with its energy, its own measures and its pictures."""
+"""Data sets of binary vectors, with the energy, the measures and the pictures that belong to them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from torch import Tensor, nn
 
 from svgdx.densities import DiscreteMLPEnergy, IsingEnergy
 from svgdx.experiments.data import binary, ising, plane
-from svgdx.experiments.eb_gfn import plots as binary_plots
+from svgdx.experiments.eb_gfn import plots
 from svgdx.experiments.eb_gfn.config import SYNTHETIC, EBGFNConfig
-from svgdx.experiments.ebm import plots
 from svgdx.experiments.metrics.bits import neg_log_rmse
+from svgdx.experiments.run.figures import sample_paths, write_sample_grid
 
-# Seeds of what is the same in all runs, whatever their seed, so that their figures compare.
+# Seeds of what is the same in all runs, so that their results can be compared.
 _DATA_SEED, _HELD_OUT_SEED, _MEAN_SEED = 1, 2, 3
 
 
 class Task(Protocol):
-    """Data in {0, 1}^D, int8, and what is said about a model of it.
+    """Data in {0, 1}^D, int8, and how a model of it is built, measured and drawn.
 
-    dim: D. pictured: how many samples `picture` wants. entropy: of the data where it is known, in nats.
+    Attributes:
+        dim: D.
+        pictured: number of samples that `picture` takes.
+        entropy: entropy of the data in nats; None if it is not known.
     """
 
     dim: int
@@ -31,29 +34,29 @@ class Task(Protocol):
     entropy: float | None
 
     def batch(self, count: int, seed: int) -> Tensor:
-        """Training data (count, D)."""
+        """Training data (count, D), int8."""
 
     def held_out(self, count: int, seed: int) -> Tensor:
-        """Data the model has not seen, at most (count, D)."""
+        """At most `count` data points that the model has not seen, (count, D), int8."""
 
     def base(self) -> Tensor:
-        """Probabilities of the bits on average over the data, inside (0, 1): (D,)."""
+        """The mean of the data's bits, (D,), moved inside (0, 1)."""
 
     def energy(self, config: EBGFNConfig) -> nn.Module:
         """A new energy."""
 
     def penalty(self, energy: nn.Module, config: EBGFNConfig) -> Tensor | None:
-        """What is added to the energy's loss."""
+        """A term of the energy's loss that belongs to the data; None if there is none."""
 
     def measure(self, energy: nn.Module) -> dict[str, float]:
-        """Quantities that are known of the energy without samples."""
+        """Quantities that can be read off the energy without samples."""
 
     def picture(self, folder: Path, step: int, samples: Tensor, energy: nn.Module) -> None:
-        """Draws samples (pictured, D) into samples.png and samples-STEP.png."""
+        """Draws samples (pictured, D), int8, into samples-STEP.png and samples.png."""
 
 
 class Synthetic2D:
-    """Points of the plane as 32 bits, fresh for every batch."""
+    """Points of the plane as 32 bits, drawn anew for every batch."""
 
     dim = plane.BITS
     pictured = 4000
@@ -88,11 +91,11 @@ class Synthetic2D:
         grid = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
         with torch.no_grad():
             density = -energy(self.quantizer.encode(grid).float()).reshape(len(side), len(side)).numpy()
-        binary_plots.planes(folder, step, data, decode(samples), density, side)
+        plots.planes(folder, step, data, decode(samples), density, side)
 
 
 class Ising:
-    """Samples of an Ising model on a periodic grid, whose coupling J is to be found again."""
+    """Samples of an Ising model on a periodic grid, from which its coupling J is to be learnt."""
 
     pictured = 2
     entropy: float | None = None
@@ -124,7 +127,7 @@ class Ising:
         return {"neg_log_rmse": neg_log_rmse(coupling_of(energy).detach(), self.true)}
 
     def picture(self, folder: Path, step: int, samples: Tensor, energy: nn.Module) -> None:
-        binary_plots.couplings(folder, step, coupling_of(energy).detach().numpy(), self.true.numpy())
+        plots.couplings(folder, step, coupling_of(energy).detach().numpy(), self.true.numpy())
 
 
 class Images:
@@ -134,7 +137,7 @@ class Images:
     entropy: float | None = None
 
     def __init__(self, name: str, root: str | None, binarisation: str) -> None:
-        self.images = binary.load(name, root)
+        self.images = binary.load_binary_images(name, root)
         self.binarisation = binarisation
         self.dim = self.images.train.shape[1]
 
@@ -161,29 +164,30 @@ class Images:
 
     def picture(self, folder: Path, step: int, samples: Tensor, energy: nn.Module) -> None:
         shape = (1, self.images.side, self.images.side)
-        for name in (f"samples-{step:08d}.png", "samples.png"):
-            plots.sample_grid(folder / name, 2 * samples.float() - 1, shape, columns=10, scale=4)
+        write_sample_grid(2 * samples.float() - 1, shape, *sample_paths(folder, step), columns=10, scale=4)
         if not (folder / "data.png").exists():
             data = self.images.test[: self.pictured]
-            plots.sample_grid(folder / "data.png", 2 * data.float() - 1, shape, columns=10, scale=4)
+            write_sample_grid(2 * data.float() - 1, shape, folder / "data.png", columns=10, scale=4)
 
 
 def smoothed_mean(bits: Tensor) -> Tensor:
-    """0.98 mean + 0.01 of the rows of bits (N, D)."""
+    """0.98 mean + 0.01 of bits (N, D), which lies inside (0, 1): (D,)."""
     return 0.98 * bits.float().mean(0) + 0.01
 
 
 def random_rows(rows: int, count: int, generator: torch.Generator) -> Tensor:
+    """Indices of `count` rows, drawn with replacement: (count,), int64."""
     return torch.randint(rows, (count,), generator=generator)
 
 
 def coupling_of(energy: nn.Module) -> Tensor:
+    """J (D, D) of an Ising energy."""
     assert isinstance(energy, IsingEnergy)
     return energy.coupling()
 
 
-def load(config: EBGFNConfig) -> Task:
-    """The task of a run. Raises UsageError when its data is missing or cannot be read."""
+def load_task(config: EBGFNConfig) -> Task:
+    """The data set of a run. Raises UsageError if its files are missing or cannot be read."""
     if config.data in SYNTHETIC:
         return Synthetic2D(config.data)
     if config.data == "ising":

@@ -1,6 +1,6 @@
 """`svgdx train ebm`: energy-based models of images."""
 
-from svgdx.experiments.run.settings import RUN_FOLDER_TEXT, Command, run_folder_arguments
+from svgdx.experiments.run.settings import Command, run_folder_arguments, run_folder_text
 
 _DESCRIPTION = """Train an energy-based model p(x) ∝ exp(f(x)) on images. f is a multilayer perceptron or a residual
 convolutional network, trained to minimise E_q[f] - E_data[f], where --config chooses the sampler q: MET-SVGD, whose
@@ -16,7 +16,7 @@ TRAIN = Command(
     summary="an energy-based model of images",
     usage="--out DIR [OPTION ...]",
     description=_DESCRIPTION,
-    epilog=RUN_FOLDER_TEXT,
+    epilog=run_folder_text("--steps"),
     arguments=run_folder_arguments,
     settings="svgdx.experiments.ebm.config:EBMConfig",
     run="svgdx.experiments.ebm.train:main",

@@ -7,12 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from svgdx.experiments.data import images as data
-from svgdx.experiments.ebm import plots
+from svgdx.experiments.data.images import Images
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.metrics.images import ImageDistances
 from svgdx.experiments.run.errors import DivergedError, require_finite
-from svgdx.experiments.run.figures import sample_paths, warn_if_unwritten
+from svgdx.experiments.run.figures import sample_paths, warn_if_unwritten, write_sample_grid
 from svgdx.experiments.run.folder import RunFolder
 from svgdx.experiments.run.loop import Trainer, stream
 from svgdx.experiments.run.recorder import Record
@@ -35,7 +34,7 @@ class ImageTrainer(Trainer):
     # The chains of each rank are its own; checkpoints hold those of all ranks.
     chains_name = "buffer/chains"
 
-    def __init__(self, config: EBMConfig, images: data.Images, distances: ImageDistances) -> None:
+    def __init__(self, config: EBMConfig, images: Images, distances: ImageDistances) -> None:
         super().__init__(config, config.steps)
         self.config, self.images, self.distances = config, images, distances
 
@@ -70,6 +69,5 @@ class ImageTrainer(Trainer):
         distances = self.distances(samples, check_stop)
         require_finite(self.step, distances)
         with warn_if_unwritten():
-            for path in sample_paths(folder.path, self.step):
-                plots.sample_grid(path, samples, self.images.shape)
+            write_sample_grid(samples, self.images.shape, *sample_paths(folder.path, self.step))
         return record | distances, f"feature_distance={distances['feature_distance']:.2f}"

@@ -15,12 +15,12 @@ from svgdx.samplers import BOUNDS, DIVISORS, HEURISTICS
 STARTS = ("normal", "data")
 SAMPLERS = ("svgd", "langevin", "glow")
 BANDWIDTHS = ("learnt", *HEURISTICS)
-# Truncation, the third of svgdx.samplers.CONTROLS, leaves no particle of an image's many dimensions.
+# Truncation, the third of svgdx.samplers.CONTROLS, would reject every particle in the many dimensions of an image.
 CONTROLS = ("none", "metropolis-hastings", "epsilon-greedy")
 CHAINS = ("short-run", "persistent")
 ENERGIES = ("mlp", "conv")
 
-# What differs from the defaults of the fields, which are those of met-svgd.
+# Defaults that differ from those of the fields, which are those of met-svgd.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "langevin": {"sampler": "langevin"},
     "p-svgd": {"bandwidth": "median", "step": "fixed", "bound": "none", "hessian": "none", "divisor": "M-1"},
@@ -36,87 +36,97 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class EBMConfig(Settings):
-    """Settings of `svgdx train ebm`. Lengths are in pixel values, which lie in [-1, 1]; energies in nats."""
+    """Settings of `svgdx train ebm`. Lengths are in pixel values, which lie in [-1, 1]; energies are in nats."""
 
     program = "train ebm"
     selectors = ("config",)
     variants = CONFIGURATIONS
 
-    config: str = option("met-svgd", "configuration", "row of the paper's comparison", tuple(CONFIGURATIONS))
+    config: str = option("met-svgd", "configuration", "row of the published comparison", tuple(CONFIGURATIONS))
 
     data: str = option(
-        "digits",
-        "data",
-        "data set: 8x8 digits, or 32x32 colour patches of photographs, or mnist or cifar10 from --data-root",
-        DATASETS,
+        "digits", "data", "8x8 digits, 32x32 colour patches of photographs, or a data set in --data-root", DATASETS
     )
-    data_root: str | None = option(None, "data", "folder of mnist (MNIST/raw/) or cifar10 (cifar-10-batches-py/)")
+    data_root: str | None = option(
+        None, "data", "folder that holds MNIST/raw/ for mnist, cifar-10-batches-py/ for cifar10", metavar="DIR"
+    )
     noise: float = option(
-        0.3, "data", "Gaussian noise added to the training images: its deviation at the start", positive=True
+        0.3, "data", "initial standard deviation of the Gaussian noise added to training images", positive=True
     )
     noise_end: float = option(
-        0.06, "data", "the same for the last fifth of the run; geometric in between", positive=True
+        0.06, "data", "its final value, reached geometrically after 80 % of the run", positive=True
     )
 
-    sampler: str = option("svgd", "sampler", "what draws the negatives; glow: no energy, a flow instead", SAMPLERS)
-    particles: int = option(64, "sampler", "particles M of one chain", least=2)
-    batch: int = option(1, "sampler", "independent chains run side by side", least=1)
-    svgd_steps: int = option(16, "sampler", "SVGD steps L of a chain", least=1)
+    sampler: str = option("svgd", "sampler", "what draws the negatives; glow trains a flow, not an energy", SAMPLERS)
+    particles: int = option(64, "sampler", "particles M of a chain", least=2)
+    batch: int = option(1, "sampler", "independent chains that run side by side", least=1)
+    svgd_steps: int = option(16, "sampler", "SVGD or Langevin steps L of a chain", least=1)
     start: str = option(
-        "normal", "sampler", "initial Gaussian before training: N(0, I), or mean and std of the data", STARTS
+        "normal", "sampler", "initial Gaussian before training: N(0, I), or mean and deviations of the data", STARTS
     )
-    bandwidth: str = option("learnt", "sampler", "sigma of each step: learnt, or by a heuristic", BANDWIDTHS)
+    bandwidth: str = option("learnt", "sampler", "sigma of every step: learnt, or set by a heuristic", BANDWIDTHS)
     bandwidth_start: float = option(
-        0.5, "sampler", "learnt: sigma before training, as a multiple of the median heuristic", positive=True
+        0.5, "sampler", "initial value of a learnt sigma, as a multiple of the median heuristic", positive=True
     )
-    step: str = option("learnt", "sampler", "eps of each step", ("learnt", "fixed"))
-    step_size: float = option(0.1, "sampler", "eps / M before training, or for good", positive=True)
-    bound: str = option("leaky", "sampler", "what holds eps under its bound eps_UB", BOUNDS)
-    hessian: str = option("hutchinson", "sampler", "the Hessian term of Tr J", ("hutchinson", "none"))
-    divisor: str = option("M", "sampler", "of the trace's kernel sum", DIVISORS)
-    control: str = option("none", "sampler", "what may refuse steps", CONTROLS)
-    mh_iterations: int = option(10, "sampler", "most iterations of the inverse map in Metropolis-Hastings", least=1)
+    step: str = option("learnt", "sampler", "whether the step sizes eps are learnt", ("learnt", "fixed"))
+    step_size: float = option(0.1, "sampler", "eps / M, or its initial value if eps is learnt", positive=True)
+    bound: str = option("leaky", "sampler", "how eps is kept below its bound eps_UB", BOUNDS)
+    hessian: str = option("hutchinson", "sampler", "how the Hessian term of Tr J is estimated", ("hutchinson", "none"))
+    divisor: str = option("M", "sampler", "divisor of the kernel sum in Tr J", DIVISORS)
+    control: str = option("none", "sampler", "which steps may be rejected", CONTROLS)
+    mh_iterations: int = option(10, "sampler", "most iterations for the inverse map in Metropolis-Hastings", least=1)
     stop_threshold: float = option(
-        0.0, "sampler", "a chain stops once its Stein discrepancy S is less, in nats^2 for a unit of eps; 0: never"
+        0.0,
+        "sampler",
+        "stop a chain once its Stein discrepancy S, in nats^2 per unit of eps, is below this; 0 disables it",
     )
-    patience: int = option(0, "sampler", "a chain stops after so many rises of S; 0: never")
-    attached_steps: int = option(4, "sampler", "steps, drawn at random, that keep their graph in a sampler update")
-    sampler_every: int = option(5, "sampler", "energy updates for each sampler update", least=1)
-    sampler_lr: float = option(1e-2, "sampler", "Adam's learning rate for start, sigma and eps", positive=True)
+    patience: int = option(0, "sampler", "stop a chain once S has risen this many times; 0 disables it")
+    attached_steps: int = option(
+        4, "sampler", "randomly chosen steps that an update of the sampler backpropagates through"
+    )
+    sampler_every: int = option(5, "sampler", "updates of the energy per update of the sampler", least=1)
+    sampler_lr: float = option(
+        1e-2, "sampler", "learning rate of Adam for the initial Gaussian, sigma and eps", positive=True
+    )
 
-    chains: str = option("short-run", "langevin", "chains from N(0, I) each time, or kept in a buffer", CHAINS)
-    langevin_step: float = option(0.1, "langevin", "step size a of x + a grad f + noise sqrt(2 a) z", positive=True)
-    langevin_noise: float = option(0.1, "langevin", "its noise; 1 is Langevin dynamics at temperature 1")
-    buffer: int = option(2000, "langevin", "persistent: chains kept", least=1)
-    restart: float = option(0.05, "langevin", "persistent: share of them that starts anew at each draw", most=1)
+    chains: str = option("short-run", "langevin", "whether chains start from N(0, I) or continue from a buffer", CHAINS)
+    langevin_step: float = option(0.1, "langevin", "step size a in x + a grad f + noise sqrt(2 a) z", positive=True)
+    langevin_noise: float = option(0.1, "langevin", "noise factor; 1 gives Langevin dynamics at temperature 1")
+    buffer: int = option(2000, "langevin", "persistent: number of chains in the buffer", least=1)
+    restart: float = option(0.05, "langevin", "persistent: fraction of the drawn chains that restart", most=1)
 
-    glow_blocks: int = option(4, "glow", "blocks of one level", least=1)
+    glow_blocks: int = option(4, "glow", "blocks per level", least=1)
     glow_width: int = option(32, "glow", "channels inside a coupling", least=1)
     glow_lr: float = option(
-        1e-3, "glow", "Adam's learning rate, constant for half the run, then falling to zero", positive=True
+        1e-3,
+        "glow",
+        "learning rate of Adam, constant for half of the run, then falling linearly to 1 % of it",
+        positive=True,
     )
 
     energy: str = option("mlp", "energy", "multilayer perceptron or residual convolutional network", ENERGIES)
-    hidden: int = option(256, "energy", "mlp: width of a hidden layer", least=1)
+    hidden: int = option(256, "energy", "mlp: width of the hidden layers", least=1)
     depth: int = option(2, "energy", "mlp: number of hidden layers", least=1)
     width: int = option(32, "energy", "conv: channels of the first convolution", least=1)
     activation: str = option("silu", "energy", "activation between layers", SMOOTH)
-    confinement: float = option(0.0, "energy", "precision of the Gaussian factor of p")
-    energy_lr: float = option(
-        1e-3, "energy", "Adam's learning rate, constant for half the run, then falling to zero", positive=True
-    )
+    confinement: float = option(0.0, "energy", "precision of the Gaussian factor of p; 0 disables it")
+    energy_lr: float = option(1e-3, "energy", "learning rate of Adam, with the schedule of --glow-lr", positive=True)
     energy_penalty: float = option(0.02, "energy", "weight of the mean of f^2 over data and samples")
     gradient_penalty: float = option(0.0, "energy", "weight of the mean of |grad f|^2 over the data")
 
     steps: int = option(1000, "run", "updates of the energy, or of the flow", least=1)
-    seed: int = option(0, "run", "seed of everything random", least=-math.inf)
-    threads: int = option(1, "run", "CPU threads, one being enough for 8x8 digits; 0 takes as many as torch does")
-    eval_every: int = option(100, "run", "updates between evaluations: distances and sample grid", least=1)
-    eval_samples: int = option(512, "run", "samples drawn for an evaluation", least=2)
-    inception_weights: str | None = option(None, "run", "torch-fidelity's Inception weights; with them FID is measured")
+    seed: int = option(0, "run", "random seed", least=-math.inf)
+    threads: int = option(1, "run", "CPU threads; 0 uses torch's default; 1 is enough for 8x8 digits")
+    eval_every: int = option(
+        100, "run", "updates between evaluations, which measure distances and draw samples", least=1
+    )
+    eval_samples: int = option(512, "run", "samples drawn in an evaluation", least=2)
+    inception_weights: str | None = option(
+        None, "run", "torch-fidelity's Inception weights; an evaluation then also measures FID", metavar="FILE"
+    )
     log_every: int = option(10, "run", "updates between lines of metrics.jsonl", least=1)
     checkpoint_every: int = option(100, "run", "updates between checkpoints", least=1)
-    keep_checkpoints: int = option(3, "run", "checkpoints kept, the newest", least=1)
+    keep_checkpoints: int = option(3, "run", "newest checkpoints that are kept", least=1)
 
     @property
     def adaptive(self) -> bool:
@@ -133,9 +143,13 @@ class EBMConfig(Settings):
             raise UsageError(f"--data {self.data} needs --data-root DIR, the folder that holds {FOLDERS[self.data]}/")
         if self.data not in FOLDERS and self.data_root is not None:
             raise UsageError(f"--data-root: only {', '.join(FOLDERS)} read a folder, not --data {self.data}")
-        if self.chains == "persistent" and self.buffer < max(self.batch * self.particles, self.eval_samples):
-            raise UsageError(f"--buffer: at least the samples of an update and of an evaluation, but is {self.buffer}")
+        samples = max(self.batch * self.particles, self.eval_samples)
+        if self.chains == "persistent" and self.buffer < samples:
+            raise UsageError(
+                f"--buffer: must be at least the samples of an update and of an evaluation, {samples}, "
+                f"but is {self.buffer}"
+            )
         if self.attached_steps > self.svgd_steps:
             raise UsageError(
-                f"--attached-steps: at most --svgd-steps = {self.svgd_steps}, but is {self.attached_steps}"
+                f"--attached-steps: must be at most --svgd-steps = {self.svgd_steps}, but is {self.attached_steps}"
             )

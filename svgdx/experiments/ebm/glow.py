@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svgdx.experiments.data import images as data
+from svgdx.experiments.data.images import Images
 from svgdx.experiments.ebm.base import CLIP, START, TRAIN, ImageTrainer
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.metrics.images import ImageDistances
@@ -107,7 +107,7 @@ def _levels(height: int, width: int) -> int:
 class GlowTrainer(ImageTrainer):
     """Minimises -E_data[log p]. An update sees as many noisy images as an update of an energy sees samples."""
 
-    def __init__(self, config: EBMConfig, images: data.Images, distances: ImageDistances) -> None:
+    def __init__(self, config: EBMConfig, images: Images, distances: ImageDistances) -> None:
         super().__init__(config, images, distances)
         start = stream(config.seed, 0, START, shared=True)
         with torch.random.fork_rng(devices=[]):

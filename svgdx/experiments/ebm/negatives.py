@@ -1,4 +1,4 @@
-"""What draws the samples that an energy is trained against."""
+"""The samplers of the negatives, against which an energy is trained."""
 
 from __future__ import annotations
 
@@ -30,20 +30,25 @@ from svgdx.samplers.control import Control
 
 
 class Negatives(Protocol):
-    """A sampler of the energy's distribution, with what of it is learnt or kept between updates."""
+    """A sampler of the energy's distribution.
+
+    Attributes:
+        modules: what it learns, and the chains that it keeps between updates, by the name in a checkpoint.
+        optimisers: those of its parameters, by the name in a checkpoint.
+    """
 
     modules: dict[str, nn.Module]
     optimisers: dict[str, torch.optim.Optimizer]
 
     def draw(self, energy: nn.Module, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Samples (batch * particles, D) of one update, detached, and the quantities of their drawing."""
+        """Draws the samples of an update, (batch * particles, D), detached, and returns quantities to log with them."""
 
     def sample(self, energy: nn.Module, count: int, generator: torch.Generator) -> Tensor:
-        """Samples (count, D) for an evaluation, drawn as in training; nothing is learnt or kept."""
+        """Draws samples (count, D) for an evaluation as in training, but changes no state."""
 
 
 class LangevinNegatives:
-    """Short runs of Langevin dynamics, from N(0, I) or from a buffer of chains."""
+    """Short runs of Langevin dynamics that start from N(0, I) or from a buffer of chains."""
 
     def __init__(self, config: EBMConfig, train: Tensor, generator: torch.Generator) -> None:
         self.config, self.dim = config, train.shape[1]
@@ -74,9 +79,9 @@ class LangevinNegatives:
 
 
 class SVGDNegatives:
-    """SVGD chains with a learnt start, and what else of them is learnt, by the reverse KL divergence.
+    """SVGD chains whose initial Gaussian, bandwidths and step sizes are trained by the reverse KL divergence.
 
-    Every `sampler_every`-th draw updates the sampler first, through some of its steps, drawn at random.
+    Every `sampler_every`-th draw also updates the sampler, through randomly chosen steps.
     """
 
     def __init__(self, config: EBMConfig, energy: nn.Module, train: Tensor) -> None:
@@ -102,7 +107,7 @@ class SVGDNegatives:
         assert chain.log_q is not None
         quantities = chain_quantities(chain, self.sampler, generator)
         check_finite(step, quantities)
-        # What the bandwidth, learnt or not, is measured against.
+        # A reference for the bandwidth, learnt or not.
         quantities["sigma_median"] = median_bandwidth(chain.x.detach()[0], config.particles)
         loss = (chain.log_q - energy(chain.x)).mean()
         quantities["sampler_loss"] = loss.item()
@@ -119,7 +124,7 @@ class SVGDNegatives:
 
 
 def sampler_of(config: EBMConfig, energy: nn.Module, train: Tensor) -> SVGD:
-    """The SVGD sampler that the settings describe; lengths are measured on the training images (N, D)."""
+    """The SVGD sampler that the settings describe; its lengths are relative to the training images (N, D)."""
     mean, std = torch.zeros(train.shape[1]), torch.ones(train.shape[1])
     if config.start == "data":
         mean, std = train.mean(0), (train.var(0) + config.noise**2 + 1e-4).sqrt()
@@ -144,28 +149,29 @@ def sampler_of(config: EBMConfig, energy: nn.Module, train: Tensor) -> SVGD:
 
 
 def chain_quantities(chain: Chain, sampler: SVGD, generator: torch.Generator) -> dict[str, float]:
-    """Entropy in nats, steps L_c, and each quantity of the steps: mean over steps, eps_bound the least.
+    """The quantities of a chain that are logged: entropy in nats, number of steps, and those of the steps.
 
-    Without a bound in the sampler, eps_bound is that of the last particles. A chain that stopped at once has no steps.
+    Quantities of the steps are means over the steps; eps_bound is the smallest, or that at the last particles if the
+    sampler has no bound. A chain that stopped at once has none of them.
     """
-    found = {"entropy": float(chain.entropy().detach().mean()), "steps": float(chain.length.double().mean())}
+    quantities = {"entropy": float(chain.entropy().detach().mean()), "steps": float(chain.length.double().mean())}
     if not chain.steps:
-        return found
+        return quantities
     history = chain.history()
-    found |= {name: float(history[name].mean()) for name in ("score_norm", "sigma", "eps", "trace", "discrepancy")}
+    quantities |= {name: float(history[name].mean()) for name in ("score_norm", "sigma", "eps", "trace", "discrepancy")}
     bounded = sampler.bound != "none"
-    found["eps_bound"] = float(history["eps_bound"].min()) if bounded else last_bound(chain, sampler, generator)
+    quantities["eps_bound"] = float(history["eps_bound"].min()) if bounded else last_bound(chain, sampler, generator)
     if isinstance(sampler.control, MetropolisHastings):
-        # Where the control is epsilon-greedy, a step that was not corrected has none; nor may any.
+        # With epsilon-greedy control, steps that were not corrected, possibly all, have no acceptance.
         corrected = history["acceptance"][~history["acceptance"].isnan()]
         if corrected.numel():
-            found["mh_rejection"] = 1 - float(corrected.mean())
-    return found
+            quantities["mh_rejection"] = 1 - float(corrected.mean())
+    return quantities
 
 
 def last_bound(chain: Chain, sampler: SVGD, generator: torch.Generator) -> float:
-    """eps_UB at the last particles, without the Hessian's part where the sampler leaves it out."""
+    """eps_UB at the last particles, without the Hessian's term if the sampler omits it."""
     x = chain.x.detach()
-    found = sampler.target.derivatives(x, sampler.hessian, generator=generator)
-    sqnorm = sampler.kernel.sqnorm(x, found.score, chain.steps[-1].sigma, found.probe, found.hvp)
+    derivatives = sampler.target.derivatives(x, sampler.hessian, generator=generator)
+    sqnorm = sampler.kernel.sqnorm(x, derivatives.score, chain.steps[-1].sigma, derivatives.probe, derivatives.hvp)
     return float(step_bound(sqnorm).min())

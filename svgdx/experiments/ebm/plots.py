@@ -1,19 +1,17 @@
-"""Pictures of a run: a grid of samples, and the curves of its metrics."""
+"""Pictures of `svgdx train ebm`: the curves of a run, and the figures of a report on several runs."""
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
-from torch import Tensor
 
-from svgdx.experiments.run.checkpoint import write_atomically
-
-matplotlib.use("Agg")
+from svgdx.experiments.ebm.runs import EBMRun, Groups, distance_of
+from svgdx.experiments.run.figures import write_figure
 
 # Panels of curves.png: title, then the metrics drawn in it.
 PANELS = {
@@ -24,43 +22,25 @@ PANELS = {
     "step size eps": ["eps", "eps_bound"],
     "bandwidth sigma": ["sigma", "sigma_median"],
     "steps of a chain": ["steps"],
-    "share of rejected proposals": ["mh_rejection"],
+    "fraction of rejected proposals": ["mh_rejection"],
     "-log p of the data, nats": ["nll"],
+}
+# Panels of a report beside that of the distance: quantity and title.
+REPORT_PANELS = {
+    "score_norm": "norm of grad f at the samples",
+    "sigma": "bandwidth; dotted: median heuristic",
+    "eps": "step size; dashed: initial or fixed value",
+    "mh_rejection": "fraction of proposals that MH rejects",
 }
 LOGARITHMIC = ("Fréchet distance to held-out images", "|grad f| at the samples", "step size eps")
 
 
-def sample_grid(path: Path, samples: Tensor, shape: tuple[int, int, int], columns: int = 8, scale: int = 0) -> None:
-    """Writes the first columns^2 samples as one PNG, in grey or, where they have three channels, in colour.
-
-    Args:
-        samples: rows of pixels in [-1, 1], (N, D); what lies outside is clipped.
-        shape: (channels, height, width) of one of them, channels 1 or 3.
-        scale: pixels of the picture for each pixel; 0 makes an image about 48 wide and at least three times as large.
-    """
-    import matplotlib.image
-
-    channels, height, width = shape
-    scale = scale or max(3, 48 // width)
-    images = samples[: columns * columns].detach().cpu().numpy().reshape(-1, *shape)
-    rows = math.ceil(len(images) / columns)
-    sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), -0.5, dtype=np.float32)
-    for index, image in enumerate(images):
-        top, left = (index // columns) * (height + 1) + 1, (index % columns) * (width + 1) + 1
-        sheet[top : top + height, left : left + width] = image.clip(-1, 1).transpose(1, 2, 0)
-    enlarged = sheet.repeat(scale, axis=0).repeat(scale, axis=1)
-    buffer = io.BytesIO()
-    # 0 to 1 is what imsave takes as colours; grey is the same number three times.
-    matplotlib.image.imsave(buffer, np.broadcast_to(enlarged / 2 + 0.5, (*enlarged.shape[:2], 3)), format="png")
-    write_atomically(path, buffer.getvalue())
-
-
 def curves(path: Path, metrics: list[dict[str, Any]]) -> None:
-    """Writes the curves of metrics.jsonl over updates as PNG: the panels that a quantity of the run is in."""
-    import matplotlib.pyplot as plt
-
-    known = {name for record in metrics for name in record}
-    panels = {title: [n for n in names if n in known] for title, names in PANELS.items() if known & set(names)}
+    """Draws the curves of metrics.jsonl over the updates, in those panels of PANELS that have a quantity in it."""
+    logged = {name for record in metrics for name in record}
+    panels = {
+        title: [name for name in names if name in logged] for title, names in PANELS.items() if logged & set(names)
+    }
     rows = max(1, math.ceil(len(panels) / 3))
     figure, axes = plt.subplots(rows, 3, figsize=(12, 3 * rows), layout="constrained", squeeze=False)
     for axis in axes.flat[len(panels) :]:
@@ -76,7 +56,62 @@ def curves(path: Path, metrics: list[dict[str, Any]]) -> None:
             axis.legend(fontsize=8)
         if title in LOGARITHMIC:
             axis.set_yscale("log")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    plt.close(figure)
-    write_atomically(path, buffer.getvalue())
+    write_figure(figure, path, dpi=90)
+
+
+def figures(path: Path, groups: Groups) -> None:
+    """Draws the distance and the quantities of REPORT_PANELS over the updates, and a legend."""
+    distance = distance_of(groups)
+    figure, axes = plt.subplots(2, 3, figsize=(14, 7.5), layout="constrained")
+    colours = {name: matplotlib.colormaps["tab10"](index) for index, name in enumerate(groups)}
+    panels = {distance: f"{distance} to held-out images"} | REPORT_PANELS
+    for axis, (quantity, title) in zip(axes.flat, panels.items(), strict=False):
+        for name, runs in groups.items():
+            _band(axis, runs, quantity, colours[name])
+            if quantity == "sigma":
+                _band(axis, runs, "sigma_median", colours[name], ":")
+            if quantity == "eps" and runs[0].values("eps") and runs[0].config.sampler == "svgd":
+                axis.axhline(runs[0].config.step_size * runs[0].config.particles, color="grey", ls="--", lw=1)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("updates", fontsize=8)
+        axis.grid(alpha=0.3)
+        if quantity != "mh_rejection" and axis.lines:
+            axis.set_yscale("log")
+    axes.flat[5].axis("off")
+    handles = [plt.Line2D([], [], color=colours[name], label=_label(name, runs)) for name, runs in groups.items()]
+    axes.flat[5].legend(handles=handles, loc="center", fontsize=10, title="mean over seeds; band: minimum to maximum")
+    write_figure(figure, path)
+
+
+def _label(name: str, runs: list[EBMRun]) -> str:
+    ended = [str(run.diverged[0]) for run in runs if run.diverged]
+    return f"{name} (× diverged at {', '.join(ended)})" if ended else name
+
+
+def _band(axis: Any, runs: list[EBMRun], quantity: str, colour: Any, style: str = "-") -> None:
+    """Draws the mean over the runs that reached a step, between minimum and maximum; a cross if a run diverged."""
+    curves = [dict(run.values(quantity)) for run in runs]
+    steps = sorted({step for curve in curves for step in curve})
+    if not steps:
+        return
+    values = [[curve[step] for curve in curves if step in curve] for step in steps]
+    axis.plot(steps, [np.mean(column) for column in values], style, color=colour, lw=1.5)
+    axis.fill_between(steps, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.2)
+    for run, curve in zip(runs, curves, strict=True):
+        if run.diverged and curve:
+            axis.plot([max(curve)], [curve[max(curve)]], "x", color=colour, ms=8)
+
+
+def sample_sheet(path: Path, groups: Groups) -> None:
+    """Draws the last samples of the first seed of every configuration side by side."""
+    columns = min(len(groups), 5)
+    rows = -(-len(groups) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3 * columns, 3.2 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (name, runs) in zip(axes.flat, groups.items(), strict=False):
+        picture = runs[0].path / "samples.png"
+        if picture.is_file():
+            axis.imshow(plt.imread(picture))
+        axis.set_title(_label(name, runs[:1]), fontsize=9)
+    write_figure(figure, path)

@@ -1,4 +1,4 @@
-"""`svgdx train ebm`: an energy-based model of images, or the Glow beside it, resumable to the bit."""
+"""`svgdx train ebm`: trains an energy-based model of images, or a Glow to compare it with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from svgdx.experiments.data import images as data
+from svgdx.experiments.data.images import Images, load_images
 from svgdx.experiments.ebm import glow, plots
 from svgdx.experiments.ebm.base import ImageTrainer
 from svgdx.experiments.ebm.config import EBMConfig
@@ -22,22 +22,23 @@ from svgdx.experiments.run.loop import INTERRUPTED
 
 @dataclass
 class Task:
-    """The images of a run and what measures distances to them."""
+    """The images of a run, and the distances to them that an evaluation measures."""
 
-    images: data.Images
+    images: Images
     distances: ImageDistances
 
 
-def load(config: EBMConfig) -> Task:
-    """The run's data. Raises UsageError where it, or a package that the run needs, is missing."""
+def load_task(config: EBMConfig) -> Task:
+    """Loads the data of a run. Raises UsageError if the data, or a package that the run needs, is missing."""
     torch.set_num_threads(config.threads)
     if config.sampler == "glow":
         glow.require()
-    images = data.load(config.data, config.data_root, labels=True)
+    images = load_images(config.data, config.data_root, labels=True)
     return Task(images, ImageDistances(images, config.data, config.data_root, config.inception_weights))
 
 
 def trainer_of(config: EBMConfig, task: Task) -> ImageTrainer:
+    """A new trainer of the model that the settings describe."""
     kind = glow.GlowTrainer if config.sampler == "glow" else EBMTrainer
     return kind(config, task.images, task.distances)
 
@@ -45,21 +46,35 @@ def trainer_of(config: EBMConfig, task: Task) -> ImageTrainer:
 def main(options: argparse.Namespace) -> int:
     """Runs `svgdx train ebm` and returns its exit code."""
     with parallel.launched(options.timeout):
-        config, task, folder = open_run(options, EBMConfig, "ebm", load)
+        config, task, folder = open_run(options, EBMConfig, "ebm", load_task)
         return run(config, task, folder, options.resume, options.checkpoint, options.quiet)
 
 
 def run(
     config: EBMConfig, task: Task, folder: RunFolder, resume: bool, chosen: Path | None, quiet: bool = False
 ) -> int:
-    """Trains to the last step. Returns 0, or INTERRUPTED after SIGINT or SIGTERM, with a checkpoint of that step."""
+    """Trains up to the last step, draws the curves and prints a summary.
+
+    Args:
+        config: settings of the run.
+        task: data of the run.
+        folder: the run folder.
+        resume: whether to continue from a checkpoint.
+        chosen: the checkpoint; None takes the newest.
+        quiet: shows no progress bar.
+
+    Returns:
+        0, or INTERRUPTED after SIGINT or SIGTERM, with a checkpoint of the step reached.
+
+    Raises:
+        DivergedError: a quantity became NaN or infinite; the last good checkpoint is kept.
+    """
     torch.set_num_threads(config.threads)
     try:
         finished = loop.run(trainer_of(config, task), folder, resume, chosen, quiet)
     finally:
-        # Of a diverged run too: they show how it went.
+        # The curves of a diverged run show what happened. A run interrupted in its first evaluation has none.
         metrics = folder.read_metrics()
-        # An interrupted first evaluation leaves none.
         if parallel.main() and metrics:
             with warn_if_unwritten():
                 plots.curves(folder.path / "curves.png", metrics)
@@ -73,9 +88,10 @@ def run(
 def _summary(config: EBMConfig, task: Task, folder: RunFolder) -> None:
     metrics = [record for record in folder.read_metrics() if "feature_distance" in record]
     floor = task.distances(task.images.train[: config.eval_samples])
-    print(f"Fréchet distances to {len(task.images.held_out)} held-out images, step 0, the last, and training images:")
+    print(f"Fréchet distances to {len(task.images.held_out)} held-out images:")
     for name, value in floor.items():
-        print(f"  {name}: {metrics[0][name]:.2f}, {metrics[-1][name]:.2f}, {value:.2f}")
+        before, after = metrics[0][name], metrics[-1][name]
+        print(f"  {name}: {before:.2f} before training, {after:.2f} after, {value:.2f} for training images")
     accuracy = f"{100 * task.distances.features.accuracy:.1f} %"
-    print(f"feature_distance is no FID: its classifier was trained here and is right on {accuracy} of held-out images.")
+    print(f"feature_distance is not FID: its classifier is trained here and classifies {accuracy} of them correctly.")
     print(f"Pictures: {folder.path / 'samples.png'}, {folder.path / 'curves.png'}")

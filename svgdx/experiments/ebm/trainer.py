@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from svgdx.densities import ConvLogDensity, MLPLogDensity
-from svgdx.experiments.data import images as data
+from svgdx.experiments.data.images import Images
 from svgdx.experiments.ebm.base import CLIP, START, TRAIN, ImageTrainer
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.ebm.negatives import LangevinNegatives, Negatives, SVGDNegatives
@@ -24,7 +24,7 @@ class EBMTrainer(ImageTrainer):
     Source: Messaoud et al., Particles Don't Care About Z, ICML 2026, section on EBM training.
     """
 
-    def __init__(self, config: EBMConfig, images: data.Images, distances: ImageDistances) -> None:
+    def __init__(self, config: EBMConfig, images: Images, distances: ImageDistances) -> None:
         super().__init__(config, images, distances)
         start = stream(config.seed, 0, START, shared=True)
         with torch.random.fork_rng(devices=[]):

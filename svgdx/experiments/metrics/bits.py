@@ -1,4 +1,4 @@
-"""How good a model of bits is: MMD, couplings, log Z by annealed importance sampling or by enumeration."""
+"""Measures for models of bits: MMD, error of the couplings, log Z by annealed importance sampling or enumeration."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Estimate(NamedTuple):
 
 
 def hamming_mmd(x: Tensor, y: Tensor, bandwidth: float = 0.1) -> float:
-    """Unbiased squared maximum mean discrepancy, kernel exp(-bandwidth Hamming), of bits x (N, D) and y (M, D).
+    """Unbiased estimate of the squared maximum mean discrepancy of bits x (N, D) and y (M, D).
 
-    It may be negative. Needs memory for N M numbers.
+    The kernel is exp(-bandwidth Hamming distance). The estimate may be negative. It takes memory for N M numbers.
 
     Raises:
-        ValueError: fewer than two rows on a side, or different D.
+        ValueError: x or y has fewer than two rows, or their D differ.
 
     Source: Gretton et al., JMLR 13 (2012), lemma 6; the kernel is that of Zhang et al., ICML 2022.
     """
@@ -40,7 +40,7 @@ def hamming_mmd(x: Tensor, y: Tensor, bandwidth: float = 0.1) -> float:
         raise ValueError(f"hamming_mmd: x and y must be two or more rows of one width, but have shapes {shapes}")
 
     def total(one: Tensor, other: Tensor) -> float:
-        # Of spins: the product is D - 2 Hamming.
+        # The product of two rows of spins is D - 2 Hamming.
         product = (2 * one.float() - 1) @ (2 * other.float() - 1).T
         kernel = product.sub_(x.shape[1]).mul_(0.5 * bandwidth).exp_()
         return float(kernel.sum(dtype=torch.float64))
@@ -51,14 +51,14 @@ def hamming_mmd(x: Tensor, y: Tensor, bandwidth: float = 0.1) -> float:
 
 
 def neg_log_rmse(coupling: Tensor, true: Tensor) -> float:
-    """-log of the root mean square error over all entries of J (D, D)."""
+    """-log of the root mean square error of a coupling J (D, D), over all entries."""
     coupling = _checks.features("neg_log_rmse", "coupling", coupling, rank=2)
     true = _checks.same_shape("neg_log_rmse", "true", true, coupling.shape, "coupling")
     return -0.5 * math.log(float((coupling - true).double().square().mean()))
 
 
 def bits_per_dim(nll: float, dim: int) -> float:
-    """A negative log-likelihood in nats, in bits for each of dim dimensions."""
+    """Converts a negative log-likelihood from nats to bits per dimension."""
     return nll / (dim * math.log(2))
 
 
@@ -79,9 +79,9 @@ def energy_nll(target: nn.Module | LogProb, x: Tensor, log_z: Estimate, batch: i
 
 
 def log_z_estimate(log_weights: Tensor) -> Estimate:
-    """log of the mean of weights (J), J at least 2, and its standard error from their spread (delta method).
+    """The log of the mean of J weights, given their logs (J,), with its standard error by the delta method.
 
-    The error is itself too small where few weights carry the mean.
+    J must be at least 2. If few weights dominate the mean, the error is underestimated.
     """
     log_weights = _checks.features("log_z_estimate", "log_weights", log_weights, rank=1)
     if len(log_weights) < 2:
@@ -91,7 +91,7 @@ def log_z_estimate(log_weights: Tensor) -> Estimate:
 
 
 def all_states(dim: int) -> Tensor:
-    """Every x in {0, 1}^dim, (2^dim, dim) int8, the first bit most significant."""
+    """Every x in {0, 1}^dim, (2^dim, dim) int8, in ascending order with the first bit most significant."""
     return ((torch.arange(2**dim)[:, None] >> torch.arange(dim - 1, -1, -1)) & 1).to(torch.int8)
 
 
@@ -129,18 +129,18 @@ def ais_log_z(
     Args:
         target: an Energy, or a log density f of bits (N, D) -> (N), differentiable for "gwg"; see
             :func:`svgdx.densities.as_log_density`.
-        base_probability: of each bit under p0, (D,), inside (0, 1): the mean of the data, smoothed.
+        base_probability: probability of each bit under p0, (D,), inside (0, 1), such as the smoothed mean of the data.
         temperatures: number of intervals of b, at least 1.
-        chains: number of weights, at least 2.
+        chains: number of chains, each of which gives a weight, at least 2.
         generator: on the device of base_probability.
-        transition: "gibbs", `steps` sweeps at each temperature, or "gwg", `steps` flips.
-        steps: see transition.
+        transition: "gibbs" for `steps` sweeps at each temperature, or "gwg" for `steps` flips.
+        steps: see transition; at least 1.
 
     Returns:
-        As :func:`log_z_estimate`.
+        log Z in nats and its standard error, see :func:`log_z_estimate`.
 
     Raises:
-        ValueError: an unknown transition, a number below its least, or a probability not inside (0, 1).
+        ValueError: the transition is unknown, a number is too small, or a probability is not inside (0, 1).
 
     Source: Neal, Annealed Importance Sampling, Statistics and Computing 11 (2001).
     """
@@ -170,9 +170,9 @@ def ais_log_z(
 class _Annealed:
     """The log density b f + (1 - b) log p0."""
 
-    def __init__(self, log_density: LogProb, base_probability: Tensor, share: float) -> None:
-        self.log_density, self.base, self.share = log_density, base_probability, share
+    def __init__(self, log_density: LogProb, base_probability: Tensor, b: float) -> None:
+        self.log_density, self.base, self.b = log_density, base_probability, b
 
     def __call__(self, x: Tensor) -> Tensor:
         value = _checks.returned("ais_log_z", "target", self.log_density(x), x)
-        return self.share * value + (1 - self.share) * bernoulli_log_prob(x, self.base)
+        return self.b * value + (1 - self.b) * bernoulli_log_prob(x, self.base)

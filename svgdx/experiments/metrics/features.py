@@ -1,4 +1,4 @@
-"""Features of a small classifier trained here, and distances between images in them: not FID, and never called so."""
+"""The Fréchet distance of images in the features of a small classifier that is trained here. It is not FID."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 from svgdx.experiments.data.images import Images
 from svgdx.experiments.metrics.frechet import frechet_distance
 
-# The classifier is the same for every run on the same data, whatever the run's seed.
+# The classifier does not depend on the seed of the run, so that distances of all runs on one data set compare.
 SEED = 0
 UPDATES = 300
 BATCH = 64
@@ -20,7 +20,7 @@ FEATURES = 64
 
 
 class Classifier(nn.Module):
-    """Two 3x3 convolutions with 2x2 averages, a layer of FEATURES units and one score for each class."""
+    """Two 3x3 convolutions with 2x2 averages, a layer of FEATURES units, and a score for each class."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
@@ -39,9 +39,9 @@ class Classifier(nn.Module):
         self.head = nn.Linear(FEATURES, classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """Values of the layer before the last: (N, D) -> (N, FEATURES)."""
-        found: Tensor = self.layers(x.reshape(-1, *self.shape))
-        return found
+        """Values of the last layer but one: (N, D) -> (N, FEATURES)."""
+        features: Tensor = self.layers(x.reshape(-1, *self.shape))
+        return features
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.head(self.features(x))
@@ -50,12 +50,12 @@ class Classifier(nn.Module):
 
 @dataclass
 class FeatureDistance:
-    """Fréchet distance to a set of images in the features of a classifier trained here.
+    """Fréchet distance to a set of images, in the features of a classifier that is trained here.
 
     Attributes:
         classifier: the classifier.
-        reference: features of the images that distances are to, (K, FEATURES).
-        accuracy: share of the held-out images that it classifies right.
+        reference: features of the images to which distances are measured, (K, FEATURES).
+        accuracy: fraction of the held-out images that it classifies correctly.
     """
 
     classifier: Classifier
@@ -64,24 +64,24 @@ class FeatureDistance:
 
     @torch.no_grad()
     def __call__(self, samples: Tensor) -> float:
-        """Squared Fréchet distance of samples (N, D), clipped to [-1, 1] as pixels are, in units of the features.
+        """Squared Fréchet distance of samples (N, D), clipped to [-1, 1], in squared units of the features.
 
-        Not FID: FID is measured in the features of Inception v3 trained on ImageNet. Distances compare samples of one
-        data set with each other, and nothing else.
+        It is not FID, which uses the features of Inception v3 trained on ImageNet. It compares only samples of the same
+        data set.
         """
         return frechet_distance(_features(self.classifier, samples.clamp(-1, 1)), self.reference)
 
 
 @torch.no_grad()
 def _features(classifier: Classifier, images: Tensor) -> Tensor:
-    return torch.cat([classifier.features(part) for part in images.split(500)])
+    return torch.cat([classifier.features(batch) for batch in images.split(500)])
 
 
 def train(images: Images) -> FeatureDistance:
-    """Trains the classifier on the training images' labels, UPDATES updates from SEED; distances are to the held out.
+    """Trains the classifier on the labels of the training images; distances are to the held-out images.
 
     Raises:
-        ValueError: the images came without labels.
+        ValueError: the images have no labels.
     """
     labels, held_out_labels = images.train_labels, images.held_out_labels
     if labels is None or held_out_labels is None:
@@ -100,9 +100,9 @@ def train(images: Images) -> FeatureDistance:
         adam.step()
         schedule.step()
     classifier.requires_grad_(False)
-    right = sum(
-        int((classifier(part).argmax(-1) == wanted).sum())
-        for part, wanted in zip(images.held_out.split(500), held_out_labels.split(500), strict=True)
+    correct = sum(
+        int((classifier(batch).argmax(-1) == classes).sum())
+        for batch, classes in zip(images.held_out.split(500), held_out_labels.split(500), strict=True)
     )
     reference = _features(classifier, images.held_out)
-    return FeatureDistance(classifier, reference, right / len(images.held_out))
+    return FeatureDistance(classifier, reference, correct / len(images.held_out))

@@ -1,4 +1,4 @@
-"""Fréchet distance between two sets of samples, in the space they are given in."""
+"""The Fréchet distance between two sets of samples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from svgdx import _checks
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Squared Fréchet (2-Wasserstein) distance of the Gaussians fitted to a (N, D) and b (K, D), full covariances.
 
-    |mean_a - mean_b|^2 + Tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2), in the squared units of the samples. In
-    pixels, as used here, it is not FID, which is measured in Inception features. Finite sets of one distribution are
-    further than zero apart.
+    It is |mean_a - mean_b|^2 + Tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2), in squared units of the samples. FID is
+    this distance in the features of Inception, not in pixels. Finite sets of samples of one distribution have a
+    positive distance.
 
     Raises:
         TypeError, ValueError: a or b is not a matrix, or they differ in D.
@@ -26,7 +26,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     cov_a, cov_b = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
     values, vectors = np.linalg.eigh(cov_a)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-    # The eigenvalues of C_a^1/2 C_b C_a^1/2 are real and not negative but for rounding.
+    # The eigenvalues of C_a^1/2 C_b C_a^1/2 are real and, up to rounding, not negative.
     cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
     gap = first.mean(0) - second.mean(0)
     return float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)

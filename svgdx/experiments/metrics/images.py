@@ -1,4 +1,4 @@
-"""Distances of samples to held-out images: in pixels, in features of a classifier trained here, and FID."""
+"""Distances of samples to held-out images: in pixels, in the features of a small classifier, and FID."""
 
 from __future__ import annotations
 
@@ -11,34 +11,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svgdx.experiments.data import images as data
+from svgdx.experiments.data.images import Images, load_images
 from svgdx.experiments.metrics import features
 from svgdx.experiments.metrics.frechet import frechet_distance
 from svgdx.experiments.run.errors import UsageError
 
-# In more dimensions the covariances of a few hundred samples are singular, and their roots take minutes.
+# In more dimensions the covariance of a few hundred samples is singular, and its square root takes minutes.
 MOST_PIXELS = 1024
 _LAYER = "2048"
 
 
 class ImageDistances:
-    """What an evaluation measures, by the name it is logged under.
+    """The distances that an evaluation measures, by the name under which they are logged.
 
-    pixel_distance: Fréchet distance of the pixels themselves, up to MOST_PIXELS of them.
-    feature_distance: Fréchet distance in the features of a classifier trained here on the same data, not FID.
-    fid: Fréchet Inception distance by torch-fidelity; where `inception_weights` names the file of its weights.
+    - pixel_distance: Fréchet distance in pixels, for images of up to MOST_PIXELS of them.
+    - feature_distance: Fréchet distance in the features of a classifier trained on the same data; it is not FID.
+    - fid: Fréchet Inception distance by torch-fidelity, if its weights are there.
+
+    Args:
+        images: the data set.
+        name: its name, see :func:`svgdx.experiments.data.images.load_images`.
+        root: its folder.
+        inception_weights: file of torch-fidelity's Inception weights; None measures no FID.
 
     Raises:
-        UsageError: FID is asked for, and torch-fidelity or its weights are missing.
+        UsageError: torch-fidelity or its weights are missing.
     """
 
-    def __init__(self, images: data.Images, name: str, root: str | None, inception_weights: str | None = None) -> None:
+    def __init__(self, images: Images, name: str, root: str | None, inception_weights: str | None = None) -> None:
         self.images, self._source = images, (name, root)
         self.inception = None if inception_weights is None else Inception(Path(inception_weights), images)
 
     @property
     def features(self) -> features.FeatureDistance:
-        """Made when first asked for: a rank that does not evaluate never trains it."""
+        """The distance in features, trained on first use, so that a rank that does not evaluate never trains it."""
         return _classifier(*self._source)
 
     def __call__(self, samples: Tensor, check_stop: Callable[[], None] = lambda: None) -> dict[str, float]:
@@ -56,8 +62,8 @@ class ImageDistances:
 
 @functools.cache
 def _classifier(name: str, root: str | None) -> features.FeatureDistance:
-    """Trained once for each data set and process."""
-    return features.train(data.load(name, root, labels=True))
+    """The classifier of a data set, trained once per process."""
+    return features.train(load_images(name, root, labels=True))
 
 
 class Inception:
@@ -68,34 +74,36 @@ class Inception:
         images: colour images.
 
     Raises:
-        UsageError: torch-fidelity is not installed, the images are not in colour, or the file is not its weights.
+        UsageError: torch-fidelity is not installed, the images are not in colour, or the file holds other content.
 
     Source: Heusel et al., NeurIPS 2017; Obukhov et al., torch-fidelity.
     """
 
-    def __init__(self, weights: Path, images: data.Images) -> None:
+    def __init__(self, weights: Path, images: Images) -> None:
         try:
             from torch_fidelity import metric_fid
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ModuleNotFoundError as error:
             raise UsageError("--inception-weights: FID needs torch-fidelity: pip install 'svgdx[fid]'") from error
         if images.shape[0] != 3:
-            raise UsageError(f"--inception-weights: FID is of colour images, but these are {images.shape}")
+            raise UsageError(f"--inception-weights: FID needs colour images, but their shape is {images.shape}")
         try:
-            # torch-fidelity unpickles the file without looking; here it is seen to hold tensors alone.
+            # torch-fidelity unpickles the file unchecked, so check first that it holds nothing but tensors.
             torch.load(weights, weights_only=True)
             self._extract = FeatureExtractorInceptionV3("inception-v3-compat", [_LAYER], str(weights))
         except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
-            raise UsageError(f"--inception-weights: {weights} no weights of Inception: {error}") from error
+            raise UsageError(
+                f"--inception-weights: {weights} is not a valid Inception weights file: {error}"
+            ) from error
         self._shape, self._fid = images.shape, metric_fid
         self._reference = self._statistics(images.held_out)
 
     def fid(self, samples: Tensor) -> float:
         """FID of samples (N, D)."""
-        found = self._fid.fid_statistics_to_metric(self._statistics(samples), self._reference, verbose=False)
-        return float(found[self._fid.KEY_METRIC_FID])
+        metrics = self._fid.fid_statistics_to_metric(self._statistics(samples), self._reference, verbose=False)
+        return float(metrics[self._fid.KEY_METRIC_FID])
 
     @torch.no_grad()
     def _statistics(self, images: Tensor) -> Any:
         pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).view(-1, *self._shape)
-        return self._fid.fid_features_to_statistics(torch.cat([self._extract(part)[0] for part in pixels.split(50)]))
+        return self._fid.fid_features_to_statistics(torch.cat([self._extract(batch)[0] for batch in pixels.split(50)]))

@@ -7,6 +7,7 @@ content. Reports call them directly and let an OSError through. A training calls
 from __future__ import annotations
 
 import io
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import matplotlib
 import matplotlib.image
 import numpy as np
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from svgdx.experiments.run.checkpoint import write_atomically
 
@@ -54,6 +56,34 @@ def write_image(pixels: np.ndarray, *paths: Path) -> None:
     _write(buffer, paths)
 
 
+def write_sample_grid(
+    samples: Tensor, shape: tuple[int, int, int], *paths: Path, columns: int = 8, scale: int = 0
+) -> None:
+    """Writes the first columns^2 samples as one PNG to each path, grey or in colour.
+
+    Args:
+        samples: rows of pixels in [-1, 1], (N, D); values outside are clipped.
+        shape: (channels, height, width) of one of them; channels are 1 or 3.
+        paths: of the pictures.
+        columns: images in a row.
+        scale: enlarges every pixel to scale x scale; 0 makes an image about 48 pixels wide and enlarges it at least
+            three times.
+
+    Raises:
+        OSError: a file cannot be written. Pictures that were at the paths are kept.
+    """
+    channels, height, width = shape
+    scale = scale or max(3, 48 // width)
+    images = samples[: columns * columns].detach().cpu().numpy().reshape(-1, *shape)
+    rows = math.ceil(len(images) / columns)
+    sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), -0.5, dtype=np.float32)
+    for index, image in enumerate(images):
+        top, left = (index // columns) * (height + 1) + 1, (index % columns) * (width + 1) + 1
+        sheet[top : top + height, left : left + width] = image.clip(-1, 1).transpose(1, 2, 0)
+    enlarged = sheet.repeat(scale, axis=0).repeat(scale, axis=1)
+    write_image(np.broadcast_to(enlarged / 2 + 0.5, (*enlarged.shape[:2], 3)), *paths)
+
+
 def _write(buffer: io.BytesIO, paths: tuple[Path, ...]) -> None:
     for path in paths:
         write_atomically(path, buffer.getvalue())
@@ -76,4 +106,4 @@ def warn_if_unwritten() -> Iterator[None]:
         print(f"warning: a picture could not be written, the training continues: {error}", file=sys.stderr)
 
 
-__all__ = ["sample_paths", "warn_if_unwritten", "write_figure", "write_image"]
+__all__ = ["sample_paths", "warn_if_unwritten", "write_figure", "write_image", "write_sample_grid"]

@@ -88,8 +88,8 @@ class Settings:
         variants: dict[str, list[str]] = {}
         for variant, changes in cls.variants.items():
             if changes.get(name, default) != default:
-                variants.setdefault(str(changes[name]), []).append(variant)
-        texts = [] if default is None else [str(default)]
+                variants.setdefault(_shown(changes[name]), []).append(variant)
+        texts = [] if default is None else [_shown(default)]
         return "; ".join([*texts, *(f"{value} for {', '.join(names)}" for value, names in variants.items())])
 
     @classmethod
@@ -157,6 +157,10 @@ class Settings:
         except UsageError as error:
             raise UsageError(f"{path}: {error}") from error
         return config
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _ordered(cls: type[Settings], options: dict[str, Any]) -> list[dataclasses.Field[Any]]:
@@ -301,8 +305,8 @@ class Paragraphs(argparse.HelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = text.split("\n\n")
-        lines = [[part] if part.startswith(" ") else self._split_lines(part, width) for part in paragraphs]
-        return "\n\n".join("\n".join(paragraph) for paragraph in lines)
+        wrapped = [text if text.startswith(" ") else "\n".join(self._split_lines(text, width)) for text in paragraphs]
+        return "\n\n".join(wrapped)
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
@@ -314,12 +318,14 @@ def resolve(target: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-RUN_FOLDER_TEXT = """The run folder DIR holds config.yaml, metrics.jsonl, TensorBoard events, checkpoints, samples.png
-and curves.png.
+def run_folder_text(length: str) -> str:
+    """The paragraphs of --help about the run folder of a command that trains one model; `length` is its option."""
+    return f"""The run folder DIR holds config.yaml, metrics.jsonl, TensorBoard events, checkpoints, samples.png and
+curves.png.
 
 Ctrl-C stops the run after the current update and saves a checkpoint. A run that was stopped or killed continues with
---resume and ends with exactly the numbers of an uninterrupted run. A larger --steps or --iterations lengthens a run,
-finished or not; whatever depends on the length, such as learning rates, follows the new length from then on.
+--resume and ends with exactly the numbers of an uninterrupted run. A larger {length} lengthens a run, finished or not;
+whatever depends on the length, such as learning rates, follows the new length from then on.
 
 `torchrun --nproc-per-node N -m svgdx train ...` trains on N processes. Each draws its own --batch, gradients are
 averaged, and rank 0 writes the run folder. Processes that torchrun restarts continue from the last checkpoint.
@@ -331,8 +337,7 @@ def run_folder_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of a command that trains one model in a run folder."""
     group = parser.add_argument_group("run folder")
     group.add_argument("--out", metavar="DIR", required=True, type=Path, help="run folder; must be new or empty")
-    resume = "continue the run in --out with its own settings; a larger length (--steps, --iterations) lengthens it"
-    group.add_argument("--resume", action="store_true", help=resume)
+    group.add_argument("--resume", action="store_true", help="continue the run in --out with its own settings")
     group.add_argument("--checkpoint", metavar="FILE", type=Path, help="with --resume: continue from this checkpoint")
     group.add_argument("--quiet", action="store_true", help="show no progress bar")
     timeout = "with torchrun: seconds that a process waits for the others before it fails (default: 1800)"

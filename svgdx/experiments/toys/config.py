@@ -12,7 +12,7 @@ from svgdx.experiments.toys.targets import MIXTURES, TARGETS
 from svgdx.samplers import BOUNDS, CONTROLS, DENSITIES, HESSIANS, PRESETS
 
 _MIXTURE: dict[str, Any] = {"sigma": 2.0, "eps": 0.5, "epochs": 150, "lr": 5e-2}
-# What differs from the defaults of the fields.
+# Defaults that differ from those of the fields.
 TARGET_DEFAULTS: dict[str, dict[str, Any]] = {
     "gaussian": {"particles": 200, "steps": 200, "decay_from": 180, "epochs": 100, "attach_every": 1},
     "two-gaussians": {"particles": 50, "steps": 100, "epochs": 300, "lr": 5e-2, "batch": 4},
@@ -21,6 +21,7 @@ TARGET_DEFAULTS: dict[str, dict[str, Any]] = {
     "breast-cancer": {"steps": 100, "eps": 0.02, "epochs": 100, "lr": 5e-2},
     **dict.fromkeys(MIXTURES, _MIXTURE),
 }  # fmt: skip
+# Presets that learn nothing use their own heuristic and no bound, and need no training.
 _UNTRAINED: dict[str, Any] = {"sigma": 0.0, "bound": "none", "epochs": 0}
 _P_SVGD: dict[str, Any] = {"hessian": "none", "control": "truncation"}
 _VARIANTS: dict[str, dict[str, Any]] = {
@@ -39,31 +40,35 @@ class SampleConfig(Settings):
     selectors = ("target",)
     variants = _VARIANTS
 
-    target: str = option("gaussian", "target", "what to sample from", TARGETS, metavar="TARGET", positional=True)
+    target: str = option(
+        "gaussian", "target", "distribution to sample from", TARGETS, metavar="TARGET", positional=True
+    )
 
-    preset: str = option("met-svgd", "sampler", "published settings to start from", PRESETS)
-    particles: int = option(100, "sampler", "particles M", least=2)
-    steps: int = option(100, "sampler", "SVGD steps L", least=1)
-    sigma: float = option(1.0, "sampler", "bandwidth: fixed, or before training; 0: the preset's heuristic")
-    sigma_low: float = option(0.0, "sampler", "met-svgd: least bandwidth, with --sigma-high; 0: any")
-    sigma_high: float = option(0.0, "sampler", "met-svgd: largest bandwidth; 0: any")
-    eps: float = option(0.1, "sampler", "step size: fixed, or before training", positive=True)
-    decay_from: int = option(0, "sampler", "step after which the step size falls to a tenth; 0: never")
-    bound: str = option("leaky", "sampler", "what holds the step size under its bound", BOUNDS)
-    hessian: str = option("hutchinson", "sampler", "Hessian term of the density", HESSIANS)
-    density: str = option("first-order", "sampler", "change of log density in a step", DENSITIES)
-    control: str = option("none", "sampler", "divergence control", CONTROLS)
-    stop: float = option(0.0, "sampler", "Stein discrepancy under which the chain stops; 0: never")
+    preset: str = option("met-svgd", "sampler", "published sampler to start from", PRESETS)
+    particles: int = option(100, "sampler", "number of particles M", least=2)
+    steps: int = option(100, "sampler", "number of SVGD steps L", least=1)
+    sigma: float = option(
+        1.0, "sampler", "bandwidth, or its initial value if it is learnt; 0 uses the heuristic of the preset"
+    )
+    sigma_low: float = option(0.0, "sampler", "met-svgd: lower bound of sigma, with --sigma-high; 0 disables it")
+    sigma_high: float = option(0.0, "sampler", "met-svgd: upper bound of sigma; 0 disables it")
+    eps: float = option(0.1, "sampler", "step size, or its initial value if it is learnt", positive=True)
+    decay_from: int = option(0, "sampler", "step from which eps decays to a tenth; 0 disables the decay")
+    bound: str = option("leaky", "sampler", "how eps is kept below its bound", BOUNDS)
+    hessian: str = option("hutchinson", "sampler", "how the Hessian term of the density is computed", HESSIANS)
+    density: str = option("first-order", "sampler", "how a step changes the log density", DENSITIES)
+    control: str = option("none", "sampler", "which steps or particles may be rejected", CONTROLS)
+    stop: float = option(0.0, "sampler", "stop the chain once its Stein discrepancy is below this; 0 disables it")
 
-    epochs: int = option(100, "training", "met-svgd: updates of what is learnt; 0: none")
-    lr: float = option(1e-2, "training", "Adam's first learning rate; it falls to zero by a cosine", positive=True)
-    batch: int = option(1, "training", "independent chains of an update", least=1)
-    attach_every: int = option(1, "training", "steps k, 2k, ... keep their graph", least=1)
+    epochs: int = option(100, "training", "met-svgd: number of updates of the sampler; 0 trains nothing")
+    lr: float = option(1e-2, "training", "initial learning rate of Adam, which follows a cosine to zero", positive=True)
+    batch: int = option(1, "training", "independent chains in an update", least=1)
+    attach_every: int = option(1, "training", "backpropagate through every k-th step only", least=1)
 
-    chains: int = option(10, "run", "independent chains of the final entropy", least=1)
-    frames: int = option(40, "run", "frames of the GIF; 0: none")
-    seed: int = option(0, "run", "seed of everything random", least=-math.inf)
-    threads: int = option(1, "run", "CPU threads; 0 takes as many as torch does")
+    chains: int = option(10, "run", "independent chains from which the final entropy is estimated", least=1)
+    frames: int = option(40, "run", "frames of evolution.gif; 0 writes no GIF")
+    seed: int = option(0, "run", "random seed", least=-math.inf)
+    threads: int = option(1, "run", "CPU threads; 0 uses torch's default")
 
     @classmethod
     def defaults_for(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +76,6 @@ class SampleConfig(Settings):
         preset = options.get("preset", cls.preset)
         if preset == "met-svgd":
             return defaults
-        # A preset that learns nothing takes its own heuristic, no bound, and needs no training.
         defaults = {name: defaults[name] for name in ("particles", "steps", "eps") if name in defaults}
         return defaults | _UNTRAINED | (_P_SVGD if preset == "p-svgd" else {})
 
@@ -80,12 +84,12 @@ class SampleConfig(Settings):
         if self.preset != "met-svgd" and self.epochs:
             raise UsageError(f"--epochs: the preset {self.preset} has nothing to train")
         if self.preset == "met-svgd" and self.sigma == 0:
-            raise UsageError("--sigma: must be positive where it is learnt")
+            raise UsageError("--sigma: must be positive because the preset met-svgd learns it")
         if (self.sigma_low > 0) != (self.sigma_high > 0):
-            raise UsageError("--sigma-low and --sigma-high: only together")
+            raise UsageError("--sigma-low and --sigma-high: must be set together")
         if self.sigma_high and not self.sigma_low < self.sigma < self.sigma_high:
             raise UsageError("--sigma: must lie between --sigma-low and --sigma-high")
         if self.decay_from >= self.steps:
             raise UsageError(f"--decay-from: must be below --steps = {self.steps}")
         if self.density == "logdet" and self.hessian == "hutchinson":
-            raise UsageError("--density logdet: needs --hessian exact or none")
+            raise UsageError("--density logdet: requires --hessian exact or none")

@@ -1,27 +1,38 @@
-"""`svgdx sample`: runs a sampler on a target with a known answer and draws what it finds."""
+"""`svgdx sample`: runs a sampler on a target whose entropy is known, and compares."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from svgdx.experiments.run.checkpoint import write_atomically
 from svgdx.experiments.run.errors import DivergedError
 from svgdx.experiments.run.folder import RunFolder, with_threads
 from svgdx.experiments.run.loop import stream
 from svgdx.experiments.run.settings import chosen_options
-from svgdx.experiments.toys import plots, targets
+from svgdx.experiments.toys import plots
 from svgdx.experiments.toys.config import SampleConfig
+from svgdx.experiments.toys.targets import Toy, Truth, load_toy, truth_of
 from svgdx.samplers import RBF, SVGD, Chain, Learnt, LearntGaussian, Scheduled, SteinStop, preset
 
+# Purposes of random numbers.
 _TRAIN, _SAMPLE = 0, 1
 
 
-def sampler_of(config: SampleConfig, toy: targets.Toy) -> SVGD:
-    """The preset with the settings that the command gives in its place."""
+def main(options: argparse.Namespace) -> int:
+    """Runs `svgdx sample` and returns its exit code."""
+    config = with_threads(SampleConfig.from_options(chosen_options(options, SampleConfig)))
+    toy = load_toy(config.target)
+    return run(config, toy, RunFolder.create(options.out, config.to_yaml(), "sample"), options.quiet)
+
+
+def sampler_of(config: SampleConfig, toy: Toy) -> SVGD:
+    """The sampler of the preset, changed by the other settings."""
     changes: dict[str, object] = {
         "bound": config.bound, "hessian": config.hessian, "density": config.density, "control": config.control,
         "attach_every": config.attach_every, "stop": SteinStop(config.stop) if config.stop > 0 else None,
@@ -42,56 +53,69 @@ def sampler_of(config: SampleConfig, toy: targets.Toy) -> SVGD:
     return preset(config.preset, toy.target, initial, config.steps, **changes)
 
 
-def main(options: argparse.Namespace) -> int:
-    """Runs `svgdx sample` and returns its exit code."""
-    config = with_threads(SampleConfig.from_options(chosen_options(options, SampleConfig)))
-    toy = targets.load(config.target)
-    return run(config, toy, RunFolder.create(options.out, config.to_yaml(), "sample"), options.quiet)
+def run(config: SampleConfig, toy: Toy, folder: RunFolder, quiet: bool = False) -> int:
+    """Trains the sampler if it learns, draws samples, and writes result.json, sample.png and evolution.gif.
 
-
-def run(config: SampleConfig, toy: targets.Toy, folder: RunFolder, quiet: bool = False) -> int:
-    """Trains where the preset learns, samples, and writes result.json, sample.png and evolution.gif."""
+    Raises DivergedError if a loss or an entropy is not finite, or if truncation leaves a chain without particles.
+    """
     torch.set_num_threads(config.threads)
     sampler = sampler_of(config, toy)
-    truth = targets.truth(toy)
+    truth = truth_of(toy)
     losses = train(sampler, config, folder, quiet)
-    chain, path, entropies = follow(sampler, config)
+    chain, positions, entropies = follow(sampler, config)
     with torch.no_grad():
-        many = sampler.run(config.particles, config.steps, batch=(config.chains,), generator=_stream(config, _SAMPLE))
-    found = many.entropy()
-    kept = 1.0 if many.mask is None else many.mask.float().mean().item()
-    if many.mask is not None and not bool(many.mask.any(-1).all()):
-        raise DivergedError(f"sampling: truncation left a chain without particles; --eps {config.eps:g} is too large")
-    if not bool(found.isfinite().all()):
-        raise DivergedError(f"sampling: the entropy is {found.tolist()}")
-    error = found.std().item() / config.chains**0.5 if config.chains > 1 else float("nan")
-    history = {name: value.float().tolist() for name, value in chain.history().items()}
-    result = {
-        "target": config.target, "preset": config.preset, "entropy": found.mean().item(), "entropy_error": error,
-        "truth": truth._asdict(), "kept": kept, "length": many.length.double().mean().item(), "losses": losses,
-        "largest_norm": many.x.norm(dim=-1).max().item(), "mean": many.x.flatten(0, 1).mean(0).tolist(),
-        "variance": many.x.flatten(0, 1).var(0).tolist(), "steps": history, "entropies": entropies,
-    }  # fmt: skip
+        final = sampler.run(config.particles, config.steps, batch=(config.chains,), generator=_stream(config, _SAMPLE))
+    result = _result(config, final, truth) | {"losses": losses, "entropies": entropies}
+    result["steps"] = {name: value.float().tolist() for name, value in chain.history().items()}
     write_atomically(folder.path / "result.json", (json.dumps(result, indent=1) + "\n").encode())
     plots.picture(folder.path / "sample.png", toy, chain, entropies, truth)
     if config.frames:
-        plots.evolution(folder.path / "evolution.gif", toy, path, config.frames)
-    print(
-        f"{config.target}, {config.preset}: entropy {found.mean():.3f} ± {error:.3f} nats over {config.chains} chains"
-    )
-    if kept < 1:
-        print(f"Truncation kept {kept:.1%} of the particles; the entropy is theirs")
-    print(f"truth {truth.entropy:.3f} ± {truth.error:.3f} ({truth.method}); {result['length']:.1f} steps")
-    print(f"Pictures: {folder.path / 'sample.png'}")
+        plots.evolution(folder.path / "evolution.gif", toy, positions, config.frames)
+    _print(config, result, truth, folder)
     return 0
 
 
+def _result(config: SampleConfig, final: Chain, truth: Truth) -> dict[str, Any]:
+    """What result.json says about the final chains. Raises DivergedError if they have no finite entropy."""
+    if final.mask is not None and not bool(final.mask.any(-1).all()):
+        raise DivergedError(f"sampling: truncation left a chain without particles; --eps {config.eps:g} is too large")
+    entropy = final.entropy()
+    if not bool(entropy.isfinite().all()):
+        raise DivergedError(f"sampling: the entropy is {entropy.tolist()}")
+    return {
+        "target": config.target,
+        "preset": config.preset,
+        "entropy": entropy.mean().item(),
+        "entropy_error": entropy.std().item() / config.chains**0.5 if config.chains > 1 else float("nan"),
+        "truth": truth._asdict(),
+        "kept": 1.0 if final.mask is None else final.mask.float().mean().item(),
+        "length": final.length.double().mean().item(),
+        "largest_norm": final.x.norm(dim=-1).max().item(),
+        "mean": final.x.flatten(0, 1).mean(0).tolist(),
+        "variance": final.x.flatten(0, 1).var(0).tolist(),
+    }
+
+
+def _print(config: SampleConfig, result: dict[str, Any], truth: Truth, folder: RunFolder) -> None:
+    entropy = f"entropy {result['entropy']:.3f} ± {result['entropy_error']:.3f} nats over {config.chains} chains"
+    print(f"{config.target}, {config.preset}: {entropy} of {result['length']:.1f} steps")
+    if result["kept"] < 1:
+        print(f"Truncation kept {result['kept']:.1%} of the particles; the entropy is that of the particles kept")
+    print(f"True entropy: {truth.entropy:.3f} ± {truth.error:.3f} ({truth.method})")
+    print(f"Pictures: {folder.path / 'sample.png'}")
+
+
 def train(sampler: SVGD, config: SampleConfig, folder: RunFolder, quiet: bool) -> list[float]:
-    """Reverse KL of each epoch; metrics.jsonl gets a line for each."""
+    """Trains the sampler for `epochs` updates and writes a line of metrics.jsonl after each.
+
+    Returns:
+        The reverse KL divergence of each epoch, in nats up to a constant.
+
+    Raises:
+        DivergedError: a loss or a gradient is not finite.
+    """
     if config.epochs == 0:
         return []
-    from tqdm import tqdm
-
     with tqdm(total=config.epochs, unit="epoch", disable=quiet) as bar:
 
         def log(epoch: int, loss: float, chain: Chain) -> None:
@@ -106,7 +130,7 @@ def train(sampler: SVGD, config: SampleConfig, folder: RunFolder, quiet: bool) -
                 config.steps,
                 config.epochs,
                 optimizer=lambda parameters: torch.optim.Adam(parameters, config.lr),
-                scheduler=lambda made: torch.optim.lr_scheduler.CosineAnnealingLR(made, config.epochs),
+                scheduler=lambda adam: torch.optim.lr_scheduler.CosineAnnealingLR(adam, config.epochs),
                 batch=(config.batch,),
                 generator=_stream(config, _TRAIN),
                 callback=log,
@@ -116,20 +140,20 @@ def train(sampler: SVGD, config: SampleConfig, folder: RunFolder, quiet: bool) -
 
 
 def follow(sampler: SVGD, config: SampleConfig) -> tuple[Chain, list[Tensor], list[float]]:
-    """One chain, its particles at the start and after each step, and its entropy along the way."""
-    path: list[Tensor] = []
+    """One chain with its particles (M, D) and its entropy, in nats, at the start and after every step."""
+    positions: list[Tensor] = []
     entropies: list[float] = []
     with torch.no_grad():
         start = sampler.run(config.particles, 0, generator=_stream(config, _SAMPLE))
-        path.append(start.x)
+        positions.append(start.x)
         entropies.append(start.entropy().item())
-        sampler.callbacks.append(lambda state: path.append(state.x))
+        sampler.callbacks.append(lambda state: positions.append(state.x))
         sampler.callbacks.append(
             lambda state: entropies.append(Chain(state.x, state.log_q, state.mask, start.length).entropy().item())
         )
         chain = sampler.run(config.particles, config.steps, generator=_stream(config, _SAMPLE))
         del sampler.callbacks[-2:]
-    return chain, path, entropies
+    return chain, positions, entropies
 
 
 def _stream(config: SampleConfig, purpose: int) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""Targets with known answers, for `svgdx sample`: Gaussians, mixtures and Bayesian logistic regression."""
+"""Targets whose entropy is known, for `svgdx sample`: Gaussians, mixtures and Bayesian logistic regression."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from svgdx.densities import LogProb
 
 MIXTURES = tuple(f"mixture-{k}-{dim}d" for dim in (2, 10, 20, 100) for k in (1, 2, 4, 6))
 TARGETS = ("gaussian", "two-gaussians", "ill-conditioned", "gaussian-10d", *MIXTURES, "breast-cancer")
-# Points of an entropy by sampling.
+# Number of points from which an entropy is estimated.
 TRUTH_SAMPLES = 200_000
 
 
 class Truth(NamedTuple):
-    """Entropy of a target in nats, its standard error, and how it was found."""
+    """Entropy of a target in nats, its standard error, and the method that gives it."""
 
     entropy: float
     error: float
@@ -28,7 +28,13 @@ class Truth(NamedTuple):
 
 @dataclass
 class Toy:
-    """A target, normalised or not, and the initial Gaussian's mean and standard deviations, (D,)."""
+    """A target with the initial Gaussian of its sampler.
+
+    Attributes:
+        name: one of TARGETS.
+        target: a normalised distribution, or a log density in nats up to a constant.
+        mean, std: of the initial Gaussian, (D,).
+    """
 
     name: str
     target: MultivariateNormal | LogProb
@@ -36,19 +42,22 @@ class Toy:
     std: Tensor
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """(..., D) -> (...), in nats."""
+        """Log density in nats up to a constant: (..., D) -> (...)."""
         return self.target.log_prob(x) if isinstance(self.target, MultivariateNormal) else self.target(x)
 
     @property
     def dim(self) -> int:
+        """The number of dimensions D."""
         return len(self.mean)
 
 
-def load(name: str) -> Toy:
-    """One of TARGETS.
+def load_toy(name: str) -> Toy:
+    """The target of that name, one of TARGETS.
 
-    Source: the toys of Messaoud et al., Particles Don't Care About Z, ICML 2026; the data of "breast-cancer" are
-    scikit-learn's, features standardised, a bias added, prior N(0, I).
+    "breast-cancer" is the posterior of a Bayesian logistic regression on scikit-learn's data set, with standardised
+    features, a bias and the prior N(0, I).
+
+    Source: Messaoud et al., Particles Don't Care About Z, ICML 2026.
     """
     if name == "breast-cancer":
         return _breast_cancer()
@@ -63,13 +72,13 @@ def load(name: str) -> Toy:
         mean = mean + 2
     else:
         std[:2] = math.sqrt(9.0)
-    # Gaussians are given as distributions, whose derivatives the sampler knows.
-    given = target if isinstance(target, MultivariateNormal) else _mixture_log_prob(target)
-    return Toy(name, given, mean, std)
+    # The sampler knows the derivatives of a Gaussian if it gets the distribution itself.
+    density = target if isinstance(target, MultivariateNormal) else _mixture_log_prob(target)
+    return Toy(name, density, mean, std)
 
 
 def distribution(name: str) -> MultivariateNormal | MixtureSameFamily:
-    """The target as a normalised distribution; "breast-cancer" has none."""
+    """The target of that name as a normalised distribution. "breast-cancer" has none."""
     if name == "gaussian":
         covariance = 5 * torch.tensor([[0.2260, 0.1652], [0.1652, 0.6779]])
         return MultivariateNormal(torch.tensor([-0.6871, 0.8010]), covariance)
@@ -80,7 +89,7 @@ def distribution(name: str) -> MultivariateNormal | MixtureSameFamily:
         return MultivariateNormal(torch.zeros(10), torch.eye(10))
     if name == "two-gaussians":
         return _mixture(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), 1 / 3)
-    components, dim = (int(part.removesuffix("d")) for part in name.split("-")[1:])
+    components, dim = (int(word.removesuffix("d")) for word in name.split("-")[1:])
     angles = 2 * math.pi * torch.arange(components) / components
     means = torch.zeros(components, dim)
     means[:, 0], means[:, 1] = 4 * angles.cos(), 4 * angles.sin()
@@ -88,25 +97,25 @@ def distribution(name: str) -> MultivariateNormal | MixtureSameFamily:
 
 
 def _mixture(means: Tensor, std: float) -> MixtureSameFamily:
-    parts = Independent(Normal(means, torch.full_like(means, std)), 1)
-    return MixtureSameFamily(Categorical(torch.ones(len(means))), parts)
+    components = Independent(Normal(means, torch.full_like(means, std)), 1)
+    return MixtureSameFamily(Categorical(torch.ones(len(means))), components)
 
 
 def _mixture_log_prob(mixture: MixtureSameFamily) -> LogProb:
-    """log_prob of a mixture of `_mixture`, in a few ops: a chain differentiates it twice at each of its steps."""
+    """The log density of a `_mixture` in few ops, because a chain differentiates it twice in every step."""
     means, precision = mixture.component_distribution.mean, mixture.component_distribution.variance[0, 0].reciprocal()
     linear, constant = precision * means, -0.5 * precision * means.square().sum(-1)
     constant = constant - 0.5 * means.shape[-1] * (2 * math.pi / precision).log() - math.log(len(means))
 
     def log_prob(x: Tensor) -> Tensor:
-        parts = x @ linear.T.to(x.dtype) + constant
-        return torch.logsumexp(parts, -1) - 0.5 * precision * x.square().sum(-1)
+        logits = x @ linear.T.to(x.dtype) + constant
+        return torch.logsumexp(logits, -1) - 0.5 * precision * x.square().sum(-1)
 
     return log_prob
 
 
-def truth(toy: Toy) -> Truth:
-    """Entropy in closed form, by quadrature (D = 2), or by sampling, whose standard error is given."""
+def truth_of(toy: Toy) -> Truth:
+    """The entropy of a target: in closed form, by quadrature (D = 2), or by sampling, with its standard error."""
     if toy.name == "breast-cancer":
         return _posterior_truth(toy)
     target = distribution(toy.name)
@@ -122,7 +131,7 @@ def truth(toy: Toy) -> Truth:
 
 
 def _quadrature(target: MixtureSameFamily, side: float = 12.0, count: int = 1201) -> float:
-    """-sum p log p over a grid; smooth and zero at its border, so that the error falls faster than any power."""
+    """-sum p log p over a grid. It is smooth and vanishes at the border, so the error falls faster than any power."""
     axis = torch.linspace(-side, side, count, dtype=torch.float64)
     points = torch.cartesian_prod(axis, axis).float()
     log_p = target.log_prob(points).double()
@@ -146,7 +155,7 @@ def _breast_cancer() -> Toy:
 
 
 def posterior_mode(toy: Toy) -> tuple[Tensor, Tensor]:
-    """Mode (D,) and inverse of minus the Hessian there (D, D), by Newton's method in float64."""
+    """The mode (D,) and the inverse of minus the Hessian there (D, D), by Newton's method in float64."""
     x = toy.mean.double()
     for _ in range(50):
         gradient = torch.func.grad(toy.log_prob)(x)
@@ -156,7 +165,7 @@ def posterior_mode(toy: Toy) -> tuple[Tensor, Tensor]:
 
 
 def _posterior_truth(toy: Toy) -> Truth:
-    """log Z - E[log p~] by importance sampling from a widened Laplace approximation; error by the delta method."""
+    """log Z - E[log p~] by importance sampling from a widened Laplace approximation, with its error (delta method)."""
     mode, covariance = posterior_mode(toy)
     proposal = MultivariateNormal(mode, 1.2 * covariance)
     with torch.random.fork_rng(devices=[]):
