@@ -7,6 +7,8 @@ PACKAGE ?= .
 DIST ?= dist
 RUN ?= runs/demo
 PYTEST_ARGS ?=
+# Test processes, each with one thread.
+JOBS ?= $(shell nproc)
 
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip
@@ -23,7 +25,7 @@ demo: setup
 
 test: setup
 	$(pip) install --no-build-isolation "$(PACKAGE)[test]"
-	$(bin)/pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(bin)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Strict: a broken link or a missing docstring fails. Runs every example for the gallery.
 docs: setup

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 
+TESTS = Path(__file__).parent
+
 hypothesis.settings.register_profile("svgdx", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.load_profile("svgdx")
 
 
+# Folders whose files take longest. They come first, so that no process of `make test` ends long after the others.
+SLOW_FOLDERS = ("simt", "distributed", "experiments")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slowness = {name: rank for rank, name in enumerate(SLOW_FOLDERS)}
+    items.sort(key=lambda item: slowness.get(item.path.relative_to(TESTS).parts[0], len(slowness)))
     if torch.cuda.is_available():
         return
     for item in items:
