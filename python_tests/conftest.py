@@ -8,6 +8,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+import torch.distributed as dist
+from distributed.pool import Pool
 
 TESTS = Path(__file__).parent
 
@@ -50,3 +52,13 @@ def digits() -> torch.Tensor:
     from sklearn.datasets import load_digits
 
     return torch.from_numpy(load_digits().data).float() / 16
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    """Four processes of a Gloo group, started once for all tests that need them."""
+    if not (dist.is_available() and dist.is_gloo_available()):
+        pytest.skip("torch is built without Gloo")
+    ranks = Pool(tmp_path_factory.mktemp("pool"))
+    yield ranks
+    ranks.close()

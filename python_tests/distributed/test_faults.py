@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import socket
 import time
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from distributed.pool import WORLD, Pool
 
-from svgdx import SVGD, cli, distributed
+from svgdx import SVGD, distributed
 
 SECONDS = 3.0
 
@@ -45,19 +43,3 @@ def test_a_missing_rank_is_an_error_within_the_timeout(pool: Pool, rank: int, ca
     for elapsed, text in pool.call(WORLD, absent, rank, call):
         assert "imed out" in text or "closed" in text
         assert elapsed < SECONDS + 20
-
-
-def test_ranks_that_never_meet_under_torchrun_are_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
-        monkeypatch.setenv(name, str(value))
-    begin = time.monotonic()
-    assert cli.main(["train", "eb-gfn", "--out", str(tmp_path / "run"), "--timeout", "2"]) == 2
-    assert time.monotonic() - begin < 60
-    assert "rank 0 of 2: not all ranks came within 2 s" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()

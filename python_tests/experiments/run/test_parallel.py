@@ -1,10 +1,11 @@
-"""Data-parallel trainers: one run folder, equal parameters, other numbers of ranks, and a rank that is killed."""
+"""Data-parallel training: one run folder, equal parameters, other numbers of ranks, missing and killed ranks."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,8 @@ pytest.importorskip("sklearn", reason="training needs the packages of svgdx[trai
 from distributed.pool import WORLD, Pool
 
 from svgdx import cli
-from svgdx.experiments.run import checkpoint, parallel
+from svgdx.experiments.ebm.trainer import EBMTrainer
+from svgdx.experiments.run import checkpoint, loop, parallel
 from svgdx.experiments.run.loop import stream_seed
 from svgdx.experiments.run.parallel import check_finite
 
@@ -40,27 +42,24 @@ RUNS = {"ebm": ("ebm", EBM), "langevin": ("ebm", LANGEVIN), "eb-gfn": ("eb-gfn",
 
 def command(name: str, out: Path, **changes: object) -> list[str]:
     model, settings = RUNS[name]
-    given = settings | {key.replace("_", "-"): value for key, value in changes.items()}
-    return ["train", model, "--out", str(out), "--quiet", *(f"--{key}={value}" for key, value in given.items())]
+    settings = settings | {key.replace("_", "-"): value for key, value in changes.items()}
+    return ["train", model, "--out", str(out), "--quiet", *(f"--{key}={value}" for key, value in settings.items())]
 
 
 def train(group: dist.ProcessGroup, arguments: list[str]) -> tuple[int, dict[str, torch.Tensor]]:
-    """The exit code, and, of a run of its own, this rank's parameters at its end."""
-    torch.set_default_dtype(torch.float32)
-    kept: dict[str, torch.Tensor] = {}
-    from svgdx.experiments.run import loop
+    """The exit code of a command, and this rank's parameters at the end of its training."""
+    parameters: dict[str, torch.Tensor] = {}
 
-    def keep(trainer: Any, *rest: Any) -> bool:
-        finished = original(trainer, *rest)
-        modules = {key: each for key, each in trainer.modules.items() if key != "buffer"}
-        kept.update(
-            {f"{key}/{name}": p.detach() for key, each in modules.items() for name, p in each.named_parameters()}
-        )
+    def run(trainer: Any, *arguments: Any) -> bool:
+        finished = original(trainer, *arguments)
+        for key, module in trainer.modules.items():
+            if key != "buffer":
+                parameters.update({f"{key}/{name}": value.detach() for name, value in module.named_parameters()})
         return finished
 
-    original, loop.run = loop.run, keep
+    original, loop.run = loop.run, run
     try:
-        return cli.main(arguments), kept
+        return cli.main(arguments), parameters
     finally:
         loop.run = original
 
@@ -70,8 +69,8 @@ def newest(run: Path) -> Path:
 
 
 def records(run: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in found]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
 def assert_same_run(one: Path, other: Path, experiment: str) -> None:
@@ -88,18 +87,18 @@ def test_ranks_train_one_model_into_one_folder(pool: Pool, name: str, tmp_path: 
     ranks = pool.call(WORLD, train, command(name, out))
     assert [code for code, _ in ranks] == [0] * WORLD
     for key, value in ranks[0][1].items():
-        # What the GFlowNet measures of log Z without learning it is each rank's own.
-        assert all(torch.equal(value, of[key]) for _, of in ranks[1:]) or key == "log_z/value"
+        # Without a learnt log Z each rank measures its own.
+        assert all(torch.equal(value, parameters[key]) for _, parameters in ranks[1:]) or key == "log_z/value"
     assert cli.main(command(name, tmp_path / "one")) == 0
-    alone, found = records(tmp_path / "one"), records(out)
-    assert [record["step"] for record in found] == list(range(7))
-    assert [set(record) for record in found] == [set(record) for record in alone]
+    alone, together = records(tmp_path / "one"), records(out)
+    assert [record["step"] for record in together] == list(range(7))
+    assert [set(record) for record in together] == [set(record) for record in alone]
     assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
-    # Of the first update: rank 0's part is that of the run by itself, and the others' differ.
-    assert found[1] != alone[1]
-    state, of_one = (checkpoint.load(newest(run), model).tensors for run in (out, tmp_path / "one"))
+    # In the first update rank 0 draws what a run without other ranks draws, and the others draw something else.
+    assert together[1] != alone[1]
+    state, state_of_one = (checkpoint.load(newest(run), model).tensors for run in (out, tmp_path / "one"))
     for key in set(state) & {"chains", "buffer/chains"}:
-        assert len(state[key]) == WORLD * len(of_one[key])
+        assert len(state[key]) == WORLD * len(state_of_one[key])
         assert len(state[key].chunk(WORLD)) == WORLD
         assert not torch.equal(state[key].chunk(WORLD)[0], state[key].chunk(WORLD)[1])
 
@@ -113,7 +112,7 @@ def test_checkpoints_load_with_another_number_of_ranks(pool: Pool, name: str, tm
         out = tmp_path / way
         for ranks, arguments in ((first, command(name, out)), (second, [*resumed, str(out)])):
             if ranks is second:
-                # Half of the run is to be made again by other ranks.
+                # The other ranks repeat the second half of the run.
                 newest(out).unlink()
             code = cli.main(arguments) if ranks is None else pool.call(WORLD, train, arguments)[1][0]
             assert code == 0
@@ -131,16 +130,14 @@ def test_a_resumed_run_of_several_ranks_ends_with_the_same_numbers(pool: Pool, t
 
 
 def interrupted(group: dist.ProcessGroup, arguments: list[str]) -> int:
-    """Rank 0 gets SIGTERM in its second evaluation, in which the other ranks wait for it."""
-    from svgdx.experiments.ebm.trainer import EBMTrainer
-
+    """Sends SIGTERM to rank 0 in its second evaluation, while the other ranks wait for it."""
     original, calls = EBMTrainer.samples, []
 
-    def samples(self: Any, *rest: Any) -> torch.Tensor:
+    def samples(self: Any, *arguments: Any) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, *rest)
+        return original(self, *arguments)
 
     EBMTrainer.samples = samples
     try:
@@ -176,10 +173,10 @@ def one_diverges(group: dist.ProcessGroup) -> str:
         check_finite(5, {"loss": value})
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    return "went on"
+    return "no error"
 
 
-def test_what_diverges_on_one_rank_stops_all_and_is_named(pool: Pool) -> None:
+def test_a_divergence_on_one_rank_stops_all_and_names_it(pool: Pool) -> None:
     assert set(pool.call(WORLD, one_diverges)) == {"DivergedError: rank 2: step 5: loss is nan"}
 
 
@@ -187,22 +184,37 @@ def seeds(group: dist.ProcessGroup) -> tuple[int, int]:
     return stream_seed(1, 2, 3), stream_seed(1, 2, 3, shared=True)
 
 
-def test_seeds_are_split_over_the_ranks(pool: Pool) -> None:
-    found = pool.call(WORLD, seeds)
-    assert len({own for own, _ in found}) == WORLD
-    assert {shared for _, shared in found} == {stream_seed(1, 2, 3)}
-    assert found[0][0] == stream_seed(1, 2, 3)
+def test_each_rank_has_its_own_seeds(pool: Pool) -> None:
+    of_ranks = pool.call(WORLD, seeds)
+    assert len({own for own, _ in of_ranks}) == WORLD
+    assert {shared for _, shared in of_ranks} == {stream_seed(1, 2, 3)}
+    assert of_ranks[0][0] == stream_seed(1, 2, 3)
+
+
+def test_ranks_that_never_meet_under_torchrun_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    begin = time.monotonic()
+    assert cli.main(["train", "eb-gfn", "--out", str(tmp_path / "run"), "--timeout", "2"]) == 2
+    assert time.monotonic() - begin < 60
+    assert "rank 0 of 2: not all ranks joined within 2 s" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def torchrun(arguments: list[str], folder: Path, *options: str) -> subprocess.Popen[bytes]:
-    # Away from the repo: the installed package runs, not the source tree.
+    # The folder is outside the repo, so that the installed package runs and not the source tree.
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", *options]
     with open(folder / "torchrun.log", "ab") as log:
         return subprocess.Popen([*launch, "-m", "svgdx", *arguments], cwd=folder, stderr=log, stdout=log)
 
 
 def worker(process: subprocess.Popen[bytes], rank: int) -> int:
-    """The process of a rank."""
+    """The process id of a rank."""
     for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
             return int(child)
@@ -232,7 +244,7 @@ def test_a_killed_rank_is_restarted_and_the_run_ends_with_the_same_numbers(tmp_p
             assert process.wait(300) == 0, (folders[name] / "torchrun.log").read_text()
     finally:
         for process in runs.values():
-            process.terminate()  # torchrun ends its ranks
+            process.terminate()  # torchrun stops its ranks
             process.wait(60)
     assert "resuming at step" in (folders["killed"] / "torchrun.log").read_text()
     assert "resuming at step" not in (folders["whole"] / "torchrun.log").read_text()
