@@ -17,7 +17,7 @@ import torch
 pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
 
 import rl_peers
-from bench_svgd import time_calls, two_threads
+from bench_field import time_calls, two_threads
 
 __all__ = ["two_threads"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import sampler_peers
 import torch
-from bench_svgd import agree, time_calls, two_threads
+from bench_field import agree, time_calls, two_threads
 from sampler_peers import DIM, PARTICLES, STEPS, log_density, target
 
 __all__ = ["two_threads"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FLOAT = 4  # bytes
-MEDIAN_BINS = 2048  # of csrc/svgd/cuda/median.cuh
+MEDIAN_BINS = 2048  # of csrc/median/cuda/select.cuh
 MEDIAN_STATE = 8 * (MEDIAN_BINS + 3)  # bytes of MedianState
 MEDIAN_PASSES = 3  # for float
 
@@ -72,7 +72,7 @@ def _blocks(plan: dict[str, Any], batch: int, m: int, dim: int) -> tuple[int, fl
 
 
 def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
-    """field_forward*.cuh, field_pairs.cuh, field_product.cuh, field_finish.cuh."""
+    """The kernels of csrc/field/cuda/forward.cuh and forward_large.cuh."""
     plan = plan_of("forward", batch, m, m, dim)
     rows, pairs = batch * m, batch * m * m
     if not plan["large"]:
@@ -115,7 +115,7 @@ def _finish_forward(rows: int, dim: int, parts: int, trace_parts: int) -> Work:
 
 
 def svgd_phi_trace_backward(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
-    """field_backward*.cuh and the same two products."""
+    """The kernels of csrc/field/cuda/backward.cuh and backward_large.cuh."""
     plan = plan_of("backward", batch, m, m, dim)
     rows, pairs = batch * m, batch * m * m
     inputs, outputs = rows * (3 * dim + 1), rows * (2 * dim + 1)
@@ -154,7 +154,7 @@ def _finish_backward(rows: int, dim: int, parts: int, scalar_parts: int) -> Work
 
 
 def svgd_logdet(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
-    """jacobian*.cuh. Per pair: kernel value 3 D + 2; per lane (D/2 of them): differences D, two weights 4, sums 4 D."""
+    """Per pair: kernel value 3 D + 2; per lane (D/2 of them): differences D, two weights 4, sums 4 D."""
     pairs, rows = batch * m * m, batch * m
     operations = pairs * (2.5 * dim**2 + 7 * dim + 2) + rows * 2 / 3 * dim**3
     return [_work(f"jacobian_kernel<float, {padded(dim)}>", 1, operations, rows * (2 * dim + 1))]

@@ -4,7 +4,7 @@
 
 Compiles every kernel for sm_80, 90, 100 and 120 with nvcc (CUDACXX, CUDA_HOME or PATH), runs the toolkit's occupancy
 calculator, and counts memory traffic in the SIMT harness. Prints Markdown; --out writes Markdown and JSON. The results
-are estimates; bench_svgd.py measures times.
+are estimates; bench_field.py measures times.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ sys.path[:0] = [str(p) for p in (ROOT / "bench", ROOT / "python_tests") if str(p
 import gpu_model  # noqa: E402
 
 CSRC = ROOT / "csrc"
+BACKEND = ("-DSVGDX_BACKEND=cuda", "-DSVGDX_NAMESPACE=svgdx")
 ARCHITECTURES = (80, 90, 100, 120)
 MOST_TRAFFIC, MOST_WAVEFRONTS, LEAST_OCCUPANCY = 1.10, 1.05, 0.5
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)")
@@ -80,7 +81,7 @@ def _compile(*arguments: str) -> str:
     compiler = nvcc()
     if compiler is None:
         raise SystemExit("nvcc was not found: put it in PATH, or set CUDA_HOME to the toolkit's folder.")
-    command = [compiler, "-std=c++17", "--expt-relaxed-constexpr", f"-I{CSRC}", *arguments]
+    command = [compiler, "-std=c++17", "--expt-relaxed-constexpr", f"-I{CSRC}", *BACKEND, *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise SystemExit(f"nvcc failed:\n{done.stdout[-4000:]}")
@@ -122,7 +123,7 @@ def parse_report(report: str) -> list[Usage]:
 
 def sources() -> list[Path]:
     """All units, the slowest to compile first."""
-    return sorted(CSRC.glob("*/cuda/*.cu"), key=lambda p: (p.stem != "jacobian_backward", p.stem))
+    return sorted(CSRC.glob("*/cuda/*.cu"), key=lambda p: (p.parts[-3:] != ("jacobian", "cuda", "backward.cu"), p))
 
 
 def compile_all(architectures: Iterable[int] = ARCHITECTURES, units: Iterable[Path] | None = None) -> list[Usage]:
@@ -131,7 +132,15 @@ def compile_all(architectures: Iterable[int] = ARCHITECTURES, units: Iterable[Pa
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
 
         def report(unit: Path) -> str:
-            return _compile("-O3", "--fatbin", "-Xptxas=-v", *codes, str(unit), "-o", f"{folder}/{unit.stem}.fatbin")
+            return _compile(
+                "-O3",
+                "--fatbin",
+                "-Xptxas=-v",
+                *codes,
+                str(unit),
+                "-o",
+                f"{folder}/{unit.parts[-3]}_{unit.stem}.fatbin",
+            )
 
         return [u for text in pool.map(report, sources() if units is None else units) for u in parse_report(text)]
 

@@ -7,8 +7,8 @@
 #include <iostream>
 #include <string>
 
-#include "svgd/cuda/field_backward.cuh"
-#include "svgd/cuda/field_forward.cuh"
+#include "field/cuda/backward.cuh"
+#include "field/cuda/forward.cuh"
 
 namespace {
 

@@ -18,10 +18,11 @@ with nvcc {nvcc}; source: [gpu_static.py](../gpu_static.py).
 - spills: bytes, summed over the four architectures. shared: bytes per block.
 - traffic: bytes of the 32-byte sectors that requests access, relative to the bytes requested; limit 1.10.
 - wavefronts: passes over the shared-memory banks by reads in inner loops, relative to the minimum; limit 1.05; a dash
-  if the kernel has no such loop. Reads once per particle or tile (jacobian.cuh, form_traces) are not inner loops; some
-  of them take four times the minimum. Both come from the SIMT harness (csrc/simt), which runs the kernels on the host.
+  if the kernel has no such loop. Reads once per particle or tile (jacobian/cuda/forward.cuh, form_traces) are not inner
+  loops; some of them take four times the minimum. Both come from the SIMT harness (csrc/simt), which runs the kernels
+  on the host.
 
-On a machine with a GPU, `pytest -m gpu` runs the ops' test cases; bench_svgd.py and bench_gfn.py measure times.
+On a machine with a GPU, `pytest -m gpu` runs the ops' test cases; bench_field.py and bench_trajectory.py measure times.
 """
 ROOFLINE = """## Roofline
 

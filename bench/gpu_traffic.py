@@ -3,7 +3,7 @@
 Traffic: bytes of the 32-byte sectors that the warps' requests access, relative to the bytes requested (a request moves
 at least one sector). Wavefronts: those of shared-memory reads in inner loops, relative to the number without bank
 conflicts; inner loops are the lines read at least a seventh as often as the kernel's most read line, except in
-jacobian.cuh, which is read once per particle. Caches are not modelled.
+jacobian/cuda/forward.cuh, which is read once per particle. Caches are not modelled.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Traffic:
 def of_kernel(counters: list[harness.Counter]) -> Traffic:
     """The traffic of one kernel, from its counters."""
     moved = [c for c in counters if c.space == "global"]
-    reads = [c for c in counters if c.space == "shared" and not c.write and not c.file.endswith("/jacobian.cuh")]
+    reads = [
+        c for c in counters if c.space == "shared" and not c.write and not c.file.endswith("/jacobian/cuda/forward.cuh")
+    ]
     often = max((c.requests for c in reads), default=0) / 7
     inner = [c for c in reads if c.requests >= often]
     return Traffic(

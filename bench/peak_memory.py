@@ -22,7 +22,7 @@ def status(key: str) -> int:
 
 def measure(peer: str, batch: int, particles: int, dim: int) -> int:
     import torch
-    from peers import PEERS
+    from field_peers import PEERS
 
     torch.set_num_threads(2)
     form = PEERS[peer]()

@@ -67,8 +67,7 @@ math(EXPR nvcc_jobs "(${cores} + 1) / 2")
 set_property(GLOBAL APPEND PROPERTY JOB_POOLS nvcc=${nvcc_jobs})
 
 # ---- Library ---------------------------------------------------------------------------------------------------------
-file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/*/cuda/*.cu csrc/*/cuda/*.cpp)
-list(FILTER cuda_sources EXCLUDE REGEX "/csrc/simt/")
+file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/*/cuda/*.cu)
 
 # torch's own libtorch_cuda.so exists only in CUDA builds of torch. This stand-in has the same soname and defines the
 # functions of the stable ABI that live there, so that linking works with any torch; at load time torch's own is used.
@@ -82,8 +81,8 @@ add_library(svgdx_torch_cuda_stand_in SHARED ${CMAKE_CURRENT_BINARY_DIR}/stand_i
 set_target_properties(svgdx_torch_cuda_stand_in PROPERTIES OUTPUT_NAME torch_cuda
                       LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/stand_in)
 
-add_library(svgdx_cuda SHARED ${cuda_sources})
-svgdx_ops_library(svgdx_cuda)
+add_library(svgdx_cuda SHARED ${host_sources} ${cuda_sources})
+svgdx_ops_library(svgdx_cuda cuda CUDA)
 target_compile_definitions(svgdx_cuda PRIVATE USE_CUDA)
 target_include_directories(svgdx_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 target_compile_options(svgdx_cuda PRIVATE

@@ -38,9 +38,11 @@ set(CMAKE_SKIP_RPATH ON)
 add_library(svgdx_torch_cpu SHARED IMPORTED)
 set_target_properties(svgdx_torch_cpu PROPERTIES IMPORTED_LOCATION ${torch_cpu_library})
 
-# Compile options of every object of an ops library: the stable ABI of torch 2.10, and no other part of torch.
-function(svgdx_ops_library target)
-  target_compile_definitions(${target} PRIVATE TORCH_TARGET_VERSION=0x020a000000000000)
+# Compile options of every object of an ops library: the stable ABI of torch 2.10, and no other part of
+# torch; and the backend, see csrc/common/backend.h.
+function(svgdx_ops_library target backend key)
+  target_compile_definitions(${target} PRIVATE TORCH_TARGET_VERSION=0x020a000000000000 SVGDX_BACKEND=${backend}
+                                               SVGDX_KEY=${key} SVGDX_NAMESPACE=${SVGDX_NAMESPACE})
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
   target_include_directories(${target} SYSTEM PRIVATE ${torch_root}/include)
   target_compile_options(${target} PRIVATE

@@ -78,6 +78,15 @@ def same_shape(function: str, name: str, value: object, shape: Sequence[int], of
     return value
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which the ops accumulate: float32 for half precision, otherwise that of x."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def wide(x: Tensor) -> Tensor:
+    return x.to(compute_dtype(x))
+
+
 def fail(op: str, message: str) -> NoReturn:
     raise RuntimeError(f"svgdx::{op}: {message}")
 
@@ -131,9 +140,8 @@ def particles(op: str, x: Tensor, score: Tensor) -> None:
 def like(op: str, name: str, value: Tensor, x: Tensor, of: str = "x") -> None:
     """Checks that a tensor has the dtype and device of x, the argument called ``of``."""
     tensor(op, name, value)
-    if value.dtype != x.dtype:
-        fail(op, f"{name} must have the dtype of {of}, {_dtype(x)}, but has {_dtype(value)}")
-    _device(op, name, value, x, of)
+    same_dtype(op, name, value, x, of)
+    same_device(op, name, value, x, of)
 
 
 def shape(op: str, name: str, value: Tensor, expected: Sequence[int], meaning: str = "shape ") -> None:
@@ -141,15 +149,18 @@ def shape(op: str, name: str, value: Tensor, expected: Sequence[int], meaning: s
         fail(op, f"{name} must have {meaning}{tuple(expected)}, but has {tuple(value.shape)}")
 
 
+def numbers_per_row(op: str, name: str, value: Tensor, lead: Sequence[int], of: str, x: Tensor) -> None:
+    """Checks for a 0-d tensor, or for one number for each index of ``lead``, the leading shape of ``of``."""
+    floating(op, name, value)
+    if value.dim() > 0 or value.device.type != "cpu":
+        same_device(op, name, value, x, of)
+    if value.dim() > 0:
+        shape(op, name, value, lead, f"0 dimensions or the leading shape of {of}, ")
+
+
 def per_batch(op: str, name: str, value: Tensor, x: Tensor) -> None:
     """Checks for a 0-d tensor, or for one number for each leading index of x (..., M, D)."""
-    floating(op, name, value)
-    if value.dim() == 0:
-        if value.device.type != "cpu":
-            _device(op, name, value, x)
-        return
-    _device(op, name, value, x)
-    shape(op, name, value, x.shape[:-2], "0 dimensions or the leading shape of x, ")
+    numbers_per_row(op, name, value, x.shape[:-2], "x", x)
 
 
 def per_particle(op: str, name: str, value: Tensor, x: Tensor) -> None:
@@ -157,15 +168,8 @@ def per_particle(op: str, name: str, value: Tensor, x: Tensor) -> None:
     tensor(op, name, value)
     if value.dtype != x.dtype and not (x.dtype in _HALVES and value.dtype == torch.float32):
         fail(op, f"{name} must have the dtype of x, {_dtype(x)}, but has {_dtype(value)}")
-    _device(op, name, value, x)
+    same_device(op, name, value, x)
     shape(op, name, value, x.shape[:-1])
-
-
-def query_points(op: str, query: Tensor, x: Tensor) -> None:
-    """Checks for query points (..., N, D) with the leading dimensions and D of x."""
-    like(op, "query", query, x)
-    if query.dim() != x.dim() or query.shape[:-2] != x.shape[:-2] or query.shape[-1] != x.shape[-1]:
-        fail(op, f"query must have shape (..., N, D) to match x, {tuple(x.shape)}, but has {tuple(query.shape)}")
 
 
 def probe_pair(op: str, probe: Tensor | None, hvp: Tensor | None, x: Tensor) -> None:
@@ -177,15 +181,6 @@ def probe_pair(op: str, probe: Tensor | None, hvp: Tensor | None, x: Tensor) -> 
         if value is not None:
             like(op, name, value, x)
             shape(op, name, value, x.shape, "the shape of x, ")
-
-
-def probes(op: str, probe: Tensor, hvp: Tensor) -> None:
-    """Checks for one or more probes (V, ..., D), and for products of the same shape."""
-    floating(op, "probe", probe)
-    if probe.dim() < 2 or probe.shape[0] == 0:
-        fail(op, f"probe must have shape (V, ..., D) with at least one probe, but has {tuple(probe.shape)}")
-    like(op, "hvp", hvp, probe, "probe")
-    shape(op, "hvp", hvp, probe.shape, "the shape of probe, ")
 
 
 def layers(op: str, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
@@ -215,25 +210,9 @@ def activation(op: str, name: object) -> None:
     one_of(f"svgdx::{op}", "activation", name, tuple(COMPILED))
 
 
-def conditioned(op: str, x: Tensor, condition: Tensor | None, parameters: Tensor) -> None:
-    """Checks x (..., M, D), the condition (..., C) and that both are like the parameters."""
-    points(op, x)
-    if condition is not None:
-        like(op, "condition", condition, x)
-        if condition.shape[:-1] != x.shape[:-2] or condition.dim() == 0:
-            expected = f"shape (..., C) with the leading shape of x, {tuple(x.shape[:-2])}"
-            fail(op, f"condition must have {expected}, but has {tuple(condition.shape)}")
-    like(op, "parameters", parameters, x)
-
-
 def first_layer(op: str, inputs: int, features: int) -> None:
     if inputs != features:
         fail(op, f"weights must take D + C = {features} features in the first layer, but take {inputs}")
-
-
-def laplacian_dim(op: str, x: Tensor) -> None:
-    if x.shape[-1] > MAX_LAPLACIAN_DIM:
-        fail(op, f"x must have at most {MAX_LAPLACIAN_DIM} features (D), but has {x.shape[-1]}")
 
 
 def logdet_sizes(op: str, hessian: Tensor | None, x: Tensor) -> None:
@@ -244,80 +223,10 @@ def logdet_sizes(op: str, hessian: Tensor | None, x: Tensor) -> None:
         shape(op, "hessian", hessian, (*x.shape, x.shape[-1]))
 
 
-def some_particle(x: Tensor) -> None:
-    if x.shape[-2] == 0 and 0 not in x.shape[:-2]:
-        fail("median_distance", f"x must have at least 1 particle, but has shape {tuple(x.shape)}")
-
-
-def statistic_size(x: Tensor, unbiased: bool) -> None:
-    if unbiased and x.shape[-2] == 1:
-        fail("ksd", "x must have at least 2 particles for the U-statistic, but has 1")
-
-
-def trajectory(op: str, source: str, rows: Tensor, dim: int, actions: Tensor, initial_state: Tensor | None) -> None:
-    """Checks actions (..., T) int64 and initial_state (..., D) int8 against ``rows``, (..., T+1, any size)."""
-    lead, steps = rows.shape[:-2], rows.shape[-2] - 1
-    of_dtype(op, "actions", actions, torch.int64)
-    _device(op, "actions", actions, rows, source)
-    shape(op, "actions", actions, (*lead, steps), f"one action fewer than {source} has states, ")
-    if initial_state is not None:
-        of_dtype(op, "initial_state", initial_state, torch.int8)
-        _device(op, "initial_state", initial_state, rows, source)
-        shape(op, "initial_state", initial_state, (*lead, dim), "shape (..., D), ")
-
-
-def trajectory_logits(op: str, logits: Tensor) -> int:
-    """Checks logits (..., T+1, 3D) and returns D."""
-    floating(op, "logits", logits)
-    if logits.dim() < 2 or logits.shape[-2] == 0 or logits.shape[-1] % 3:
-        fail(op, f"logits must have shape (..., T + 1, 3 D), but has {tuple(logits.shape)}")
-    return logits.shape[-1] // 3
-
-
-def linear_layer(op: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> int:
-    """Checks hidden (..., T+1, H), weight (3D, H) and bias (3D), and returns D."""
-    floating(op, "hidden", hidden)
-    if hidden.dim() < 2 or hidden.shape[-2] == 0:
-        fail(op, f"hidden must have shape (..., T + 1, H), but has {tuple(hidden.shape)}")
-    like(op, "weight", weight, hidden, "hidden")
-    if weight.dim() != 2 or weight.shape[0] % 3 or weight.shape[1] != hidden.shape[-1]:
-        fail(op, f"weight must have shape (3 D, {hidden.shape[-1]}), but has {tuple(weight.shape)}")
-    if bias is not None:
-        like(op, "bias", bias, hidden, "hidden")
-        shape(op, "bias", bias, weight.shape[:1])
-    return weight.shape[0] // 3
-
-
-def policy_row(op: str, logits: Tensor, state: Tensor) -> None:
-    """Checks a state (..., D) int8 and its logits (..., 3D)."""
-    floating(op, "logits", logits)
-    of_dtype(op, "state", state, torch.int8)
-    _device(op, "state", state, logits, "logits")
-    if state.dim() == 0:
-        fail(op, "state must have shape (..., D), but has ()")
-    shape(op, "logits", logits, (*state.shape[:-1], 3 * state.shape[-1]), "shape (..., 3 D), ")
-
-
 def draw(op: str, temperature: float, epsilon: float) -> None:
     number(op, "temperature", temperature, positive=True)
     if not 0.0 <= number(op, "epsilon", epsilon, positive=False) <= 1.0:
         raise ValueError(f"svgdx::{op}: epsilon must be in [0, 1], but is {epsilon}")
-
-
-def masked_rows(op: str, logits: Tensor, mask: Tensor, actions: Tensor, offsets: Tensor) -> None:
-    """Checks logits and mask (N, A), actions (N) and offsets (B+1)."""
-    floating(op, "logits", logits)
-    if logits.dim() != 2:
-        fail(op, f"logits must have shape (N, A), but has {tuple(logits.shape)}")
-    for name, value, dtype in (("mask", mask, torch.bool), ("actions", actions, torch.int64)):
-        of_dtype(op, name, value, dtype)
-        _device(op, name, value, logits, "logits")
-    shape(op, "mask", mask, logits.shape, "the shape of logits, ")
-    shape(op, "actions", actions, logits.shape[:1])
-    of_dtype(op, "offsets", offsets, torch.int64)
-    _device(op, "offsets", offsets, logits, "logits")
-    if offsets.dim() != 1 or offsets.shape[0] == 0:
-        fail(op, f"offsets must have shape (B + 1,), but has {tuple(offsets.shape)}")
 
 
 def of_dtype(op: str, name: str, value: Tensor, dtype: torch.dtype) -> None:
@@ -326,9 +235,14 @@ def of_dtype(op: str, name: str, value: Tensor, dtype: torch.dtype) -> None:
         fail(op, f"{name} must be {str(dtype).removeprefix('torch.')}, but is {_dtype(value)}")
 
 
-def _device(op: str, name: str, value: Tensor, x: Tensor, of: str = "x") -> None:
+def same_device(op: str, name: str, value: Tensor, x: Tensor, of: str = "x") -> None:
     if value.device != x.device:
         fail(op, f"{name} must be on the device of {of}, {x.device}, but is on {value.device}")
+
+
+def same_dtype(op: str, name: str, value: Tensor, x: Tensor, of: str = "x") -> None:
+    if value.dtype != x.dtype:
+        fail(op, f"{name} must have the dtype of {of}, {_dtype(x)}, but has {_dtype(value)}")
 
 
 def _dtype(value: Tensor) -> str:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from svgdx import _checks, ops
-from svgdx._checks import one_of
-from svgdx._dtype import wide
+from svgdx._checks import one_of, wide
 from svgdx.densities.base import LogProb, as_log_density
 
 __all__ = ["HessianTrace", "hessian_trace"]

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "common/backend.h"
+
 namespace svgdx {
 
 using torch::headeronly::ScalarType;
@@ -17,7 +19,7 @@ using Sizes = std::vector<int64_t>;
 template <class... Parts>
 [[noreturn]] void fail(const char* op, const Parts&... parts) {
   std::ostringstream message;
-  message << "svgdx::" << op << ": ";
+  message << SVGDX_TEXT(SVGDX_NAMESPACE) "::" << op << ": ";
   (message << ... << parts);
   throw std::runtime_error(message.str());
 }

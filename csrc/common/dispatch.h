@@ -6,6 +6,7 @@
 #include <string>
 #include <tuple>
 
+#include "common/backend.h"
 #include "common/tensors.h"
 
 namespace svgdx {
@@ -13,7 +14,7 @@ namespace svgdx {
 template <class... Results, class... Args>
 auto call(const char* op, const Args&... args) {
   std::array<StableIValue, std::max(sizeof...(Args), sizeof...(Results))> stack{torch::stable::detail::from(args)...};
-  const std::string full = std::string("svgdx::") + op;
+  const std::string full = std::string(SVGDX_TEXT(SVGDX_NAMESPACE) "::") + op;
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(full.c_str(), "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::unbox_to_tuple<Results...>(stack.data());
 }

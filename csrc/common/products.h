@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "common/parallel_blocks.h"
 #include "common/tensors.h"
 
 namespace svgdx {
@@ -38,9 +39,8 @@ inline Tensor product(const Tensor& a, const Tensor& b, bool symmetric = false) 
   const Tensor result = new_empty(a, {n, rows, cols}, a.scalar_type());
   const ProductBlocks blocks(rows, inner, cols);  // never wide when symmetric: then rows = cols
   const int64_t per_matrix = blocks.down * blocks.across, items = n * per_matrix;
-  // At least two items make the loop a parallel region, in which torch's product stays on its own thread.
-  torch::stable::parallel_for(0, std::max<int64_t>(2, items), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < std::min(end, items); ++i) {
+  parallel_blocks(items, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
       const int64_t k = i / per_matrix, nth = i % per_matrix;
       // Blocks above the diagonal get shorter further down: pairing long with short ones balances the threads.
       const int64_t block = !symmetric ? nth : nth % 2 == 0 ? nth / 2 : per_matrix - 1 - nth / 2;

@@ -32,4 +32,9 @@ inline int64_t product_of(const Sizes& sizes) {
   return n;
 }
 
+inline Sizes joined(Sizes lead, const Sizes& rest) {
+  lead.insert(lead.end(), rest.begin(), rest.end());
+  return lead;
+}
+
 }  // namespace svgdx

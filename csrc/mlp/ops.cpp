@@ -1,87 +1,210 @@
-// The CPU ops behind svgdx.gflownets.MLPPolicy: inner ops, whose Python side prepares every argument.
-#include "mlp/backward.h"
-#include "mlp/expect.h"
-#include "mlp/rollout.h"
+// Host layer of mlp_score_hvp and mlp_laplacian, compiled once for each backend. Rows are processed in blocks whose
+// size depends on the shape only; on the CPU one thread takes a block through all sweeps, so that intermediate results
+// stay in that core's cache.
+#include <tuple>
 
-namespace svgdx {
-namespace {
+#include "common/backend.h"
+#include "mlp/host.h"
+#include SVGDX_BACKEND_HEADER(common, device.h)
+#include SVGDX_BACKEND_HEADER(mlp, rows.h)
 
-std::tuple<Tensor, Tensor> rollout(const Tensor& argument, const Tensor& state, int64_t split, int64_t steps,
-                                   const Tensor& columns, const Tensor& deeper, const Tensor& deeper_bias,
-                                   const Tensor& head, const Tensor& head_bias, double slope, const Tensor& hidden,
-                                   int64_t first_visit, const OptionalTensor& logits, int64_t seed,
-                                   int64_t forward_offset, int64_t backward_offset, double temperature, double epsilon,
-                                   double backward_epsilon) {
-  const char* op = "mlp_rollout";
-  const ScalarType type = hidden.scalar_type(), sums = compute_type(type);
-  check_floating(op, "hidden", hidden);
-  SVGDX_CHECK(argument.dim() == 2 && state.dim() == 2 && hidden.dim() == 4, op,
-              "argument, state and hidden must have 2, 2 and 4 dimensions");
-  const int64_t batch = state.size(0), dim = state.size(1), width = argument.size(1), deep = hidden.size(0) - 1;
-  const int64_t visits = hidden.size(1);
-  SVGDX_CHECK(split >= 0 && split <= batch && steps >= 0, op, "split must be in [0, B] and steps must not be negative");
-  SVGDX_CHECK(visits == 1 || (first_visit >= 0 && first_visit + steps < visits), op, "hidden must hold visits ",
-              first_visit, " to ", first_visit + steps, ", or 1, but has ", visits);
-  check_draw("gfn_sample_forward", temperature, epsilon);
-  expect(op, "argument", argument, sums, {batch, width}, "shape (B, H)");
-  expect(op, "state", state, ScalarType::Char, {batch, dim}, "shape (B, D)");
-  expect(op, "columns", columns, sums, {dim, width}, "shape (D, H)");
-  expect(op, "deeper", deeper, type, {deep, width, width}, "shape (L-1, H, H)");
-  expect(op, "deeper_bias", deeper_bias, sums, {deep, width}, "shape (L-1, H)");
-  expect(op, "head", head, type, {3 * dim, width}, "shape (3D, H)");
-  expect(op, "head_bias", head_bias, sums, {3 * dim}, "shape (3D)");
-  expect(op, "hidden", hidden, type, {deep + 1, visits, batch, width}, "shape (L, V, B, H)");
-  if (logits) {
-    SVGDX_CHECK(logits->dim() == 3 && logits->size(1) > steps, op, "logits must hold steps + 1 states");
-    expect(op, "logits", *logits, type, {batch, logits->size(1), 3 * dim}, "shape (B, V, 3D)");
+namespace svgdx::SVGDX_BACKEND {
+
+template <class C>
+class MlpScoreHvp {
+ public:
+  MlpScoreHvp(const MlpTensors& t, const Tensor& probe)
+      : t_(t),
+        probe_(probe),
+        first_(t.first()),
+        part_(t.condition_part()),
+        value_(t.scratch(t.rows())),
+        score_(t.scratch(t.rows(), t.dim)),
+        hvp_(t.scratch(t.rows(), t.dim)),
+        block_(mlp_rows(t.rows(), t.widest())) {
+    for (int64_t layer = 0; layer < t.hidden_layers(); ++layer) {
+      Tensor weight = layer == 0 ? first_ : t.weight[layer];
+      transposed_.push_back(torch::stable::transpose(weight, 0, 1));
+    }
   }
-  const MlpRolloutTensors tensors{argument,        state,  columns,        deeper,          deeper_bias, head,
-                                  head_bias,       hidden, logits,         split,           steps,       first_visit,
-                                  slope,           seed,   forward_offset, backward_offset, temperature, epsilon,
-                                  backward_epsilon};
-  std::tuple<Tensor, Tensor> result{state, state};
-  with_storage(type, [&](auto storage) { result = MlpRollout<decltype(storage)>(tensors).run(); });
-  return result;
+
+  std::tuple<Tensor, Tensor, Tensor> run() {
+    const int64_t count = (t_.rows() + block_ - 1) / block_, most = std::min(block_, t_.rows());
+    for_blocks(count, [&](int64_t begin, int64_t end) {
+      const Tensor stacked = t_.scratch(2 * most * t_.widest()), product = t_.scratch(2 * most * t_.widest());
+      std::vector<Layer> layers = views(stacked, product, most);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t first = i * block_, rows = std::min(block_, t_.rows() - first);
+        if (rows < most) layers = views(stacked, product, rows);
+        block(first, rows, layers);
+      }
+    });
+    return {value_, score_, hvp_};
+  }
+
+ private:
+  // The part of a thread's memory that one hidden layer uses: the result of a product and the input of the next, each
+  // for value and tangent (2 rows, width), and what the reverse sweep needs. Created once for all blocks: views cost
+  // time.
+  struct Layer {
+    int64_t width;
+    Tensor product, stacked, slope, bend;
+  };
+
+  std::vector<Layer> views(const Tensor& stacked, const Tensor& product, int64_t rows) const {
+    std::vector<Layer> layers;
+    for (int64_t i = 0; i < t_.hidden_layers(); ++i) {
+      const int64_t width = t_.widths[i + 1], kept = i + 1 < t_.hidden_layers() ? rows : 0;
+      const bool same = i > 0 && layers.back().width == width;
+      layers.push_back({width, same ? layers.back().product : matrix(product, 0, 2 * rows, width),
+                        same ? layers.back().stacked : matrix(stacked, 0, 2 * rows, width), t_.scratch(kept * width),
+                        t_.scratch(kept * width)});
+    }
+    return layers;
+  }
+
+  void block(int64_t first, int64_t rows, const std::vector<Layer>& layers) const {
+    void* stream = SVGDX_BACKEND::stream(t_.x);
+    const size_t last = layers.size() - 1;
+    multiply(some_rows(t_.x, first, rows), transposed_[0], some_rows(layers[0].product, 0, rows));
+    multiply(some_rows(probe_, first, rows), transposed_[0], some_rows(layers[0].product, rows, rows));
+    for (size_t i = 0; i <= last; ++i) {
+      const Layer& layer = layers[i];
+      if (i > 0) multiply(layers[i - 1].stacked, transposed_[i], layer.product);
+      const bool kept = i < last;
+      const MlpForward<C> args{rows,
+                               layer.width,
+                               t_.activation,
+                               data<C>(layer.product),
+                               t_.template shift<C>(int64_t(i), part_, first),
+                               out<C>(layer.stacked),
+                               kept ? out<C>(layer.slope) : nullptr,
+                               kept ? out<C>(layer.bend) : nullptr,
+                               kept ? MlpHead<C>{} : t_.template head<C>(value_, first)};
+      mlp_forward<C>(args, stream);
+    }
+    for (size_t i = last; i > 0; --i) {
+      const Layer& below = layers[i - 1];
+      multiply(layers[i].stacked, t_.weight[i], below.product);
+      const MlpReverse<C> args{
+          rows, below.width, data<C>(below.product), data<C>(below.slope), data<C>(below.bend), out<C>(below.stacked)};
+      mlp_reverse<C>(args, stream);
+    }
+    multiply(some_rows(layers[0].stacked, 0, rows), first_, some_rows(score_, first, rows));
+    multiply(some_rows(layers[0].stacked, rows, rows), first_, some_rows(hvp_, first, rows));
+  }
+
+  const MlpTensors& t_;
+  Tensor probe_, first_;
+  OptionalTensor part_;
+  std::vector<Tensor> transposed_;  // weights of the hidden layers
+  Tensor value_, score_, hvp_;
+  int64_t block_;
+};
+
+template <class C>
+class MlpLaplacians {
+ public:
+  explicit MlpLaplacians(const MlpTensors& t)
+      : t_(t),
+        part_(t.condition_part()),
+        first_jacobian_(dense(torch::stable::transpose(t.first(), 0, 1))),
+        value_(t.scratch(t.rows())),
+        score_(t.scratch(t.rows(), t.dim)),
+        trace_(t.scratch(t.rows())),
+        block_(std::max<int64_t>(1, mlp_rows(t.rows() * (t.dim + 2), t.widest()) * 2 / (t.dim + 2))) {}
+
+  std::tuple<Tensor, Tensor, Tensor> run() {
+    const int64_t count = (t_.rows() + block_ - 1) / block_;
+    for_blocks(count, [&](int64_t begin, int64_t end) {
+      const int64_t most = std::min(block_, t_.rows()) * (t_.dim + 2);
+      const Tensor stacked = t_.scratch(most * t_.widest()), product = t_.scratch(most * t_.widest());
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t first = i * block_;
+        block(first, std::min(block_, t_.rows() - first), stacked, product);
+      }
+    });
+    return {value_, score_, trace_};
+  }
+
+ private:
+  void block(int64_t first, int64_t rows, const Tensor& stacked_memory, const Tensor& product_memory) const {
+    const int64_t last = t_.hidden_layers() - 1;
+    Tensor inputs = some_rows(t_.x, first, rows);
+    for (int64_t layer = 0; layer <= last; ++layer) {
+      const int64_t width = t_.widths[layer + 1], all = rows * (t_.dim + 2);
+      const Tensor product = matrix(product_memory, 0, layer == 0 ? rows : all, width);
+      multiply_transposed(inputs, layer == 0 ? t_.first() : t_.weight[layer], product);
+      inputs = matrix(stacked_memory, 0, all, width);
+      const C* made = data<C>(product);
+      MlpLaplacian<C> args{rows,
+                           t_.dim,
+                           width,
+                           t_.activation,
+                           made,
+                           t_.template shift<C>(layer, part_, first),
+                           layer == 0 ? nullptr : made + rows * width,
+                           layer == 0 ? data<C>(first_jacobian_) : made + 2 * rows * width,
+                           layer == 0 ? 0 : t_.dim * width,
+                           out<C>(inputs),
+                           {},
+                           nullptr,
+                           nullptr};
+      if (layer == last) {
+        args.head = t_.template head<C>(value_, first);
+        args.score = out<C>(score_) + first * t_.dim;
+        args.trace = out<C>(trace_) + first;
+      }
+      mlp_laplacian<C>(args, stream(t_.x));
+    }
+  }
+
+  const MlpTensors& t_;
+  OptionalTensor part_;
+  Tensor first_jacobian_, value_, score_, trace_;
+  int64_t block_;
+};
+
+using Three = std::tuple<Tensor, Tensor, Tensor>;
+
+// Calls f with float or double and converts its results to their dtype and shape; the last has shape `sizes`.
+template <class F>
+static Three with_compute(const MlpTensors& t, F f, const Sizes& sizes) {
+  const Tensor none = new_empty(t.x, {0}, t.type);
+  Three results{none, none, none};
+  if (t.rows() == 0 || t.dim == 0) {
+    SVGDX_CHECK(t.dim > 0, t.op, "x must have at least 1 feature (D)");
+    results = {none, none, none};
+  } else {
+    results = t.type == ScalarType::Double ? f(double{}) : f(float{});
+  }
+  return {t.finished(std::get<0>(results), t.lead), t.finished(std::get<1>(results), t.shape),
+          t.finished(std::get<2>(results), sizes)};
 }
 
-Tensor backward(const Tensor& grad_logits, const Tensor& hidden, int64_t split, const Tensor& set_time,
-                const Tensor& final, const Tensor& deeper, const Tensor& head, double slope) {
-  const char* op = "mlp_rollout_backward";
-  const ScalarType type = hidden.scalar_type();
-  check_floating(op, "hidden", hidden);
-  SVGDX_CHECK(hidden.dim() == 4 && final.dim() == 2, op, "hidden and final must have 4 and 2 dimensions");
-  const int64_t deep = hidden.size(0) - 1, visits = hidden.size(1), batch = hidden.size(2), width = hidden.size(3);
-  const int64_t dim = final.size(1);
-  SVGDX_CHECK(split >= 0 && split <= batch, op, "split must be in [0, B]");
-  expect(op, "hidden", hidden, type, {deep + 1, visits, batch, width}, "shape (L, V, B, H)");
-  expect(op, "grad_logits", grad_logits, type, {batch, visits, 3 * dim}, "shape (B, V, 3D)");
-  expect(op, "set_time", set_time, ScalarType::Int, {batch, dim}, "shape (B, D)");
-  expect(op, "final", final, ScalarType::Char, {batch, dim}, "shape (B, D)");
-  expect(op, "deeper", deeper, type, {deep, width, width}, "shape (L-1, H, H)");
-  expect(op, "head", head, type, {3 * dim, width}, "shape (3D, H)");
-  const MlpBackwardTensors tensors{grad_logits, hidden, set_time, final, deeper, head, split, slope};
-  std::optional<Tensor> result;
-  with_storage(type, [&](auto storage) { result = MlpBackward<decltype(storage)>(tensors).run(); });
-  return *result;
+static Three score_hvp(const Tensor& x, const OptionalTensor& condition, const Tensor& probe, const Tensor& parameters,
+                       const Tensor& widths, int64_t activation) {
+  const Guard guard(x);
+  const char* op = "mlp_score_hvp";
+  const MlpTensors t(op, x, condition, parameters, widths, activation);
+  check_shape(op, "probe", probe, t.shape, "the shape of x");
+  const Tensor rows = torch::stable::reshape(t.prepared("probe", probe), {t.rows(), t.dim});
+  return with_compute(t, [&](auto number) { return MlpScoreHvp<decltype(number)>(t, rows).run(); }, t.shape);
 }
 
-}  // namespace
-}  // namespace svgdx
-
-// In a separate namespace, because these are CPU only: on CUDA the same steps use torch's own ops.
-STABLE_TORCH_LIBRARY(svgdx_cpu, m) {
-  m.def(
-      "mlp_rollout(Tensor(a!) argument, Tensor state, int split, int steps, Tensor columns, Tensor deeper, Tensor "
-      "deeper_bias, Tensor head, Tensor head_bias, float slope, Tensor(b!) hidden, int first_visit, Tensor(c!)? "
-      "logits, int seed, int forward_offset, int backward_offset, float temperature, float epsilon, float "
-      "backward_epsilon) -> (Tensor, Tensor)");
-  m.def(
-      "mlp_rollout_backward(Tensor grad_logits, Tensor hidden, int split, Tensor set_time, Tensor final, Tensor "
-      "deeper, "
-      "Tensor head, float slope) -> Tensor");
+static Three laplacian(const Tensor& x, const OptionalTensor& condition, const Tensor& parameters, const Tensor& widths,
+                       int64_t activation) {
+  const Guard guard(x);
+  const char* op = "mlp_laplacian";
+  const MlpTensors t(op, x, condition, parameters, widths, activation);
+  SVGDX_CHECK(t.dim <= kMaxLaplacianDim, op, "x must have at most ", kMaxLaplacianDim, " features (D), but has ",
+              t.dim);
+  return with_compute(t, [&](auto number) { return MlpLaplacians<decltype(number)>(t).run(); }, t.lead);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(svgdx_cpu, CPU, m) {
-  m.impl("mlp_rollout", TORCH_BOX(&::svgdx::rollout));
-  m.impl("mlp_rollout_backward", TORCH_BOX(&::svgdx::backward));
+}  // namespace svgdx::SVGDX_BACKEND
+
+SVGDX_IMPL(SVGDX_KEY, m) {
+  m.impl("mlp_score_hvp", TORCH_BOX(&svgdx::SVGDX_BACKEND::score_hvp));
+  m.impl("mlp_laplacian", TORCH_BOX(&svgdx::SVGDX_BACKEND::laplacian));
 }

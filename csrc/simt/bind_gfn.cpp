@@ -1,7 +1,8 @@
 // Exports the GFlowNet family's launch functions to Python: "gfn_sample.Bf16", "trajectory_sum.double" ... Fields are
-// named as in gfn/gfn.h; 16-bit logits are passed as uint16.
-#include "gfn/gfn.h"
+// named as in trajectory/args.h; 16-bit logits are passed as uint16.
+#include "draw/args.h"
 #include "simt/fields.h"
+#include "trajectory/args.h"
 
 namespace svgdx {
 namespace {

@@ -1,7 +1,10 @@
 // Exports the SVGD family's launch functions to Python: "field_forward.float", "row_sum.double" ... A dict holds the
-// fields of the argument struct, named as in svgd/svgd.h; missing fields are null or zero.
+// fields of the argument struct, named as in field/args.h; missing fields are null or zero.
+#include "common/row_sum.h"
+#include "field/args.h"
+#include "jacobian/args.h"
+#include "median/args.h"
 #include "simt/fields.h"
-#include "svgd/svgd.h"
 
 namespace svgdx {
 namespace {
@@ -85,7 +88,7 @@ void add_all(const std::string& type) {
     return 0.0;
   });
 #endif
-#ifdef SVGDX_SIMT_HAVE_jacobian
+#ifdef SVGDX_SIMT_HAVE_jacobian_forward
   add_call("jacobian_forward." + type, [](const Values& v) {
     cuda::jacobian_forward<T>(jacobian_args<T>(v.at(0)), nullptr);
     return 0.0;
@@ -97,7 +100,7 @@ void add_all(const std::string& type) {
     return 0.0;
   });
 #endif
-#ifdef SVGDX_SIMT_HAVE_median
+#ifdef SVGDX_SIMT_HAVE_median_select
   // batch, particles, dim, x, out
   add_call("median_distance." + type, [](const Values& v) {
     const auto batch = simt::convert<int64_t>(v.at(0)), particles = simt::convert<int64_t>(v.at(1));
@@ -107,7 +110,7 @@ void add_all(const std::string& type) {
     return 0.0;
   });
 #endif
-#ifdef SVGDX_SIMT_HAVE_row_sum
+#ifdef SVGDX_SIMT_HAVE_common_row_sum
   // batch, n, in, scale, divisor, divisor stride, out
   add_call("row_sum." + type, [](const Values& v) {
     const PerBatch<T> divisor{simt::convert<const T*>(v.at(4)), simt::convert<int64_t>(v.at(5))};

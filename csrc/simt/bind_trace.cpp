@@ -1,9 +1,9 @@
 // Exports the Hessian-trace family's launch functions to Python: "rademacher.Bf16", "mlp_forward.double" ... Fields are
-// named as in trace/trace.h and trace/mlp.h, with those of a shift and a head alongside; 16-bit numbers are passed as
+// named as in probe/args.h and mlp/args.h, with those of a shift and a head alongside; 16-bit numbers are passed as
 // uint16.
+#include "mlp/args.h"
+#include "probe/args.h"
 #include "simt/fields.h"
-#include "trace/mlp.h"
-#include "trace/trace.h"
 
 namespace svgdx {
 namespace {

@@ -100,7 +100,9 @@ void* static_shared(const void* key, size_t bytes, size_t align, const char* nam
   Block& b = *current->block;
   const auto found = b.shared.find({key, 0});
   if (found != b.shared.end()) return found->second;
-  const size_t offset = round_up(b.static_bytes, align < 16 ? 16 : align);
+  // On the declared alignment and no more, so that wider accesses are reported as misaligned.
+  size_t offset = round_up(b.static_bytes, align);
+  if (align < 16 && offset % (2 * align) == 0) offset += align;
   b.static_bytes = offset + bytes;
   check_shared_total(b.static_bytes + runtime.dynamic_bytes, name, {file, line});
   return open_shared(b, {key, 0}, bytes, offset, name);

@@ -24,6 +24,7 @@ BUGS = {
     "half_block": ("rows", "barrier-divergence"),
     "uncleared_padding": ("rows", "uninitialized-read"),
     "misaligned": ("rows", "misaligned"),
+    "unaligned_shared": ("rows", "misaligned"),
     "no_syncwarp": ("warps", "shared-race"),
     "shuffle_as_sync": ("warps", "shared-race"),
     "absent_lane": ("warps", "shuffle-absent-lane"),

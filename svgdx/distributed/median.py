@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from svgdx import _checks
-from svgdx._dtype import wide
+from svgdx._checks import wide
 from svgdx.distributed.ring import circulate
 from svgdx.distributed.shards import Shards, agree
 

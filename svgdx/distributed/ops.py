@@ -9,8 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from svgdx import _checks, samplers
-from svgdx._checks import Scalar
-from svgdx._dtype import compute_dtype, wide
+from svgdx._checks import Scalar, compute_dtype, wide
 from svgdx.distributed.blocks import Field, Pairs, gaussian, logdet_of, sqnorm_of
 from svgdx.distributed.ring import ring_sum
 from svgdx.distributed.shards import Shards, agree

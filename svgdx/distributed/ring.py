@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from svgdx._dtype import compute_dtype, wide
+from svgdx._checks import compute_dtype, wide
 from svgdx.distributed.shards import Shards
 
 Tensors = tuple[Tensor, ...]

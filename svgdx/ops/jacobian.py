@@ -1,17 +1,24 @@
-"""The Jacobian of the SVGD direction: its squared norm, and the exact log-determinant of the update."""
+"""The Jacobian of the SVGD direction: its squared norm, and the exact log-determinant of the update.
+
+Notation and sources of the references as in svgdx/ops/field.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from svgdx import _checks
-from svgdx._checks import Scalar
-from svgdx.ops._register import NUMBER, Op, number
+from svgdx._checks import Scalar, wide
+from svgdx.ops.dispatch import Op
+from svgdx.ops.field import off_diagonal, pairs, per_row_value
 
 __all__ = ["svgd_jacobian_sqnorm", "svgd_logdet"]
+
+Grads = tuple[Tensor | None, ...]
 
 
 def svgd_jacobian_sqnorm(
@@ -44,14 +51,28 @@ def svgd_jacobian_sqnorm(
 
     Source: Messaoud et al., Particles Don't Care About Z, ICML 2026.
     """
-    op = "svgd_jacobian_sqnorm"
-    _checks.tensor(op, "x", x)
-    _checks.tensor(op, "score", score)
-    if probe is not None:
-        _checks.tensor(op, "probe", probe)
-    if hvp is not None:
-        _checks.tensor(op, "hvp", hvp)
-    return _sqnorm(x, score, number(op, "bandwidth", bandwidth, x), probe, hvp)
+    sqnorm: Tensor = _sqnorm.checked(x, score, bandwidth, probe, hvp)
+    return sqnorm
+
+
+def svgd_jacobian_sqnorm_reference(
+    x: Tensor, score: Tensor, bandwidth: Scalar, probe: Tensor | None = None, hvp: Tensor | None = None
+) -> Tensor:
+    """Squared Frobenius norm of J_i, which bounds the step by eps <= 1 / max_i sqrt(n_i), [MET]:
+
+    n_i = |A_i|_F^2 + (2/M) (A_i v_i) . h_i + |h_i|^2 / M^2,   A_i = J_i - H_i / M,   h_i = H_i v_i.
+
+    Its expectation over Rademacher probes v is |J_i|_F^2 [H89]; without probe and hvp it is |A_i|_F^2.
+
+    Shapes: x, score, probe, hvp (..., M, D); bandwidth a number, 0-d or (...); result (..., M).
+    """
+    _sqnorm.check(x, score, bandwidth, probe, hvp)
+    a = _kernel_jacobian(x, score, bandwidth)
+    sqnorm = a.square().sum((-2, -1))
+    if probe is not None and hvp is not None:
+        h = wide(hvp) / x.shape[-2]
+        sqnorm = sqnorm + 2 * ((a @ wide(probe)[..., None])[..., 0] * h).sum(-1) + h.square().sum(-1)
+    return sqnorm.to(x.dtype)
 
 
 def svgd_logdet(
@@ -75,71 +96,69 @@ def svgd_logdet(
 
     Source: the change of variables that Messaoud et al., Particles Don't Care About Z, ICML 2026, linearise.
     """
-    op = "svgd_logdet"
-    _checks.tensor(op, "x", x)
-    _checks.tensor(op, "score", score)
-    if hessian is not None:
-        _checks.tensor(op, "hessian", hessian)
-    step = number(op, "step_size", step_size, x, positive=False)
-    return _logdet(x, score, number(op, "bandwidth", bandwidth, x), step, hessian)
+    logdet: Tensor = _logdet.checked(x, score, bandwidth, step_size, hessian)
+    return logdet
 
 
-def _sqnorm_fake(
-    x: Tensor, score: Tensor, bandwidth: Tensor, probe: Tensor | None = None, hvp: Tensor | None = None
+def svgd_logdet_reference(
+    x: Tensor, score: Tensor, bandwidth: Scalar, step_size: Scalar, hessian: Tensor | None = None
 ) -> Tensor:
-    op = "svgd_jacobian_sqnorm"
-    _checks.particles(op, x, score)
-    _checks.per_batch(op, "bandwidth", bandwidth, x)
-    _checks.probe_pair(op, probe, hvp, x)
-    return x.new_empty(x.shape[:-1])
+    """Exact log |det (I + eps J_i)|, J_i = A_i + H_i / M, for D <= 16: the change in log q that [MET] linearises.
+
+    Shapes: x, score (..., M, D); bandwidth and step_size a number, 0-d or (...); hessian (..., M, D, D); result
+    (..., M).
+    """
+    _logdet.check(x, score, bandwidth, step_size, hessian)
+    jacobian = _kernel_jacobian(x, score, bandwidth)
+    step = per_row_value(x, step_size, positive=False)
+    if hessian is not None:
+        jacobian = jacobian + wide(hessian) / x.shape[-2]
+    identity = torch.eye(x.shape[-1], dtype=jacobian.dtype, device=x.device)
+    return torch.linalg.slogdet(identity + step[..., None] * jacobian).logabsdet.to(x.dtype)
 
 
-def _sqnorm_backward_fake(
-    grad: Tensor, x: Tensor, score: Tensor, bandwidth: Tensor, probe: Tensor | None, hvp: Tensor | None
-) -> tuple[Tensor, ...]:
-    grads = (x.new_empty(x.shape), x.new_empty(x.shape), x.new_empty(bandwidth.shape, dtype=bandwidth.dtype))
-    pair = x.shape if probe is not None else (0,)
-    return *grads, x.new_empty(pair), x.new_empty(pair)
+def _kernel_jacobian(x: Tensor, score: Tensor, bandwidth: Scalar) -> Tensor:
+    """A_i = (beta/M) [ (sum_{j != i} kappa_ij) I - sum_j kappa_ij z_ij r_ij^T ], (..., M, D, D)."""
+    r, z, kappa, beta = pairs(wide(x), wide(x), wide(score), per_row_value(x, bandwidth))
+    identity = torch.eye(x.shape[-1], dtype=kappa.dtype, device=x.device)
+    mass = (kappa * off_diagonal(kappa)).sum(-1)[..., None, None] * identity
+    return beta[..., None] / x.shape[-2] * (mass - (kappa[..., None] * z).mT @ r)
 
 
-_sqnorm_backward = Op(
-    "svgd_jacobian_sqnorm_backward", _sqnorm_backward_fake, (1, 2, 2, NUMBER, 2, 2), gradient_of=(1, 2, 3, 4, 5)
-)
+def _both_or_none(sizes: dict[str, Any], values: Sequence[Any]) -> str | None:
+    probe, hvp = values[3:5]
+    if (probe is None) == (hvp is None):
+        return None
+    present, missing = ("hvp", "probe") if probe is None else ("probe", "hvp")
+    return f"{missing} must be given together with {present}"
 
 
-def _sqnorm_formula(inputs: Sequence[Any], needs: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
+def _largest_dim(sizes: dict[str, Any], values: Sequence[Any]) -> str | None:
+    limit = _checks.MAX_LOGDET_DIM
+    return f"x must have at most {limit} features (D), but has {sizes['D']}" if sizes["D"] > limit else None
+
+
+def _sqnorm_formula(inputs: Sequence[Any], needs: Sequence[bool], grad: Tensor) -> Grads:
     return _sqnorm_backward(grad, *inputs)
 
 
-_sqnorm = Op("svgd_jacobian_sqnorm", _sqnorm_fake, (2, 2, NUMBER, 2, 2), _sqnorm_formula)
-
-
-def _logdet_fake(
-    x: Tensor, score: Tensor, bandwidth: Tensor, step_size: Tensor, hessian: Tensor | None = None
-) -> Tensor:
-    op = "svgd_logdet"
-    _checks.particles(op, x, score)
-    _checks.per_batch(op, "bandwidth", bandwidth, x)
-    _checks.per_batch(op, "step_size", step_size, x)
-    _checks.logdet_sizes(op, hessian, x)
-    return x.new_empty(x.shape[:-1])
-
-
-def _logdet_backward_fake(
-    grad: Tensor, x: Tensor, score: Tensor, bandwidth: Tensor, step_size: Tensor, hessian: Tensor | None
-) -> tuple[Tensor, ...]:
-    numbers = tuple(x.new_empty(value.shape, dtype=value.dtype) for value in (bandwidth, step_size))
-    grad_hessian = x.new_empty((0,) if hessian is None else hessian.shape)
-    return x.new_empty(x.shape), x.new_empty(x.shape), *numbers, grad_hessian
-
-
-_logdet_backward = Op(
-    "svgd_logdet_backward", _logdet_backward_fake, (1, 2, 2, NUMBER, NUMBER, 3), gradient_of=(1, 2, 3, 4, 5)
-)
-
-
-def _logdet_formula(inputs: Sequence[Any], needs: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
+def _logdet_formula(inputs: Sequence[Any], needs: Sequence[bool], grad: Tensor) -> Grads:
     return _logdet_backward(grad, *inputs)
 
 
-_logdet = Op("svgd_logdet", _logdet_fake, (2, 2, NUMBER, NUMBER, 3), _logdet_formula)
+_sqnorm = Op(
+    "svgd_jacobian_sqnorm",
+    "x[*,M,D] score[*,M,D] bandwidth[~]>0 probe[*,M,D]? hvp[*,M,D]? -> sqnorm[*,M]",
+    _sqnorm_formula,
+    defaults=(None, None),
+    limit=_both_or_none,
+)
+_sqnorm_backward = _sqnorm.backward("x score bandwidth probe hvp")
+_logdet = Op(
+    "svgd_logdet",
+    "x[*,M,D] score[*,M,D] bandwidth[~]>0 step_size[~] hessian[*,M,D,D]? -> logdet[*,M]",
+    _logdet_formula,
+    defaults=(None,),
+    limit=_largest_dim,
+)
+_logdet_backward = _logdet.backward("x score bandwidth step_size hessian")

@@ -1,19 +1,25 @@
-"""The value and the first and second derivatives of a multilayer perceptron in x, without an autograd graph."""
+"""The value and the first and second derivatives of a multilayer perceptron in x, without an autograd graph.
+
+Source of the references: [P94] Pearlmutter, Fast Exact Multiplication by the Hessian, Neural Computation 1994.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from svgdx import _checks
-from svgdx.activations import COMPILED
-from svgdx.ops._register import PLAIN, SHARED, Op
+from svgdx._checks import wide
+from svgdx.activations import ACTIVATIONS, COMPILED
+from svgdx.ops.dispatch import Op
 
 __all__ = ["mlp_laplacian", "mlp_score_hvp"]
 
 Packed = tuple[Tensor, Tensor, int]
+Derivatives = tuple[Tensor, Tensor, Tensor]
 
 
 def mlp_score_hvp(
@@ -54,6 +60,29 @@ def mlp_score_hvp(
     return packed_score_hvp(x, condition, probe, pack("mlp_score_hvp", condition, weights, biases, activation))
 
 
+def mlp_score_hvp_reference(
+    x: Tensor,
+    condition: Tensor | None,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    activation: str,
+    probe: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Value of a multilayer perceptron, its gradient in x, and its Hessian in x times ``probe``, [P94].
+
+    Shapes: x, probe (..., M, D); condition (..., C) or None; weights (out, in), the first (H, D + C), the last (1, H);
+    biases (out,); results (..., M), (..., M, D), (..., M, D).
+    """
+    packed = pack("mlp_score_hvp", condition, weights, biases, activation)
+    sizes = _score_hvp.check(x, condition, probe, *packed)
+    _checks.first_layer("mlp_score_hvp", weights[0].shape[1], sizes["D"] + sizes.get("C", 0))
+    value = _function_of(condition, weights, biases, activation)
+
+    gradient = torch.func.grad(lambda points: value(points).sum())
+    derivatives = torch.func.jvp(gradient, (wide(x),), (wide(probe),))
+    return value(wide(x)).to(x.dtype), derivatives[0].to(x.dtype), derivatives[1].to(x.dtype)
+
+
 def mlp_laplacian(
     x: Tensor, condition: Tensor | None, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,21 +103,37 @@ def mlp_laplacian(
     Source: Li et al., A computational framework for neural network-based variational Monte Carlo with Forward
     Laplacian, Nature Machine Intelligence 2024.
     """
-    op = "mlp_laplacian"
-    _checks.tensor(op, "x", x)
-    packed = pack(op, condition, weights, biases, activation)
-    derivatives: tuple[Tensor, Tensor, Tensor] = _laplacian(x, condition, *packed)
+    packed = pack("mlp_laplacian", condition, weights, biases, activation)
+    derivatives: Derivatives = _laplacian.checked(x, condition, *packed)
     return derivatives
+
+
+def mlp_laplacian_reference(
+    x: Tensor, condition: Tensor | None, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Value of a multilayer perceptron, its gradient in x, and the trace of its Hessian in x, for D <= 64.
+
+    Shapes: as in :func:`mlp_score_hvp`; results (..., M), (..., M, D), (..., M).
+    """
+    packed = pack("mlp_laplacian", condition, weights, biases, activation)
+    sizes = _laplacian.check(x, condition, *packed)
+    _checks.first_layer("mlp_laplacian", weights[0].shape[1], sizes["D"] + sizes.get("C", 0))
+    value = _function_of(condition, weights, biases, activation)
+    gradient = torch.func.grad(lambda points: value(points).sum())
+
+    def row(unit: Tensor) -> Tensor:
+        return torch.func.jvp(gradient, (wide(x),), (unit.expand(x.shape),))[1]
+
+    hessian = torch.func.vmap(row)(torch.eye(x.shape[-1], dtype=wide(x).dtype, device=x.device))
+    trace = hessian.diagonal(dim1=0, dim2=-1).sum(-1)
+    return value(wide(x)).to(x.dtype), gradient(wide(x)).to(x.dtype), trace.to(x.dtype)
 
 
 def packed_score_hvp(
     x: Tensor, condition: Tensor | None, probe: Tensor, packed: Packed
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`mlp_score_hvp` for a network already packed by :func:`pack`."""
-    op = "mlp_score_hvp"
-    _checks.tensor(op, "x", x)
-    _checks.tensor(op, "probe", probe)
-    derivatives: tuple[Tensor, Tensor, Tensor] = _score_hvp(x, condition, probe, *packed)
+    derivatives: Derivatives = _score_hvp.checked(x, condition, probe, *packed)
     return derivatives
 
 
@@ -104,24 +149,35 @@ def pack(op: str, condition: object, weights: Sequence[Tensor], biases: Sequence
     return parameters, torch.tensor(widths, dtype=torch.int64), COMPILED[activation]
 
 
-def _score_hvp_fake(
-    x: Tensor, condition: Tensor | None, probe: Tensor, parameters: Tensor, widths: Tensor, activation: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    op = "mlp_score_hvp"
-    _checks.conditioned(op, x, condition, parameters)
-    _checks.like(op, "probe", probe, x)
-    _checks.shape(op, "probe", probe, x.shape, "the shape of x, ")
-    return x.new_empty(x.shape[:-1]), x.new_empty(x.shape), x.new_empty(x.shape)
+def _function_of(
+    condition: Tensor | None, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str
+) -> Callable[[Tensor], Tensor]:
+    """The network as a function of x alone."""
+    nonlinear = ACTIVATIONS[activation].function
+
+    def value(x: Tensor) -> Tensor:
+        layer = x
+        if condition is not None:
+            rows = wide(condition).unsqueeze(-2).expand(*x.shape[:-1], condition.shape[-1])
+            layer = torch.cat([x, rows], -1)
+        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            layer = torch.nn.functional.linear(nonlinear(layer) if i > 0 else layer, wide(weight), wide(bias))
+        return layer.squeeze(-1)
+
+    return value
 
 
-def _laplacian_fake(
-    x: Tensor, condition: Tensor | None, parameters: Tensor, widths: Tensor, activation: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    op = "mlp_laplacian"
-    _checks.conditioned(op, x, condition, parameters)
-    _checks.laplacian_dim(op, x)
-    return x.new_empty(x.shape[:-1]), x.new_empty(x.shape), x.new_empty(x.shape[:-1])
+def _laplacian_limit(sizes: dict[str, Any], values: Sequence[Any]) -> str | None:
+    limit = _checks.MAX_LAPLACIAN_DIM
+    return f"x must have at most {limit} features (D), but has {sizes['D']}" if sizes["D"] > limit else None
 
 
-_score_hvp = Op("mlp_score_hvp", _score_hvp_fake, (2, 1, 2, SHARED, SHARED, PLAIN))
-_laplacian = Op("mlp_laplacian", _laplacian_fake, (2, 1, SHARED, SHARED, PLAIN))
+_score_hvp = Op(
+    "mlp_score_hvp",
+    "x[*,M,D] condition[*,C]? probe[*,M,D] parameters[P] widths[L]host activation -> f[*,M] score[*,M,D] hvp[*,M,D]",
+)
+_laplacian = Op(
+    "mlp_laplacian",
+    "x[*,M,D] condition[*,C]? parameters[P] widths[L]host activation -> f[*,M] score[*,M,D] trace[*,M]",
+    limit=_laplacian_limit,
+)

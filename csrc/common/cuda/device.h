@@ -1,22 +1,27 @@
-// Base of every family's CUDA backend: the device guard and torch's current stream.
+// The device guard and torch's current stream.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
 
 #include "common/tensors.h"
 
-namespace svgdx {
+namespace svgdx::cuda {
 
-struct CudaDevice {
-  struct Guard {
-    explicit Guard(const Tensor& x) : guard(x.get_device_index()) {}
-    torch::stable::accelerator::DeviceGuard guard;
-  };
-  static void* stream(const Tensor& x) {
-    void* handle = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &handle));
-    return handle;
-  }
+struct Guard {
+  explicit Guard(const Tensor& x) : guard(x.get_device_index()) {}
+  torch::stable::accelerator::DeviceGuard guard;
 };
 
-}  // namespace svgdx
+inline void* stream(const Tensor& x) {
+  void* handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &handle));
+  return handle;
+}
+
+// Calls f(0, count): blocks run one after another, ordered by the stream.
+template <class F>
+void for_blocks(int64_t count, const F& f) {
+  f(0, count);
+}
+
+}  // namespace svgdx::cuda

@@ -2,6 +2,7 @@
 // SVGDX_SIMT) accept them. Everything else in a kernel is plain CUDA; simt/simt.h lists what the harness supports.
 //
 //   SVGDX_SHARED(float, tile, 32, 33);               __shared__ float tile[32][33];
+//   SVGDX_SHARED_PACKS(float, tile, 512);            the same, aligned for reads and writes of 16-byte packs
 //   SVGDX_DYNAMIC_SHARED(float, name);               all dynamic shared memory of the launch, as float*
 //   svgdx::SharedCarver carver;                      ... or sub-arrays of it, each 16-byte aligned:
 //   SVGDX_CARVE(carver, float, name, count);           float* name of `count` elements
@@ -15,6 +16,8 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+
+#include "common/backend.h"
 
 #ifdef SVGDX_SIMT
 #include "simt/simt.h"
@@ -55,11 +58,13 @@ struct SharedCarver {
   size_t offset = 0;
 };
 
-#define SVGDX_SHARED(T, name, ...)                                              \
+#define SVGDX_SHARED_ALIGNED(alignment, T, name, ...)                           \
   using name##_array = typename ::svgdx::detail::ArrayOf<T, __VA_ARGS__>::type; \
   static const char name##_key = 0;                                             \
   name##_array& name = *static_cast<name##_array*>(                             \
-      ::simt::static_shared(&name##_key, sizeof(name##_array), alignof(T), #name, __FILE__, __LINE__))
+      ::simt::static_shared(&name##_key, sizeof(name##_array), alignment, #name, __FILE__, __LINE__))
+#define SVGDX_SHARED(T, name, ...) SVGDX_SHARED_ALIGNED(alignof(T), T, name, __VA_ARGS__)
+#define SVGDX_SHARED_PACKS(T, name, ...) SVGDX_SHARED_ALIGNED(16, T, name, __VA_ARGS__)
 #define SVGDX_DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(::simt::dynamic_shared(#name, __FILE__, __LINE__))
 #define SVGDX_CARVE(carver, T, name, count)                                                                         \
   T* name =                                                                                                         \
@@ -82,21 +87,28 @@ struct SharedCarver {
 namespace detail {
 // A kernel must opt in to more than 48 KiB of dynamic shared memory.
 template <class Kernel>
-inline void opt_in_shared(Kernel kernel, size_t bytes) {
-  if (bytes > 48 * 1024) {
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+inline void opt_in_shared(Kernel kernel, size_t bytes, const char* name) {
+  if (bytes <= 48 * 1024) return;
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string(SVGDX_TEXT(SVGDX_NAMESPACE) ": the CUDA kernel ") + name + " needs " +
+                             std::to_string(bytes) + " bytes of shared memory: " + cudaGetErrorString(error));
   }
 }
 
 inline void launch_check(const char* op) {
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("svgdx::") + op + ": the CUDA launch failed: " + cudaGetErrorString(error));
+    throw std::runtime_error(std::string(SVGDX_TEXT(SVGDX_NAMESPACE) "::") + op +
+                             ": the CUDA launch failed: " + cudaGetErrorString(error));
   }
 }
 }  // namespace detail
 
 #define SVGDX_SHARED(T, name, ...) __shared__ typename ::svgdx::detail::ArrayOf<T, __VA_ARGS__>::type name
+#define SVGDX_SHARED_PACKS(T, name, ...) \
+  __shared__ __align__(16) typename ::svgdx::detail::ArrayOf<T, __VA_ARGS__>::type name
 #define SVGDX_DYNAMIC_SHARED(T, name)                                   \
   extern __shared__ __align__(16) unsigned char svgdx_dynamic_shared[]; \
   T* name = reinterpret_cast<T*>(svgdx_dynamic_shared)
@@ -105,7 +117,7 @@ inline void launch_check(const char* op) {
   (carver).next += ::svgdx::carve_bytes<T>(count)
 #define SVGDX_LAUNCH(kernel, grid, block, shared, stream, ...)                               \
   do {                                                                                       \
-    ::svgdx::detail::opt_in_shared((kernel), (shared));                                      \
+    ::svgdx::detail::opt_in_shared((kernel), (shared), #kernel);                             \
     (kernel)<<<(grid), (block), (shared), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__); \
   } while (false)
 #define SVGDX_LAUNCH_CHECK(op) ::svgdx::detail::launch_check(op)

@@ -1,7 +1,7 @@
 #include "mlp/cpu/minimum_kernel.h"
 
-#include "trace/cpu/vec_math.h"
-#include "trace/cpu/vec_rows.h"
+#include "common/vec_math.h"
+#include "common/vec_rows.h"
 
 namespace svgdx::SVGDX_ISA {
 namespace {

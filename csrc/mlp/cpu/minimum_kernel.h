@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "common/isa.h"
-#include "trace/activation.h"
+#include "mlp/activation.h"
 
 namespace svgdx {
 

@@ -33,6 +33,13 @@ SIMT_ROWS(early_return);
 #undef PLANTED
 SIMT_ROWS(misaligned);
 
+#define PLANTED unaligned_shared
+#define BUG_UNALIGNED_SHARED
+#include "simt/planted/rows.cuh"
+#undef BUG_UNALIGNED_SHARED
+#undef PLANTED
+SIMT_ROWS(unaligned_shared);
+
 #define PLANTED uncleared_padding
 #define BUG_UNCLEARED_PADDING
 #include "simt/planted/rows.cuh"

@@ -9,7 +9,12 @@ __global__ void row_sums(const float* __restrict__ x, float* __restrict__ out, f
                          int dim) {
   constexpr int kWarps = kBlock / 32;
   svgdx::SharedCarver carver;
+#ifdef BUG_UNALIGNED_SHARED
+  SVGDX_SHARED(float, packs, 4 * kBlock);
+  float4* tile = reinterpret_cast<float4*>(packs);
+#else
   SVGDX_CARVE(carver, float4, tile, kBlock);
+#endif
   SVGDX_CARVE(carver, float, partial, kWarps);
   const int t = int(threadIdx.x);
   const int i = int(blockIdx.x) * kBlock + t;
@@ -46,7 +51,7 @@ __global__ void row_sums(const float* __restrict__ x, float* __restrict__ out, f
 #else
     for (int k = 0; k < count; ++k) {
 #endif
-      const float4 column = tile[k];  // due: no_barrier_after_load shared_off_by_one uncleared_padding
+      const float4 column = tile[k];  // due: no_barrier_after_load shared_off_by_one uncleared_padding unaligned_shared
       sum += row.x * column.x + row.y * column.y + row.z * column.z + row.w * column.w;
     }
 #ifndef BUG_NO_BARRIER_BEFORE_RELOAD

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from svgdx import _library
-from svgdx._dtype import compute_dtype
+from svgdx._checks import compute_dtype
 from svgdx.gflownets.recorded._weights import Weights
 from svgdx.gflownets.trajectories import Trajectories
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from svgdx import _library
-from svgdx._dtype import compute_dtype
+from svgdx._checks import compute_dtype
 from svgdx.gflownets.policies import IN_PLACE, MLPPolicy
 
 

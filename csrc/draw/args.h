@@ -1,0 +1,33 @@
+// The sampling ops of GFlowNets: the arguments that the host layer passes to a backend, and the function that each
+// backend provides. States, actions and logits as in trajectory/args.h.
+#pragma once
+
+#include <cstdint>
+
+#include "common/half.h"
+
+namespace svgdx {
+
+// Draws one action for each of B states, using integers (draw/weights.h), so that every backend draws the same.
+template <class S>
+struct SampleArgs {
+  int64_t batch, dim;
+  const S* logits;      // (B, 3D)
+  const int8_t* state;  // (B, D)
+  bool forward;         // draw from P_F, otherwise from P_B
+  uint64_t seed, offset;
+  float scale;  // log2(e) / temperature
+  float epsilon;
+  int64_t* action;       // (B): forward 2 location + bit, backward location; -1 if the row has no valid draw
+  Compute<S>* log_prob;  // (B), of the untempered policy; NaN for action -1
+  int8_t* next_state;    // (B, D); the state itself for action -1
+};
+
+}  // namespace svgdx
+
+namespace svgdx::SVGDX_BACKEND {
+
+template <class S>
+void gfn_sample(const SampleArgs<S>& args, void* stream);
+
+}  // namespace svgdx::SVGDX_BACKEND

@@ -1,0 +1,64 @@
+// Host layer of gfn_sample_forward and gfn_sample_backward, compiled once for each backend.
+#include <tuple>
+
+#include "common/backend.h"
+#include "common/storage.h"
+#include "draw/host.h"
+#include SVGDX_BACKEND_HEADER(common, device.h)
+
+namespace svgdx::SVGDX_BACKEND {
+
+static std::tuple<Tensor, Tensor, Tensor> sample(const char* op, bool forward, const Tensor& logits,
+                                                 const Tensor& state, int64_t seed, int64_t offset, double temperature,
+                                                 double epsilon) {
+  const Guard guard(logits);
+  check_floating(op, "logits", logits);
+  check_dtype(op, "state", state, ScalarType::Char);
+  check_device(op, "state", state, logits);
+  const Sizes sizes = sizes_of(state);
+  SVGDX_CHECK(!sizes.empty(), op, "state must have shape (..., D), but has ", text(sizes));
+  const Sizes lead(sizes.begin(), sizes.end() - 1);
+  const int64_t dim = sizes.back(), batch = product_of(lead);
+  SVGDX_CHECK(dim < INT32_MAX / 3, op, "state is too large: ", text(sizes));
+  check_shape(op, "logits", logits, joined(lead, {3 * dim}), "shape (..., 3D)");
+  check_draw(op, temperature, epsilon);
+  const Tensor action = new_empty(logits, lead, ScalarType::Long), next = new_empty(state, sizes, ScalarType::Char);
+  const Tensor log_prob = new_empty(logits, lead, compute_type(logits.scalar_type()));
+  if (batch == 0) return {action, log_prob, next};
+  const Tensor l = dense(logits), s = dense(state);
+  with_storage(logits.scalar_type(), [&](auto storage) {
+    using S = decltype(storage);
+    const SampleArgs<S> args{batch,
+                             dim,
+                             data<S>(l),
+                             data<int8_t>(s),
+                             forward,
+                             uint64_t(seed),
+                             uint64_t(offset),
+                             draw_scale(temperature),
+                             float(epsilon),
+                             out<int64_t>(action),
+                             out<Compute<S>>(log_prob),
+                             out<int8_t>(next)};
+    gfn_sample<S>(args, stream(logits));
+    if (logits.is_cpu()) explain_sample(op, args);
+  });
+  return {action, log_prob, next};
+}
+
+static std::tuple<Tensor, Tensor, Tensor> sample_forward(const Tensor& logits, const Tensor& state, int64_t seed,
+                                                         int64_t offset, double temperature, double epsilon) {
+  return sample("gfn_sample_forward", true, logits, state, seed, offset, temperature, epsilon);
+}
+
+static std::tuple<Tensor, Tensor, Tensor> sample_backward(const Tensor& logits, const Tensor& state, int64_t seed,
+                                                          int64_t offset, double temperature, double epsilon) {
+  return sample("gfn_sample_backward", false, logits, state, seed, offset, temperature, epsilon);
+}
+
+}  // namespace svgdx::SVGDX_BACKEND
+
+SVGDX_IMPL(SVGDX_KEY, m) {
+  m.impl("gfn_sample_forward", TORCH_BOX(&svgdx::SVGDX_BACKEND::sample_forward));
+  m.impl("gfn_sample_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::sample_backward));
+}

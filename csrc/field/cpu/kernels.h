@@ -1,0 +1,26 @@
+// Entry points of the CPU field kernels, one per instruction set.
+#pragma once
+
+#include "common/isa.h"
+#include "field/args.h"
+
+namespace svgdx {
+
+// Up to this dimension, a row's accumulators stay in registers and differences are formed directly.
+constexpr int64_t kDirectDim = 8;
+// From this dimension on, products are computed by torch's matrix products.
+constexpr int64_t kMatmulDim = 192;
+// Up to this many particles, a group of problems, one per SIMD lane, fits the second-level cache.
+constexpr int64_t kBatchedParticles = 128;
+
+}  // namespace svgdx
+
+SVGDX_ISA_DECLARE(bool field_batched_fits(const FieldShape& shape, bool self, int64_t element_size);
+                  template <class T> void field_forward_batched(const FieldArgs<T>& args);
+                  template <class T> void field_backward_batched(const FieldGradArgs<T>& args);
+                  template <class T> void field_forward_direct(const FieldArgs<T>& args);
+                  template <class T> void field_backward_direct(const FieldGradArgs<T>& args);
+                  template <class T> void field_forward_tiled(const FieldArgs<T>& args);
+                  template <class T> void field_backward_tiled(const FieldGradArgs<T>& args);
+                  template <class T> void field_forward_matmul(const FieldArgs<T>& args);
+                  template <class T> void field_backward_matmul(const FieldGradArgs<T>& args);)

@@ -1,0 +1,84 @@
+// Decides where expanding |x_i - x_j|^2 into products is accurate enough: if all particles are within a few bandwidths
+// of their batch row's centre.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "common/buffer.h"
+#include "field/cpu/row.h"
+#include "field/pair.h"
+
+namespace svgdx::SVGDX_ISA {
+
+constexpr double kLn2 = 0.69314718055994530942;
+// Largest log2(e) |x|^2 / (2 sigma^2); the rounding error of log2 kappa grows in proportion to it.
+constexpr double kMaxSpread = 64;
+
+template <class T>
+SVGDX_INLINE T dot(const T* a, const T* b, int64_t n) {
+  Vec<T> sum[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kLanes<T> <= n; i += 4 * kLanes<T>) {
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) sum[v] += load(a + i + v * kLanes<T>) * load(b + i + v * kLanes<T>);
+  }
+  T total = horizontal_sum<T>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  for (; i < n; ++i) total += a[i] * b[i];
+  return total;
+}
+
+// The mean of each batch row's columns; the dimensions are processed in stripes.
+template <class T>
+std::vector<double> centres_of(const FieldShape& s, const T* points) {
+  constexpr int64_t kStripe = 256;
+  std::vector<double> centres(s.batch * s.dim, 0.0);
+  const int64_t stripes = (s.dim + kStripe - 1) / kStripe;
+  torch::stable::parallel_for(0, s.batch * stripes, 1, [&](int64_t i, int64_t end) {
+    for (; i < end; ++i) {
+      const int64_t b = i / stripes, first = i % stripes * kStripe, last = std::min(first + kStripe, s.dim);
+      double* centre = centres.data() + b * s.dim;
+      for (int64_t j = 0; j < s.cols; ++j) {
+        const T* x = points + (b * s.cols + j) * s.dim;
+        for (int64_t d = first; d < last; ++d) centre[d] += double(x[d]);
+      }
+      for (int64_t d = first; d < last; ++d) centre[d] /= double(s.cols);
+    }
+  });
+  return centres;
+}
+
+// Raises `reach` to the largest |x - centre|^2 of each batch row.
+template <class T>
+void widen(std::vector<double>& reach, const FieldShape& s, const T* points, int64_t count,
+           const std::vector<double>& centres) {
+  std::vector<double> squared(s.batch * count);
+  torch::stable::parallel_for(0, s.batch * count, std::max<int64_t>(1, 16384 / s.dim), [&](int64_t i, int64_t end) {
+    Buffer<T> shifted(s.dim);
+    for (; i < end; ++i) {
+      const double* centre = centres.data() + i / count * s.dim;
+      for (int64_t d = 0; d < s.dim; ++d) shifted.get()[d] = points[i * s.dim + d] - T(centre[d]);
+      squared[i] = double(dot<T>(shifted.get(), shifted.get(), s.dim));
+    }
+  });
+  for (int64_t i = 0; i < s.batch * count; ++i) reach[i / count] = std::max(reach[i / count], squared[i]);
+}
+
+// Passes runs of batch rows that are accurate in T to narrow, the others to wide (double).
+template <class T, class Narrow, class Wide>
+void by_spread(const FieldShape& s, const PerBatch<T>& bandwidth, const T* cols, const T* rows, const Narrow& narrow,
+               const Wide& wide) {
+  const std::vector<double> centres = centres_of<T>(s, cols);
+  std::vector<double> reach(s.batch, 0.0);
+  widen<T>(reach, s, cols, s.cols, centres);
+  if (rows != cols) widen<T>(reach, s, rows, s.rows, centres);
+  auto far = [&](int64_t b) { return 0.5 * beta_of<T, double>(bandwidth, b) * pair::kLog2E * reach[b] > kMaxSpread; };
+  for (int64_t b = 0, end = 0; b < s.batch; b = end) {
+    while (end < s.batch && far(end) == far(b)) ++end;
+    far(b) ? wide(b, end - b, centres.data()) : narrow(b, end - b, centres.data());
+  }
+}
+
+}  // namespace svgdx::SVGDX_ISA

@@ -1,0 +1,132 @@
+// Completes a row of the backward pass from its sums, and the kernel that does so for sums formed in parts. Upstream
+// gradients are used unscaled, G = grad_phi and H = +-grad_trace: everything is linear in them, so the step is applied
+// at the end.
+#pragma once
+
+#include "common/cuda/divider.cuh"
+#include "common/cuda/launch.cuh"
+#include "common/cuda/warp.cuh"
+#include "field/args.h"
+
+namespace svgdx::cuda {
+
+// The scalar sums over the columns. If rows and columns are the same particles, j = i is excluded, except from gz.
+template <class T>
+struct RowScalars {
+  static constexpr int kCount = 4;
+  T kappa;    // sum_j kappa
+  T kappa_h;  // sum_j kappa H_j
+  T gz;       // sum_j kappa G_i . z_ij
+  T trace;    // sum_j kappa (D - r.z)
+};
+
+// h = -step * grad_trace with a step, h = grad_trace without.
+template <class T>
+SVGDX_HD T trace_sign(const FieldGradArgs<T>& args) {
+  return args.step.data == nullptr ? T(1) : T(-1);
+}
+
+// Turns a row's sums into gradients.
+template <class T>
+struct RowFinish {
+  T beta_over_m, over_m, scale;  // scale: the step, or 1
+  __device__ RowFinish(const FieldGradArgs<T>& args, int64_t b) {
+    over_m = T(1) / static_cast<T>(args.particles);
+    beta_over_m = beta_of(args.bandwidth, b) * over_m;
+    scale = args.step.data == nullptr ? T(1) : at(args.step, b);
+  }
+  // One dimension of dL/dx; x_sum as BackwardProduct forms it.
+  __device__ T grad_x(T x_sum, T g, T s, const RowScalars<T>& sums) const {
+    return beta_over_m * (g * sums.kappa + s * sums.kappa_h + x_sum);
+  }
+  __device__ T grad_score(T score_sum, T g, bool self) const { return over_m * (self ? score_sum + g : score_sum); }
+};
+
+// Stores euler and dot; x_dot = (x - origin).grad_x and score_dot = score.grad_score, both before scaling.
+template <class T>
+__device__ inline void write_row_scalars(const FieldGradArgs<T>& args, const RowFinish<T>& finish,
+                                         const RowScalars<T>& sums, int64_t index, T x_dot, T score_dot) {
+  const T h = args.row_grad_trace == nullptr ? T(0) : trace_sign(args) * args.row_grad_trace[index];
+  const T g_phi = sums.gz * finish.over_m;
+  const T t = sums.trace * finish.beta_over_m;
+  if (args.euler != nullptr) args.euler[index] = finish.scale * (score_dot - x_dot - g_phi - 2 * h * t);
+  if (args.dot == nullptr) return;
+  const T hessian = args.hessian_trace == nullptr ? T(0) : args.hessian_trace[index] * finish.over_m;
+  args.dot[index] = g_phi + h * (t + hessian);
+}
+
+// Sums of a block of rows: vectors (parts, 2, batches, rows, dim), scalars (scalar_parts, kCount, batches, rows).
+template <class T>
+struct FieldGradSums {
+  const T* vectors;
+  const T* scalars;
+  int64_t parts, scalar_parts, batch0, row0, batches, rows;
+  Divider by_rows;
+};
+
+template <class T>
+__device__ inline RowScalars<T> read_scalars(const FieldGradSums<T>& sums, int64_t local) {
+  const int64_t count = sums.batches * sums.rows;
+  RowScalars<T> out{};
+  SVGDX_UNROLL_BY(1)
+  for (int64_t p = 0; p < sums.scalar_parts; ++p) {
+    const T* from = sums.scalars + p * RowScalars<T>::kCount * count + local;
+    out.kappa += from[0];
+    out.kappa_h += from[count];
+    out.gz += from[2 * count];
+    out.trace += from[3 * count];
+  }
+  return out;
+}
+
+// One warp per row; parts are added in order.
+template <class T>
+__global__ void __launch_bounds__(128, kRowBlocks)
+    finish_field_backward_kernel(FieldGradArgs<T> args, FieldGradSums<T> sums, int64_t first_block) {
+  const int64_t count = sums.batches * sums.rows;
+  const int64_t local = (first_block + blockIdx.x) * 4 + threadIdx.x / 32;
+  if (local >= count) return;
+  int64_t b = local;
+  const int64_t row = sums.row0 + sums.by_rows.split(b);
+  b += sums.batch0;
+  const int64_t index = b * args.shape.rows + row;
+  const int64_t dim = args.shape.dim;
+  const RowFinish<T> finish(args, b);
+  const RowScalars<T> scalars = read_scalars(sums, local);
+  T x_dot = 0;
+  T score_dot = 0;
+  SVGDX_UNROLL_BY(1)
+  for (int64_t d = threadIdx.x % 32; d < dim; d += 32) {
+    T x_sum = 0;
+    T score_sum = 0;
+    SVGDX_UNROLL_BY(2)
+    for (int64_t p = 0; p < sums.parts; ++p) {
+      const T* from = sums.vectors + (p * 2 * count + local) * dim + d;
+      x_sum += from[0];
+      score_sum += from[count * dim];
+    }
+    const int64_t at = index * dim + d;
+    const T g = args.row_grad_phi == nullptr ? T(0) : args.row_grad_phi[at];
+    const T s = args.row_score == nullptr ? T(0) : args.row_score[at];
+    const T dx = finish.grad_x(x_sum, g, s, scalars);
+    const T ds = finish.grad_score(score_sum, g, args.self);
+    const T origin = args.origin.data == nullptr ? T(0) : args.origin.data[b * args.origin.stride + d];
+    x_dot += (args.row_x[at] - origin) * dx;
+    score_dot += s * ds;
+    args.grad_x[at] = args.step.data == nullptr ? dx : finish.scale * dx + g;
+    if (args.grad_score != nullptr) args.grad_score[at] = finish.scale * ds;
+  }
+  x_dot = lane_sum(x_dot, 1, 32);
+  score_dot = lane_sum(score_dot, 1, 32);
+  if (threadIdx.x % 32 == 0) write_row_scalars(args, finish, scalars, index, x_dot, score_dot);
+}
+
+template <class T>
+void finish_field_backward(const FieldGradArgs<T>& args, FieldGradSums<T> sums, void* stream) {
+  sums.by_rows = Divider(sums.rows);
+  launch_blocks("field_backward", ceil_div(sums.batches * sums.rows, 4), [&](unsigned grid, int64_t first) {
+    SVGDX_LAUNCH((finish_field_backward_kernel<T>), grid, 128, 0, stream, args, sums, first);
+  });
+}
+
+}  // namespace svgdx::cuda

@@ -1,0 +1,60 @@
+// What the host layers of the field ops and of ksd share.
+#pragma once
+
+#include <tuple>
+
+#include "common/particles.h"
+#include "field/args.h"
+
+namespace svgdx::SVGDX_BACKEND {
+
+inline FieldShape field_shape(const Particles& p) { return {p.batch, p.count, p.count, p.dim}; }
+
+template <class T>
+void forward(const Particles& p, const FieldArgs<T>& args) {
+  const Tensor memory = scratch(p.x, field_forward_scratch<T>(args));
+  field_forward<T>(args, memory.mutable_data_ptr(), stream(p.x));
+}
+
+template <class T>
+void backward(const Particles& p, const FieldGradArgs<T>& args) {
+  const Tensor memory = scratch(p.x, field_backward_scratch<T>(args));
+  field_backward<T>(args, memory.mutable_data_ptr(), stream(p.x));
+}
+
+template <class T>
+FieldGradArgs<T> self_args(const Particles& p, const OptionalTensor& g, const OptionalTensor& h,
+                           const Numbers<T>& sigma) {
+  FieldGradArgs<T> args{};
+  args.shape = field_shape(p);
+  args.particles = p.count;
+  args.self = true;
+  args.row_x = args.col_x = data<T>(p.x);
+  args.row_score = args.col_score = data<T>(p.score);
+  args.row_grad_phi = args.col_grad_phi = data<T>(g);
+  args.row_grad_trace = args.col_grad_trace = data<T>(h);
+  args.bandwidth = sigma.view();
+  args.origin = {data<T>(p.x), p.count * p.dim};
+  return args;
+}
+
+inline std::tuple<Tensor, Tensor, Tensor> particle_backward(const Particles& p, const OptionalTensor& g,
+                                                            const OptionalTensor& h, const Tensor& bandwidth) {
+  if (p.empty())
+    return {zeros(p.x, p), zeros(p.x, p), new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type())};
+  const Tensor grad_x = p.like_x(), grad_score = p.like_x(), euler = p.per_row();
+  Tensor grad_bandwidth;
+  typed(p.compute, [&](auto zero) {
+    using T = decltype(zero);
+    const Numbers<T> sigma(p.op, "bandwidth", bandwidth, p.x, p.lead, true);
+    FieldGradArgs<T> args = self_args<T>(p, g, h, sigma);
+    args.grad_x = out<T>(grad_x);
+    args.grad_score = out<T>(grad_score);
+    args.euler = out<T>(euler);
+    backward(p, args);
+    grad_bandwidth = sum_rows<T>(p, euler, bandwidth, sigma.view());
+  });
+  return {p.result(grad_x), p.result(grad_score), grad_bandwidth};
+}
+
+}  // namespace svgdx::SVGDX_BACKEND

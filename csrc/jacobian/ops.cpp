@@ -1,0 +1,236 @@
+// Host layer of svgd_jacobian_sqnorm and svgd_logdet, compiled once for each backend.
+#include "common/particles.h"
+#include "jacobian/args.h"
+#include "jacobian/gram.h"
+#include SVGDX_BACKEND_HEADER(jacobian, gram.h)
+
+namespace svgdx::SVGDX_BACKEND {
+
+// Largest D for which A_i, D x D per particle, is formed; above it |J|^2 is computed from Gram matrices.
+constexpr int64_t kJacobianDim = 16;
+// float64 elements that the Gram route holds at once in a batch of (M, M) matrices.
+constexpr int64_t kGramNumbers = int64_t(1) << 20;
+
+static void check_probe(const Particles& p, const OptionalTensor& probe, const OptionalTensor& hvp) {
+  SVGDX_CHECK(probe.has_value() == hvp.has_value(), p.op, probe ? "hvp" : "probe",
+              " must be given as well: probe and hvp go together");
+}
+
+template <class T>
+static JacobianArgs<T> jacobian_args(const Particles& p, const Numbers<T>& sigma) {
+  JacobianArgs<T> args{};
+  args.batch = p.batch;
+  args.particles = p.count;
+  args.dim = p.dim;
+  args.x = data<T>(p.x);
+  args.score = data<T>(p.score);
+  args.bandwidth = sigma.view();
+  return args;
+}
+
+using Five = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+template <class T>
+static Tensor run_backward(const Particles& p, JacobianGradArgs<T>& args, const Tensor& w, const Tensor& bandwidth,
+                           const Numbers<T>& sigma, const Tensor& grad_x, const Tensor& grad_score) {
+  const Tensor adjoint = new_empty(p.x, {p.batch, p.count, p.dim, p.dim}, p.compute), euler = p.per_row();
+  args.grad_out = data<T>(w);
+  args.adjoint = out<T>(adjoint);
+  args.grad_x = out<T>(grad_x);
+  args.grad_score = out<T>(grad_score);
+  args.euler = out<T>(euler);
+  jacobian_backward<T>(args, stream(p.x));
+  return sum_rows<T>(p, euler, bandwidth, sigma.view());
+}
+
+static OptionalTensor check_hessian(const Particles& p, const OptionalTensor& hessian) {
+  SVGDX_CHECK(p.dim <= kJacobianDim, p.op, "x must have at most ", kJacobianDim,
+              " dimensions for the exact log-determinant, but has ", p.dim);
+  if (hessian) check_same_dtype(p.op, "hessian", *hessian, p.input);
+  return p.dense("hessian", hessian, with(p.shape, {p.dim}), "shape (..., M, D, D)");
+}
+
+static Tensor svgd_logdet(const Tensor& x, const Tensor& score, const Tensor& bandwidth, const Tensor& step_size,
+                          const OptionalTensor& hessian_in) {
+  const Guard guard(x);
+  const Particles p("svgd_logdet", x, score);
+  const OptionalTensor hessian = check_hessian(p, hessian_in);
+  const Tensor result = p.dim ? p.per_row() : new_zeros(p.x, p.rows_shape, p.compute);
+  typed(p.compute, [&](auto zero) {
+    using T = decltype(zero);
+    const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
+    const Numbers<T> eps(p.op, "step_size", step_size, x, p.lead, false);
+    if (p.empty()) return;
+    JacobianArgs<T> args = jacobian_args<T>(p, sigma);
+    args.step = eps.view();
+    args.hessian = data<T>(hessian);
+    args.out = out<T>(result);
+    jacobian_forward<T>(args, stream(p.x));
+  });
+  return p.result(result);
+}
+
+static Five svgd_logdet_backward(const Tensor& grad, const Tensor& x, const Tensor& score, const Tensor& bandwidth,
+                                 const Tensor& step_size, const OptionalTensor& hessian_in) {
+  const Guard guard(x);
+  const Particles p("svgd_logdet_backward", x, score);
+  const OptionalTensor hessian = check_hessian(p, hessian_in);
+  const Tensor w = *p.per_row("grad", OptionalTensor(grad));
+  const Tensor grad_hessian = new_zeros(p.x, hessian ? with(p.shape, {p.dim}) : Sizes{0}, p.compute);
+  if (p.empty()) {
+    return {zeros(x, p), zeros(x, p), new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type()),
+            new_zeros(step_size, sizes_of(step_size), step_size.scalar_type()), p.result(grad_hessian)};
+  }
+  const Tensor grad_x = p.like_x(), grad_score = p.like_x(), grad_rows = p.per_row();
+  Tensor grad_bandwidth, grad_step;
+  typed(p.compute, [&](auto zero) {
+    using T = decltype(zero);
+    const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
+    const Numbers<T> eps(p.op, "step_size", step_size, x, p.lead, false);
+    JacobianGradArgs<T> args{};
+    args.forward = jacobian_args<T>(p, sigma);
+    args.forward.step = eps.view();
+    args.forward.hessian = data<T>(hessian);
+    args.grad_step = out<T>(grad_rows);
+    args.grad_hessian = hessian ? out<T>(grad_hessian) : nullptr;
+    grad_bandwidth = run_backward(p, args, w, bandwidth, sigma, grad_x, grad_score);
+    grad_step = sum_rows<T>(p, grad_rows, step_size, {});
+  });
+  return {p.result(grad_x), p.result(grad_score), grad_bandwidth, grad_step, p.result(grad_hessian)};
+}
+
+// The Gram route, in float64, for a few batch rows at a time.
+struct Gram {
+  const Particles& p;
+  Tensor beta;  // (batch, 1, 1)
+  Gram(const Particles& p, const Tensor& bandwidth) : p(p) {
+    Tensor sigma = as_type(bandwidth, ScalarType::Double);
+    if (sigma.is_cpu() != p.x.is_cpu()) sigma = torch::stable::to(sigma, p.x.device());
+    sigma = aten("expand", "", torch::stable::reshape(sigma, {-1, 1, 1}),
+                 torch::headeronly::IntHeaderOnlyArrayRef({p.batch, 1, 1}), false);
+    const Tensor squared = mul(sigma, sigma);
+    beta = aten("reciprocal", "", squared);
+  }
+  int64_t step() const { return std::max<int64_t>(1, kGramNumbers / (p.count * p.count)); }
+  Tensor part(const Tensor& t, int64_t begin, int64_t n, int64_t width) const {
+    Tensor flat = torch::stable::reshape(t, {p.batch, p.count, width});
+    return torch::stable::narrow(flat, 0, begin, n);
+  }
+  OptionalTensor part(const OptionalTensor& t, int64_t begin, int64_t n) const {
+    return t ? OptionalTensor(part(*t, begin, n, p.dim)) : std::nullopt;
+  }
+  Tensor beta_of(int64_t begin, int64_t n) const {
+    Tensor all = beta;
+    return torch::stable::narrow(all, 0, begin, n);
+  }
+  gram::Rows rows(int64_t begin, int64_t n, const OptionalTensor& probe, const OptionalTensor& hvp) const {
+    return gram_rows(part(p.x, begin, n, p.dim), part(p.score, begin, n, p.dim), beta_of(begin, n),
+                     part(probe, begin, n), part(hvp, begin, n));
+  }
+  void write(const Tensor& all, int64_t begin, int64_t n, int64_t width, const Tensor& value) const {
+    Tensor flat = torch::stable::view(all, {p.batch, p.count, width});
+    Tensor target = torch::stable::narrow(flat, 0, begin, n);
+    torch::stable::copy_(target, value);
+  }
+};
+
+static Tensor gram_forward(const Particles& p, const Tensor& bandwidth, const OptionalTensor& probe,
+                           const OptionalTensor& hvp) {
+  const Gram gram(p, bandwidth);
+  const Tensor result = p.per_row();
+  for (int64_t begin = 0; begin < p.batch; begin += gram.step()) {
+    const int64_t n = std::min(gram.step(), p.batch - begin);
+    gram.write(result, begin, n, 1, gram_sqnorm(gram.rows(begin, n, probe, hvp), gram.beta_of(begin, n)));
+  }
+  return result;
+}
+
+static Tensor svgd_jacobian_sqnorm(const Tensor& x, const Tensor& score, const Tensor& bandwidth,
+                                   const OptionalTensor& probe_in, const OptionalTensor& hvp_in) {
+  const Guard guard(x);
+  const Particles p("svgd_jacobian_sqnorm", x, score);
+  check_probe(p, probe_in, hvp_in);
+  const OptionalTensor probe = p.input_like_x("probe", probe_in), hvp = p.input_like_x("hvp", hvp_in);
+  Tensor result = p.dim ? p.per_row() : new_zeros(p.x, p.rows_shape, p.compute);
+  typed(p.compute, [&](auto zero) {
+    using T = decltype(zero);
+    const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
+    if (p.empty()) return;
+    if (p.dim > kJacobianDim) {
+      result = gram_forward(p, bandwidth, probe, hvp);
+      return;
+    }
+    JacobianArgs<T> args = jacobian_args<T>(p, sigma);
+    args.probe = data<T>(probe);
+    args.hvp = data<T>(hvp);
+    args.out = out<T>(result);
+    jacobian_forward<T>(args, stream(p.x));
+  });
+  return p.result(result);
+}
+
+static Five gram_backward(const Particles& p, const Tensor& w, const Tensor& bandwidth, const OptionalTensor& probe,
+                          const OptionalTensor& hvp) {
+  const Gram gram(p, bandwidth);
+  const Tensor grad_x = p.like_x(), grad_score = p.like_x(), euler = p.per_row();
+  const Sizes probe_shape = probe ? p.shape : Sizes{0};
+  const Tensor grad_probe = new_empty(p.x, probe_shape, p.compute), grad_hvp = new_empty(p.x, probe_shape, p.compute);
+  for (int64_t begin = 0; begin < p.batch; begin += gram.step()) {
+    const int64_t n = std::min(gram.step(), p.batch - begin);
+    const gram::GramForward forward(gram.rows(begin, n, probe, hvp), gram.beta_of(begin, n));
+    const gram::Gradients grads = gram::backward(forward, as_type(gram.part(w, begin, n, 1), ScalarType::Double));
+    gram.write(grad_x, begin, n, p.dim, grads.x);
+    gram.write(grad_score, begin, n, p.dim, grads.score);
+    gram.write(euler, begin, n, 1, grads.euler);
+    if (!probe) continue;
+    gram.write(grad_probe, begin, n, p.dim, *grads.probe);
+    gram.write(grad_hvp, begin, n, p.dim, *grads.hvp);
+  }
+  Tensor grad_bandwidth;
+  typed(p.compute, [&](auto zero) {
+    using T = decltype(zero);
+    const Numbers<T> sigma(p.op, "bandwidth", bandwidth, p.x, p.lead, true);
+    grad_bandwidth = sum_rows<T>(p, euler, bandwidth, sigma.view());
+  });
+  return {p.result(grad_x), p.result(grad_score), grad_bandwidth, p.result(grad_probe), p.result(grad_hvp)};
+}
+
+static Five svgd_jacobian_sqnorm_backward(const Tensor& grad, const Tensor& x, const Tensor& score,
+                                          const Tensor& bandwidth, const OptionalTensor& probe_in,
+                                          const OptionalTensor& hvp_in) {
+  const Guard guard(x);
+  const Particles p("svgd_jacobian_sqnorm_backward", x, score);
+  check_probe(p, probe_in, hvp_in);
+  const OptionalTensor probe = p.input_like_x("probe", probe_in), hvp = p.input_like_x("hvp", hvp_in);
+  const Tensor w = *p.per_row("grad", OptionalTensor(grad));
+  const Sizes probe_shape = probe ? p.shape : Sizes{0};
+  const Tensor grad_probe = new_zeros(p.x, probe_shape, p.compute), grad_hvp = new_zeros(p.x, probe_shape, p.compute);
+  if (p.empty()) {
+    return {zeros(x, p), zeros(x, p), new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type()),
+            p.result(grad_probe), p.result(grad_hvp)};
+  }
+  if (p.dim > kJacobianDim) return gram_backward(p, w, bandwidth, probe, hvp);
+  const Tensor grad_x = p.like_x(), grad_score = p.like_x();
+  Tensor grad_bandwidth;
+  typed(p.compute, [&](auto zero) {
+    using T = decltype(zero);
+    const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
+    JacobianGradArgs<T> args{};
+    args.forward = jacobian_args<T>(p, sigma);
+    args.forward.probe = data<T>(probe);
+    args.forward.hvp = data<T>(hvp);
+    args.grad_probe = probe ? out<T>(grad_probe) : nullptr;
+    args.grad_hvp = probe ? out<T>(grad_hvp) : nullptr;
+    grad_bandwidth = run_backward(p, args, w, bandwidth, sigma, grad_x, grad_score);
+  });
+  return {p.result(grad_x), p.result(grad_score), grad_bandwidth, p.result(grad_probe), p.result(grad_hvp)};
+}
+
+}  // namespace svgdx::SVGDX_BACKEND
+
+SVGDX_IMPL(SVGDX_KEY, m) {
+  m.impl("svgd_jacobian_sqnorm", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_jacobian_sqnorm));
+  m.impl("svgd_jacobian_sqnorm_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_jacobian_sqnorm_backward));
+  m.impl("svgd_logdet", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_logdet));
+  m.impl("svgd_logdet_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_logdet_backward));
+}

@@ -1,0 +1,28 @@
+// The CPU backend of mlp_score_hvp and mlp_laplacian: every function processes one block of rows on the calling thread.
+#include "mlp/cpu/jet_kernel.h"
+
+namespace svgdx::cpu {
+
+template <class C>
+void mlp_forward(const MlpForward<C>& args, void*) {
+  SVGDX_ISA_CALL(mlp_forward, args);
+}
+
+template <class C>
+void mlp_reverse(const MlpReverse<C>& args, void*) {
+  SVGDX_ISA_CALL(mlp_reverse, args);
+}
+
+template <class C>
+void mlp_laplacian(const MlpLaplacian<C>& args, void*) {
+  SVGDX_ISA_CALL(mlp_laplacian, args);
+}
+
+template void mlp_forward(const MlpForward<float>&, void*);
+template void mlp_forward(const MlpForward<double>&, void*);
+template void mlp_reverse(const MlpReverse<float>&, void*);
+template void mlp_reverse(const MlpReverse<double>&, void*);
+template void mlp_laplacian(const MlpLaplacian<float>&, void*);
+template void mlp_laplacian(const MlpLaplacian<double>&, void*);
+
+}  // namespace svgdx::cpu

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace svgdx::cpu {
+
+// Rows per block: few enough that its layers stay in a core's cache and that several threads get blocks.
+inline int64_t mlp_rows(int64_t rows, int64_t width) {
+  const int64_t fits = std::max<int64_t>(16, std::min<int64_t>(128, 16384 / width));
+  return std::min<int64_t>(fits, rows >= 128 ? 64 : rows >= 64 ? 32 : 16);
+}
+
+}  // namespace svgdx::cpu

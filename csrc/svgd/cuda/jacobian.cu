@@ -1,8 +1,0 @@
-#include "svgd/cuda/jacobian.cuh"
-
-namespace svgdx::cuda {
-
-template void jacobian_forward(const JacobianArgs<float>&, void*);
-template void jacobian_forward(const JacobianArgs<double>&, void*);
-
-}  // namespace svgdx::cuda

@@ -1,8 +1,0 @@
-#include "svgd/cuda/jacobian_backward.cuh"
-
-namespace svgdx::cuda {
-
-template void jacobian_backward(const JacobianGradArgs<float>&, void*);
-template void jacobian_backward(const JacobianGradArgs<double>&, void*);
-
-}  // namespace svgdx::cuda

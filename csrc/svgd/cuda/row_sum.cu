@@ -1,8 +1,0 @@
-#include "svgd/cuda/row_sum.cuh"
-
-namespace svgdx::cuda {
-
-template void row_sum(int64_t, int64_t, const float*, float, PerBatch<float>, float*, void*);
-template void row_sum(int64_t, int64_t, const double*, double, PerBatch<double>, double*, void*);
-
-}  // namespace svgdx::cuda

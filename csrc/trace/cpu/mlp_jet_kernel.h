@@ -1,9 +1,0 @@
-// The passes of trace/mlp.h for one SIMD level.
-#pragma once
-
-#include "common/isa.h"
-#include "trace/mlp.h"
-
-SVGDX_ISA_DECLARE(template <class C> void mlp_forward(const MlpForward<C>& args);
-                  template <class C> void mlp_reverse(const MlpReverse<C>& args);
-                  template <class C> void mlp_laplacian(const MlpLaplacian<C>& args);)

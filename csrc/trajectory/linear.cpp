@@ -1,0 +1,152 @@
+// Host layer of linear_trajectory_log_prob, compiled once for each backend: the policy's last layer, in blocks of rows,
+// fused with the log-probabilities.
+#include "common/products.h"
+#include "trajectory/host.h"
+
+namespace svgdx::SVGDX_BACKEND {
+
+// A view of rows [first, first + count) of a matrix.
+static Tensor rows_of(Tensor matrix, int64_t first, int64_t count) {
+  return torch::stable::narrow(matrix, 0, first, count);
+}
+
+// Detached: autograd is disabled on the calling thread, but not on the pool's threads.
+static Tensor detached(const Tensor& t) { return aten("detach", "", dense(t)); }
+
+static const char* checked(const char* op, const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias) {
+  check_floating(op, "hidden", hidden);
+  SVGDX_CHECK(hidden.dim() >= 2, op, "hidden must have shape (..., T+1, H), but has ", text(sizes_of(hidden)));
+  SVGDX_CHECK(weight.dim() == 2 && weight.size(0) % 3 == 0 && weight.size(1) == hidden.size(hidden.dim() - 1), op,
+              "weight must have shape (3D, ", hidden.size(hidden.dim() - 1), "), but has ", text(sizes_of(weight)));
+  check_device(op, "weight", weight, hidden);
+  check_dtype(op, "weight", weight, hidden.scalar_type());
+  if (bias) {
+    check_shape(op, "bias", *bias, {weight.size(0)}, "shape (3D,)");
+    check_device(op, "bias", *bias, hidden);
+    check_dtype(op, "bias", *bias, hidden.scalar_type());
+  }
+  return op;
+}
+
+// The layer's arguments, with all hidden rows as one matrix (R, H).
+struct Layer {
+  Walks walks;
+  Tensor hidden, weight_t;
+  OptionalTensor bias;
+  int64_t rows, block;
+
+  Layer(const char* op, const Tensor& hidden_in, const Tensor& weight, const OptionalTensor& bias_in,
+        const Tensor& actions, const OptionalTensor& initial)
+      : walks(checked(op, hidden_in, weight, bias_in), "hidden", hidden_in, weight.size(0) / 3, actions, initial),
+        hidden(torch::stable::reshape(detached(hidden_in), {walks.shape.rows(), hidden_in.size(hidden_in.dim() - 1)})),
+        weight_t(torch::stable::transpose(detached(weight), 0, 1)),
+        bias(bias_in ? OptionalTensor(detached(*bias_in)) : std::nullopt),
+        rows(walks.shape.rows()) {
+    // About 2.5 MB of float logits per block, so that they stay in the cache between the product and the pass over
+    // rows.
+    block = std::max<int64_t>(64, std::min<int64_t>(512, 655360 / std::max<int64_t>(1, weight.size(0))));
+  }
+
+  int64_t blocks() const { return (rows + block - 1) / block; }
+
+  // Writes the logits of rows [first, first + count) to `to`, (count, 3D).
+  void logits(int64_t first, int64_t count, Tensor to) const {
+    aten("mm", "out", rows_of(hidden, first, count), weight_t, to);
+    if (bias) torch::stable::copy_(to, torch::stable::subtract(to, *bias, -1.0));
+  }
+};
+
+static std::tuple<Tensor, Tensor, Tensor> linear(const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias,
+                                                 const Tensor& actions, const OptionalTensor& initial_state) {
+  const Guard guard(hidden);
+  const Layer layer("linear_trajectory_log_prob", hidden, weight, bias, actions, initial_state);
+  const Walks& w = layer.walks;
+  return log_probs(w, hidden, [&](auto storage, auto* normalizers, auto* row_log_prob) {
+    using S = decltype(storage);
+    for_blocks(layer.blocks(), [&](int64_t begin, int64_t end) {
+      const Tensor logits = new_empty(layer.hidden, {layer.block, 3 * w.shape.dim}, hidden.scalar_type());
+      for (int64_t k = begin; k < end; ++k) {
+        const int64_t first = k * layer.block, count = std::min(layer.block, layer.rows - first);
+        layer.logits(first, count, rows_of(logits, 0, count));
+        trajectory_rows<S>({w.shape, first, count, data<S>(logits), data<int64_t>(w.actions), data<int32_t>(w.set_time),
+                            normalizers, row_log_prob},
+                           stream(hidden));
+      }
+    });
+  });
+}
+
+// For rows [first, first + count), writes the logits' gradient to part and, through the weight, that of hidden.
+template <class F>
+static void blocks_backward(const Layer& layer, int64_t first, int64_t count, const Tensor& part,
+                            const Tensor& grad_hidden, F rows_backward, const Tensor& weight) {
+  for_blocks((count + layer.block - 1) / layer.block, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      const int64_t at = k * layer.block, rows = std::min(layer.block, count - at);
+      const Tensor logits = rows_of(part, at, rows);
+      layer.logits(first + at, rows, logits);
+      with_storage(part.scalar_type(), [&](auto storage) { rows_backward(storage, first + at, rows, logits); });
+      aten("mm", "out", logits, weight, rows_of(grad_hidden, first + at, rows));
+    }
+  });
+}
+
+static void accumulate(Tensor& grad_weight, Tensor& grad_bias, const Tensor& grads, const Tensor& hidden,
+                       bool with_bias) {
+  const auto batched = [](const Tensor& t) { return torch::stable::unsqueeze(t, 0); };
+  const ScalarType sums = grad_weight.scalar_type();
+  const auto add = [&](Tensor& sum, const Tensor& part) {
+    sum = torch::stable::subtract(sum, as_type(torch::stable::reshape(part, sizes_of(sum)), sums), -1.0);
+  };
+  add(grad_weight, product(batched(torch::stable::transpose(grads, 0, 1)), batched(hidden)));
+  if (!with_bias) return;
+  const Tensor ones =
+      torch::stable::full({1, 1, grads.size(0)}, 1.0, grads.scalar_type(), std::nullopt, grads.device());
+  add(grad_bias, product(ones, batched(grads)));
+}
+
+static std::tuple<Tensor, Tensor, Tensor> linear_backward(const OptionalTensor& grad_log_pf,
+                                                          const OptionalTensor& grad_log_pb, const Tensor& hidden,
+                                                          const Tensor& weight, const OptionalTensor& bias,
+                                                          const Tensor& actions, const OptionalTensor& initial_state,
+                                                          const Tensor& normalizers) {
+  const Guard guard(hidden);
+  const Layer layer("linear_trajectory_log_prob_backward", hidden, weight, bias, actions, initial_state);
+  const Walks& w = layer.walks;
+  const ScalarType type = hidden.scalar_type(), sums = compute_type(type);
+  const OptionalTensor g = upstream(w, "grad_log_pf", grad_log_pf, hidden);
+  const OptionalTensor h = upstream(w, "grad_log_pb", grad_log_pb, hidden);
+  const Tensor lse = saved(w, normalizers, hidden), dense_weight = detached(weight);
+  const Tensor grad_hidden =
+      weight.size(0) > 0 ? new_empty(hidden, sizes_of(hidden), type) : new_zeros(hidden, sizes_of(hidden), type);
+  const Tensor flat = torch::stable::reshape(grad_hidden, {layer.rows, layer.hidden.size(1)});
+  const int64_t outputs = weight.size(0);
+  Tensor grad_weight = new_zeros(hidden, sizes_of(weight), sums), grad_bias = new_zeros(hidden, {outputs}, sums);
+  // Several blocks at a time, so that the sums over rows are a few products whose order depends on shapes only.
+  const int64_t chunk = std::max<int64_t>(1, (int64_t(1) << 22) / (layer.block * std::max<int64_t>(1, outputs)));
+  const int64_t most = std::min(layer.rows, chunk * layer.block);
+  const Tensor grads = new_empty(hidden, {most, outputs}, type);
+  for (int64_t first = 0; outputs > 0 && first < layer.rows; first += most) {
+    const int64_t count = std::min(most, layer.rows - first);
+    const Tensor part = rows_of(grads, 0, count);
+    blocks_backward(
+        layer, first, count, part, flat,
+        [&](auto storage, int64_t row, int64_t rows, const Tensor& logits) {
+          using S = decltype(storage);
+          using C = Compute<S>;
+          trajectory_rows_backward<S>({w.shape, row, rows, data<S>(logits), data<int64_t>(w.actions),
+                                       data<int32_t>(w.set_time), data<C>(lse), data<C>(g), data<C>(h), out<S>(logits)},
+                                      stream(hidden));
+        },
+        dense_weight);
+    accumulate(grad_weight, grad_bias, part, rows_of(layer.hidden, first, count), bool(bias));
+  }
+  return {grad_hidden, as_type(grad_weight, type), bias ? as_type(grad_bias, type) : new_empty(hidden, {0}, type)};
+}
+
+}  // namespace svgdx::SVGDX_BACKEND
+
+SVGDX_IMPL(SVGDX_KEY, m) {
+  m.impl("linear_trajectory_log_prob_forward", TORCH_BOX(&svgdx::SVGDX_BACKEND::linear));
+  m.impl("linear_trajectory_log_prob_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::linear_backward));
+}

@@ -1,0 +1,323 @@
+"""Bad input to the GFlowNet ops is rejected with an error that names op and argument and, on the CPU, the bad entry."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from ops.samples import Inputs, Variant, gradients
+from ops.trajectory_samples import MASKED, SAMPLE, TRAJECTORY, VARIANTS, sample_inputs
+from torch import Tensor
+
+from svgdx import ops
+
+Change = Callable[[Any], Any]
+LEAD, D, T = (3,), 4, 2
+
+NO_FLOAT: dict[str, Change] = {
+    "int64": lambda t: t.long(),
+    "bool": lambda t: t > 0,
+    "complex64": lambda t: t.to(torch.complex64),
+}
+OTHER_FLOAT: dict[str, Change] = {"float64": lambda t: t.double(), "float16": lambda t: t.half()}
+NO_TENSOR: dict[str, Change] = {"list": lambda t: t.tolist(), "number": lambda t: 1.0, "text": lambda t: "x"}
+NOT_INT64: dict[str, Change] = {"int32": lambda t: t.int(), "float32": lambda t: t.float(), "bool": lambda t: t > 0}
+NOT_INT8: dict[str, Change] = {"int64": lambda t: t.long(), "uint8": lambda t: t.byte(), "float32": lambda t: t.float()}
+STATE: dict[str, Change] = {**NO_TENSOR, **NOT_INT8}
+SHAPES: dict[str, Change] = {
+    "one entry fewer": lambda t: t[..., 1:],
+    "one row fewer": lambda t: t[1:],
+    "one dimension more": lambda t: t[None],
+}
+
+
+FAULTS: dict[str, dict[str, Change]] = {
+    "logits": {**NO_FLOAT, **NO_TENSOR, "None": lambda t: None, "flat": lambda t: t.flatten()[1:]},
+    "hidden": {**NO_FLOAT, **NO_TENSOR, "flat": lambda t: t.flatten(), "no state": lambda t: t[:, :0]},
+    "weight": {
+        **NO_FLOAT,
+        **NO_TENSOR,
+        **OTHER_FLOAT,
+        "None": lambda t: None,
+        "not 3 D": lambda t: t[1:],
+        "other H": lambda t: t[:, 1:],
+        "one dimension more": lambda t: t[None],
+    },
+    "bias": {**NO_FLOAT, **NO_TENSOR, **OTHER_FLOAT, "one fewer": lambda t: t[1:], "a row": lambda t: t[None]},
+    "actions": {
+        **NO_TENSOR,
+        **NOT_INT64,
+        "None": lambda t: None,
+        "one dimension more": lambda t: t[None],
+        "one fewer": lambda t: t[..., 1:],
+    },
+    "initial_state": {**STATE, **SHAPES},
+    "state": {**STATE, "None": lambda t: None, "0-d": lambda t: t[0, 0]},
+    "mask": {
+        **NO_TENSOR,
+        "uint8": lambda t: t.byte(),
+        "one row fewer": lambda t: t[1:],
+        "one fewer": lambda t: t[:, 1:],
+    },
+    "offsets": {**NO_TENSOR, **NOT_INT64, "0-d": lambda t: t[0], "2-d": lambda t: t[None], "none": lambda t: t[:0]},
+}
+CASES = [
+    pytest.param(variant, argument, change, id=f"{variant}-{argument}-{fault}")
+    for variant in VARIANTS
+    for argument in variant.arguments()
+    for fault, change in FAULTS[argument].items()
+]
+
+
+def refused(call: Callable[[Inputs], Any], variant: Variant, argument: str, inputs: Inputs) -> None:
+    with pytest.raises((TypeError, ValueError, RuntimeError)) as caught:
+        call(inputs)
+    message = str(caught.value)
+    assert re.match(rf"svgdx::{variant.op}: .*\b{argument}\b", message), message
+    assert len(message.splitlines()[0]) < 250
+
+
+def to_device(inputs: Inputs, device: str) -> Inputs:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+
+@pytest.mark.parametrize(("variant", "argument", "change"), CASES)
+def test_refused(variant: Variant, argument: str, change: Change) -> None:
+    inputs = sample_inputs(variant, LEAD, D, T, torch.float32)
+    bad = {**inputs, argument: change(inputs[argument])}
+    refused(variant, variant, argument, bad)
+    refused(variant.reference, variant, argument, bad)
+    if isinstance(bad[argument], Tensor):
+        refused(variant, variant, argument, to_device(bad, "meta"))
+
+
+@pytest.mark.parametrize("change", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("variant", SAMPLE, ids=str)
+def test_logits_must_match_the_state(variant: Variant, change: Change) -> None:
+    inputs = sample_inputs(variant, LEAD, D, T, torch.float32)
+    bad = {**inputs, "state": change(inputs["state"])}
+    for call, inputs in ((variant, bad), (variant.reference, bad), (variant, to_device(bad, "meta"))):
+        refused(call, variant, "logits", inputs)
+
+
+@pytest.mark.parametrize(
+    ("variant", "argument"),
+    [(variant, argument) for variant in VARIANTS for argument in variant.arguments()[1:]],
+    ids=str,
+)
+def test_mixed_devices(variant: Variant, argument: str) -> None:
+    inputs = sample_inputs(variant, LEAD, D, T, torch.float32)
+    refused(variant, variant, argument, {**inputs, argument: inputs[argument].to("meta")})
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("variant", "argument"),
+    [(variant, argument) for variant in VARIANTS for argument in variant.arguments()[1:]],
+    ids=str,
+)
+def test_mixed_cpu_and_cuda(variant: Variant, argument: str) -> None:
+    inputs = sample_inputs(variant, LEAD, D, T, torch.float32, "cuda")
+    refused(variant, variant, argument, {**inputs, argument: inputs[argument].cpu()})
+
+
+def changed(tensor: Tensor, *index: int, value: float) -> Tensor:
+    tensor = tensor.clone()
+    tensor[index] = value
+    return tensor
+
+
+def is_nan(variant: Variant, inputs: Inputs, rows: list[int]) -> None:
+    """The reference, like CUDA, does not raise for bad values: those rows are NaN and the others unaffected."""
+    for out in variant.reference(inputs):
+        assert out.isnan().nonzero().flatten().tolist() == rows
+
+
+@pytest.mark.parametrize("variant", TRAJECTORY, ids=str)
+@pytest.mark.parametrize("action", [8, -1, 2**40])
+def test_action_out_of_range(variant: Variant, action: int) -> None:
+    inputs = sample_inputs(variant, LEAD, D, T)
+    inputs["actions"][1, 1] = action
+    message = rf"svgdx::{variant.op}: actions\[b=1, t=1\] is {action}, but must be in \[0, 8\)"
+    with pytest.raises(RuntimeError, match=message):
+        variant(inputs)
+    is_nan(variant, inputs, [1])
+
+
+@pytest.mark.parametrize("variant", TRAJECTORY, ids=str)
+def test_location_set_twice(variant: Variant) -> None:
+    inputs = sample_inputs(variant, LEAD, D, T)
+    location = int(inputs["actions"][2, 0]) // 2
+    inputs["actions"][2, 1] = 2 * location
+    message = rf"svgdx::{variant.op}: actions\[b=2, t=1\] sets location {location}, which is already set"
+    with pytest.raises(RuntimeError, match=message):
+        variant(inputs)
+    is_nan(variant, inputs, [2])
+
+
+@pytest.mark.parametrize("variant", TRAJECTORY[1::2], ids=str)
+def test_location_set_from_the_start(variant: Variant) -> None:
+    inputs = sample_inputs(variant, LEAD, D, T)
+    location = int(inputs["actions"][0, 1]) // 2
+    inputs["initial_state"][0, location] = 0
+    message = rf"svgdx::{variant.op}: actions\[b=0, t=1\] sets location {location}, which is already set"
+    with pytest.raises(RuntimeError, match=message):
+        variant(inputs)
+    is_nan(variant, inputs, [0])
+
+
+@pytest.mark.parametrize("entry", [2, -2, 127, -128])
+@pytest.mark.parametrize("variant", [*TRAJECTORY[1::2], *SAMPLE], ids=str)
+def test_entry_out_of_range(variant: Variant, entry: int) -> None:
+    name = variant.arguments()[-1]
+    for dim in (D, 40):
+        inputs = sample_inputs(variant, LEAD, dim, T)
+        location = int((inputs[name][1] >= 0).nonzero()[-1]) if name == "state" else dim - 1
+        inputs[name][1, location] = entry
+        with pytest.raises(RuntimeError, match=rf"svgdx::{variant.op}: {name}\[b=1, d=\d+\] is {entry}, but must be"):
+            variant(inputs)
+        if variant.differentiable:
+            is_nan(variant, inputs, [1])
+        else:
+            not_drawn(variant, inputs, 1)
+
+
+def not_drawn(variant: Variant, inputs: Inputs, row: int) -> None:
+    action, log_prob, next_state = variant.reference(inputs)
+    bad = torch.arange(len(action)) == row
+    assert torch.equal(action == -1, bad)
+    assert torch.equal(log_prob.isnan(), bad)
+    assert torch.equal(next_state[row], inputs["state"][row])
+
+
+def test_nothing_to_draw() -> None:
+    for variant, entry, what in [(SAMPLE[0], 1, "void"), (SAMPLE[1], -1, "set")]:
+        inputs = sample_inputs(variant, LEAD, D, T)
+        inputs["state"][2] = entry
+        with pytest.raises(RuntimeError, match=rf"svgdx::{variant.op}: state\[b=2\] has no {what} entry"):
+            variant(inputs)
+        not_drawn(variant, inputs, 2)
+        for empty in (to_device(sample_inputs(variant, (2,), 0, 0), "cpu"),):
+            with pytest.raises(RuntimeError, match=rf"svgdx::{variant.op}: state\[b=0\] has no {what} entry"):
+                variant(empty)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("variant", SAMPLE, ids=str)
+def test_logits_that_are_no_distribution(variant: Variant, value: float) -> None:
+    inputs = sample_inputs(variant, LEAD, D, T, torch.float32)
+    valid = (inputs["state"][1] == -1).repeat_interleave(2) if "forward" in variant.op else inputs["state"][1] >= 0
+    columns = valid.nonzero().flatten() + (0 if "forward" in variant.op else 2 * D)
+    inputs["logits"][1, columns if value == -torch.inf else columns[-1:]] = value
+    with pytest.raises(RuntimeError, match=rf"svgdx::{variant.op}: logits\[b=1"):
+        variant(inputs)
+    not_drawn(variant, inputs, 1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("variant", SAMPLE, ids=str)
+def test_temperature_and_epsilon(variant: Variant, device: str) -> None:
+    inputs = to_device(sample_inputs(variant, LEAD, D, T, torch.float32), device)
+    for call in (getattr(ops, variant.op), getattr(torch.ops.svgdx, variant.op)):
+        for name, values in {
+            "temperature": (0.0, -1.0, float("inf"), float("nan")),
+            "epsilon": (-0.1, 1.1, float("inf"), float("nan")),
+        }.items():
+            for value in values:
+                with pytest.raises((ValueError, RuntimeError), match=rf"svgdx::{variant.op}: {name} must be"):
+                    call(*inputs.values(), 1, 2, **{name: value})
+    for name in ("temperature", "epsilon"):
+        for value in ("x", None, True):
+            with pytest.raises(TypeError, match=rf"svgdx::{variant.op}: {name} must be a number"):
+                getattr(ops, variant.op)(*inputs.values(), 1, 2, **{name: value})
+    for name in ("seed", "offset"):
+        for value in (1.5, None, "x"):
+            with pytest.raises((TypeError, RuntimeError), match=name):
+                getattr(ops, variant.op)(*inputs.values(), **{"seed": 1, "offset": 2, name: value})
+
+
+def ragged() -> Inputs:
+    """Five rows of four allowed actions in three trajectories, the second one empty."""
+    return {
+        "logits": torch.randn(5, 4),
+        "mask": torch.ones(5, 4, dtype=torch.bool),
+        "actions": torch.tensor([0, 1, 2, 3, 0]),
+        "offsets": torch.tensor([0, 2, 2, 5]),
+    }
+
+
+def test_ragged_actions() -> None:
+    for action in (4, -1):
+        inputs = ragged()
+        inputs["actions"] = changed(inputs["actions"], 3, value=action)
+        message = rf"svgdx::{MASKED.op}: actions\[n=3\] is {action}, but must be in \[0, 4\)"
+        with pytest.raises(RuntimeError, match=message):
+            MASKED(inputs)
+        is_nan(MASKED, inputs, [2])
+    inputs = ragged()
+    inputs["mask"] = changed(inputs["mask"], 1, 1, value=False)
+    with pytest.raises(RuntimeError, match=rf"svgdx::{MASKED.op}: actions\[n=1\] is 1, which mask forbids"):
+        MASKED(inputs)
+    is_nan(MASKED, inputs, [0])
+
+
+@pytest.mark.parametrize(
+    ("offsets", "message"),
+    [
+        ([0, 5, 4, 5], r"offsets must not fall, but offsets\[1\] = 5 and offsets\[2\] = 4"),
+        ([0, 2, 9, 5], r"offsets must not fall, but offsets\[2\] = 9 and offsets\[3\] = 5"),
+        ([1, 2, 2, 5], r"offsets.*\b0\b.*\b1\b"),
+        ([0, 2, 2, 4], r"offsets.*\b5\b.*\b4\b"),
+        ([0, 2, 2, 6], r"offsets.*\b5\b.*\b6\b"),
+        ([-1, 2, 2, 5], r"offsets.*\b0\b.*-1\b"),
+        ([0], r"offsets.*\b5\b.*\b0\b"),
+    ],
+)
+def test_offsets(offsets: list[int], message: str) -> None:
+    inputs = {**ragged(), "offsets": torch.tensor(offsets)}
+    with pytest.raises(RuntimeError, match=rf"svgdx::{MASKED.op}: {message}"):
+        MASKED(inputs)
+    assert all(bool(out.isnan().all()) for out in MASKED.reference(inputs))
+
+
+def test_bad_upstream_gradients() -> None:
+    """The backward ops check their arguments as well."""
+    logits, actions = torch.randn(3, 3, 12), torch.tensor([[0, 2], [4, 6], [1, 3]])
+    *_, normalizers = torch.ops.svgdx.gfn_trajectory_log_prob_forward(logits, actions)
+    op = torch.ops.svgdx.gfn_trajectory_log_prob_backward
+    for bad in (torch.ones(2), torch.ones(3, 1), torch.ones(())):
+        with pytest.raises(RuntimeError, match="svgdx::gfn_trajectory_log_prob_backward: grad_log_pf"):
+            op(bad, None, logits, actions, None, normalizers)
+    with pytest.raises(RuntimeError, match="svgdx::gfn_trajectory_log_prob_backward: normalizers"):
+        op(torch.ones(3), None, logits, actions, None, normalizers[:2])
+    assert torch.equal(op(None, None, logits, actions, None, normalizers), torch.zeros_like(logits))
+
+
+def spoilt(variant: Variant) -> Inputs:
+    """Three rows, one of which is invalid."""
+    if variant == MASKED:
+        inputs = ragged()
+        inputs["mask"] = changed(inputs["mask"], 1, 1, value=False)
+        return inputs
+    inputs = sample_inputs(variant, LEAD, D, T, torch.float32)
+    if variant.differentiable:
+        inputs["actions"][1, 1] = inputs["actions"][1, 0]
+    else:
+        inputs["state"][1] = 1 if "forward" in variant.op else -1
+    return inputs
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_marked_on_cuda(variant: Variant) -> None:
+    """CUDA does not raise for bad values: it returns NaN, action -1 and the unchanged state."""
+    inputs = spoilt(variant)
+    for out, expected in zip(variant(to_device(inputs, "cuda")), variant.reference(inputs), strict=True):
+        torch.testing.assert_close(out.cpu(), expected, rtol=1e-5, atol=1e-5, equal_nan=True)
+    if variant in TRAJECTORY:
+        rows = "hidden" if "hidden" in inputs else "logits"
+        grad = gradients(variant, to_device(inputs, "cuda"))[rows]
+        assert grad.isnan().flatten(1).any(1).tolist() == [False, True, False]
