@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -85,6 +86,33 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 def wide(x: Tensor) -> Tensor:
     return x.to(compute_dtype(x))
+
+
+def integer(function: str, name: str, value: object) -> int:
+    """Returns an integer of Python, NumPy or a 0-d tensor as an int."""
+    if type(value) is int:
+        return value
+    kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+    try:
+        if isinstance(value, bool) or kind in (torch.bool, "bool_", "bool"):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{function}: {name} must be an integer, but is {kind}") from None
+
+
+def states(function: str, name: str, value: Tensor) -> Tensor:
+    """Returns states of bits as int8, from integers, floats or booleans whose entries are -1 (void), 0 and 1."""
+    if value.dtype == torch.int8:
+        return value
+    if value.dtype == torch.bool:
+        return value.to(torch.int8)
+    if value.is_complex():
+        raise TypeError(f"{function}: {name} must hold -1 (void), 0 and 1, but is {_dtype(value)}")
+    converted = value.clamp(-1 if value.dtype.is_signed else 0, 1).to(torch.int8)
+    if not bool((converted == value).all()):
+        raise ValueError(f"{function}: {name} must hold -1 (void), 0 and 1 only, but as {_dtype(value)} holds others")
+    return converted
 
 
 def fail(op: str, message: str) -> NoReturn:

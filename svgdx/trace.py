@@ -82,6 +82,7 @@ def hessian_trace(
     Source: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1989; Meyer, Musco, Musco &
     Woodruff, Hutch++: Optimal Stochastic Trace Estimation, SOSA 2021, algorithm 1.
     """
+    probes = _checks.integer("hessian_trace", "probes", probes)
     _check(x, probes, method)
     log_prob = as_log_density(log_prob)
     if method == "hutchinson" and probes == 1 and not create_graph and hasattr(log_prob, "score_hvp"):
@@ -177,14 +178,12 @@ def _seed(generator: torch.Generator | None) -> int:
     return int(torch.randint(-INT64, INT64 - 1, (), dtype=torch.int64, generator=generator, device=device))
 
 
-def _check(x: object, probes: object, method: object) -> None:
+def _check(x: object, probes: int, method: object) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"hessian_trace: x must be a tensor, but is {type(x).__name__}")
     if not x.is_floating_point() or x.dim() == 0:
         raise RuntimeError(f"hessian_trace: x must be floating with shape (..., D), but is {x.dtype}, {tuple(x.shape)}")
     one_of("hessian_trace", "method", method, METHODS)
-    if not isinstance(probes, int) or isinstance(probes, bool):
-        raise TypeError(f"hessian_trace: probes must be an integer, but is {type(probes).__name__}")
     least = 3 if method == "hutch++" else 1
     if probes < least:
         raise ValueError(f"hessian_trace: probes must be at least {least} for {method}, but is {probes}")

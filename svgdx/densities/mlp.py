@@ -64,6 +64,11 @@ class MLPLogDensity(LogDensity):
         """
         features("MLPLogDensity.score_hvp", "x", x, self.dim)
         same_shape("MLPLogDensity.score_hvp", "probe", probe, x.shape, "x")
+        dtype = self.layers[0].weight.dtype
+        if x.dtype != dtype:
+            raise TypeError(
+                f"MLPLogDensity.score_hvp: x must have the dtype of the parameters, {dtype}, but has {x.dtype}"
+            )
         overridden = type(self).forward is not MLPLogDensity.forward
         if create_graph or overridden:
             with torch.enable_grad():

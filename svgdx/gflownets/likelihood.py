@@ -34,8 +34,9 @@ def log_likelihood(policy: nn.Module, x: Tensor, samples: int, seed: int, batch:
 
     Source: Zhang et al., ICML 2022, section 4.
     """
-    _positive("log_likelihood", samples, batch)
+    samples, batch = _sizes("log_likelihood", samples, batch)
     x = _checks.features("log_likelihood", "x", x, getattr(policy, "dim", None), rank=2)
+    x = _checks.states("log_likelihood", "x", x)
     count, dim = x.shape
     weights = []
     for stream, start in enumerate(range(0, count * samples, batch)):
@@ -78,7 +79,7 @@ def log_importance_weights(
 
     Source: Zhang et al., ICML 2022, section 4; Malkin et al., NeurIPS 2022, appendix.
     """
-    _positive("log_importance_weights", samples, batch)
+    samples, batch = _sizes("log_importance_weights", samples, batch)
     dim = int(policy.dim) if dim is None else dim  # type: ignore[arg-type]
     if device is None:
         device = next((parameter.device for parameter in policy.parameters()), torch.device("cpu"))
@@ -92,6 +93,9 @@ def log_importance_weights(
     return torch.cat(weights)
 
 
-def _positive(function: str, samples: int, batch: int) -> None:
+def _sizes(function: str, samples: int, batch: int) -> tuple[int, int]:
+    samples = _checks.integer(function, "samples", samples)
+    batch = _checks.integer(function, "batch", batch)
     if samples < 1 or batch < 1:
         raise ValueError(f"{function}: samples and batch must be at least 1, but are {samples} and {batch}")
+    return samples, batch

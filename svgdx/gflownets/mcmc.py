@@ -23,7 +23,9 @@ class Proposal:
 
     def __post_init__(self) -> None:
         x = _checks.features("Proposal", "x", self.x, rank=2)
-        _checks.same_shape("Proposal", "x_new", self.x_new, x.shape, "x")
+        self.x = _checks.states("Proposal", "x", x)
+        x_new = _checks.same_shape("Proposal", "x_new", self.x_new, x.shape, "x")
+        self.x_new = _checks.states("Proposal", "x_new", x_new)
         self.log_ratio = _checks.per_row("Proposal", "log_ratio", self.log_ratio, x.shape[:1], "x")
 
 
@@ -80,6 +82,7 @@ def accept(
     delta = log_p_new.detach() - log_p_x.detach() + proposal.log_ratio
     probability = delta.clamp(max=0).exp() if rule == "metropolis" else delta.sigmoid()
     # Drawn on the CPU, because generators of other devices draw other numbers.
+    seed = _checks.integer("accept", "seed", seed)
     uniform = torch.rand(delta.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     accepted = uniform.to(delta.device) < probability
     return torch.where(accepted.unsqueeze(-1), proposal.x_new, proposal.x), accepted, probability

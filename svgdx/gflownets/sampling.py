@@ -47,10 +47,10 @@ def rollout(
     Args:
         policy: maps states (B, D) int8, void -1, to logits (B, 3D). If it has an attribute ``learnt_backward`` that is
             false, P_B is uniform over the set entries, whatever the last D logits are.
-        steps: T, at most the void entries of forward_from and the set entries of backward_from.
+        steps: T, an integer, at most the void entries of forward_from and the set entries of backward_from.
         seed: of all draws, which are the same on CPU and CUDA. Rollouts of one seed differ in `stream`.
-        forward_from: (Bf, D) int8, states that P_F fills.
-        backward_from: (Bb, D) int8, states from which P_B erases.
+        forward_from: (Bf, D), states that P_F fills; int8, or any dtype that holds -1 (void), 0 and 1 only.
+        backward_from: (Bb, D), states from which P_B erases; dtypes as forward_from.
         temperature, epsilon: exploration of the forward rows: logits are divided by the temperature, and with
             probability epsilon the action is uniform. log_pf remains that of the policy itself.
         record: keep what :func:`trajectory_log_prob` needs, so that it does not evaluate the network again. The policy
@@ -68,6 +68,10 @@ def rollout(
 
     Source: Zhang et al., ICML 2022, algorithm 1; Malkin et al., Trajectory balance, NeurIPS 2022, section 3.
     """
+    steps, seed, stream = (
+        _checks.integer("rollout", name, value)
+        for name, value in (("steps", steps), ("seed", seed), ("stream", stream))
+    )
     if steps < 0:
         raise ValueError(f"rollout: steps must not be negative, but is {steps}")
     if record and not isinstance(policy, MLPPolicy):
@@ -95,9 +99,11 @@ def _starts(policy: nn.Module, forward_from: Tensor | None, backward_from: Tenso
     dim = getattr(policy, "dim", None)
     if forward_from is not None:
         forward_from = _checks.features("rollout", "forward_from", forward_from, dim, rank=2)
+        forward_from = _checks.states("rollout", "forward_from", forward_from)
         dim = forward_from.shape[1]
     if backward_from is not None:
         backward_from = _checks.features("rollout", "backward_from", backward_from, dim, rank=2)
+        backward_from = _checks.states("rollout", "backward_from", backward_from)
     if forward_from is None:
         if backward_from is None:
             raise ValueError("rollout: pass forward_from, backward_from or both")

@@ -33,11 +33,16 @@ class Trajectories:
 
     def __post_init__(self) -> None:
         initial = _checks.features("Trajectories", "initial", self.initial, rank=2)
-        _checks.features("Trajectories", "actions", self.actions, rank=2)
+        self.initial = initial = _checks.states("Trajectories", "initial", initial)
+        actions = _checks.features("Trajectories", "actions", self.actions, rank=2)
+        if actions.is_floating_point() or actions.is_complex() or actions.dtype == torch.bool:
+            raise TypeError(f"Trajectories: actions must be integers, but are {actions.dtype}")
+        self.actions = actions.long()
         if len(self.actions) != len(initial):
             shapes = f"{tuple(initial.shape)}, but has {tuple(self.actions.shape)}"
             raise ValueError(f"Trajectories: actions must have one row for each row of initial, {shapes}")
-        _checks.same_shape("Trajectories", "final", self.final, initial.shape, "initial")
+        final = _checks.same_shape("Trajectories", "final", self.final, initial.shape, "initial")
+        self.final = _checks.states("Trajectories", "final", final)
         lead = initial.shape[:1]
         if self.log_pf is not None:
             self.log_pf = _checks.per_row("Trajectories", "log_pf", self.log_pf, lead, "initial")
@@ -70,5 +75,9 @@ class Trajectories:
 
 
 def void_states(count: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
-    """`count` states whose every entry is void, (count, D) int8, from which full trajectories start."""
+    """`count` states whose every entry is void, (count, D) int8, from which full trajectories start.
+
+    Raises TypeError if a size is not an integer.
+    """
+    count, dim = _checks.integer("void_states", "count", count), _checks.integer("void_states", "dim", dim)
     return torch.full((count, dim), VOID, dtype=torch.int8, device=device)

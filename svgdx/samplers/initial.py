@@ -50,15 +50,20 @@ class LearntGaussian(nn.Module):
     """A diagonal Gaussian with learnt mean and standard deviations.
 
     Args:
-        mean, std: values before training, (D,).
+        mean: value before training, (D,).
+        std: value before training, (D,), or one number for all dimensions.
 
     Raises:
         TypeError, ValueError: mean is not a vector, std has another shape, or a standard deviation is not positive.
     """
 
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, mean: Tensor, std: Tensor | float) -> None:
         super().__init__()
         mean = _checks.features("LearntGaussian", "mean", mean, rank=1)
+        if not mean.is_floating_point():
+            mean = mean.to(torch.get_default_dtype())
+        if isinstance(std, (int, float)) or (isinstance(std, Tensor) and std.dim() == 0):
+            std = mean.new_full(mean.shape, float(std))
         std = _checks.same_shape("LearntGaussian", "std", std, mean.shape, "mean")
         if not bool((std > 0).all()):
             raise ValueError("LearntGaussian: std must be positive")

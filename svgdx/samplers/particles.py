@@ -78,7 +78,7 @@ class LocalPlacement:
         pass
 
     def count(self, n: int | Sequence[int]) -> int:
-        if not isinstance(n, int) or n < 1:
+        if isinstance(n, Sequence) or n < 1:
             raise ValueError(f"SVGD: n must be at least 1, one number without a process_group, but is {n}")
         return n
 

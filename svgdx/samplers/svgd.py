@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, distributions, nn
 
-from svgdx._checks import one_of
+from svgdx._checks import integer, one_of
 from svgdx.samplers.chain import Runner
 from svgdx.samplers.control import Control, MetropolisHastings, as_control
 from svgdx.samplers.initial import LearntGaussian, as_initial
@@ -100,6 +100,7 @@ class SVGD(nn.Module):
         self.control = as_control(control)
         if divisor == "M-1" and density == "logdet":
             raise ValueError('SVGD: divisor "M-1" needs density "first-order"')
+        attach_every = integer("SVGD", "attach_every", attach_every)
         if attach_every < 0:
             raise ValueError(f"SVGD: attach_every must not be negative, but is {attach_every}")
         self.stop, self.attach_every, self.optimizer, self.callbacks = stop, attach_every, optimizer, list(callbacks)
@@ -117,7 +118,7 @@ class SVGD(nn.Module):
         n: int | Sequence[int],
         steps: int,
         *,
-        batch: tuple[int, ...] = (),
+        batch: int | Sequence[int] = (),
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draws n particles by `steps` steps, (batch..., n, D), without the work that only their density needs.
@@ -131,7 +132,7 @@ class SVGD(nn.Module):
         n: int | Sequence[int],
         steps: int,
         *,
-        batch: tuple[int, ...] = (),
+        batch: int | Sequence[int] = (),
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draws n particles by `steps` steps, (batch..., n, D), and their log density in nats, (batch..., n).
@@ -147,7 +148,7 @@ class SVGD(nn.Module):
         n: int | Sequence[int],
         steps: int,
         *,
-        batch: tuple[int, ...] = (),
+        batch: int | Sequence[int] = (),
         generator: torch.Generator | None = None,
         attached: Collection[int] | None = None,
         log_prob: bool = True,
@@ -159,7 +160,7 @@ class SVGD(nn.Module):
             n: M, the particles of one problem. With a process_group they are divided evenly, and the first M mod P
                 ranks get one more; or a sequence with the number of each rank, which may be 0.
             steps: L, at most as many as are learnt.
-            batch: leading dimensions, before those of the initial distribution's own batch.
+            batch: leading dimensions, a number or several, before those of the initial distribution's own batch.
             generator: source of start, probes and decisions; None uses torch's default generator. With a process_group
                 that of rank 0 decides for all, each rank draws different numbers, and they are reproducible for the
                 same number of ranks.
@@ -171,7 +172,8 @@ class SVGD(nn.Module):
             The chain; x and log_q carry gradients to the start, and to bandwidth and step size of attached steps.
 
         Raises:
-            ValueError: n below 1, steps below 0, more steps than are learnt, or log_prob with an optimizer.
+            TypeError: n, steps or batch is not an integer.
+            ValueError: n below 1, steps or batch below 0, more steps than are learnt, or log_prob with an optimizer.
         """
         return self._chain(n, steps, batch, generator, attached, log_prob, recorded)
 
@@ -179,12 +181,18 @@ class SVGD(nn.Module):
         self,
         n: int | Sequence[int],
         steps: int,
-        batch: tuple[int, ...],
+        batch: int | Sequence[int],
         generator: torch.Generator | None,
         attached: Collection[int] | None = None,
         log_prob: bool = True,
         recorded: bool = True,
     ) -> Chain:
+        n = n if isinstance(n, Sequence) else integer("SVGD", "n", n)
+        steps = integer("SVGD", "steps", steps)
+        sizes = batch if isinstance(batch, Sequence) else (batch,)
+        batch = tuple(integer("SVGD", "batch", size) for size in sizes)
+        if min(batch, default=0) < 0:
+            raise ValueError(f"SVGD: batch must not be negative, but is {batch}")
         if steps < 0:
             raise ValueError(f"SVGD: steps must not be negative, but is {steps}")
         if log_prob and self.optimizer is not None:
@@ -219,7 +227,7 @@ class SVGD(nn.Module):
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = Adam,
         scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
         clip: float = 10.0,
-        batch: tuple[int, ...] = (),
+        batch: int | Sequence[int] = (),
         generator: torch.Generator | None = None,
         callback: Callable[[int, float, Chain], None] | None = None,
     ) -> list[float]:
@@ -227,7 +235,7 @@ class SVGD(nn.Module):
 
         Args:
             n, steps, batch, generator: as in :meth:`run`.
-            epochs: number of updates, over which `progress` rises from 0 to 1.
+            epochs: number of updates, an integer, over which `progress` rises from 0 to 1.
             optimizer: makes the optimiser of the parameters.
             scheduler: makes the schedule of its learning rate, stepped after each update; None keeps the rate constant.
             clip: largest norm of the gradient.
@@ -247,6 +255,7 @@ class SVGD(nn.Module):
             )
         optimiser, losses = optimizer(parameters), []
         schedule = None if scheduler is None else scheduler(optimiser)
+        epochs = integer("SVGD.fit", "epochs", epochs)
         for epoch in range(epochs):
             self.progress = epoch / max(1, epochs - 1)
             chain = self.run(n, steps, batch=batch, generator=generator)

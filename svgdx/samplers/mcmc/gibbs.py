@@ -32,8 +32,10 @@ def gibbs_sweep(target: nn.Module | LogProb, x: Tensor, generator: torch.Generat
     """
     x = _checks.features("gibbs_sweep", "x", x, _dim(target))
     chains = x.reshape(-1, x.shape[-1]).clone()
+    if x.dtype in (torch.bool, torch.uint8):
+        chains = chains.to(torch.int8)  # 1 - 2 x needs a sign
     log_density = as_log_density(target)
-    for _ in range(sweeps):
+    for _ in range(_checks.integer("gibbs_sweep", "sweeps", sweeps)):
         uniforms = torch.rand(chains.shape[::-1], generator=generator, device=x.device)
         if isinstance(target, IsingEnergy) and _is_unchanged(target, IsingEnergy):
             chains = _ising_sweep(target.coupling(), chains, uniforms)
@@ -41,7 +43,7 @@ def gibbs_sweep(target: nn.Module | LogProb, x: Tensor, generator: torch.Generat
             _mlp_sweep(target, chains, uniforms)
         else:
             _sweep(log_density, chains, uniforms)
-    return chains.view_as(x)
+    return chains.to(x.dtype).view_as(x)
 
 
 def _dim(target: object) -> int | None:

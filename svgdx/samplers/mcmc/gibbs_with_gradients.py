@@ -44,7 +44,7 @@ def gwg_step(
     log_density = as_log_density(target)
     chains = x.reshape(-1, x.shape[-1]).to(torch.get_default_dtype())
     current, log_q = gwg_proposal(log_density, chains, temperature)
-    for _ in range(steps):
+    for _ in range(_checks.integer("gwg_step", "steps", steps)):
         # Gumbel-max: an exponential race draws from softmax without a check that would synchronise with the device.
         race = torch.empty_like(log_q).exponential_(generator=generator)
         location = (log_q - race.log()).argmax(-1, keepdim=True)

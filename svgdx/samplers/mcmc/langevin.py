@@ -42,6 +42,7 @@ def langevin(
 
     Source: Roberts & Tweedie, Bernoulli 1996; short runs as samplers of an energy: Nijkamp et al., NeurIPS 2019.
     """
+    steps = _checks.integer("langevin", "steps", steps)
     if steps < 1 or step_size <= 0 or noise < 0:
         raise ValueError(
             f"langevin: steps and step_size must be positive and noise not negative, but are {steps}, {step_size}, "
@@ -78,6 +79,7 @@ class ReplayBuffer(nn.Module):
 
     def __init__(self, size: int, dim: int, generator: torch.Generator) -> None:
         super().__init__()
+        size, dim = _checks.integer("ReplayBuffer", "size", size), _checks.integer("ReplayBuffer", "dim", dim)
         self.register_buffer("chains", torch.randn(size, dim, generator=generator))
 
     def draw(self, count: int, restart: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -86,6 +88,7 @@ class ReplayBuffer(nn.Module):
         Raises:
             ValueError: the buffer holds fewer than count chains.
         """
+        count = _checks.integer("ReplayBuffer.draw", "count", count)
         if count > len(self.chains):
             raise ValueError(f"ReplayBuffer.draw: count must be at most {len(self.chains)}, but is {count}")
         rows = torch.randperm(len(self.chains), generator=generator)[:count]
