@@ -129,6 +129,7 @@ CIRCLES = {
     "function": {"a.py": "import svgdx.b", "b.py": "def f():\n    from .a import A"},
     "types": {"a.py": "import svgdx.b", "b.py": "if TYPE_CHECKING:\n    from svgdx.a import A"},
     "import_module": {"a.py": "import svgdx.b", "b.py": "importlib.import_module('svgdx.a')"},
+    "entry point": {"a.py": "import svgdx.b", "b.py": "COMMANDS = {'a': 'svgdx.a:main'}"},
     "through a door": {
         "x/__init__.py": "from svgdx.x.a import A", "x/a.py": "from svgdx.y.b import B",
         "y/b.py": "", "y/__init__.py": "from svgdx.y.c import C", "y/c.py": "from svgdx.x.d import D", "x/d.py": "",
@@ -199,10 +200,10 @@ def test_a_planted_intrusion_is_seen(tmp_path: Path) -> None:
 
 def test_planted_folders_and_names_are_seen(tmp_path: Path) -> None:
     files = {f"many/f{number}.py": "" for number in range(11)} | {f"room/f{number}.py": "" for number in range(10)}
-    files |= {"ops/a.py": "", "few/a.py": "", "few/b.py": "", "hall/three/a.py": "", "hall/three/b.py": ""}
+    files |= {"few/a.py": "", "few/b.py": "", "hall/three/a.py": "", "hall/three/b.py": ""}
     package = plant(tmp_path, files | {"hall/three/c.py": "", "a.py": "", "b.py": "", "__main__.py": ""})
     counts = ["svgdx/few has 2 Python files", "svgdx/many has 11 Python files"]
-    assert rooms.crowded_or_empty(package, ("svgdx/ops",)) == counts
+    assert rooms.crowded_or_empty(package) == counts
     assert rooms.repeated_names(package) == []
     names = ("room/room.py", "few/_few_plots.py", "targets/target.py", "targets/best_target.py", "eb_gfn/my_eb_gfn.py")
     plant(tmp_path, dict.fromkeys(names, ""))
@@ -233,5 +234,7 @@ def test_planted_mentions_are_seen(tmp_path: Path) -> None:
         plant(tmp_path, {"d.py": text.format("svgdx.a.B")})
         (offence,) = mentions.missing(tmp_path, ["svgdx"])
         assert offence.endswith("mentions svgdx.a.B")
+    plant(tmp_path, {"d.py": "name = 'svgdx.a:B'"})
+    assert mentions.missing(tmp_path, ["svgdx"]) == ["svgdx/d.py:1 mentions svgdx.a.B"]
     plant(tmp_path, {"d.py": "name = 'svgdx.a.B'"})
     assert mentions.missing(tmp_path, ["svgdx"]) == []

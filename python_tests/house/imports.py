@@ -7,15 +7,19 @@ Which modules an import statement leads to:
   so it does not count: a door that re-exports its own rooms, and a room that imports its neighbour, form no circle.
   The door of any other package counts, and with it everything that this door imports.
 
-A statement inside a function, or under `if TYPE_CHECKING`, counts as any other; so does `import_module("svgdx.x")`.
+A statement inside a function, or under `if TYPE_CHECKING`, counts as any other. So does `import_module("svgdx.x")`, and
+an entry point "svgdx.x:name", by which a table of commands names what is imported later.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+ENTRY_POINT = re.compile(r"[a-z]\w*(?:\.\w+)*:[A-Za-z]\w*")
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ def _names(node: ast.AST, module: Module, modules: dict[str, Module]) -> list[st
         return [name if name in modules else base for name in full]
     if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
         return [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and ENTRY_POINT.fullmatch(node.value):
+        return [node.value.partition(":")[0]]
     return []
 
 

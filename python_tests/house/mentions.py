@@ -1,4 +1,4 @@
-"""The files and the dotted names of svgdx that comments and docstrings mention."""
+"""The files and the dotted names of svgdx that comments, docstrings and entry points "svgdx.x:name" mention."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from house.imports import ENTRY_POINT
 
 CODE = ("py", "h", "cuh", "cpp", "cu", "cmake")
 CPP = (".h", ".cuh", ".cpp", ".cu")
@@ -42,7 +44,7 @@ def missing(root: Path, folders: Iterable[str]) -> list[str]:
 
 
 def prose_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and text of every comment and docstring of a Python or C++ file."""
+    """Line and text of every comment and docstring of a Python or C++ file; an entry point reads as a dotted name."""
     source = path.read_text()
     if path.suffix in CPP:
         for match in COMMENT.finditer(source):
@@ -56,6 +58,8 @@ def prose_of(path: Path) -> Iterator[tuple[int, str]]:
         # Docstrings, and strings that stand alone below an attribute.
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.lineno, node.value.value
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and ENTRY_POINT.fullmatch(node.value):
+            yield node.lineno, node.value.replace(":", ".")
 
 
 class Names:

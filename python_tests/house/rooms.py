@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
 from pathlib import Path
 
 FEWEST_FILES, MOST_FILES = 3, 10
 FILE_LINES, FUNCTION_LINES = 400, 60
 
 
-def crowded_or_empty(package: Path, exempt: Sequence[str] = ()) -> list[str]:
+def crowded_or_empty(package: Path) -> list[str]:
     """Folders with fewer than 3 or more than 10 Python files beside `__init__.py`.
 
     A folder that holds folders only, such as svgdx/experiments, is a corridor and not counted.
@@ -20,7 +19,7 @@ def crowded_or_empty(package: Path, exempt: Sequence[str] = ()) -> list[str]:
         count = sum(path.name != "__init__.py" for path in folder.glob("*.py"))
         corridor = count == 0 and any(folder.glob("*/__init__.py"))
         name = folder.relative_to(package.parent).as_posix()
-        if name not in exempt and not corridor and not FEWEST_FILES <= count <= MOST_FILES:
+        if not corridor and not FEWEST_FILES <= count <= MOST_FILES:
             offenders.append(f"{name} has {count} Python files")
     return offenders
 
