@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from experiments.processes import calls_of_svgdx
 
 from svgdx import cli
 from svgdx.experiments.rl import report as rl_report
@@ -57,13 +58,14 @@ def test_examples_run(path: Path, tmp_path: Path) -> None:
 
 
 def command_lines(path: Path) -> list[str]:
-    """The calls of svgdx in code blocks and in lists of commands, with `torchrun ... -m` taken off."""
+    """The calls of svgdx in code blocks, lists of commands and loops, without `torchrun ... -m`."""
     text = path.read_text()
     lines = "".join(block for language, block in examples(path) if language == "sh").splitlines()
     lines += re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)
     lines += re.findall(r"^- `([^`]*)`$", text, re.MULTILINE)
     lines = [re.sub(r"^torchrun .*? -m ", "", line) for line in lines]
-    return [line for line in lines if line.startswith("svgdx ")]
+    loops = calls_of_svgdx([line for line in lines if re.match(r"for .*; do svgdx ", line)])
+    return [line for line in lines if line.startswith("svgdx ")] + [shlex.join(["svgdx", *words]) for words in loops]
 
 
 def unparsed(path: Path) -> list[str]:

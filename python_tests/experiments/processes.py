@@ -1,7 +1,8 @@
-"""`svgdx` in a process of its own, interrupted in the middle of a run."""
+"""`svgdx` in a process of its own, interrupted in the middle of a run; and the commands that a report prints."""
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -28,4 +29,16 @@ def interrupted(arguments: list[str], run: Path, lines: int, number: signal.Sign
     return process.returncode, message.decode()
 
 
-__all__ = ["interrupted"]
+def printed_commands(report: str) -> list[list[str]]:
+    """The arguments of `svgdx` in the section "Commands" of a report, which bash runs as it stands."""
+    return calls_of_svgdx([line.strip() for line in report.partition("## Commands\n")[2].splitlines()])
+
+
+def calls_of_svgdx(lines: list[str]) -> list[list[str]]:
+    """The arguments of `svgdx` whenever bash calls it in these lines, where a function in its place prints them."""
+    script = "\n".join(["svgdx() { printf '%q ' \"$@\"; echo; }", *lines])
+    shell = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    return [shlex.split(line) for line in shell.stdout.splitlines()]
+
+
+__all__ = ["calls_of_svgdx", "interrupted", "printed_commands"]

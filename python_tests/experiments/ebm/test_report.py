@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
+
+from experiments.processes import printed_commands
 
 from svgdx import cli
 from svgdx.experiments.ebm import TRAIN
@@ -119,14 +120,10 @@ def test_runs_that_cannot_be_compared_are_refused_by_name(tmp_path: Path, capsys
 
 
 def test_the_printed_commands_repeat_the_runs(tmp_path: Path) -> None:
-    """bash runs them as they stand, with a function in place of svgdx that prints its arguments."""
     runs = [run_folder(tmp_path, "langevin", seed, [9.0, 5.0], langevin_step=0.02) for seed in (0, 2)]
     runs.append(run_folder(tmp_path, "met-svgd-lc", 1, [9.0, 5.0], hidden=16))
     text = report(tmp_path / "out", *runs)[1]
-    commands = [line.strip() for line in text.partition("## Commands\n")[2].splitlines() if line]
-    script = "\n".join(["svgdx() { printf '%s\\n' \"$*\"; }", *commands])
-    shell = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    *trainings, last = [line.split() for line in shell.stdout.splitlines()]
+    *trainings, last = printed_commands(text)
     folders = ["langevin-0", "langevin-2", "met-svgd-lc-1"]
     assert last == ["report", *folders, "--out", "report"]
     for run, folder, words in zip(runs, folders, trainings, strict=True):

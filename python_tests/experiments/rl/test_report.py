@@ -15,6 +15,8 @@ pytest.importorskip("sklearn", reason="training needs the packages of svgdx[trai
 pytest.importorskip("gymnasium", reason="reinforcement learning needs the packages of svgdx[rl]")
 pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
 
+from experiments.processes import printed_commands
+
 from svgdx import cli
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.metrics.returns import interval, iqm
@@ -22,6 +24,7 @@ from svgdx.experiments.rl import TRAIN
 from svgdx.experiments.rl.config import MULTIGOAL, RLConfig
 from svgdx.experiments.rl.models import command, resolved
 from svgdx.experiments.run.folder import RunFolder
+from svgdx.experiments.run.settings import chosen_options
 
 
 def make_run(root: Path, label: str, seed: int, means: list[float], env: str = MULTIGOAL, **changes: Any) -> Path:
@@ -128,7 +131,7 @@ def test_table_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert table(text, 0)["sac"]["IQM at step 1,000"] == "2.0 (one seed)"
     assert "`svgdx eval rl` has not been run on" in text
     assert "10,000 stratified bootstrap resamples" in text
-    expected = f"svgdx train rl --env {MULTIGOAL} --algo stein --preset met-svgd --steps 3000 --seeds 0,1 --out DIR"
+    expected = f"svgdx train rl --env {MULTIGOAL} --algo stein --preset met-svgd --steps 3000 --seeds 0,1"
     assert expected in text
     assert (tmp_path / "out" / "figures.png").read_bytes().startswith(b"\x89PNG")
 
@@ -146,7 +149,9 @@ def test_shares_of_goals_are_compared(tmp_path: Path) -> None:
     assert rows["met-svgd"]["none"] == "5.0 ± 0.0"
     assert rows["met-svgd"]["lowest of all seeds"] == "10.0"
     assert "200 rollouts with sampled actions after 3,000 steps" in text
-    assert "    svgdx eval rl DIR/seed-N\n" in text
+    runs = ["sac/seed-0", "met-svgd/seed-0", "met-svgd/seed-1"]
+    evaluations = [["eval", "rl", f"svgdx-multigoal-v0-four-goals-{run}"] for run in runs]
+    assert printed_commands(text)[2:-1] == evaluations
 
 
 def test_an_algorithm_with_two_activations_has_two_rows(tmp_path: Path) -> None:
@@ -186,6 +191,22 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert report(tmp_path / "out", *runs)[0] == 2
         assert named in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+def test_the_printed_commands_repeat_the_runs(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, "sac", seed, [-90.0, -50.0], alpha=3.0) for seed in (0, 2)]
+    runs.append(make_run(tmp_path, "met-svgd", 1, [-90.0, -50.0], env="Walker2d-v5", particles=7))
+    *trainings, last = printed_commands(report(tmp_path / "out", *runs)[1])
+    folders = ["svgdx-multigoal-v0-four-goals-sac", "walker2d-v5-met-svgd"]
+    assert last == ["report", *folders, "--out", "report"]
+    repeated = []
+    for words, folder in zip(trainings, folders, strict=True):
+        assert words[:2] == ["train", "rl"]
+        options = TRAIN.parser().parse_args(words[2:])
+        assert str(options.out) == folder
+        config = resolved(RLConfig.from_options(chosen_options(options, RLConfig)))
+        repeated += [dataclasses.replace(config, seed=seed) for seed in options.seeds]
+    assert repeated == [RLConfig.from_yaml(run / "config.yaml") for run in runs]
 
 
 def test_the_command_of_a_run_gives_its_settings() -> None:

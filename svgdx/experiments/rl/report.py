@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -55,12 +56,24 @@ def text(environments: dict[str, list[Group]]) -> str:
     lines.append("![Returns, final IQM, norm of the score, steps per second](figures.png)")
     for name, groups in environments.items():
         lines += ["", f"## {name}", "", *_section(groups)]
-    lines += ["", "## Commands", ""]
-    for groups in environments.values():
-        lines += [f"    {command(group.runs[0].config)} --seeds {_seeds(group)} --out DIR" for group in groups]
-    if any(group.shares() is not None for groups in environments.values() for group in groups):
-        lines.append("    svgdx eval rl DIR/seed-N")
-    return "\n".join([*lines, "    svgdx report DIR... --out FOLDER"]) + "\n"
+    lines += ["", "## Commands", "", *(f"    {line}" for line in commands(environments))]
+    return "\n".join(lines) + "\n"
+
+
+def commands(environments: dict[str, list[Group]]) -> list[str]:
+    """The commands that repeat all runs, their evaluations and the report, for a shell."""
+    lines, folders, evaluated = [], [], []
+    for name, groups in environments.items():
+        for group in groups:
+            seeds = [str(run.config.seed) for run in group.runs]
+            folder = re.sub(r"[^a-z0-9]+", "-", f"{name} {group.name}".lower())
+            lines.append(f"{command(group.runs[0].config)} --seeds {','.join(seeds)} --out {folder}")
+            folders.append(folder)
+            if group.shares() is not None:
+                evaluated += [f"{folder}/seed-{seed}" for seed in seeds]
+    if evaluated:
+        lines.append(f"for run in {' '.join(evaluated)}; do svgdx eval rl $run; done")
+    return [*lines, f"svgdx report {' '.join(folders)} --out report"]
 
 
 def _section(groups: list[Group]) -> list[str]:
@@ -112,7 +125,3 @@ def _rollouts(run: RLRun) -> str:
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
-
-
-def _seeds(group: Group) -> str:
-    return ",".join(str(run.config.seed) for run in group.runs)
