@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-TIMEOUT = 100
+# Seconds, for one example on a busy machine.
+TIMEOUT = 300
 WORKERS = 2
 
 
@@ -65,9 +66,12 @@ def _run(path: Path) -> Example:
         picture = Path(folder) / f"{path.stem}.png"
         command = [sys.executable, str(path.resolve()), "--quick", "--out", str(picture)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        run = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
-        )
+        try:
+            run = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"{path} took more than {TIMEOUT} s:\n{error.stdout}{error.stderr}") from error
         if run.returncode != 0 or not picture.is_file():
             raise RuntimeError(f"{path} failed with status {run.returncode}:\n{run.stdout}{run.stderr}")
         lines = [line for line in run.stdout.splitlines() if line.strip()]
