@@ -16,6 +16,7 @@ import pytest
 from experiments.processes import calls_of_svgdx
 
 from svgdx import cli
+from svgdx.experiments.ebm import report as ebm_report
 from svgdx.experiments.rl import report as rl_report
 
 ROOT = Path(__file__).parents[1]
@@ -216,5 +217,10 @@ def test_the_page_of_eb_gfn_is_made_by_its_command(tmp_path: Path) -> None:
     assert (tmp_path / "eb_gfn.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_the_report_of_rl_says_what_svgdx_report_writes() -> None:
+def test_the_reports_say_what_svgdx_report_writes() -> None:
     assert rl_report.INTRODUCTION in (ROOT / "docs/results/rl/report.md").read_text()
+    page = (ROOT / "docs/results/ebm/report.md").read_text()
+    assert ebm_report._EXPLAINED["feature_distance"] in page
+    # Every configuration of the table has its command.
+    assert len(re.findall(r"^\| [\w-]+ \| \d", page, re.MULTILINE)) == 9
+    assert sum(line.startswith("svgdx train ebm") for line in command_lines(ROOT / "docs/results/ebm/report.md")) == 9
