@@ -115,6 +115,23 @@ def states(function: str, name: str, value: Tensor) -> Tensor:
     return converted
 
 
+def readable(value: Tensor) -> bool:
+    """Whether the numbers of a tensor can be looked at: not in a compiler, a transform, a capture or on device meta."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or value.device.type == "meta":
+        return False
+    return not (value.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def finite_rows(function: str, name: str, value: Tensor, remedy: str) -> Tensor:
+    """Returns a tensor (B) without NaN or infinity, so far as its numbers are readable."""
+    if readable(value) and not bool(value.isfinite().all()):
+        rows = (~value.isfinite()).nonzero().flatten().tolist()
+        more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
+        shown = ", ".join(map(str, rows[:8])) + more
+        raise ValueError(f"{function}: {name} must be finite, but is {float(value[rows[0]])} in rows {shown}; {remedy}")
+    return value
+
+
 def fail(op: str, message: str) -> NoReturn:
     raise RuntimeError(f"svgdx::{op}: {message}")
 

@@ -62,7 +62,9 @@ def accept(
 
     Args:
         proposal: from :func:`back_and_forth`.
-        log_p_x, log_p_new: log density of the target at x and x', (B), in nats up to the same constant.
+        log_p_x, log_p_new: log density of the target at x and x', (B), in nats up to the same constant; -inf is a
+            density of zero, which a chain always leaves and never enters otherwise. A row with a NaN stays, with a
+            probability of NaN.
         seed: of the B uniform numbers, which are the same on every device.
         rule: "metropolis", probability min(1, e^Delta), or "barker", 1 / (1 + e^-Delta).
 
@@ -80,6 +82,8 @@ def accept(
     log_p_x = _checks.per_row("accept", "log_p_x", log_p_x, lead, "the proposal")
     log_p_new = _checks.per_row("accept", "log_p_new", log_p_new, lead, "the proposal")
     delta = log_p_new.detach() - log_p_x.detach() + proposal.log_ratio
+    # A chain leaves a state of density zero, even to another one, for which the difference is NaN.
+    delta = torch.where((log_p_x.detach() == -torch.inf) & ~log_p_new.isnan(), torch.inf, delta)
     probability = delta.clamp(max=0).exp() if rule == "metropolis" else delta.sigmoid()
     # Drawn on the CPU, because generators of other devices draw other numbers.
     seed = _checks.integer("accept", "seed", seed)

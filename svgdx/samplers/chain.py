@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from svgdx._checks import readable
 from svgdx.samplers.control import MetropolisHastings, Move, Truncation
 from svgdx.samplers.parameters import as_rows, bounded, step_bound
 from svgdx.samplers.particles import Particles, Settings
@@ -65,6 +68,8 @@ class Runner:
         # The kernel adds its change of log q to zeros: added to log q itself, its last digits would be lost.
         self.zeros = x.new_zeros(x.shape[:-1])
         self.nan = x.new_tensor(torch.nan)
+        self.announced = False  # that something is not finite
+        _announce_coinciding(x.detach())
         self.leaf: torch.Tensor | None = None
         if sampler.optimizer is not None:
             self.leaf = x.detach().clone().requires_grad_()
@@ -78,6 +83,7 @@ class Runner:
             x = x.detach().requires_grad_()
         with torch.set_grad_enabled(graph):
             derivatives = sampler.target.derivatives(x, self.hessian, graph, self.generator)
+            self._announce_score(index, x, derivatives.score)
             log_q = chain.log_q if graph or chain.log_q is None else chain.log_q.detach()
             state = State(index, x, derivatives.score, log_q, ensemble=self.ensemble)
             sigma = sampler.kernel.checked(self.bandwidth(state), x)
@@ -107,10 +113,38 @@ class Runner:
         return True
 
     def finish(self) -> Chain:
-        """The chain after its last step."""
+        """The chain after its last step. A UserWarning says if particles or their log density are not finite."""
+        self._announce_end()
         if self.stopping is None:
             self.chain.length += self.steps
         return self.chain
+
+    def _announce_score(self, index: int, x: Tensor, score: Tensor) -> None:
+        """Warns, once in a chain, before the kernel spreads a NaN of the target to all particles."""
+        if self.announced or x.device.type != "cpu" or not readable(score):
+            return
+        if math.isfinite(float(score.detach().sum())):
+            return
+        unsound = ~score.isfinite().all(-1)
+        if not bool(unsound.any()):
+            return
+        self.announced = True
+        position = unsound.nonzero()[0].tolist()
+        _warn(
+            f"step {index}: the target's score is not finite at {int(unsound.sum())} of {unsound.numel()} particles, "
+            f"the first at index {position} and x = {x[tuple(position)].tolist()}; phi carries it to all particles"
+        )
+
+    def _announce_end(self) -> None:
+        chain = self.chain
+        if self.announced or not readable(chain.x):
+            return
+        for name, value in (("particles", chain.x.detach()), ("log densities", chain.log_q)):
+            if value is not None and not math.isfinite(float(value.detach().sum())):
+                count = int((~value.isfinite()).sum())
+                if count > 0:
+                    _warn(f"{count} numbers of the {name} are not finite after {self.steps} steps")
+                    return
 
     def _advance(self, x: Tensor, x_next: Tensor, change: Tensor | None, active: Tensor | None, graph: bool) -> None:
         chain = self.chain
@@ -214,3 +248,22 @@ class Runner:
             return StepRecord(
                 sigma.detach(), eps.detach(), nan if limit is None else limit, mean_trace, discrepancy, nan, norm
             )
+
+
+def _announce_coinciding(x: Tensor) -> None:
+    """Warns if particles (..., M, D) start at the same point, from which they never part."""
+    if x.numel() == 0 or x.shape[-2] < 2 or x.device.type != "cpu" or not readable(x):
+        return
+    first = x[..., 0].sort(-1).values
+    if not bool((first[..., 1:] == first[..., :-1]).any()):
+        return
+    coinciding = sum(len(points) - len(points.unique(dim=0)) for points in x.reshape(-1, *x.shape[-2:]))
+    if coinciding > 0:
+        _warn(
+            f"{coinciding} of {x[..., 0].numel()} particles start where another one does: they move together, and "
+            "their log density is not that of separate draws; draw them from a continuous initial distribution"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(f"SVGD: {message}", UserWarning, stacklevel=5)

@@ -126,6 +126,7 @@ class EBGFNTrainer(EnergyTrainer):
         )
         with torch.no_grad():
             log_reward = -self.energy(trajectories.final.float())
+        check_finite(self.step, {"log_reward": log_reward.abs().amax().item()})
         losses = self._losses(trajectories, log_reward)
         forward = config.batch if config.back_ratio < 1 else 0
         weights = torch.full_like(losses, config.back_ratio / config.batch)
