@@ -6,11 +6,13 @@ what was passed. These ones are for code that does not reach them: tracing, the 
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 import operator
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 Scalar: TypeAlias = "float | Tensor"
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MAX_LOGDET_DIM = 16
 MAX_LAPLACIAN_DIM = 64
@@ -44,10 +48,18 @@ def per_row(function: str, name: str, value: object, lead: Sequence[int], of: st
     raise ValueError(f"{function}: {name} must have shape {lead} to match {of}, but has {tuple(value.shape)}")
 
 
-def returned(function: str, target: str, value: object, x: Tensor) -> Tensor:
-    """Returns the values (...) of a target at x (..., D), from which a trailing dimension of size 1 is dropped."""
+def returned(function: str, target: str, value: object, x: Tensor, graph: bool = False) -> Tensor:
+    """Returns the values (...) of a target at x (..., D), from which a trailing dimension of size 1 is dropped.
+
+    With ``graph`` they must be differentiable.
+    """
     if not isinstance(value, Tensor):
         raise TypeError(f"{function}: {target} must return a tensor, but returns {type(value).__name__}")
+    if graph and not value.requires_grad:
+        raise ValueError(
+            f"{function}: {target} must be differentiable in x, but its result has no graph; compute it without "
+            "detach, no_grad and inference_mode"
+        )
     if value.shape == x.shape[:-1]:
         return value
     if value.shape == (*x.shape[:-1], 1):
@@ -130,6 +142,35 @@ def finite_rows(function: str, name: str, value: Tensor, remedy: str) -> Tensor:
         shown = ", ".join(map(str, rows[:8])) + more
         raise ValueError(f"{function}: {name} must be finite, but is {float(value[rows[0]])} in rows {shown}; {remedy}")
     return value
+
+
+def differentiates(function: Callable[P, R]) -> Callable[P, R]:
+    """Lets a function that calls autograd inside run in inference mode, where it behaves as under no_grad.
+
+    Tensors of inference mode among its arguments, which autograd cannot take, are copied.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        inference = torch.is_inference_mode_enabled()
+        with (
+            torch.inference_mode(False) if inference else nullcontext(),
+            torch.no_grad() if inference else nullcontext(),
+        ):
+            positional, named = (
+                map(without_inference, args),
+                {name: without_inference(value) for name, value in kwargs.items()},
+            )
+            return function(*positional, **named)  # type: ignore[arg-type]
+
+    return wrapper
+
+
+def without_inference(value: T) -> T:
+    """Returns a tensor of inference mode as a copy that autograd takes, anything else as it is."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value  # type: ignore[return-value]
 
 
 def fail(op: str, message: str) -> NoReturn:

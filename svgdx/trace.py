@@ -40,6 +40,7 @@ class HessianTrace(NamedTuple):
     """Standard error of trace over the probes, (...), in its dtype; 0 if exact, NaN for one probe."""
 
 
+@_checks.differentiates
 def hessian_trace(
     log_prob: nn.Module | LogProb,
     x: Tensor,
@@ -128,10 +129,10 @@ class _Field:
             vectors,
             retain_graph=True,
             create_graph=self.create_graph,
-            materialize_grads=True,
+            allow_unused=True,
             is_grads_batched=vectors.dim() > self.x.dim(),
         )
-        return result
+        return torch.zeros_like(vectors) if result is None else result
 
     def signs(self, count: int, seed: int, offset: int) -> Tensor:
         return ops.rademacher(self.x.detach().expand(count, *self.x.shape), seed, offset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,9 +53,16 @@ def gaussian(dim: int = D) -> MultivariateNormal:
     return MultivariateNormal(torch.zeros(dim), torch.eye(dim))
 
 
+@functools.cache
 def policy() -> gflownets.MLPPolicy:
     torch.manual_seed(1)
     return gflownets.MLPPolicy(D, 8, 2)
+
+
+@functools.cache
+def flow() -> gflownets.MLPFlow:
+    torch.manual_seed(1)
+    return gflownets.MLPFlow(D, 8, 2)
 
 
 def trajectories(actions: Tensor, initial: Tensor, final: Tensor) -> gflownets.Trajectories:
@@ -82,16 +90,19 @@ def square(x: Tensor) -> Tensor:
     return -x.to(torch.float32).square().sum(-1)
 
 
+@functools.cache
 def energy() -> densities.DiscreteMLPEnergy:
     torch.manual_seed(1)
     return densities.DiscreteMLPEnergy(D, 8, 2)
 
 
+@functools.cache
 def mlp() -> densities.MLPLogDensity:
     torch.manual_seed(1)
     return densities.MLPLogDensity(D, 8, 2)
 
 
+@functools.cache
 def conv() -> densities.ConvLogDensity:
     torch.manual_seed(1)
     return densities.ConvLogDensity((1, 2, 2), 4)
@@ -153,7 +164,7 @@ DOORS = [
          alone=("x",)),
     Door("MLPPolicy", lambda states: policy()(states), lambda: {"states": random_bits(B, D)},
          leading=("states",)),
-    Door("MLPFlow", lambda states: gflownets.MLPFlow(D)(states), lambda: {"states": random_bits(B, D)},
+    Door("MLPFlow", lambda states: flow()(states), lambda: {"states": random_bits(B, D)},
          leading=("states",)),
     Door("LearntGaussian", learnt, lambda: {"mean": normal(D), "std": normal(D).exp()}),
     Door("Chain.mean", chain_mean, lambda: {"value": normal(B)}, ("value",)),
@@ -174,7 +185,7 @@ DOORS = [
     Door("ConvLogDensity", lambda x: conv()(x), lambda: {"x": normal(B, 4)}, leading=("x",)),
     Door("DiscreteMLPEnergy", lambda x: energy()(x), lambda: {"x": random_bits(B, D)}, leading=("x",)),
     Door("IsingEnergy", lambda x: densities.IsingEnergy(D)(x), lambda: {"x": random_bits(B, D)}, leading=("x",)),
-    Door("hessian_trace|MLPLogDensity", lambda x: svgdx.hessian_trace(mlp(), x, probes=2).trace,
+    Door("hessian_trace|MLPLogDensity", lambda x: svgdx.hessian_trace(mlp(), x, 2, "hutchinson", generator()).trace,
          lambda: {"x": normal(B, D)}, leading=("x",)),
     Door("frechet_distance", frechet_distance, lambda: {"a": normal(9, D), "b": normal(8, D) + 1}, alone=("a", "b")),
     Door("hamming_mmd", bits.hamming_mmd, lambda: {"x": random_bits(9, D), "y": random_bits(8, D)}, alone=("x", "y")),

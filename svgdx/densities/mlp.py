@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from svgdx import _library, ops
-from svgdx._checks import features, one_of, same_shape
+from svgdx._checks import differentiates, features, one_of, same_shape
 from svgdx.activations import ACTIVATIONS, SMOOTH
 from svgdx.densities.base import LogDensity
 
@@ -56,6 +56,7 @@ class MLPLogDensity(LogDensity):
         value: Tensor = self.layers(features("MLPLogDensity", "x", x, self.dim)).squeeze(-1)
         return value - self._well(x)
 
+    @differentiates
     def score_hvp(self, x: Tensor, probe: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Returns f (...), its gradient (..., D) and its Hessian times probe (..., D), at x (..., D).
 

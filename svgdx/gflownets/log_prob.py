@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from svgdx import ops
+from svgdx import _checks, ops
 from svgdx.gflownets.policies import MLPPolicy, logits_of
 from svgdx.gflownets.recorded import recorded_log_prob
 from svgdx.gflownets.trajectories import Trajectories
 
 
+@_checks.differentiates
 def trajectory_log_prob(policy: nn.Module, trajectories: Trajectories) -> tuple[Tensor, Tensor]:
     """log P_F and log P_B of whole trajectories, summed over their steps, in nats.
 
@@ -32,7 +33,8 @@ def trajectory_log_prob(policy: nn.Module, trajectories: Trajectories) -> tuple[
     Source: Zhang et al., ICML 2022, eq. 5; Malkin et al., NeurIPS 2022, eq. 11.
     """
     if isinstance(policy, MLPPolicy):
-        return recorded_log_prob(policy, trajectories)
+        with torch.autocast(trajectories.actions.device.type, enabled=False):
+            return recorded_log_prob(policy, trajectories)
     logits = logits_of(policy, trajectories.states())
     return ops.gfn_trajectory_log_prob(logits, trajectories.actions, trajectories.initial)
 

@@ -28,6 +28,7 @@ class _Draw(NamedTuple):
         return (2 * self.stream + kind << 32) + step
 
 
+@_checks.differentiates
 @torch.no_grad()
 def rollout(
     policy: nn.Module,
@@ -58,6 +59,8 @@ def rollout(
         log_prob: compute log_pf and log_pb of the trajectories; record implies it.
         stream: which of the independent sets of draws of this seed.
 
+    Autocast does not apply to an MLPPolicy, whose matmul_dtype lowers the precision of its products.
+
     Returns:
         Trajectories, forward rows first, all in forward order.
 
@@ -79,13 +82,21 @@ def rollout(
     forward, backward = _starts(policy, forward_from, backward_from)
     uniform = not getattr(policy, "learnt_backward", True)
     draw = _Draw(seed, stream, temperature, epsilon, 1.0 if uniform else 0.0)
-    if not isinstance(policy, MLPPolicy):
-        run = _Run(steps, forward, backward, _Sums(None) if log_prob else None)
-        _step_by_step(run, _Plain(policy), draw)
-        return run.finish()
+    if isinstance(policy, MLPPolicy):
+        # Autocast must not reach its products, which have a dtype of their own.
+        with torch.autocast(forward.device.type, enabled=False):
+            return _of_mlp(policy, _Run(steps, forward, backward, None), draw, record, log_prob)
+    run = _Run(steps, forward, backward, _Sums(None) if log_prob else None)
+    _step_by_step(run, _Plain(policy), draw)
+    return run.finish()
+
+
+def _of_mlp(policy: MLPPolicy, run: _Run, draw: _Draw, record: bool, log_prob: bool) -> Trajectories:
+    """Finishes a rollout of an MLPPolicy."""
+    forward, backward = run.start
     weights = Weights(policy)
-    activations = Record(weights, len(forward) + len(backward), len(forward), steps) if record else None
-    run = _Run(steps, forward, backward, _Sums(activations) if log_prob or record else None)
+    activations = Record(weights, len(forward) + len(backward), len(forward), run.steps) if record else None
+    run.sums = _Sums(activations) if log_prob or record else None
     argument = weights.argument(torch.cat([forward, backward]))
     if weights.compiled:
         _compiled(run, weights, argument, draw)

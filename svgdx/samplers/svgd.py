@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, distributions, nn
 
-from svgdx._checks import integer, one_of
+from svgdx._checks import differentiates, integer, one_of
 from svgdx.samplers.chain import Runner
 from svgdx.samplers.control import Control, MetropolisHastings, as_control
 from svgdx.samplers.initial import LearntGaussian, as_initial
@@ -156,6 +156,8 @@ class SVGD(nn.Module):
     ) -> Chain:
         """Runs a chain of n particles for each of `batch` independent problems and records its steps.
 
+        It runs in inference mode as under no_grad. Autocast does not apply: a target that wants it enters it.
+
         Args:
             n: M, the particles of one problem. With a process_group they are divided evenly, and the first M mod P
                 ranks get one more; or a sequence with the number of each rank, which may be 0.
@@ -177,6 +179,7 @@ class SVGD(nn.Module):
         """
         return self._chain(n, steps, batch, generator, attached, log_prob, recorded)
 
+    @differentiates
     def _chain(
         self,
         n: int | Sequence[int],
@@ -207,7 +210,8 @@ class SVGD(nn.Module):
         runner = Runner(self, particles, x, log_q, parameters, generator, recorded)
         graph = torch.is_grad_enabled() and self.optimizer is None
         graph = graph and (x.requires_grad or any(parameter.requires_grad for parameter in self.parameters()))
-        with self.target.frozen():
+        # Autocast would round the kernel's products; a target that wants it enters it on its own.
+        with self.target.frozen(), torch.autocast(x.device.type, enabled=False):
             for step in range(steps):
                 if not runner.step(step, graph and self._attached(step, attached)):
                     break

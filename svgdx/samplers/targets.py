@@ -90,7 +90,7 @@ class Target:
         with torch.enable_grad():
             if not graph:
                 x = x.detach().requires_grad_()
-            log_prob = self.log_prob(x)
+            log_prob = _checks.returned("SVGD", "target", self._log_prob(x), x, graph=True)
             (score,) = torch.autograd.grad(log_prob.sum(), x, create_graph=graph)
         return Derivatives(score, log_prob) if graph else Derivatives(score.detach(), log_prob.detach())
 
@@ -99,7 +99,8 @@ class ScoreTarget(Target):
     """A target of which only the score is known, the gradient of its log density.
 
     Args:
-        score: (..., M, D) -> (..., M, D).
+        score: (..., M, D) -> (..., M, D). If it has no graph, as that of a diffusion model under no_grad, the sampler
+            needs hessian="none".
     """
 
     has_log_prob = False
@@ -117,9 +118,14 @@ class ScoreTarget(Target):
             if not graph:
                 x = x.detach().requires_grad_()
             derivatives = Derivatives(self._score(x))
+            if hessian != "none" and not derivatives.score.requires_grad:
+                raise ValueError(
+                    f'SVGD: hessian "{hessian}" needs a score that is differentiable in x, but the score has no graph '
+                    '(it is constant, detached or computed under no_grad); pass hessian="none", or return a graph'
+                )
             if hessian == "hutchinson":
                 probe = rademacher(x, generator)
-                (hvp,) = torch.autograd.grad(derivatives.score, x, probe, create_graph=graph)
+                (hvp,) = torch.autograd.grad(derivatives.score, x, probe, create_graph=graph, materialize_grads=True)
                 derivatives = derivatives._replace(trace=(probe * hvp).sum(-1), probe=probe, hvp=hvp)
             elif hessian == "exact":
                 matrix = _jacobian(x, derivatives.score, graph)
@@ -127,7 +133,7 @@ class ScoreTarget(Target):
         return derivatives if graph else _detached(derivatives)
 
     def _score(self, x: Tensor) -> Tensor:
-        return _checks.same_shape("SVGD", "score", self._function(x), x.shape, "x")
+        return _checks.without_inference(_checks.same_shape("SVGD", "score", self._function(x), x.shape, "x"))
 
 
 class GaussianTarget(Target):
@@ -210,7 +216,11 @@ def _jacobian(x: Tensor, score: Tensor, graph: bool) -> Tensor:
     dim = x.shape[-1]
     units = torch.eye(dim, dtype=x.dtype, device=x.device)
     directions = units.reshape(dim, *(1,) * (x.dim() - 1), dim).expand(dim, *x.shape)
-    (rows,) = torch.autograd.grad(score, x, directions, create_graph=graph, is_grads_batched=True, retain_graph=True)
+    gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+        score, x, directions, create_graph=graph, is_grads_batched=True, retain_graph=True, allow_unused=True
+    )
+    # None if the score depends on parameters alone.
+    rows = torch.zeros_like(directions) if gradients[0] is None else gradients[0]
     return rows.movedim(0, -2)
 
 

@@ -63,4 +63,5 @@ class Weights:
 
 
 def _versions(policy: MLPPolicy) -> list[tuple[int, int]]:
-    return [(id(parameter), parameter._version) for parameter in policy.parameters()]
+    # Parameters made in inference mode have no version, and no gradient for which it would matter.
+    return [(id(parameter), 0 if parameter.is_inference() else parameter._version) for parameter in policy.parameters()]

@@ -9,6 +9,7 @@ from svgdx import _checks
 from svgdx.densities.base import LogProb, as_log_density
 
 
+@_checks.differentiates
 def gwg_step(
     target: nn.Module | LogProb,
     x: Tensor,
@@ -63,6 +64,6 @@ def gwg_proposal(log_density: LogProb, x: Tensor, temperature: float) -> tuple[T
     """Log density (N) and the log probabilities (N, D) of proposing each location, at bits x (N, D) as floats."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        value = _checks.returned("gwg_step", "target", log_density(x), x)
+        value = _checks.returned("gwg_step", "target", log_density(x), x, graph=True)
         (slope,) = torch.autograd.grad(value.sum(), x)
     return value.detach(), torch.log_softmax((1 - 2 * x.detach()) * slope / temperature, -1)

@@ -20,6 +20,7 @@ class LangevinRun:
     score_norm: float
 
 
+@_checks.differentiates
 def langevin(
     target: nn.Module | LogProb, x: Tensor, steps: int, step_size: float, noise: float, generator: torch.Generator
 ) -> LangevinRun:
@@ -54,7 +55,7 @@ def langevin(
     for _ in range(steps):
         with torch.enable_grad():
             leaf = x.requires_grad_()
-            value = _checks.returned("langevin", "target", log_density(leaf), leaf)
+            value = _checks.returned("langevin", "target", log_density(leaf), leaf, graph=True)
             (score,) = torch.autograd.grad(value.sum(), leaf)
         x = leaf.detach() + step_size * score
         x += noise * math.sqrt(2 * step_size) * torch.randn(x.shape, generator=generator, dtype=x.dtype)
