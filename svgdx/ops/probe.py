@@ -73,8 +73,8 @@ def probe_trace(probe: Tensor, hvp: Tensor) -> tuple[Tensor, Tensor]:
         hvp: H v; shape, dtype and device of probe.
 
     Returns:
-        Mean and variance (divisor V - 1), (...), float32, or float64 for float64 probes. The variance is NaN for V = 1.
-        Differentiable once in both inputs.
+        Mean and variance (divisor V - 1), (...), float32, or float64 for float64 probes. The variance is NaN for V = 1,
+        a constant. Differentiable once in both inputs.
 
     Raises:
         TypeError: if an argument is not a tensor.
@@ -108,7 +108,13 @@ def _some_probe(sizes: dict[str, Any], values: Sequence[Any]) -> str | None:
 def _probe_trace_formula(
     inputs: Sequence[Any], needs: Sequence[bool], grad_mean: Tensor | None, grad_variance: Tensor | None
 ) -> Grads:
-    return _probe_trace_backward(grad_mean, grad_variance, *inputs)
+    probe, hvp = inputs
+    if len(probe) == 1:
+        # The variance of one probe is a constant, whose gradient the op would compute as 0 * NaN.
+        if grad_mean is None:
+            return torch.zeros_like(probe), torch.zeros_like(hvp)
+        grad_variance = None
+    return _probe_trace_backward(grad_mean, grad_variance, probe, hvp)
 
 
 _rademacher = Op("rademacher", "like[*] seed offset -> signs[*]", autocast=False)
