@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from contracts.doors import normal
@@ -52,3 +53,14 @@ def test_the_distance_in_one_dimension_is_that_of_means_and_deviations() -> None
 def test_one_sample_has_no_covariance(count: int) -> None:
     with pytest.raises(ValueError, match=f"frechet_distance: b must have at least 2 rows, but has {count}"):
         frechet_distance(normal(5, 2), normal(count, 2))
+
+
+@pytest.mark.parametrize("count", [2, 5, 9, 10, 51])
+def test_conventions_of_the_median(count: int) -> None:
+    """Lower median of all M^2 distances: numpyro's middle value if M is odd, never above it otherwise."""
+    x = normal(count, 3).double()
+    distances = np.linalg.norm(x.numpy()[:, None] - x.numpy(), axis=-1)
+    median, middle = float(svgdx.ops.median_distance(x)), float(np.median(distances))
+    assert math.isclose(median, float(np.sort(distances.ravel())[(count**2 - 1) // 2]), rel_tol=1e-12)
+    assert math.isclose(median, middle, rel_tol=1e-12) if count % 2 else median <= middle
+    assert median <= float(np.median(distances[np.tril_indices(count, -1)]))  # blackjax leaves the zeros out

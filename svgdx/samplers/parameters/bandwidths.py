@@ -21,6 +21,9 @@ class Heuristic(Value):
     - "s2ac-median": sigma^2 = median^2 / (2 ln(M + 1)), Messaoud et al., ICLR 2024;
     - "mean": sigma^2 = mean |x_i - x_j|^2 / (4 ln(M + 1)), the default of the same paper.
 
+    The median is the lower one of all M^2 distances, M zeros among them, as in torch.median. With sigma as in "median",
+    numpyro averages the two middle ones of the same M^2 distances, and blackjax those of the M (M - 1) / 2 pairs.
+
     Args:
         name: one of HEURISTICS.
         scale: "isotropic", or "per-dimension" to apply the heuristic to each coordinate on its own.
