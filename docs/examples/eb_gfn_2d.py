@@ -19,7 +19,7 @@ parser.add_argument("--quick", action="store_true", help="train less: a few seco
 parser.add_argument("--out", default="eb_gfn_2d.png", help="picture")
 options = parser.parse_args()
 torch.manual_seed(0)
-rng, quantizer, BATCH, RATE = np.random.default_rng(0), Quantizer("2spirals"), 64, 5e-3 if options.quick else 1e-3
+rng, quantizer, BATCH, RATE = np.random.default_rng(0), Quantizer("2spirals"), 64, 8e-3 if options.quick else 1e-3
 energy, policy = DiscreteMLPEnergy(BITS, hidden=128), gflownets.MLPPolicy(BITS, hidden=128)
 log_z = torch.zeros((), requires_grad=True)
 energy_adam = torch.optim.Adam(energy.parameters(), RATE)
@@ -37,7 +37,7 @@ def energy_distance(x, y):
 
 
 held_out, before, void = sample_2d("2spirals", 1000, rng), draw(1000, seed=0), gflownets.void_states(BATCH, BITS)
-for step in range(40 if options.quick else 2000):
+for step in range(35 if options.quick else 1500):
     data = quantizer.encode(sample_2d("2spirals", BATCH, rng))
     # The GFlowNet learns the reward exp(-E) on trajectories of its own and on trajectories that end in the data.
     paths = gflownets.rollout(policy, BITS, seed=step, forward_from=void, backward_from=data, record=True)

@@ -13,10 +13,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from svgdx.rl import SteinSAC
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--quick", action="store_true", help="300 steps: a few seconds, and not yet a good policy")
+parser.add_argument("--quick", action="store_true", help="250 steps: a few seconds, and not yet a good policy")
 parser.add_argument("--out", default="stein_sac_pendulum.png", help="picture")
 options = parser.parse_args()
-STEPS, EPISODE = 300 if options.quick else 4000, 200
+STEPS, EPISODE = 250 if options.quick else 3000, 200
 
 model = SteinSAC(
     "MlpPolicy",
@@ -25,7 +25,7 @@ model = SteinSAC(
     learning_rate=2e-3,
     learning_starts=EPISODE,
     train_freq=10,
-    gradient_steps=1 if options.quick else 10,
+    gradient_steps=1 if options.quick else 5,
     policy_kwargs={"net_arch": (64, 64), "activation": "softplus"},
     seed=0,
     device="cpu",
