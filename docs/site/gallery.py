@@ -41,13 +41,18 @@ def page(examples: list[Example]) -> str:
         title, _, text = (ast.get_docstring(ast.parse(source)) or "").partition("\n")
         title = title.rstrip(".")
         picture = f"![{title}](gallery/{example.path.stem}.png)"
-        cards.append(f'<figure markdown="span">\n[{picture}](#{example.path.stem})\n</figure>')
+        link = f"[{picture}](#{example.path.stem})\n[{title}](#{example.path.stem})"
+        cards.append(f'<figure markdown="span">\n{link}\n</figure>')
         sections.append(
             f"## {title} {{ #{example.path.stem} }}\n\n{text.strip()}\n\n{picture}\n\n"
             f"It printed: `{example.result}`\n\n"
             f'```python title="docs/examples/{example.path.name}"\n{source}```\n'
         )
-    return f"""# Gallery
+    return f"""---
+hide: [navigation]
+---
+
+# Gallery
 
 The pictures were made by this build, which ran each example with `--quick`. Without it an example runs a little longer
 and draws a better picture.
