@@ -1,4 +1,4 @@
-"""`svgdx` in a process of its own, interrupted in the middle of a run; and the commands that a report prints."""
+"""`svgdx` in its own process, interrupted in the middle of a run, and the commands that a report prints."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from pathlib import Path
 
 
 def interrupted(arguments: list[str], run: Path, lines: int, number: signal.Signals, cwd: Path) -> tuple[int, str]:
-    """Sends a signal once more than so many metrics are written; the exit status and what stderr got.
+    """Sends a signal once metrics.jsonl has more than `lines` lines; returns the exit status and stderr.
 
-    arguments: of `svgdx`. run: the folder whose metrics are counted. cwd: away from the repo, so that the installed
-    package runs and not the source tree.
+    Args:
+        arguments: those of `svgdx`.
+        run: the folder whose metrics are counted.
+        lines: lines before the signal.
+        number: the signal.
+        cwd: a folder outside the repository, so that the installed package runs and not the source tree.
     """
     command = [sys.executable, "-m", "svgdx.cli", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=cwd)

@@ -14,6 +14,7 @@ import torch
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
 
 from experiments.processes import interrupted
+from experiments.small_runs import GFN, assert_same_run, checkpoints, command, records, resume
 
 from svgdx import cli, gflownets
 from svgdx.experiments.eb_gfn.base import EnergyTrainer
@@ -24,67 +25,30 @@ from svgdx.experiments.eb_gfn.trainer import EBGFNTrainer
 from svgdx.experiments.metrics import bits
 from svgdx.experiments.run import checkpoint
 
-SMALL: dict[str, Any] = {
-    "data": "ising", "side": 3, "sigma": 0.2, "samples": 100, "iterations": 8, "batch": 6, "hidden": 8, "depth": 2,
-    "energy_hidden": 8, "energy_depth": 2, "eval_every": 4, "eval_points": 10, "eval_paths": 2, "final_points": 0,
-    "checkpoint_every": 2, "log_every": 1, "energy_lr": 1e-3, "policy_lr": 1e-3, "energy_l1": 0, "lr_decay": "none",
-    "negatives": "data", "k_schedule": "anneal", "k": 0, "chains": 0, "sweeps": 1, "mh": "metropolis",
-    "loss": "tb", "backward_policy": "learnt",
-}  # fmt: skip
-
-
-def options(out: Path, **changes: object) -> list[str]:
-    settings = {name: value for name, value in (SMALL | changes).items() if value is not None}
-    given = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    return ["train", "eb-gfn", "--out", str(out), "--quiet", *given]
-
-
-def resume(out: Path, *more: str) -> int:
-    return cli.main(["train", "eb-gfn", "--out", str(out), "--quiet", "--resume", *more])
-
 
 def new_trainer(**changes: Any) -> EnergyTrainer:
-    config = EBGFNConfig.from_options({name: v for name, v in (SMALL | changes).items() if v is not None})
+    config = EBGFNConfig.from_options({name: v for name, v in (GFN | changes).items() if v is not None})
     return trainer_of(config, load_task(config))
-
-
-def newest(run: Path) -> Path:
-    return sorted((run / "checkpoints").glob("*.safetensors"))[-1]
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    """All is the same to the bit, but for the seconds it took."""
-    without = [[{k: v for k, v in record.items() if k != "seconds"} for record in records(run)] for run in (one, other)]
-    assert without[0] == without[1]
-    assert (one / "samples.png").read_bytes() == (other / "samples.png").read_bytes()
-    assert newest(one).name == newest(other).name
-    first, second = (checkpoint.load(newest(run), "eb-gfn").tensors for run in (one, other))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
-    assert cli.main(options(out)) == 0
+    assert cli.main(command("eb-gfn", out)) == 0
     return out
 
 
-def test_run_folder_holds_what_is_promised(finished: Path) -> None:
+def test_the_run_folder_holds_the_documented_files(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     pictures = {f"samples-{step:08d}.png" for step in (0, 4, 8)} | {"samples.png", "curves.png"}
     assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"} | pictures
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in finished.glob("*.png"))
-    found = records(finished)
-    assert [record["step"] for record in found] == list(range(9))
+    lines = records(finished)
+    assert [line["step"] for line in lines] == list(range(9))
     quantities = {"policy_loss", "log_z", "k", "acceptance", "energy_data", "energy_negatives", "energy_loss"}
-    assert all(quantities <= record.keys() for record in found[1:])
-    assert [record["step"] for record in found if {"nll", "neg_log_rmse"} <= record.keys()] == [0, 4, 8]
-    seconds = [record["seconds"] for record in found]
+    assert all(quantities <= line.keys() for line in lines[1:])
+    assert [line["step"] for line in lines if {"nll", "neg_log_rmse"} <= line.keys()] == [0, 4, 8]
+    seconds = [line["seconds"] for line in lines]
     assert seconds[0] == 0
     assert seconds == sorted(seconds)
     assert seconds[-1] > 0
@@ -117,49 +81,49 @@ def test_every_data_set_that_needs_no_files_starts(name: str, tmp_path: Path) ->
     ],
 )
 def test_variants_resume_to_the_bit(changes: dict[str, Any], tmp_path: Path) -> None:
-    unbroken, broken = new_trainer(**changes), new_trainer(**changes)
+    uninterrupted, broken = new_trainer(**changes), new_trainer(**changes)
     for _ in range(3):
-        unbroken.update()
+        uninterrupted.update()
         broken.update()
     again = new_trainer(**changes)
     again.restore(tmp_path, checkpoint.Checkpoint(broken.step, 0, broken.tensors(), 1.5, "eb-gfn"))
     assert again.seconds == 1.5
     for _ in range(2):
-        assert unbroken.update() == again.update()
-    one, other = unbroken.tensors(), again.tensors()
+        assert uninterrupted.update() == again.update()
+    one, other = uninterrupted.tensors(), again.tensors()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("negatives", ["data", "persistent"])
-def test_energy_learns_from_data_against_accepted_moves(negatives: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_energy_learns_from_data_against_accepted_moves(negatives: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = new_trainer(negatives=negatives, warmup=1)
     accept, seen = gflownets.accept, {}
 
-    def spy(proposal: gflownets.Proposal, *rest: Any) -> Any:
+    def watched_accept(proposal: gflownets.Proposal, *rest: Any) -> Any:
         seen["start"] = proposal.x
-        seen["next"], made, probability = accept(proposal, *rest)
-        return seen["next"], made, probability
+        seen["next"], accepted, probability = accept(proposal, *rest)
+        return seen["next"], accepted, probability
 
-    def look(of_data: torch.Tensor, of_negatives: torch.Tensor, quantities: dict[str, float]) -> None:
-        seen["of_data"], seen["of_negatives"] = of_data, of_negatives
+    def watched_descent(e_data: torch.Tensor, e_negatives: torch.Tensor, quantities: dict[str, float]) -> None:
+        seen["e_data"], seen["e_negatives"] = e_data, e_negatives
 
-    monkeypatch.setattr(gflownets, "accept", spy)
-    monkeypatch.setattr(trainer, "descend_energy", look)
-    # Couplings of some size: moves are accepted and rejected.
+    monkeypatch.setattr(gflownets, "accept", watched_accept)
+    monkeypatch.setattr(trainer, "descend_energy", watched_descent)
+    # Couplings so large that some moves are accepted and some are rejected.
     torch.nn.init.normal_(trainer.energy.weight, std=0.3)
     start = trainer.chains
     trainer.update()
     data = trainer.task.batch(trainer.config.batch, trainer.seed(1))
-    torch.testing.assert_close(seen["of_data"], trainer.energy(data))
-    torch.testing.assert_close(seen["of_negatives"], trainer.energy(seen["next"]))
+    torch.testing.assert_close(seen["e_data"], trainer.energy(data))
+    torch.testing.assert_close(seen["e_negatives"], trainer.energy(seen["next"]))
     torch.testing.assert_close(seen["start"], data if start is None else start)
     assert not torch.equal(seen["start"], seen["next"])
     if negatives == "persistent":
         assert torch.equal(trainer.chains, seen["next"])
 
 
-def test_length_of_moves_follows_its_schedule() -> None:
+def test_the_length_of_moves_follows_its_schedule() -> None:
     lengths = {}
     for schedule in ("anneal", "fixed", "random"):
         trainer = new_trainer(k_schedule=schedule, warmup=18, k=0 if schedule == "anneal" else 4)
@@ -173,7 +137,7 @@ def test_length_of_moves_follows_its_schedule() -> None:
 
 
 @pytest.mark.parametrize(("decay", "at_three_quarters"), [("none", 1.0), ("linear", 0.5), ("cosine", 0.5)])
-def test_learning_rates_fall_over_the_end_alone(decay: str, at_three_quarters: float) -> None:
+def test_learning_rates_fall_only_over_the_end(decay: str, at_three_quarters: float) -> None:
     trainer = new_trainer(lr_decay=decay, decay_share=0.5, iterations=1000)
     expected = {1: 1.0, 500: 1.0, 751: at_three_quarters, 1000: 1.0 if decay == "none" else 0.0}
     for trainer.step, factor in expected.items():
@@ -182,7 +146,7 @@ def test_learning_rates_fall_over_the_end_alone(decay: str, at_three_quarters: f
         assert rates == pytest.approx([1e-3 * factor, 1e-3 * factor, 1.0 * factor], rel=1e-2, abs=5e-3 * factor + 2e-3)
 
 
-def test_averaged_policy_is_the_exponential_mean() -> None:
+def test_the_averaged_policy_is_the_exponential_mean() -> None:
     trainer = new_trainer(ema=0.75)
     assert isinstance(trainer, EBGFNTrainer)
     mean = trainer.policy.head.weight.detach().clone()
@@ -214,51 +178,53 @@ LONG = {"iterations": 150, "eval_every": 150, "checkpoint_every": 7}
 
 
 def run_until(out: Path, lines: int, number: signal.Signals) -> tuple[int, str]:
-    return interrupted(options(out, **LONG), out, lines, number, out.parent)
+    return interrupted(command("eb-gfn", out, **LONG), out, lines, number, out.parent)
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("unbroken") / "run"
-    assert cli.main(options(out, **LONG)) == 0
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert cli.main(command("eb-gfn", out, **LONG)) == 0
     return out
 
 
-def test_killed_run_resumes_to_the_same_numbers(unbroken: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_numbers(uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert run_until(out, 8, signal.SIGKILL)[0] == -signal.SIGKILL
-    saved = checkpoint.load(newest(out), "eb-gfn").seconds
-    assert resume(out) == 0
-    assert_same_run(out, unbroken)
+    saved = checkpoint.load(checkpoints(out)[-1], "eb-gfn").seconds
+    assert resume("eb-gfn", out) == 0
+    assert_same_run(out, uninterrupted, "eb-gfn")
     assert records(out)[-1]["seconds"] > saved > 0
 
 
-def test_interrupted_run_ends_with_a_checkpoint_and_resumes(unbroken: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_ends_with_a_checkpoint_and_resumes(uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     status, message = run_until(out, 8, signal.SIGTERM)
     assert status == 130
     assert "interrupted: saved a checkpoint at step" in message
     assert "Traceback" not in message
-    assert checkpoint.load(newest(out), "eb-gfn").step == records(out)[-1]["step"]
-    assert resume(out) == 0
-    assert_same_run(out, unbroken)
+    saved = checkpoint.load(checkpoints(out)[-1], "eb-gfn")
+    # A step whose evaluation was interrupted has no line yet.
+    assert saved.step == records(out)[-1]["step"] + (saved.pending is not None)
+    assert resume("eb-gfn", out) == 0
+    assert_same_run(out, uninterrupted, "eb-gfn")
 
 
 def test_divergence_keeps_the_last_good_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    assert cli.main(options(out, energy_lr=1e38, checkpoint_every=1, iterations=4)) == 1
+    assert cli.main(command("eb-gfn", out, energy_lr=1e38, checkpoint_every=1, iterations=4)) == 1
     message = capsys.readouterr().err
     assert "svgdx train eb-gfn: stopped: step " in message
     assert "the last checkpoint is kept" in message
-    kept = checkpoint.load(newest(out), "eb-gfn")
-    assert all(bool(value.isfinite().all()) for value in kept.tensors.values())
+    saved = checkpoint.load(checkpoints(out)[-1], "eb-gfn")
+    assert all(bool(value.isfinite().all()) for value in saved.tensors.values())
 
 
-def test_overflown_parameters_are_not_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parameters_that_overflowed_are_not_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    assert cli.main(options(out, policy_lr=1e39, checkpoint_every=1)) == 1
+    assert cli.main(command("eb-gfn", out, policy_lr=1e39, checkpoint_every=1)) == 1
     assert "step 1: policy" in capsys.readouterr().err
-    assert newest(out).name == "step-00000000.safetensors"
+    assert checkpoints(out)[-1].name == "step-00000000.safetensors"
 
 
 REFUSED = {
@@ -271,7 +237,7 @@ REFUSED = {
     "ratio above one": (["--back-ratio=1.5"], "--back-ratio"),
     "negative epsilon": (["--epsilon=-0.1"], "--epsilon"),
     "temperature of zero": (["--temperature=0"], "--temperature"),
-    "mean never moves": (["--ema=1"], "--ema"),
+    "mean that never moves": (["--ema=1"], "--ema"),
     "grid too small": (["--side=2"], "--side"),
     "k of an annealed run": (["--k=3"], "--k:"),
     "mnist without a folder": (["--data=mnist"], "--data-root"),
@@ -288,7 +254,7 @@ def test_bad_requests_are_refused_before_anything_is_written(
     extra, named = REFUSED[case]
     out = tmp_path / "run"
     try:
-        code = cli.main([*options(out), *extra])
+        code = cli.main([*command("eb-gfn", out), *extra])
     except SystemExit as error:  # argparse ends this way
         code = int(error.code or 0)
     assert code == 2
@@ -306,7 +272,7 @@ def test_help_tells_the_defaults_of_each_data_set(capsys: pytest.CaptureFixture[
         cli.main(["train", "eb-gfn", "--help"])
     assert end.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for name in (*SMALL, "resume", "out"):
+    for name in (*GFN, "resume", "out"):
         assert f"--{name.replace('_', '-')}" in text
     assert "(default: 128; 125 for pinwheel;" in text
 
@@ -321,7 +287,7 @@ def test_defaults_depend_on_the_data_set_and_the_command_tells_what_was_given() 
 @pytest.mark.parametrize("sampler", ["eb-gfn", "pcd-gibbs"])
 def test_eval_prints_what_enumeration_gives(sampler: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    assert cli.main(options(out, sampler=sampler, iterations=30, energy_lr=2e-3, eval_every=30)) == 0
+    assert cli.main(command("eb-gfn", out, sampler=sampler, iterations=30, energy_lr=2e-3, eval_every=30)) == 0
     capsys.readouterr()
     settings = ["--points=50", "--mmd-samples=50", "--ais-temperatures=100", "--ais-chains=200", "--z-samples=5000"]
     assert cli.main(["eval", "eb-gfn", str(out), *settings]) == 0
@@ -332,7 +298,7 @@ def test_eval_prints_what_enumeration_gives(sampler: str, tmp_path: Path, capsys
         assert text in printed
     config = EBGFNConfig.from_yaml(out / "config.yaml")
     trainer = trainer_of(config, load_task(config))
-    trainer.restore(newest(out), checkpoint.load(newest(out), "eb-gfn"))
+    trainer.restore(checkpoints(out)[-1], checkpoint.load(checkpoints(out)[-1], "eb-gfn"))
     points = trainer.task.held_out(50, 0)
     log_z = bits.Estimate(bits.exact_log_z(trainer.energy, 9), 0.0)
     exact = bits.energy_nll(trainer.energy, points, log_z).value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 
@@ -12,37 +11,11 @@ import torch
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
 
 from experiments.processes import interrupted
+from experiments.small_runs import EBM, assert_same_run, checkpoints, command, records, resume
 
 from svgdx import cli
 from svgdx.experiments.metrics.frechet import frechet_distance
 from svgdx.experiments.run import checkpoint
-
-SMALL = {
-    "steps": 8, "particles": 8, "svgd-steps": 3, "attached-steps": 2, "sampler-every": 2, "hidden": 16,
-    "eval-every": 4, "eval-samples": 70, "checkpoint-every": 2, "log-every": 1, "threads": 1,
-}  # fmt: skip
-
-
-def options(out: Path, **changes: object) -> list[str]:
-    settings = SMALL | {name.replace("_", "-"): value for name, value in changes.items()}
-    return ["train", "ebm", "--out", str(out), "--quiet", *(f"--{name}={value}" for name, value in settings.items())]
-
-
-def resume(out: Path, *more: str) -> int:
-    return cli.main(["train", "ebm", "--out", str(out), "--quiet", "--resume", *more])
-
-
-def newest(run: Path) -> Path:
-    return sorted((run / "checkpoints").glob("*.safetensors"))[-1]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
-    assert (one / "samples.png").read_bytes() == (other / "samples.png").read_bytes()
-    assert newest(one).name == newest(other).name
-    first, second = checkpoint.load(newest(one)).tensors, checkpoint.load(newest(other)).tensors
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -52,11 +25,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
-    assert cli.main(options(out)) == 0
+    assert cli.main(command("ebm", out)) == 0
     return out
 
 
-def test_run_folder_holds_what_is_promised(finished: Path) -> None:
+def test_the_run_folder_holds_the_documented_files(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     grids = {f"samples-{step:08d}.png" for step in (0, 4, 8)}
     assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "tensorboard", "samples.png", "curves.png"} | grids
@@ -69,27 +42,23 @@ def test_run_folder_holds_what_is_promised(finished: Path) -> None:
 
 
 def test_metrics_hold_every_quantity(finished: Path) -> None:
-    records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == list(range(9))
+    lines = records(finished)
+    assert [line["step"] for line in lines] == list(range(9))
     quantities = {
         "score_norm", "sigma", "sigma_median", "eps", "eps_bound", "trace", "entropy", "energy_data",
         "energy_samples", "objective", "energy_loss", "sampler_loss",
     }  # fmt: skip
-    assert all(quantities <= record.keys() for record in records[1:])
-    assert [record["step"] for record in records if "pixel_distance" in record and "feature_distance" in record] == [
-        0,
-        4,
-        8,
-    ]
-    last = records[-1]
+    assert all(quantities <= line.keys() for line in lines[1:])
+    assert [line["step"] for line in lines if {"pixel_distance", "feature_distance"} <= line.keys()] == [0, 4, 8]
+    last = lines[-1]
     expected = last["energy_samples"] - last["energy_data"] + last["entropy"]
     assert last["objective"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_same_seed_same_run_other_seed_another(finished: Path, tmp_path: Path) -> None:
-    assert cli.main(options(tmp_path / "again")) == 0
-    assert_same_run(finished, tmp_path / "again")
-    assert cli.main(options(tmp_path / "other", seed=1)) == 0
+def test_the_seed_decides_the_run(finished: Path, tmp_path: Path) -> None:
+    assert cli.main(command("ebm", tmp_path / "again")) == 0
+    assert_same_run(finished, tmp_path / "again", "ebm")
+    assert cli.main(command("ebm", tmp_path / "other", seed=1)) == 0
     assert (finished / "metrics.jsonl").read_bytes() != (tmp_path / "other" / "metrics.jsonl").read_bytes()
 
 
@@ -97,67 +66,68 @@ LONG = {"steps": 60, "eval_every": 30, "checkpoint_every": 7}
 
 
 def run_until(out: Path, lines: int, number: signal.Signals) -> tuple[int, str]:
-    return interrupted(options(out, **LONG), out, lines, number, out.parent)
+    return interrupted(command("ebm", out, **LONG), out, lines, number, out.parent)
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("unbroken") / "run"
-    assert cli.main(options(out, **LONG)) == 0
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert cli.main(command("ebm", out, **LONG)) == 0
     return out
 
 
-def test_killed_run_resumes_to_the_same_numbers(unbroken: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_numbers(uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert run_until(out, 20, signal.SIGKILL)[0] == -signal.SIGKILL
     with open(out / "metrics.jsonl", "a") as file:
-        file.write('{"step": 1')  # a line cut short, as a kill leaves it
-    assert resume(out) == 0
-    assert_same_run(out, unbroken)
+        file.write('{"step": 1')  # as a kill in the middle of a line leaves it
+    assert resume("ebm", out) == 0
+    assert_same_run(out, uninterrupted, "ebm")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_run_ends_with_a_checkpoint_and_resumes(
-    unbroken: Path, tmp_path: Path, number: signal.Signals
+def test_an_interrupted_run_ends_with_a_checkpoint_and_resumes(
+    uninterrupted: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "run"
     status, message = run_until(out, 20, number)
     assert status == 130
     assert "interrupted: saved a checkpoint at step" in message
     assert "Traceback" not in message
-    records = (out / "metrics.jsonl").read_text().splitlines()
-    assert checkpoint.load(newest(out)).step == json.loads(records[-1])["step"]
-    assert resume(out) == 0
-    assert_same_run(out, unbroken)
+    saved = checkpoint.load(checkpoints(out)[-1])
+    # A step whose evaluation was interrupted has no line yet.
+    assert saved.step == records(out)[-1]["step"] + (saved.pending is not None)
+    assert resume("ebm", out) == 0
+    assert_same_run(out, uninterrupted, "ebm")
 
 
 def test_resume_after_a_kill_before_the_first_checkpoint(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
     (out / "config.yaml").write_bytes((finished / "config.yaml").read_bytes())
-    assert resume(out) == 0
-    assert_same_run(out, finished)
+    assert resume("ebm", out) == 0
+    assert_same_run(out, finished, "ebm")
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_corrupt_checkpoint_is_refused_and_the_one_before_offered(
+def test_a_corrupt_checkpoint_is_refused_and_the_one_before_it_offered(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: Path, damage: str
 ) -> None:
     out = tmp_path / "run"
-    assert cli.main(options(out)) == 0
-    broken = newest(out)
+    assert cli.main(command("ebm", out)) == 0
+    broken = checkpoints(out)[-1]
     content = bytearray(broken.read_bytes())
     content[-5] ^= 1
     broken.write_bytes({"cut": content[:-9], "flipped": content, "empty": b""}[damage])
     before = contents(out)
-    assert resume(out) == 2
+    assert resume("ebm", out) == 2
     message = capsys.readouterr().err
     assert f"{broken}: corrupt checkpoint" in message
     offered = out / "checkpoints" / "step-00000006.safetensors"
     assert f"--checkpoint {offered}" in message
     assert contents(out) == before
-    assert resume(out, "--checkpoint", str(offered)) == 0
-    assert_same_run(out, finished)
+    assert resume("ebm", out, "--checkpoint", str(offered)) == 0
+    assert_same_run(out, finished, "ebm")
     assert Path(f"{broken}.discarded").exists()
 
 
@@ -165,13 +135,13 @@ def test_divergence_names_step_and_quantity_and_keeps_the_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert cli.main(options(out, energy_lr=1e30)) == 1
+    assert cli.main(command("ebm", out, energy_lr=1e30)) == 1
     message = capsys.readouterr().err
     assert "stopped: step 2: " in message
     assert "is nan" in message or "is inf" in message or "is -inf" in message
-    kept = checkpoint.load(newest(out))
-    assert kept.step == 0
-    assert all(bool(value.isfinite().all()) for value in kept.tensors.values())
+    saved = checkpoint.load(checkpoints(out)[-1])
+    assert saved.step == 0
+    assert all(bool(value.isfinite().all()) for value in saved.tensors.values())
 
 
 REFUSED = {
@@ -199,7 +169,7 @@ def test_bad_requests_are_refused_before_anything_is_written(
     extra, named = REFUSED[case]
     out = tmp_path / "run"
     try:
-        code = cli.main([*options(out), *extra])
+        code = cli.main([*command("ebm", out), *extra])
     except SystemExit as error:  # argparse ends this way
         code = int(error.code or 0)
     assert code == 2
@@ -211,30 +181,30 @@ def test_a_kill_before_the_first_file_leaves_the_folder_free(tmp_path: Path) -> 
     out = tmp_path / "run"
     out.mkdir()
     (out / "config.yaml.tmp").write_text("data: dig")
-    assert cli.main([*options(out), "--steps", "1"]) == 0
+    assert cli.main([*command("ebm", out), "--steps", "1"]) == 0
     assert not (out / "config.yaml.tmp").exists()
 
 
 def test_a_folder_in_use_is_refused_and_left_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(finished)
-    assert cli.main(options(finished)) == 2
+    assert cli.main(command("ebm", finished)) == 2
     assert "not empty" in capsys.readouterr().err
     assert contents(finished) == before
 
 
-def test_resume_refuses_what_it_cannot_go_on_with(
+def test_resume_refuses_folders_settings_and_checkpoints_that_do_not_fit(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(finished)
-    assert resume(tmp_path) == 2
+    assert resume("ebm", tmp_path) == 2
     assert "config.yaml" in capsys.readouterr().err
-    assert resume(finished, "--hidden=17") == 2
+    assert resume("ebm", finished, "--hidden=17") == 2
     assert "--hidden" in capsys.readouterr().err
-    assert resume(finished, "--checkpoint=none.safetensors") == 2
+    assert resume("ebm", finished, "--checkpoint=none.safetensors") == 2
     assert "none.safetensors" in capsys.readouterr().err
     assert contents(finished) == before
     (tmp_path / "config.yaml").write_text("steps: 3\n")
-    assert resume(tmp_path) == 2
+    assert resume("ebm", tmp_path) == 2
     assert str(tmp_path / "config.yaml") in capsys.readouterr().err
 
 
@@ -243,8 +213,8 @@ def test_help_shows_each_setting_with_its_default(capsys: pytest.CaptureFixture[
         cli.main(["train", "ebm", "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for name in [*SMALL, "data-root", "resume", "out"]:
-        assert f"--{name}" in text
+    for name in [*EBM, "data-root", "resume", "out"]:
+        assert f"--{name.replace('_', '-')}" in text
     for group in ("data:", "sampler:", "energy:", "run:"):
         assert group in text
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import json
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,132 +19,96 @@ gymnasium = pytest.importorskip("gymnasium", reason="reinforcement learning need
 pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
 
 from experiments.processes import interrupted  # noqa: E402
+from experiments.small_runs import TIMES, assert_same_run, command, records, resume, timeless  # noqa: E402
 
 from svgdx import cli  # noqa: E402
 from svgdx.experiments.rl.checkpoint import RLCheckpoint, RLFolder  # noqa: E402
 from svgdx.experiments.rl.config import RLConfig  # noqa: E402
 from svgdx.rl import PRESETS, SteinSAC  # noqa: E402
 
-SMALL = {
-    "env": "svgdx/Multigoal-v0", "steps": 120, "hidden": 8, "update-every": 10, "updates": 1, "update-after": 20,
-    "random-steps": 30, "eval-every": 60, "eval-episodes": 3, "log-every": 20, "checkpoint-every": 40, "batch": 16,
-    "buffer": 90,
-}  # fmt: skip
-# What depends on the clock.
-TIMES = ("seconds", "steps_per_second")
-
-
-def options(out: Path, **changes: object) -> list[str]:
-    settings = SMALL | {name.replace("_", "-"): value for name, value in changes.items()}
-    return ["train", "rl", "--out", str(out), "--quiet", *(f"--{name}={value}" for name, value in settings.items())]
-
-
-def resume(out: Path, *more: str) -> int:
-    return cli.main(["train", "rl", "--out", str(out), "--quiet", "--resume", *more])
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
-
 
 def saved(run: Path) -> list[RLCheckpoint]:
+    """The checkpoints of a run, oldest first."""
     folder = RLFolder(run, "rl")
     return [folder.read(path) for path in folder.saved()]
-
-
-def parameters(checkpoint: RLCheckpoint) -> dict[str, torch.Tensor]:
-    with zipfile.ZipFile(checkpoint.path / "model.zip") as model, model.open("policy.pth") as file:
-        found: dict[str, torch.Tensor] = torch.load(io.BytesIO(file.read()))
-        return found
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert metrics(one) == metrics(other)
-    first, second = saved(one), saved(other)
-    assert [each.step for each in first] == [each.step for each in second]
-    with np.load(first[-1].path / "replay_buffer.npz") as a, np.load(second[-1].path / "replay_buffer.npz") as b:
-        assert all(np.array_equal(a[name], b[name]) for name in a.files)
-    one_policy, other_policy = parameters(first[-1]), parameters(second[-1])
-    assert all(torch.equal(one_policy[name], other_policy[name]) for name in one_policy)
-    assert torch.equal(first[-1].generators["torch"], second[-1].generators["torch"])
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "runs"
-    assert cli.main(options(out, seeds="0,2")) == 0
+    assert cli.main(command("rl", out, seeds="0,2")) == 0
     return out
 
 
-def test_each_seed_has_a_run_folder_that_holds_what_is_promised(finished: Path) -> None:
+def test_each_seed_has_a_run_folder_with_the_documented_files(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == ["seed-0", "seed-2"]
     run = finished / "seed-2"
     files = {"config.yaml", "metrics.jsonl", "manifest.json"}
     assert {path.name for path in run.iterdir()} == {*files, "checkpoints", "tensorboard"}
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     config = RLConfig.from_yaml(run / "config.yaml")
-    # What the preset decides is written down.
+    # The settings of the preset are written out.
     assert (config.seed, config.preset, config.target, config.particles) == (2, "met-svgd", "max-entropy", 10)
-    assert [each.step for each in saved(run)] == [80, 120]
-    # Stable-Baselines3 reads the model by itself.
+    assert [state.step for state in saved(run)] == [80, 120]
+    # Stable-Baselines3 reads the model on its own.
     loaded = SteinSAC.load(saved(run)[-1].path / "model.zip")
     assert loaded.num_timesteps == 120
     assert loaded._n_updates == 10
-    assert metrics(run) != metrics(finished / "seed-0")
+    assert timeless(run) != timeless(finished / "seed-0")
 
 
 def test_metrics_hold_every_quantity(finished: Path) -> None:
-    records = [json.loads(line) for line in (finished / "seed-0" / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [0, 20, 40, 60, 80, 100, 120]
+    lines = records(finished / "seed-0")
+    assert [line["step"] for line in lines] == [0, 20, 40, 60, 80, 100, 120]
     quantities = {"critic_loss", "actor_loss", "entropy", "sigma", "eps", "score_norm", *TIMES}
-    assert all(quantities <= record.keys() for record in records[2:])
-    returns = {record["step"]: record["returns"] for record in records if "returns" in record}
+    assert all(quantities <= line.keys() for line in lines[2:])
+    returns = {line["step"]: line["returns"] for line in lines if "returns" in line}
     assert returns.keys() == {0, 60, 120}
-    assert all(len(found) == 3 and len(set(found)) == 3 for found in returns.values())
+    assert all(len(values) == 3 and len(set(values)) == 3 for values in returns.values())
 
 
 @pytest.mark.parametrize("algo", ["sac", "sac-nf", "stein"])
-def test_a_run_goes_on_from_a_checkpoint_to_the_same_numbers(tmp_path: Path, algo: str) -> None:
+def test_a_run_resumes_from_a_checkpoint_to_the_same_numbers(tmp_path: Path, algo: str) -> None:
     changes = {"algo": algo, "alpha_rule": "tuned"}
-    # Its probability of a Metropolis-Hastings step depends on the part of the run that is done.
+    # The probability of a Metropolis-Hastings step depends on the progress of the run.
     changes |= {"preset": "met-svgd-mh-greedy"} if algo == "stein" else {}
-    assert cli.main(options(tmp_path / "unbroken", keep_checkpoints=3, **changes)) == 0
-    shutil.copytree(tmp_path / "unbroken", tmp_path / "broken")
+    assert cli.main(command("rl", tmp_path / "uninterrupted", keep_checkpoints=3, **changes)) == 0
+    shutil.copytree(tmp_path / "uninterrupted", tmp_path / "broken")
     run = tmp_path / "broken" / "seed-0"
-    # As a kill after step 100 leaves it: lines after the checkpoint, the last one cut short.
+    # As a kill after step 100 leaves it: lines after the checkpoint, of which the last is incomplete.
     for step in (80, 120):
         shutil.rmtree(run / "checkpoints" / f"step-{step:08d}")
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 1')
-    assert resume(tmp_path / "broken") == 0
-    assert_same_run(run, tmp_path / "unbroken" / "seed-0")
+    assert resume("rl", tmp_path / "broken") == 0
+    assert_same_run(run, tmp_path / "uninterrupted" / "seed-0", "rl")
+    assert [state.step for state in saved(run)] == [40, 80, 120]
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "seed-0").mkdir()
     shutil.copy(finished / "seed-0" / "config.yaml", tmp_path / "seed-0")
-    assert resume(tmp_path) == 0
-    assert_same_run(tmp_path / "seed-0", finished / "seed-0")
+    assert resume("rl", tmp_path) == 0
+    assert_same_run(tmp_path / "seed-0", finished / "seed-0", "rl")
 
 
 def test_an_interrupted_run_ends_with_a_checkpoint_and_resumes_with_all_seeds(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs"
-    # Long enough to be caught; the interrupted seed has the numbers of a shorter run up to there.
-    arguments = options(out, seeds="0,1", steps=4000, checkpoint_every=4000)
+    # Long enough to be interrupted; up to then the seed has the numbers of a shorter run.
+    arguments = command("rl", out, seeds="0,1", steps=4000, checkpoint_every=4000)
     status, message = interrupted(arguments, out / "seed-0", 3, signal.SIGTERM, tmp_path)
     assert status == 130
     assert "interrupted: saved a checkpoint at step" in message
     assert "Traceback" not in message
-    found = saved(out / "seed-0")
-    assert len(found) == 1
-    assert found[0].step >= 60
-    # The other seed is there to be resumed, too.
+    (state,) = saved(out / "seed-0")
+    assert state.step >= 60
+    # The folder of the other seed exists, so that --resume trains it as well.
+    assert (out / "seed-1" / "config.yaml").is_file()
     assert not saved(out / "seed-1")
-    assert metrics(out / "seed-0")[:4] == metrics(finished / "seed-0")[:4]
+    assert timeless(out / "seed-0")[:4] == timeless(finished / "seed-0")[:4]
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_offered(
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_offered(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "seed-0"
@@ -156,20 +117,20 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_offered(
     content = bytearray((newest / "replay_buffer.npz").read_bytes())
     content[-5] ^= 1
     (newest / "replay_buffer.npz").write_bytes(content)
-    assert resume(tmp_path) == 2
+    assert resume("rl", tmp_path) == 2
     message = capsys.readouterr().err
     assert f"{newest}: corrupt checkpoint: replay_buffer.npz" in message
     offered = run / "checkpoints" / "step-00000080"
     assert f"--checkpoint {offered}" in message
-    # The second time another checkpoint of that step has been set aside already.
+    # The second time a discarded checkpoint of that step exists already.
     for _ in range(2):
-        assert resume(tmp_path, "--checkpoint", str(offered)) == 0
-        assert_same_run(run, finished / "seed-0")
+        assert resume("rl", tmp_path, "--checkpoint", str(offered)) == 0
+        assert_same_run(run, finished / "seed-0", "rl")
     assert Path(f"{newest}.discarded").is_dir()
 
 
 class Failing(gymnasium.Env):  # type: ignore[misc, name-defined]
-    """A Multigoal whose 50th step raises, or gives a reward that is NaN."""
+    """A Multigoal whose 50th step raises or returns a reward of NaN."""
 
     def __init__(self, how: str = "raises") -> None:
         self.inner = gymnasium.make("svgdx/Multigoal-v0").unwrapped
@@ -205,13 +166,13 @@ def failing(request: pytest.FixtureRequest) -> Any:
 def test_a_failed_environment_is_named_and_the_checkpoint_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], failing: str, expected: str
 ) -> None:
-    assert cli.main(options(tmp_path / "run", env=failing)) == 1
+    assert cli.main(command("rl", tmp_path / "run", env=failing)) == 1
     assert expected in capsys.readouterr().err
-    assert [each.step for each in saved(tmp_path / "run" / "seed-0")] == [40]
+    assert [state.step for state in saved(tmp_path / "run" / "seed-0")] == [40]
 
 
 @pytest.mark.parametrize("algo", ["sac", "sac-nf", "stein"])
-def test_divergence_is_named_kept_and_does_not_stop_the_other_seeds(
+def test_divergence_is_recorded_and_does_not_stop_the_other_seeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], algo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from svgdx.experiments.rl import models
@@ -225,41 +186,40 @@ def test_divergence_is_named_kept_and_does_not_stop_the_other_seeds(
         original(self, *args, **kwargs)
 
     monkeypatch.setattr(models.CLASSES[algo], "train", poisoned)
-    assert cli.main(options(tmp_path / "run", seeds="0,1", algo=algo)) == 1
+    assert cli.main(command("rl", tmp_path / "run", seeds="0,1", algo=algo)) == 1
     message = capsys.readouterr().err
     assert "seed-0: stopped: step 60: " in message
     assert "nan" in message or "not finite" in message or "NaN" in message
     run = tmp_path / "run" / "seed-0"
-    assert [each.step for each in saved(run)] == [40]
-    assert metrics(run)[-1]["step"] == 60
-    assert "diverged" in metrics(run)[-1]
+    assert [state.step for state in saved(run)] == [40]
+    assert timeless(run)[-1]["step"] == 60
+    assert "diverged" in timeless(run)[-1]
     loaded = models.CLASSES[algo].load(saved(run)[0].path / "model.zip")
     assert all(bool(value.isfinite().all()) for value in loaded.policy.parameters())
-    assert [each.step for each in saved(tmp_path / "run" / "seed-1")] == [80, 120]
+    assert [state.step for state in saved(tmp_path / "run" / "seed-1")] == [80, 120]
 
 
-def test_a_full_disk_at_a_checkpoint_is_told_and_the_last_one_kept(
+def test_a_full_disk_at_a_checkpoint_is_reported_and_the_last_one_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The model and some transitions fit under the limit of a file's size, which fails as a full disk does; all do not.
+    # The limit of a file's size fails as a full disk does; it leaves room for the model and some of the transitions.
     run = tmp_path / "run" / "seed-0"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     changes = {"steps": 8000, "checkpoint_every": 1000, "buffer": 9000, "eval_every": 8000, "log_every": 8000}
     changes |= {"algo": "sac", "random_steps": 8000, "update_after": 7000, "update_every": 1000}
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (130_000, before[1]))
-        assert cli.main(options(tmp_path / "run", keep_checkpoints=1, **changes)) == 1
+        assert cli.main(command("rl", tmp_path / "run", keep_checkpoints=1, **changes)) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     message = capsys.readouterr().err
     assert "cannot be written" in message
     assert "File too large" in message
     assert "the last checkpoint is kept" in message
-    kept = saved(run)
-    assert len(kept) == 1
-    assert kept[0].step >= 1000
-    assert f"step {kept[0].step + 1000}: the checkpoint" in message
-    assert [path.name for path in (run / "checkpoints").iterdir()] == [kept[0].path.name]
+    (state,) = saved(run)
+    assert state.step >= 1000
+    assert f"step {state.step + 1000}: the checkpoint" in message
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [state.path.name]
 
 
 REFUSED = {
@@ -292,7 +252,7 @@ def test_bad_requests_are_refused_before_anything_is_written(
 ) -> None:
     extra, named = REFUSED[case]
     try:
-        code = cli.main([*options(tmp_path / "run"), *extra])
+        code = cli.main([*command("rl", tmp_path / "run"), *extra])
     except SystemExit as error:  # argparse ends this way
         code = int(error.code or 0)
     assert code == 2
@@ -303,18 +263,18 @@ def test_bad_requests_are_refused_before_anything_is_written(
 def test_folders_in_use_and_folders_without_a_run(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(options(finished, seeds="1,2")) == 2
+    assert cli.main(command("rl", finished, seeds="1,2")) == 2
     assert "seed-2 is not empty" in capsys.readouterr().err
     assert not (finished / "seed-1").exists()
-    assert resume(tmp_path) == 2
+    assert resume("rl", tmp_path) == 2
     assert "holds no folder seed-N" in capsys.readouterr().err
-    assert resume(finished, "--gamma=0.5") == 2
+    assert resume("rl", finished, "--gamma=0.5") == 2
     assert "--gamma 0.5: the run has 0.9," in capsys.readouterr().err
 
 
 def test_a_finished_run_is_left_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in finished.rglob("metrics.jsonl")}
-    assert resume(finished) == 0
+    assert resume("rl", finished) == 0
     assert capsys.readouterr().err.count("has all its 120 steps") == 2
     assert {path: path.read_bytes() for path in finished.rglob("metrics.jsonl")} == before
 
@@ -323,8 +283,8 @@ def test_every_preset_is_resolved() -> None:
     from svgdx.experiments.rl.models import resolved
 
     for preset, changes in PRESETS.items():
-        found = resolved(RLConfig.from_options({"preset": preset}))
-        assert all(getattr(found, {"steps": "svgd_steps"}.get(name, name)) == value for name, value in changes.items())
+        config = resolved(RLConfig.from_options({"preset": preset}))
+        assert all(getattr(config, {"steps": "svgd_steps"}.get(name, name)) == value for name, value in changes.items())
 
 
 def test_several_ranks_are_refused(
@@ -340,8 +300,8 @@ def test_missing_packages_are_named(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['stable_baselines3'] = None; from svgdx import cli; sys.exit(cli.main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", program, *options(tmp_path / "run")]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert found.returncode == 2
-    assert "needs the package stable_baselines3: pip install 'svgdx[rl]'" in found.stderr
+    arguments = [sys.executable, "-c", program, *command("rl", tmp_path / "run")]
+    process = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert process.returncode == 2
+    assert "needs the package stable_baselines3: pip install 'svgdx[rl]'" in process.stderr
     assert not (tmp_path / "run").exists()
