@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ pytest.importorskip("sklearn", reason="training needs the packages of svgdx[trai
 
 import matplotlib.image
 import matplotlib.pyplot as plt
+from experiments.small_runs import checkpoints, command, resume, timeless
 from matplotlib.figure import Figure
 
+from svgdx import cli
 from svgdx.experiments.run.figures import sample_paths, warn_if_unwritten, write_figure, write_image
 
 
@@ -69,3 +72,22 @@ def test_a_training_gets_a_warning_instead_of_the_error(tmp_path: Path, capsys: 
 def test_only_failed_writing_is_a_warning() -> None:
     with pytest.raises(ValueError, match="drawing"), warn_if_unwritten():
         raise ValueError("drawing")
+
+
+@pytest.mark.parametrize("experiment", ["ebm", "eb-gfn"])
+def test_a_training_survives_pictures_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], experiment: str
+) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert cli.main(command(experiment, whole)) == 0
+    shutil.copytree(whole, run)
+    checkpoints(run)[-1].unlink()
+    for name in ("samples.png", "curves.png"):
+        # A folder cannot be replaced by a file.
+        (run / name).unlink()
+        (run / name).mkdir()
+    capsys.readouterr()
+    assert resume(experiment, run) == 0
+    assert capsys.readouterr().err.count("warning: a picture could not be written") == 2
+    assert timeless(run) == timeless(whole)
+    assert {path.name for path in run.iterdir()} == {path.name for path in whole.iterdir()}
