@@ -28,8 +28,8 @@ class Trainer:
     Attributes:
         step: number of updates so far.
         seconds: their duration, over all resumptions; the recorder adds to it.
-        modules, optimisers: by name, what a checkpoint holds.
-        chains: name of the checkpoint's tensor whose rows differ between ranks, if there is one.
+        modules, optimisers: what a checkpoint holds, by name.
+        chains_name: name of the tensor whose rows differ between ranks, such as persistent chains; empty for none.
     """
 
     chains_name = ""

@@ -64,16 +64,16 @@ class Experiment(Protocol):
     def evaluate(self, record: Record, folder: RunFolder, check_stop: Callable[[], None]) -> tuple[Record, str]:
         """The record with the quantities of an evaluation, and a short text for the progress bar.
 
-        Called on rank 0 only, so nothing in it may wait for another rank. Pictures go into the folder. Leaves the
-        state of the training and its generators as they are, also if `check_stop`, which is to be called between the
-        stages of the evaluation, raises StopRequested.
+        It runs on rank 0 only, so it must not wait for another rank. It calls `check_stop` between its stages, which
+        raises StopRequested after a signal. In either case it leaves the state of the training and the generators
+        unchanged. Pictures go into the folder.
         """
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is trained, on this rank: what must be finite."""
 
     def checkpoint(self) -> Checkpoint | None:
-        """The state of this step, on every rank; None if a resumed run can as well begin again."""
+        """The state of this step, on every rank; None if a resumed run may as well start again."""
 
 
 class Stop:
@@ -89,7 +89,7 @@ class Stop:
 
 
 class Recorder:
-    """Records a run, from `begin` over `after_update`, which follows every update, to the end of the `with` block.
+    """Records a run: call `begin` once and `after_update` after every update, inside a `with` block.
 
     Args:
         experiment: what is recorded.
@@ -99,7 +99,7 @@ class Recorder:
         description: text before the progress bar.
 
     Attributes:
-        stopped: whether a signal ended the run before all of its last step was done.
+        stopped: whether a signal ended the run before it was finished.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Recorder:
         if isinstance(error, DivergedError):
             # How the run ended is one of its results: `svgdx report` reads it.
             self.folder.append_metrics({"step": step, "diverged": str(error)})
-        if self.stopped:
+        if self.stopped and error is None:
             saved = f"saved a checkpoint at step {step}" if self._saved else "stopped before the first checkpoint"
             print(f"{self.folder.path}: interrupted: {saved}; continue with --resume", file=sys.stderr)
 
@@ -145,10 +145,11 @@ class Recorder:
         return not self.stopped and self.experiment.step < self.experiment.last_step
 
     def begin(self, saved: Checkpoint | None) -> None:
-        """Begins or resumes a run.
+        """Starts a run, with an evaluation before the first update, or resumes one.
 
-        saved: the checkpoint that was restored, whose interrupted evaluation, if there is one, is made now; None for a
-        new run, which is evaluated before its first update.
+        Args:
+            saved: the checkpoint that was restored; an evaluation that a signal interrupted there is made now. None
+                starts a new run.
         """
         if saved is None:
             self._finish_step(self.experiment.record({}))
@@ -179,7 +180,7 @@ class Recorder:
         return experiment.step >= experiment.last_step or experiment.step % experiment.options.eval_every == 0
 
     def _finish_step(self, record: Record | None) -> None:
-        """Evaluates, logs and saves as far as it is due at this step. record: None if nothing is to be logged."""
+        """Evaluates, logs and saves whatever is due at this step. record: None if no line is due."""
         experiment = self.experiment
         last = experiment.step >= experiment.last_step
         interrupted = record is not None and not self._log(record)
@@ -227,7 +228,7 @@ class Recorder:
 
 @contextmanager
 def named_divergence(experiment: Experiment) -> Iterator[None]:
-    """Ops refuse NaN with a RuntimeError of their own; if a tensor is not finite, DivergedError names it instead."""
+    """Turns the RuntimeError with which ops refuse NaN into a DivergedError that names the tensor, if there is one."""
     try:
         yield
     except RuntimeError:
