@@ -29,12 +29,12 @@ def main(options: argparse.Namespace) -> int:
     """Runs `svgdx train rl` and returns its exit code."""
     if parallel.ranks_launched() > 1:
         raise UsageError("it is not data-parallel: start it without torchrun")
-    chosen = chosen_options(options, RLConfig)
-    return run(chosen, options.out, options.seeds, options.resume, options.checkpoint, options.quiet, options.trust)
+    settings = chosen_options(options, RLConfig)
+    return run(settings, options.out, options.seeds, options.resume, options.checkpoint, options.quiet, options.trust)
 
 
 def run(
-    given: dict[str, Any],
+    settings: dict[str, Any],
     out: Path,
     seeds: list[int] | None,
     resume: bool,
@@ -45,7 +45,7 @@ def run(
     """Trains the seeds one after another, each in the folder out/seed-N.
 
     Args:
-        given: settings from the command line; when resuming, a larger number of steps lengthens the runs.
+        settings: those from the command line; when resuming, a larger number of steps lengthens the runs.
         out: folder of the run folders.
         seeds: the seeds; None takes seed 0, or when resuming all that are in the folder.
         resume, chosen: whether to continue the runs, and the checkpoint of the only one; None takes the newest.
@@ -62,10 +62,10 @@ def run(
     """
     if trust and not resume:
         raise UsageError("--trust: only with --resume")
-    opened = _reopen(given, out, seeds, chosen, trust) if resume else _create(given, out, seeds or [0], chosen)
+    runs = _reopen(settings, out, seeds, chosen, trust) if resume else _create(settings, out, seeds or [0], chosen)
     code = 0
     with signals() as stop:
-        for config, folder in opened:
+        for config, folder in runs:
             try:
                 if not _train(config, folder, stop, resume, chosen, quiet):
                     return INTERRUPTED
@@ -75,10 +75,12 @@ def run(
     return code
 
 
-def _create(given: dict[str, Any], out: Path, seeds: list[int], chosen: Path | None) -> list[tuple[RLConfig, RLFolder]]:
+def _create(
+    settings: dict[str, Any], out: Path, seeds: list[int], chosen: Path | None
+) -> list[tuple[RLConfig, RLFolder]]:
     if chosen:
         raise UsageError("--checkpoint: only with --resume")
-    config = RLConfig.from_options(given)
+    config = RLConfig.from_options(settings)
     config = models.resolved(dataclasses.replace(config, threads=config.threads or torch.get_num_threads()))
     # Made before the folders, so that a refused run leaves nothing behind.
     small = dataclasses.replace(config, buffer=1)
@@ -94,7 +96,7 @@ def _create(given: dict[str, Any], out: Path, seeds: list[int], chosen: Path | N
 
 
 def _reopen(
-    given: dict[str, Any], out: Path, seeds: list[int] | None, chosen: Path | None, trust: bool
+    settings: dict[str, Any], out: Path, seeds: list[int] | None, chosen: Path | None, trust: bool
 ) -> list[tuple[RLConfig, RLFolder]]:
     present = sorted(int(path.name[5:]) for path in out.glob("seed-*") if re.fullmatch(r"seed-\d+", path.name))
     if not present:
@@ -106,7 +108,7 @@ def _reopen(
     for seed in wanted:
         folder = RLFolder.reopen(_path(out, seed), EXPERIMENT)
         folder.trusted = trust
-        runs.append((folder.resumed_settings(RLConfig, given, chosen), folder))
+        runs.append((folder.resumed_settings(RLConfig, settings, chosen), folder))
     # All runs were read, so that a refused one leaves the others as they are.
     for config, folder in runs:
         folder.write_settings(config)
@@ -118,7 +120,7 @@ def _path(out: Path, seed: int) -> Path:
 
 
 def _train(config: RLConfig, folder: RLFolder, stop: Stop, resume: bool, chosen: Path | None, quiet: bool) -> bool:
-    """Trains one seed; whether it has all its steps, and not only those before a signal."""
+    """Trains one seed. Returns whether the run is finished, so False if a signal ended it."""
     torch.set_num_threads(config.threads)
     loaded = folder.load(chosen) if resume else None
     if resume:
