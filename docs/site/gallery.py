@@ -27,8 +27,10 @@ class Example(NamedTuple):
 def run_all(folder: Path) -> list[Example]:
     """Runs every example of a folder, two at a time.
 
-    Raises RuntimeError with the output of the first example that fails.
+    Raises RuntimeError with the output of the first example that fails, or if there is none.
     """
+    if not any(folder.glob("*.py")):
+        raise RuntimeError(f"{folder} has no examples")
     with ThreadPoolExecutor(WORKERS) as pool:
         return list(pool.map(_run, sorted(folder.glob("*.py"))))
 
@@ -45,17 +47,19 @@ def page(examples: list[Example]) -> str:
         cards.append(f'<figure markdown="span">\n{link}\n</figure>')
         sections.append(
             f"## {title} {{ #{example.path.stem} }}\n\n{text.strip()}\n\n{picture}\n\n"
-            f"It printed: `{example.result}`\n\n"
-            f'```python title="docs/examples/{example.path.name}"\n{source}```\n'
+            f"It printed: `{example.result}`\n\n{_listing(example.path)}"
         )
+        # Such as the C++ program that a script compiles.
+        others = (path for path in example.path.parent.glob(f"{example.path.stem}.*") if path != example.path)
+        sections += [_listing(path) for path in sorted(others)]
     return f"""---
 hide: [navigation]
 ---
 
 # Gallery
 
-The pictures were made by this build, which ran each example with `--quick`. Without it an example runs a little longer
-and draws a better picture.
+Scripts to start from. The pictures were made by this build, which ran each script with `--quick`; without it a script
+runs longer and draws a better picture: `python docs/examples/{examples[0].path.name}`.
 
 <div class="gallery" markdown>
 
@@ -64,6 +68,10 @@ and draws a better picture.
 </div>
 
 {chr(10).join(sections)}"""
+
+
+def _listing(path: Path) -> str:
+    return f'```{path.suffix.removeprefix(".")} title="docs/examples/{path.name}"\n{path.read_text()}```\n'
 
 
 def _run(path: Path) -> Example:

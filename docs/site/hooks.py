@@ -24,6 +24,8 @@ PAGES = {
     "CODE_OF_CONDUCT.md": "project/conduct.md",
 }
 BENCHMARKS = "bench/results"
+# The gallery has a section for each script.
+EXAMPLES = "docs/examples"
 # Text, target and anchor of a link or picture in Markdown.
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
@@ -47,7 +49,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         uri = f"api/{module.rpartition('.')[2]}.md"
         files.append(File.generated(config, uri, content=f"---\ntitle: {module}\n---\n\n::: {module}\n"))
     try:
-        examples = gallery.run_all(ROOT / "docs" / "examples")
+        examples = gallery.run_all(ROOT / EXAMPLES)
     except RuntimeError as error:
         raise PluginError(str(error)) from error
     for example in examples:
@@ -69,6 +71,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if re.match(r"[a-z]+:", target):
             return link[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        if path.startswith(EXAMPLES):
+            path, anchor = "docs/gallery.md", f"#{Path(path).stem}" if path != EXAMPLES else ""
         page_uri = outside.get(path, path.removeprefix("docs/"))
         if files.get_file_from_path(page_uri) is None and (ROOT / path).exists():
             # A file of the repository that has no page: only the text remains.
