@@ -34,10 +34,10 @@ LOGGED = dict.fromkeys(CONFIGURATIONS, OF_SVGD) | {
 @pytest.fixture(autouse=True)
 def quick_classifier(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Shortens the training of the classifier, whose quality is tested elsewhere."""
-    images._classifier.cache_clear()
+    images._classifiers.clear()
     monkeypatch.setattr(features, "UPDATES", 3)
     yield
-    images._classifier.cache_clear()
+    images._classifiers.clear()
 
 
 def records(run: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from svgdx.experiments.eb_gfn.trainer import EBGFNTrainer
 from svgdx.experiments.ebm.base import ImageTrainer
 from svgdx.experiments.ebm.glow import GlowTrainer
 from svgdx.experiments.ebm.trainer import EBMTrainer
-from svgdx.experiments.metrics import images
+from svgdx.experiments.metrics import features, images
 
 LANGEVIN = {"config": "langevin", "chains": "persistent", "buffer": 90}
 GLOW = {"config": "glow", "glow_width": 4, "glow_blocks": 1}
@@ -80,6 +80,15 @@ def test_the_stage_in_which_the_signal_comes_is_the_last(tmp_path: Path, monkeyp
     assert cli.main(command("ebm", tmp_path / "run")) == 130
     assert distances == []
     assert issubclass(EBMTrainer, ImageTrainer)
+
+
+def test_a_signal_ends_the_training_of_the_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_classifiers", {})
+    monkeypatch.setattr(features, "UPDATES", 10**9)
+    calls = signal_at_call(monkeypatch, features.Classifier, "forward", 5)
+    assert cli.main(command("ebm", tmp_path / "run")) == 130
+    assert len(calls) == 5
+    assert images._classifiers == {}
 
 
 def test_a_signal_after_the_last_step_leaves_the_final_evaluation_to_the_resumed_run(

@@ -92,6 +92,6 @@ def _summary(config: EBMConfig, task: Task, folder: RunFolder) -> None:
     for name, value in floor.items():
         before, after = metrics[0][name], metrics[-1][name]
         print(f"  {name}: {before:.2f} before training, {after:.2f} after, {value:.2f} for training images")
-    accuracy = f"{100 * task.distances.features.accuracy:.1f} %"
+    accuracy = f"{100 * task.distances.features().accuracy:.1f} %"
     print(f"feature_distance is not FID: its classifier is trained here and classifies {accuracy} of them correctly.")
     print(f"Pictures: {folder.path / 'samples.png'}, {folder.path / 'curves.png'}")

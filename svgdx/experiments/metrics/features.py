@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -77,8 +78,10 @@ def _features(classifier: Classifier, images: Tensor) -> Tensor:
     return torch.cat([classifier.features(batch) for batch in images.split(500)])
 
 
-def train(images: Images) -> FeatureDistance:
+def train(images: Images, check_stop: Callable[[], None] = lambda: None) -> FeatureDistance:
     """Trains the classifier on the labels of the training images; distances are to the held-out images.
+
+    check_stop is called between the updates and may raise.
 
     Raises:
         ValueError: the images have no labels.
@@ -93,6 +96,7 @@ def train(images: Images) -> FeatureDistance:
     adam = torch.optim.Adam(classifier.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, UPDATES)
     for _ in range(UPDATES):
+        check_stop()
         rows = torch.randint(len(labels), (BATCH,), generator=generator)
         loss = functional.cross_entropy(classifier(images.train[rows]), labels[rows])
         adam.zero_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,8 @@ from svgdx.experiments.run.errors import UsageError
 # In more dimensions the covariance of a few hundred samples is singular, and its square root takes minutes.
 MOST_PIXELS = 1024
 _LAYER = "2048"
+# Trained once per process for each data set and its folder.
+_classifiers: dict[tuple[str, str | None], features.FeatureDistance] = {}
 
 
 class ImageDistances:
@@ -42,28 +43,27 @@ class ImageDistances:
         self.images, self._source = images, (name, root)
         self.inception = None if inception_weights is None else Inception(Path(inception_weights), images)
 
-    @property
-    def features(self) -> features.FeatureDistance:
-        """The distance in features, trained on first use, so that a rank that does not evaluate never trains it."""
-        return _classifier(*self._source)
+    def features(self, check_stop: Callable[[], None] = lambda: None) -> features.FeatureDistance:
+        """The distance in features, trained on first use, so that a rank that does not evaluate never trains it.
+
+        check_stop is called between the updates of the classifier and may raise.
+        """
+        if self._source not in _classifiers:
+            name, root = self._source
+            _classifiers[self._source] = features.train(load_images(name, root, labels=True), check_stop)
+        return _classifiers[self._source]
 
     def __call__(self, samples: Tensor, check_stop: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """Each distance of samples (N, D) to the held-out images; check_stop is called between them and may raise."""
+        """Each distance of samples (N, D) to the held-out images; check_stop is called between stages and may raise."""
         distances = {}
         if samples.shape[1] <= MOST_PIXELS:
             distances["pixel_distance"] = frechet_distance(samples, self.images.held_out)
             check_stop()
-        distances["feature_distance"] = self.features(samples)
+        distances["feature_distance"] = self.features(check_stop)(samples)
         if self.inception:
             check_stop()
             distances["fid"] = self.inception.fid(samples)
         return distances
-
-
-@functools.cache
-def _classifier(name: str, root: str | None) -> features.FeatureDistance:
-    """The classifier of a data set, trained once per process."""
-    return features.train(load_images(name, root, labels=True))
 
 
 class Inception:
