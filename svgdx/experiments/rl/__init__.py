@@ -21,9 +21,10 @@ losses, entropy, the returns of every evaluation and steps per second without ev
 eps, the norm of the score and the rejection rate of Metropolis-Hastings. A checkpoint holds model.zip, which
 Stable-Baselines3 loads, the replay buffer, the random generators and the state of the environment.
 
-Ctrl-C or SIGTERM stops the run after the current updates and saves a checkpoint. --resume continues every unfinished
-seed in --out and ends with exactly the numbers of an uninterrupted run; only if the state of an environment cannot be
-saved does a new episode begin. A larger --steps lengthens runs, finished or not.
+Ctrl-C or SIGTERM stops the run after the current updates and saves a checkpoint; an evaluation is left at once and
+repeated on resuming. --resume continues every unfinished seed in --out and ends with exactly the numbers of an
+uninterrupted run; only if the state of an environment cannot be saved does a new episode begin. A larger --steps
+lengthens runs, finished or not.
 
 Exit codes: 0 finished; 1 a seed diverged, the environment failed, or a checkpoint could not be written (the last
 checkpoint is kept); 2 the request is invalid; 130 interrupted."""

@@ -323,14 +323,16 @@ def run_folder_text(length: str) -> str:
     return f"""The run folder DIR holds config.yaml, metrics.jsonl, TensorBoard events, checkpoints, samples.png and
 curves.png.
 
-Ctrl-C stops the run after the current update and saves a checkpoint. A run that was stopped or killed continues with
---resume and ends with exactly the numbers of an uninterrupted run. A larger {length} lengthens a run, finished or not;
+Ctrl-C or SIGTERM stops the run after the current update and saves a checkpoint; an evaluation is left at once and
+repeated on resuming. A run that was stopped or killed continues with --resume and ends with exactly the numbers of an
+uninterrupted run. A larger {length} lengthens a run, finished or not;
 whatever depends on the length, such as learning rates, follows the new length from then on.
 
 `torchrun --nproc-per-node N -m svgdx train ...` trains on N processes. Each draws its own --batch, gradients are
 averaged, and rank 0 writes the run folder. Processes that torchrun restarts continue from the last checkpoint.
 
-Exit codes: 0 finished, 1 diverged (the last checkpoint is kept), 2 the request is invalid, 130 interrupted."""
+Exit codes: 0 finished; 1 diverged, or a file could not be written (the last checkpoint is kept); 2 the request is
+invalid; 130 interrupted."""
 
 
 def run_folder_arguments(parser: argparse.ArgumentParser) -> None:
