@@ -35,6 +35,8 @@ CASES = [
     if not (name == "narrower" and (argument in door.widths or (value.dim() == 1 and argument in door.alone)))
     # A single number serves as log Z of all trajectories.
     if not (argument == "log_z" and name in ("0-d", "one row"))
+    # One standard deviation serves all dimensions.
+    if not (argument == "std" and name == "0-d")
 ]
 
 
