@@ -173,7 +173,7 @@ def svgd_logdet_backward(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
 
 
 def median_distance(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
-    """Each pass forms the distances of one triangle, 3 D operations per pair, and adds to at most so many bins."""
+    """Each pass forms the distances of one triangle, 3 D operations per pair, and adds to at most `bins` bins."""
     pairs, state = batch * m * (m + 1) / 2, batch * MEDIAN_STATE
     bins = 2 * 8 * batch * min(MEDIAN_BINS, m * (m + 1) / 2)
     return [

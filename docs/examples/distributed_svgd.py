@@ -47,7 +47,7 @@ if dist.get_rank() == 0:
     grid = torch.meshgrid(torch.linspace(-4.5, 4.5, 200), torch.linspace(-2.5, 2.5, 200), indexing="xy")
     axes.contourf(*grid, log_prob(torch.stack(grid, -1)).exp(), levels=12, cmap="Blues")
     for rank, (points, _) in enumerate(shards):
-        axes.plot(*points.T, ".", markersize=4, label=f"of process {rank}")
+        axes.plot(*points.T.numpy(), ".", markersize=4, label=f"of process {rank}")
     axes.legend()
     figure.savefig(options.out, dpi=110)
     x, log_q = (torch.cat(values) for values in zip(*shards, strict=True))

@@ -53,7 +53,7 @@ for step in range(UPDATES):
 after = draw(6)
 _, panels = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
 for panel, images, title in zip(panels, (before, after, held_out), ("untrained", "trained", "digits"), strict=True):
-    panel.imshow(images[:64].reshape(8, 8, 8, 8).transpose(1, 2).reshape(64, 64), cmap="gray", vmin=-1, vmax=1)
+    panel.imshow(images[:64].reshape(8, 8, 8, 8).transpose(1, 2).reshape(64, 64).numpy(), cmap="gray", vmin=-1, vmax=1)
     panel.set(title=title, xticks=[], yticks=[])
 plt.savefig(options.out, dpi=110)
 distances = [frechet_distance(images, held_out) for images in (before, after, train)]

@@ -39,22 +39,21 @@ def move(compiler, start):
     return torch.from_numpy(np.frombuffer(moved.stdout).reshape(start.shape).copy())
 
 
-start = 0.5 * torch.randn(PARTICLES, 2, dtype=torch.float64) + torch.tensor([4.0, 3.0])
-figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
 compiler = shutil.which("g++") or shutil.which("clang++")
 if compiler is None:
-    axes.text(0.5, 0.5, "no C++ compiler", ha="center")
-    print("there is no C++ compiler (g++ or clang++): nothing was run")
-else:
-    x = expected = start
-    for _ in range(STEPS):
-        expected = expected + STEP_SIZE * svgdx.ops.svgd_phi(expected, -expected, 1.0)
-    x = move(compiler, start)
-    for points, label in ((start, "start"), (x, f"after {STEPS} steps in C++")):
-        axes.plot(*points.T, ".", label=label)
-    axes.legend()
-    print(
-        f"largest difference between C++ and Python {(x - expected).abs().max():.0e}; "
-        f"mean ({x[:, 0].mean():.3f}, {x[:, 1].mean():.3f}), truth (0, 0)"
-    )
+    raise SystemExit("this example needs a C++ compiler, g++ or clang++")
+start = 0.5 * torch.randn(PARTICLES, 2, dtype=torch.float64) + torch.tensor([4.0, 3.0])
+x = move(compiler, start)
+expected = start
+for _ in range(STEPS):
+    expected = expected + STEP_SIZE * svgdx.ops.svgd_phi(expected, -expected, 1.0)
+
+figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
+for points, label in ((start, "start"), (x, f"after {STEPS} steps in C++")):
+    axes.plot(*points.T.numpy(), ".", label=label)
+axes.legend()
 figure.savefig(options.out, dpi=110)
+print(
+    f"largest difference between C++ and Python {(x - expected).abs().max():.0e}; "
+    f"mean ({x[:, 0].mean():.3f}, {x[:, 1].mean():.3f}), truth (0, 0)"
+)

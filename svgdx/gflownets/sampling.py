@@ -293,7 +293,7 @@ class _Window:
 
 
 class _Network(Protocol):
-    """A network in a rollout: computes the logits (B, 3D) of the current states, and is told of their moves."""
+    """A network in a rollout: computes the logits (B, 3D) of the current states and follows their moves."""
 
     def logits(self, step: int, forward: Tensor, backward: Tensor) -> Tensor: ...
 

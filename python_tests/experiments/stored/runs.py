@@ -89,7 +89,7 @@ COMMANDS = {
 # The demo's schedules span its 1,000 updates, so that it is stopped and not shortened.
 DEMO_UPDATES = 20
 CLOCK = ("seconds", "steps_per_second")
-# Of result.json: the truth depends on the target alone.
+# What is compared of result.json; the truth is left out, because it depends on the target alone.
 RESULT = ("entropy", "kept", "length", "largest_norm", "mean", "variance", "entropies")
 
 
@@ -134,7 +134,7 @@ def _without_pictures() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quick_classifier(name: str) -> Iterator[None]:
-    """Of photographs the classifier behind feature_distance takes 10 s; here it is trained with three updates."""
+    """The classifier of photographs behind feature_distance takes 10 s to train; here it gets three updates."""
     with mock.patch.object(features, "UPDATES", 3 if "patches" in name else features.UPDATES):
         yield
 
