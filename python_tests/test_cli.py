@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
+import forkserver
 import pytest
 
 from svgdx import cli
@@ -51,7 +50,7 @@ finally:
     rooms = [name for name in sys.modules if name.startswith("svgdx.experiments.") and name.count(".") > 2]
     print("imported", sorted(rooms))
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
+    result = forkserver.run(["-c", program], tmp_path)
     assert result.returncode == 0, result.stderr
     expected = ["svgdx.experiments.run.errors", "svgdx.experiments.run.settings"]
     assert result.stdout.splitlines()[-1] == f"imported {expected}"

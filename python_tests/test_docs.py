@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import forkserver
 import pytest
 from experiments.processes import calls_of_svgdx
 
@@ -34,15 +35,24 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def run(command: list[str], folder: Path) -> str:
-    """Runs a command with the scripts of this interpreter in front of PATH; returns its output."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def run_shell(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a script of bash with the commands of this interpreter in front of PATH."""
+    path = os.pathsep.join([str(forkserver.scripts()), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+    return subprocess.run(
+        ["bash", "-euc", text],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
     )
-    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-    return result.stdout
+
+
+def run_python(arguments: list[str], folder: Path) -> None:
+    result = forkserver.run(arguments, folder, timeout=TIMEOUT)
+    assert result.returncode == 0, f"{arguments}\n{result.stdout}\n{result.stderr}"
 
 
 def examples(path: Path) -> list[tuple[str, str]]:
@@ -55,7 +65,8 @@ def test_examples_run(path: Path, tmp_path: Path) -> None:
     blocks = examples(path)
     assert blocks, f"{path} has no runnable example"
     for language, text in blocks:
-        run([sys.executable, "-c", text] if language == "python" else ["bash", "-euc", text], tmp_path)
+        result = forkserver.run(["-c", text], tmp_path) if language == "python" else run_shell(text, tmp_path)
+        assert result.returncode == 0, f"{text}\n{result.stdout}\n{result.stderr}"
 
 
 def command_lines(path: Path) -> list[str]:
@@ -178,7 +189,7 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_table_of_toys_is_made_by_its_command(toy_run: Path, tmp_path: Path) -> None:
-    run([sys.executable, str(ROOT / "docs/results/toys.py"), str(toy_run), str(tmp_path / "toys.md")], tmp_path)
+    run_python([str(ROOT / "docs/results/toys.py"), str(toy_run), str(tmp_path / "toys.md")], tmp_path)
     entropy = json.loads((toy_run / "result.json").read_text())["entropy"]
     page = (tmp_path / "toys.md").read_text()
     assert f"| gaussian | met-svgd | 1 | none | 20, 4 | 2 | {entropy:.3f} ±" in page
@@ -190,7 +201,7 @@ def test_the_table_of_toys_is_made_by_its_command(toy_run: Path, tmp_path: Path)
 def test_the_picture_of_the_demo_is_made_by_its_command(tmp_path: Path) -> None:
     options = ["--steps", "2", "--eval-every", "2", "--eval-samples", "64", "--svgd-steps", "4"]
     assert cli.main(["train", "ebm", *options, "--out", str(tmp_path / "run"), "--quiet"]) == 0
-    run([sys.executable, str(ROOT / "docs/results/demo.py"), str(tmp_path / "run"), "demo.png"], tmp_path)
+    run_python([str(ROOT / "docs/results/demo.py"), str(tmp_path / "run"), "demo.png"], tmp_path)
     assert (tmp_path / "demo.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -203,7 +214,7 @@ def test_the_page_of_eb_gfn_is_made_by_its_command(tmp_path: Path) -> None:
         evaluation = ["--points", "10", "--z-samples", "20", "--mmd-samples", "20", "--ais-temperatures", "2"]
         assert cli.main(["eval", "eb-gfn", folder, *evaluation]) == 0
     script = str(ROOT / "docs/results/eb_gfn.py")
-    run([sys.executable, script, "2spirals", "digits", "eb_gfn.md", "eb_gfn.png"], tmp_path)
+    run_python([script, "2spirals", "digits", "eb_gfn.md", "eb_gfn.png"], tmp_path)
     page = (tmp_path / "eb_gfn.md").read_text()
     figures = {
         figure["name"]: figure["value"]

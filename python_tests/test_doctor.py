@@ -7,9 +7,9 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 from typing import Any
 
+import forkserver
 import pytest
 import torch
 
@@ -18,9 +18,7 @@ from svgdx import _library, doctor
 
 
 def run(cwd: pathlib.Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True
-    )
+    return forkserver.run(arguments, cwd, os.environ | environment)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 
+import forkserver
 import pytest
 
 from svgdx import _library
@@ -63,4 +63,5 @@ for dim in (5, 32, 100):
             got, want = (getattr(ops, name)(*arguments) for ops in (svgdx.ops, reference))
             assert torch.equal(got[0], want[0]) and torch.equal(got[2], want[2]), (name, dim, dtype)
 """
-    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "SVGDX_ISA": level}, cwd=tmp_path)
+    result = forkserver.run(["-c", program], tmp_path, os.environ | {"SVGDX_ISA": level})
+    assert result.returncode == 0, result.stderr

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forkserver
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,12 +45,12 @@ CHECKS: dict[str, Callable[..., bool]] = {
 
 
 def run(name: str, picture: Path, *launcher: str) -> str:
-    """Runs an example in its quick setting; returns the last line that it printed."""
-    command = [*(launcher or (sys.executable,)), str(EXAMPLES / f"{name}.py"), "--quick", "--out", str(picture)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        command, cwd=picture.parent, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
-    )
+    """Runs an example in its quick setting, after a launcher such as `-m torch.distributed.run`.
+
+    Returns the last line that it printed.
+    """
+    command = [*launcher, str(EXAMPLES / f"{name}.py"), "--quick", "--out", str(picture)]
+    result = forkserver.run(command, picture.parent, os.environ | {"OMP_NUM_THREADS": "1"}, TIMEOUT)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout.strip().splitlines()[-1]
 
@@ -81,8 +80,7 @@ def test_the_result_is_right(name: str, tmp_path: Path) -> None:
 
 
 def test_particles_on_two_processes(tmp_path: Path) -> None:
-    torchrun = Path(sys.executable).with_name("torchrun")
-    line = run("distributed_svgd", tmp_path / "two.png", str(torchrun), "--nproc-per-node", "2")
+    line = run("distributed_svgd", tmp_path / "two.png", "-m", "torch.distributed.run", "--nproc-per-node", "2")
     count, processes, x, y, *_, entropy, true_entropy = numbers(line)
     assert (count, processes) == (400, 2)
     assert max(abs(x), abs(y)) < 0.4

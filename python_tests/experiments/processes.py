@@ -5,9 +5,11 @@ from __future__ import annotations
 import shlex
 import signal
 import subprocess
-import sys
+import tempfile
 import time
 from pathlib import Path
+
+import forkserver
 
 
 def interrupted(arguments: list[str], run: Path, lines: int, number: signal.Signals, cwd: Path) -> tuple[int, str]:
@@ -20,17 +22,18 @@ def interrupted(arguments: list[str], run: Path, lines: int, number: signal.Sign
         number: the signal.
         cwd: a folder outside the repository, so that the installed package runs and not the source tree.
     """
-    command = [sys.executable, "-m", "svgdx.cli", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=cwd)
     metrics = run / "metrics.jsonl"
     deadline = time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < deadline:
-        if metrics.exists() and metrics.read_bytes().count(b"\n") > lines:
-            break
-        time.sleep(0.005)
-    process.send_signal(number)
-    _, message = process.communicate(timeout=300)
-    return process.returncode, message.decode()
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
+        process = forkserver.start(["-m", "svgdx", *arguments], cwd, out, error)
+        while process.poll() is None and time.monotonic() < deadline:
+            if metrics.exists() and metrics.read_bytes().count(b"\n") > lines:
+                break
+            time.sleep(0.005)
+        process.send_signal(number)
+        status = process.wait(300)
+        error.seek(0)
+        return status, error.read().decode()
 
 
 def printed_commands(report: str) -> list[list[str]]:

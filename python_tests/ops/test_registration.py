@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import forkserver
 import pytest
 import torch
 import torch._dynamo.testing
@@ -140,14 +140,7 @@ def test_meta_tensors_have_the_right_shapes(variant: Variant) -> None:
 
 def python(code: str, **environment: str) -> str:
     """Run code in a new interpreter, outside this folder."""
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd="/",
-    )
+    result = forkserver.run(["-c", code], Path("/"), os.environ | environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forkserver
 import numpy as np
 import pytest
 import yaml
@@ -106,11 +105,7 @@ def test_a_run_of_a_version_without_the_setting_is_evaluated_and_resumed(tmp_pat
 def outcome(arguments: list[str], folder: Path, program: str = "") -> tuple[int, str]:
     """Runs `svgdx` in a process that can import from `folder`; the exit code and what it wrote to stderr."""
     program += "; import sys; from svgdx import cli; sys.exit(cli.main(sys.argv[1:]))"
-    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run(
-        [sys.executable, "-c", program.removeprefix("; "), *arguments],
-        capture_output=True, text=True, cwd=folder, env={**os.environ, "PYTHONPATH": path}, check=False,
-    )  # fmt: skip
+    result = forkserver.run(["-c", program.removeprefix("; "), *arguments], folder)
     return result.returncode, result.stderr
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forkserver
 import numpy as np
 import pytest
 import torch
@@ -300,8 +299,7 @@ def test_missing_packages_are_named(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['stable_baselines3'] = None; from svgdx import cli; sys.exit(cli.main(sys.argv[1:]))"
     )
-    arguments = [sys.executable, "-c", program, *command("rl", tmp_path / "run")]
-    process = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, check=False)
+    process = forkserver.run(["-c", program, *command("rl", tmp_path / "run")], tmp_path)
     assert process.returncode == 2
     assert "needs the package stable_baselines3: pip install 'svgdx[rl]'" in process.stderr
     assert not (tmp_path / "run").exists()
