@@ -20,17 +20,18 @@ _library.load()
 if _library.usable():
     from svgdx import densities, ops, reference
     from svgdx.samplers import SVGD
+    from svgdx.streams import Stream
     from svgdx.trace import HessianTrace, hessian_trace
 
     if _has_process_groups():
         # Registers sharded chains with SVGD, which cannot import what lies above it.
         from svgdx import distributed  # noqa: F401
 
-    __all__ = ["SVGD", "HessianTrace", "densities", "hessian_trace", "ops", "reference"]
+    __all__ = ["SVGD", "HessianTrace", "Stream", "densities", "hessian_trace", "ops", "reference"]
 
 
 def __getattr__(name: str) -> NoReturn:
     # `svgdx doctor` must run even if the library does not load; everything else stops with the reason.
-    if name in ("SVGD", "HessianTrace", "densities", "hessian_trace", "ops", "reference"):
+    if name in ("SVGD", "HessianTrace", "Stream", "densities", "hessian_trace", "ops", "reference"):
         _library.require()
     raise AttributeError(_MOVED.get(name, f"module 'svgdx' has no attribute {name!r}"))

@@ -9,6 +9,15 @@ from svgdx.ops.draw import (
 from svgdx.ops.draw import (
     gfn_sample_forward_reference as gfn_sample_forward,
 )
+from svgdx.ops.draw import (
+    integers_reference as integers,
+)
+from svgdx.ops.draw import (
+    normal_reference as normal,
+)
+from svgdx.ops.draw import (
+    uniform_reference as uniform,
+)
 from svgdx.ops.field import (
     ksd_reference as ksd,
 )
@@ -59,12 +68,14 @@ __all__ = [
     "gfn_sample_backward",
     "gfn_sample_forward",
     "gfn_trajectory_log_prob",
+    "integers",
     "ksd",
     "linear_trajectory_log_prob",
     "masked_trajectory_log_prob",
     "median_distance",
     "mlp_laplacian",
     "mlp_score_hvp",
+    "normal",
     "probe_trace",
     "rademacher",
     "svgd_field",
@@ -73,4 +84,5 @@ __all__ = [
     "svgd_phi",
     "svgd_phi_trace",
     "svgd_step",
+    "uniform",
 ]

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from svgdx import _checks, ops
 from svgdx._checks import one_of, wide
 from svgdx.densities.base import LogProb, as_log_density
+from svgdx.streams import Source, Stream, stream_of
 
 __all__ = ["HessianTrace", "hessian_trace"]
 
 METHODS = ("hutchinson", "hutch++", "exact")
 # The exact trace multiplies the Hessian by this many unit vectors at a time, which bounds its memory.
 EXACT_BLOCK = 64
-INT64 = 2**63
 
 
 class HessianTrace(NamedTuple):
@@ -46,7 +46,7 @@ def hessian_trace(
     x: Tensor,
     probes: int = 1,
     method: str = "hutchinson",
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     create_graph: bool = False,
 ) -> HessianTrace:
     """Computes log density, score, trace of the Hessian and Hessian-vector products at x from one graph.
@@ -67,8 +67,8 @@ def hessian_trace(
         probes: V, the number of products with H. "hutch++" needs at least 3, of which probes - 2 (probes // 3) are
             random signs; "exact" ignores it.
         method: one of METHODS.
-        generator: source of the seed of the signs; None: torch's default generator of the CPU. A generator on a GPU
-            costs a synchronisation.
+        generator: a torch.Generator or a :class:`svgdx.Stream` on the device of x, from which the signs follow; None
+            takes their seed from torch's default generator of the CPU.
         create_graph: whether the results are differentiable in x and in the parameters of log_prob; otherwise they are
             detached.
 
@@ -77,7 +77,8 @@ def hessian_trace(
 
     Raises:
         TypeError: x is not a tensor, probes is not an integer, or log_prob is not callable.
-        ValueError: the method is unknown, there are too few probes, or log_prob returns another shape.
+        ValueError: the method is unknown, there are too few probes, log_prob returns another shape, or the generator is
+            on another device.
         RuntimeError: x is 0-d or not floating, or log_prob is not differentiable.
 
     Source: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1989; Meyer, Musco, Musco &
@@ -88,7 +89,7 @@ def hessian_trace(
     log_prob = as_log_density(log_prob)
     if method == "hutchinson" and probes == 1 and not create_graph and hasattr(log_prob, "score_hvp"):
         x = x.detach()
-        probe = ops.rademacher(x, _seed(generator), 0)
+        probe = stream_of("hessian_trace", generator, x.device).signs(x)
         value, score, hvp = log_prob.score_hvp(x, probe)
         trace, variance = ops.probe_trace(probe[None], hvp[None])
         return HessianTrace(value, score, trace, probe, hvp, variance)
@@ -99,8 +100,8 @@ def hessian_trace(
         if method == "exact":
             result = _exact(field)
         else:
-            seed = _seed(generator)
-            result = _hutchinson(field, probes, seed) if method == "hutchinson" else _hutchpp(field, probes, seed)
+            stream = stream_of("hessian_trace", generator, x.device)
+            result = _hutchinson(field, probes, stream) if method == "hutchinson" else _hutchpp(field, probes, stream)
     return result if create_graph else HessianTrace(*(value.detach() for value in result))
 
 
@@ -134,12 +135,12 @@ class _Field:
         )
         return torch.zeros_like(vectors) if result is None else result
 
-    def signs(self, count: int, seed: int, offset: int) -> Tensor:
-        return ops.rademacher(self.x.detach().expand(count, *self.x.shape), seed, offset)
+    def signs(self, count: int, stream: Stream) -> Tensor:
+        return stream.signs(self.x.expand(count, *self.x.shape))
 
 
-def _hutchinson(field: _Field, probes: int, seed: int) -> HessianTrace:
-    probe = ops.rademacher(field.x.detach(), seed, 0) if probes == 1 else field.signs(probes, seed, 0)
+def _hutchinson(field: _Field, probes: int, stream: Stream) -> HessianTrace:
+    probe = stream.signs(field.x) if probes == 1 else field.signs(probes, stream)
     hvp = field.products(probe)
     if probes == 1:
         # There is no variance to compute, and torch's own op is cheaper to differentiate than ops.probe_trace.
@@ -149,13 +150,13 @@ def _hutchinson(field: _Field, probes: int, seed: int) -> HessianTrace:
     return HessianTrace(field.value, field.score, trace, probe, hvp, (variance / probes).sqrt())
 
 
-def _hutchpp(field: _Field, probes: int, seed: int) -> HessianTrace:
+def _hutchpp(field: _Field, probes: int, stream: Stream) -> HessianTrace:
     size = min(probes // 3, field.x.shape[-1])
-    sketch = field.products(field.signs(size, seed, 0)).detach()
+    sketch = field.products(field.signs(size, stream)).detach()
     # From (k, ..., D) to matrices (..., D, k) and back. The basis is orthonormal even if the sketch has a lower rank.
     basis = torch.linalg.qr(wide(sketch).movedim(0, -1)).Q.movedim(-1, 0).to(sketch.dtype)
     basis_products = field.products(basis)
-    probe = field.signs(probes - 2 * (probes // 3), seed, 1)
+    probe = field.signs(probes - 2 * (probes // 3), stream)
     coefficients = torch.einsum("k...d,v...d->kv...", basis, probe)
     rest = probe - torch.einsum("kv...,k...d->v...d", coefficients, basis)
     rest_products = field.products(rest)
@@ -172,11 +173,6 @@ def _exact(field: _Field) -> HessianTrace:
     hessian = torch.cat(rows)
     trace = wide(hessian.diagonal(dim1=0, dim2=-1)).sum(-1)
     return HessianTrace(field.value, field.score, trace, unit, hessian, torch.zeros_like(trace))
-
-
-def _seed(generator: torch.Generator | None) -> int:
-    device = None if generator is None else generator.device
-    return int(torch.randint(-INT64, INT64 - 1, (), dtype=torch.int64, generator=generator, device=device))
 
 
 def _check(x: object, probes: int, method: object) -> None:

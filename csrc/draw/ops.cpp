@@ -2,6 +2,7 @@
 #include <tuple>
 
 #include "common/backend.h"
+#include "common/key.h"
 #include "common/storage.h"
 #include "draw/host.h"
 #include SVGDX_BACKEND_HEADER(common, device.h)
@@ -9,7 +10,7 @@
 namespace svgdx::SVGDX_BACKEND {
 
 static std::tuple<Tensor, Tensor, Tensor> sample(const char* op, bool forward, const Tensor& logits,
-                                                 const Tensor& state, int64_t seed, int64_t offset, double temperature,
+                                                 const Tensor& state, const PhiloxKey& key, double temperature,
                                                  double epsilon) {
   const Guard guard(logits);
   check_floating(op, "logits", logits);
@@ -33,8 +34,7 @@ static std::tuple<Tensor, Tensor, Tensor> sample(const char* op, bool forward, c
                              data<S>(l),
                              data<int8_t>(s),
                              forward,
-                             uint64_t(seed),
-                             uint64_t(offset),
+                             key,
                              draw_scale(temperature),
                              float(epsilon),
                              out<int64_t>(action),
@@ -48,17 +48,33 @@ static std::tuple<Tensor, Tensor, Tensor> sample(const char* op, bool forward, c
 
 static std::tuple<Tensor, Tensor, Tensor> sample_forward(const Tensor& logits, const Tensor& state, int64_t seed,
                                                          int64_t offset, double temperature, double epsilon) {
-  return sample("gfn_sample_forward", true, logits, state, seed, offset, temperature, epsilon);
+  return sample("gfn_sample_forward", true, logits, state, number_key(seed, offset), temperature, epsilon);
 }
 
 static std::tuple<Tensor, Tensor, Tensor> sample_backward(const Tensor& logits, const Tensor& state, int64_t seed,
                                                           int64_t offset, double temperature, double epsilon) {
-  return sample("gfn_sample_backward", false, logits, state, seed, offset, temperature, epsilon);
+  return sample("gfn_sample_backward", false, logits, state, number_key(seed, offset), temperature, epsilon);
+}
+
+static std::tuple<Tensor, Tensor, Tensor> sample_forward_key(const Tensor& logits, const Tensor& state,
+                                                             const Tensor& key, int64_t offset, double temperature,
+                                                             double epsilon) {
+  const TensorKey words("gfn_sample_forward", key, offset, "logits", logits);
+  return sample("gfn_sample_forward", true, logits, state, words.key, temperature, epsilon);
+}
+
+static std::tuple<Tensor, Tensor, Tensor> sample_backward_key(const Tensor& logits, const Tensor& state,
+                                                              const Tensor& key, int64_t offset, double temperature,
+                                                              double epsilon) {
+  const TensorKey words("gfn_sample_backward", key, offset, "logits", logits);
+  return sample("gfn_sample_backward", false, logits, state, words.key, temperature, epsilon);
 }
 
 }  // namespace svgdx::SVGDX_BACKEND
 
 SVGDX_IMPL(SVGDX_KEY, m) {
   m.impl("gfn_sample_forward", TORCH_BOX(&svgdx::SVGDX_BACKEND::sample_forward));
+  m.impl("gfn_sample_forward.key", TORCH_BOX(&svgdx::SVGDX_BACKEND::sample_forward_key));
   m.impl("gfn_sample_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::sample_backward));
+  m.impl("gfn_sample_backward.key", TORCH_BOX(&svgdx::SVGDX_BACKEND::sample_backward_key));
 }

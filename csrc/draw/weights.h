@@ -1,22 +1,15 @@
 // Draws actions so that every backend draws the same ones: arithmetic that rounds identically everywhere turns the
-// probabilities into integers, whose sum does not depend on the order. On the host this requires -ffp-contract=off: a
-// fused multiply-add would round once instead of twice.
+// probabilities into integers, whose sum does not depend on the order. On the host this requires -ffp-contract=off, see
+// common/rounded.h.
 #pragma once
 
 #include <cstdint>
 
 #include "common/half.h"
 #include "common/philox.h"
+#include "common/rounded.h"
 
 namespace svgdx {
-
-#if defined(__CUDA_ARCH__)
-SVGDX_HD float rounded_mul(float a, float b) { return __fmul_rn(a, b); }
-SVGDX_HD float rounded_add(float a, float b) { return __fadd_rn(a, b); }
-#else
-SVGDX_HD float rounded_mul(float a, float b) { return a * b; }
-SVGDX_HD float rounded_add(float a, float b) { return a + b; }
-#endif
 
 // 2^30 e^(below / temperature), truncated to an integer, where `below` <= 0 is the logit minus the largest valid one
 // and scale = log2(e) / temperature. An action less than 2^-30 times as likely as the likeliest is never drawn.

@@ -6,14 +6,15 @@
 #include <cstdint>
 
 #include "common/half.h"
+#include "common/philox.h"
 
 namespace svgdx {
 
-// Random signs: element i depends only on seed, offset and i (probe/estimate.h).
+// Random signs: element i depends only on the key and i (probe/estimate.h).
 template <class S>
 struct SignArgs {
   int64_t count;
-  uint64_t seed, offset;
+  PhiloxKey key;
   S* out;  // (count)
 };
 

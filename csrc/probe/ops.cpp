@@ -2,22 +2,31 @@
 #include <tuple>
 
 #include "common/backend.h"
+#include "common/key.h"
 #include "common/storage.h"
 #include "probe/args.h"
 #include SVGDX_BACKEND_HEADER(common, device.h)
 
 namespace svgdx::SVGDX_BACKEND {
 
-static Tensor rademacher_op(const Tensor& like, int64_t seed, int64_t offset) {
+static Tensor signs_like(const Tensor& like, const PhiloxKey& key) {
   const Guard guard(like);
   check_floating("rademacher", "like", like);
   const Tensor signs = new_empty(like, sizes_of(like), like.scalar_type());
   if (signs.numel() == 0) return signs;
   with_storage(like.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
-    rademacher<S>({signs.numel(), uint64_t(seed), uint64_t(offset), out<S>(signs)}, stream(like));
+    rademacher<S>({signs.numel(), key, out<S>(signs)}, stream(like));
   });
   return signs;
+}
+
+static Tensor rademacher_op(const Tensor& like, int64_t seed, int64_t offset) {
+  return signs_like(like, number_key(seed, offset));
+}
+
+static Tensor rademacher_key(const Tensor& like, const Tensor& key, int64_t offset) {
+  return signs_like(like, TensorKey("rademacher", key, offset, "like", like).key);
 }
 
 // Contiguous probes and Hessian-vector products of the same shape, (V, ..., D).
@@ -91,6 +100,7 @@ static std::tuple<Tensor, Tensor> probe_trace_backward_op(const OptionalTensor& 
 
 SVGDX_IMPL(SVGDX_KEY, m) {
   m.impl("rademacher", TORCH_BOX(&svgdx::SVGDX_BACKEND::rademacher_op));
+  m.impl("rademacher.key", TORCH_BOX(&svgdx::SVGDX_BACKEND::rademacher_key));
   m.impl("probe_trace", TORCH_BOX(&svgdx::SVGDX_BACKEND::probe_trace_op));
   m.impl("probe_trace_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::probe_trace_backward_op));
 }

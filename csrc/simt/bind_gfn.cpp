@@ -59,9 +59,26 @@ template <class S>
 SampleArgs<S> sample_args(const Value& v) {
   Fields f(v);
   SampleArgs<S> a{};
-  SVGDX_SET(batch), SVGDX_SET(dim), set_logits(f, a.logits), SVGDX_SET(state), SVGDX_SET(forward), SVGDX_SET(seed);
-  SVGDX_SET(offset), SVGDX_SET(scale), SVGDX_SET(epsilon), SVGDX_SET(action), SVGDX_SET(log_prob);
+  SVGDX_SET(batch), SVGDX_SET(dim), set_logits(f, a.logits), SVGDX_SET(state), SVGDX_SET(forward), set_key(f, a.key);
+  SVGDX_SET(scale), SVGDX_SET(epsilon), SVGDX_SET(action), SVGDX_SET(log_prob);
   SVGDX_SET(next_state);
+  f.done();
+  return a;
+}
+
+template <class S>
+NumberArgs<S> number_args(const Value& v) {
+  Fields f(v);
+  NumberArgs<S> a{};
+  SVGDX_SET(count), set_key(f, a.key), SVGDX_SET(out);
+  f.done();
+  return a;
+}
+
+IntegerArgs integer_args(const Value& v) {
+  Fields f(v);
+  IntegerArgs a{};
+  SVGDX_SET(count), set_key(f, a.key), SVGDX_SET(bound), SVGDX_SET(out);
   f.done();
   return a;
 }
@@ -97,6 +114,14 @@ void add_rows(const std::string& type) {
     cuda::trajectory_rows_backward<S>(rows_grad_args<S>(v.at(0)), nullptr);
     return 0.0;
   });
+  add_call("uniform." + type, [](const Values& v) {
+    cuda::uniform<S>(number_args<S>(v.at(0)), nullptr);
+    return 0.0;
+  });
+  add_call("normal." + type, [](const Values& v) {
+    cuda::normal<S>(number_args<S>(v.at(0)), nullptr);
+    return 0.0;
+  });
   add_call("gfn_sample." + type, [](const Values& v) {
     cuda::gfn_sample<S>(sample_args<S>(v.at(0)), nullptr);
     return 0.0;
@@ -130,6 +155,10 @@ void add_sums(const std::string& type) {
 }
 
 int add_family() {
+  add_call("integers", [](const Values& v) {
+    cuda::integers(integer_args(v.at(0)), nullptr);
+    return 0.0;
+  });
   add_call("trajectory_set_times", [](const Values& v) {
     cuda::trajectory_set_times(set_time_args(v.at(0)), nullptr);
     return 0.0;

@@ -15,7 +15,7 @@ template <class S>
 SignArgs<S> sign_args(const Value& v) {
   Fields f(v);
   SignArgs<S> a{};
-  SVGDX_SET(count), SVGDX_SET(seed), SVGDX_SET(offset), SVGDX_SET(out);
+  SVGDX_SET(count), set_key(f, a.key), SVGDX_SET(out);
   f.done();
   return a;
 }

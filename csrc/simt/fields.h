@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/per_batch.h"
+#include "common/philox.h"
 #include "simt/registry.h"
 
 namespace svgdx {
@@ -38,6 +39,10 @@ class Fields {
   const std::map<std::string, simt::Value>& dict_;
   size_t used_ = 0;
 };
+
+inline void set_key(Fields& f, PhiloxKey& key) {
+  f.set(key.seed, "seed"), f.set(key.offset, "offset"), f.set(key.words, "key");
+}
 
 inline void add_call(const std::string& name, const simt::Call& call) { simt::exported_calls()[name] = call; }
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from svgdx.samplers.control import MetropolisHastings
 from svgdx.samplers.kernels import RBF, Kernel
 from svgdx.samplers.parameters import OfState
 from svgdx.samplers.particles import Particles, Settings, register_sharded
+from svgdx.streams import Stream
 
 # Optimisers that treat each number on its own: they move a shard as they would move it among all particles.
 _OPTIM = torch.optim
@@ -63,16 +63,14 @@ class ShardedPlacement:
             )
         return counts[rank]
 
-    def generator(self, generator: torch.Generator | None, device: torch.device) -> torch.Generator:
-        """A generator whose seed follows from rank 0's generator and the number of this rank. Collective."""
-        device = device if generator is None else generator.device
-        drawn = torch.randint(2**62, (1,), generator=generator, device=device)
+    def stream(self, stream: Stream) -> Stream:
+        """A stream whose seed follows from rank 0's stream and the number of this rank. Collective."""
         # NCCL transfers GPU memory only.
         nccl = dist.get_backend(self.group) == "nccl"
-        seed = drawn.to(torch.device("cuda", torch.cuda.current_device())) if nccl else drawn
+        device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+        seed = torch.tensor(stream.seed() >> 1, device=device)
         dist.broadcast(seed, dist.get_global_rank(self.group, 0), group=self.group)
-        words = np.random.SeedSequence([int(seed), dist.get_rank(self.group)]).generate_state(2, np.uint32)
-        return torch.Generator(device).manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+        return Stream(int(seed), device=stream.device, rank=dist.get_rank(self.group))
 
     def particles(self, settings: Settings, x: Tensor, log_q: Tensor | None, steps: int, recorded: bool) -> Particles:
         """Counts the particles of all ranks. Collective.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from svgdx import _checks
+from svgdx import _checks, ops
 from svgdx.gflownets.sampling import rollout
 
 RULES = ("metropolis", "barker")
@@ -85,8 +85,7 @@ def accept(
     # A chain leaves a state of density zero, even to another one, for which the difference is NaN.
     delta = torch.where((log_p_x.detach() == -torch.inf) & ~log_p_new.isnan(), torch.inf, delta)
     probability = delta.clamp(max=0).exp() if rule == "metropolis" else delta.sigmoid()
-    # Drawn on the CPU, because generators of other devices draw other numbers.
     seed = _checks.integer("accept", "seed", seed)
-    uniform = torch.rand(delta.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    accepted = uniform.to(delta.device) < probability
+    # An offset that no rollout of the same seed has.
+    accepted = ops.uniform(delta.double(), seed, -1) < probability
     return torch.where(accepted.unsqueeze(-1), proposal.x_new, proposal.x), accepted, probability

@@ -5,7 +5,7 @@ environment at import, :mod:`svgdx.reference` is used instead.
 """
 
 from svgdx import _library
-from svgdx.ops.draw import gfn_sample_backward, gfn_sample_forward
+from svgdx.ops.draw import gfn_sample_backward, gfn_sample_forward, integers, normal, uniform
 from svgdx.ops.field import ksd, svgd_field, svgd_phi, svgd_phi_trace, svgd_step
 from svgdx.ops.jacobian import svgd_jacobian_sqnorm, svgd_logdet
 from svgdx.ops.median import median_distance
@@ -17,12 +17,14 @@ __all__ = [
     "gfn_sample_backward",
     "gfn_sample_forward",
     "gfn_trajectory_log_prob",
+    "integers",
     "ksd",
     "linear_trajectory_log_prob",
     "masked_trajectory_log_prob",
     "median_distance",
     "mlp_laplacian",
     "mlp_score_hvp",
+    "normal",
     "probe_trace",
     "rademacher",
     "svgd_field",
@@ -31,6 +33,7 @@ __all__ = [
     "svgd_phi",
     "svgd_phi_trace",
     "svgd_step",
+    "uniform",
 ]
 
 if _library.disabled():

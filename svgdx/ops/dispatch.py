@@ -12,7 +12,7 @@ from svgdx import _checks, _library
 from svgdx._checks import Scalar
 from svgdx.ops.signature import NUMBER, PLAIN, PROBES, SHARED, Signature
 
-__all__ = ["Op"]
+__all__ = ["Keyed", "Op"]
 
 Formula = Callable[..., tuple[Tensor | None, ...]]
 
@@ -21,10 +21,11 @@ Limit = Callable[[dict[str, Any], Sequence[Any]], str | None]
 
 
 class Op:
-    """The default overload of ``torch.ops.svgdx.<name>``, called as a function of positional arguments.
+    """An op ``torch.ops.svgdx.<name>``, called as a function of positional arguments.
 
     Args:
-        name: name of the op, whose schema and kernels the compiled library defines.
+        name: name of the op, whose schema and kernels the compiled library defines; of another overload than the
+            default one, op and overload as in "rademacher.key".
         line: the op's signature, see svgdx/ops/signature.py.
         formula: ``formula(inputs, needs, *grads)`` returns one gradient per input; ``needs`` tells which ones are
             required, and the gradient of an unused output is None. Without a formula the outputs do not require grad.
@@ -45,7 +46,8 @@ class Op:
         limit: Limit | None = None,
     ) -> None:
         self.name = name
-        self.signature = Signature(name.removesuffix("_forward") if keeps else name, line)
+        operator = name.partition(".")[0]
+        self.signature = Signature(operator.removesuffix("_forward") if keeps else operator, line)
         self._defaults = defaults
         self._limit = limit
         arguments = enumerate(self.signature.arguments)
@@ -106,7 +108,8 @@ class Op:
         if _library.disabled():
             return
         _library.require()
-        self._op = getattr(torch.ops.svgdx, self.name).default
+        operator, _, overload = self.name.partition(".")
+        self._op = getattr(getattr(torch.ops.svgdx, operator), overload or "default")
         qualname = f"svgdx::{self.name}"
         torch.library.register_fake(qualname, fake)
         torch.library.register_vmap(qualname, self._vmap)
@@ -180,6 +183,31 @@ class Op:
             result.append(grad.flatten(1).sum(1) if is_0d and grad.dim() > 1 else grad)
             dims.append(None if absent else _front(self._ranks[i]))
         return tuple(result), tuple(dims)
+
+
+class Keyed:
+    """An op of random draws and its overload ``key``, which takes seed and offset from a tensor.
+
+    Args:
+        name: name of the op.
+        line: the op's signature with a word ``seed``, in whose place the overload has ``key[2]i64``.
+        options: as of :class:`Op`.
+    """
+
+    def __init__(self, name: str, line: str, **options: Any) -> None:
+        self._of_number = Op(name, line, **options)
+        self._of_key = Op(f"{name}.key", line.replace(" seed ", " key[2]i64 "), **options)
+        self._seed = self._of_number.signature.index["seed"]
+
+    def of(self, args: Sequence[Any]) -> Op:
+        """The overload for these arguments."""
+        return self._of_key if isinstance(args[self._seed], Tensor) else self._of_number
+
+    def checked(self, *args: Any) -> Any:
+        return self.of(args).checked(*args)
+
+    def check(self, *args: Any) -> dict[str, Any]:
+        return self.of(args).check(*args)
 
 
 class _BackwardOp(Op):

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from svgdx._checks import wide
-from svgdx.ops.dispatch import Op
-from svgdx.ops.draw import philox
+from svgdx.ops.dispatch import Keyed, Op
+from svgdx.ops.philox import philox, seed_and_offset
 
 __all__ = ["probe_trace", "rademacher"]
 
 Grads = tuple[Tensor | None, ...]
 
 
-def rademacher(like: Tensor, seed: int, offset: int) -> Tensor:
+def rademacher(like: Tensor, seed: int | Tensor, offset: int) -> Tensor:
     """Independent random signs, the probes of Hutchinson's estimator.
 
     A sign depends only on seed, offset and the element's index in row-major order; it is the same on CPU and CUDA, for
@@ -32,14 +32,16 @@ def rademacher(like: Tensor, seed: int, offset: int) -> Tensor:
     Args:
         like: tensor with the shape, dtype (float32, float64, bfloat16 or float16) and device of the result; its values
             are not read.
-        seed, offset: any 64-bit integers.
+        seed: any 64-bit integer; or a key on the device of like, (2,) int64: the seed, and a number that is added to
+            offset. A captured CUDA graph reads a key at each replay.
+        offset: any 64-bit integer.
 
     Returns:
         +1 and -1, each with probability 1/2, contiguous. Not differentiable.
 
     Raises:
         TypeError: if like is not a tensor.
-        RuntimeError: if like is not floating-point.
+        RuntimeError: if like is not floating-point, or a key has another shape, dtype or device.
 
     Source: Hutchinson 1989; random words from Philox4x32-10, Salmon et al., Parallel Random Numbers: As Easy as 1, 2,
     3, SC 2011, 128 signs per block.
@@ -48,16 +50,17 @@ def rademacher(like: Tensor, seed: int, offset: int) -> Tensor:
     return signs
 
 
-def rademacher_reference(like: Tensor, seed: int, offset: int) -> Tensor:
+def rademacher_reference(like: Tensor, seed: int | Tensor, offset: int) -> Tensor:
     """Independent signs, +1 or -1, with the shape, dtype and device of ``like``.
 
     Element i, in row-major order, is -1 if bit i % 128 of the Philox block with key seed and counter (i // 128, offset)
     is set, [PHILOX].
     """
-    _rademacher.signature.bind(like, seed, offset)
+    _rademacher.check(like, seed, offset)
     count = like.numel()
     counter = torch.arange((count + 127) // 128, device=like.device)
-    words = torch.stack(philox(seed, counter, offset), -1)
+    seed, high = seed_and_offset(seed, offset)
+    words = torch.stack(philox(seed, counter, high), -1)
     bits = words[..., None] >> torch.arange(32, device=like.device) & 1
     return (1 - 2 * bits).flatten()[:count].view(like.shape).to(like.dtype)
 
@@ -117,7 +120,7 @@ def _probe_trace_formula(
     return _probe_trace_backward(grad_mean, grad_variance, probe, hvp)
 
 
-_rademacher = Op("rademacher", "like[*] seed offset -> signs[*]", autocast=False)
+_rademacher = Keyed("rademacher", "like[*] seed offset -> signs[*]", autocast=False)
 _probe_trace = Op(
     "probe_trace",
     "probe[V,*,D] hvp[V,*,D] -> mean[*]c variance[*]c",

@@ -6,7 +6,8 @@ Arguments and outputs are separated by ``->``. Brackets hold the dimensions: ``*
 multiple of one plus a constant, such as ``3D`` and ``T+1``; ``[~]`` is a number, a 0-d tensor or one per batch row. A
 name without brackets is not a tensor. After the brackets stands the dtype: none for that of the first argument; ``w``
 for that or float32 beside half precision; ``c`` for the compute dtype; ``i64``, ``i8`` and ``b8`` for int64, int8 and
-bool; ``host`` for int64 on the CPU. ``>0`` marks a number that must be positive, ``?`` an optional argument.
+bool; ``host`` for int64 on the CPU; ``any`` for a first argument of any dtype, not only a floating one. ``>0`` marks a
+number that must be positive, ``?`` an optional argument.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = ["NUMBER", "PLAIN", "PROBES", "SHARED", "Argument", "Signature"]
 PLAIN, SHARED, PROBES, NUMBER = -1, -2, -3, -4
 
 _DTYPES = {"i64": torch.int64, "i8": torch.int8, "b8": torch.bool, "host": torch.int64}
-_ARGUMENT = re.compile(r"(\w+)(?:\[([^\]]*)\])?(w|c|i64|i8|b8|host)?(>0)?(\?)?")
+_ARGUMENT = re.compile(r"(\w+)(?:\[([^\]]*)\])?(w|c|i64|i8|b8|host|any)?(>0)?(\?)?")
 _SIZE = re.compile(r"(\d*)([A-Z]?)(?:\+(\d+))?")
 
 
@@ -141,7 +142,8 @@ class Signature:
                 _checks.tensor(self.op, argument.name, value)
             if first is None:
                 first = argument.name, value
-                _checks.floating(self.op, argument.name, value)
+                if argument.kind != "any":
+                    _checks.floating(self.op, argument.name, value)
             self._check_dtype(argument, value, *first)
             self._check_shape(argument, value, sizes, owners)
         assert first is not None
@@ -179,7 +181,8 @@ class Signature:
         known = {symbol: owners[symbol] for symbol in sorted(argument.symbols()) if symbol in owners}
         if known.keys() == argument.symbols():
             if shape != argument.shape(sizes):
-                expected = f"shape {argument.shape_text()} to match {_names(known)}, {argument.shape(sizes)}"
+                match = f" to match {_names(known)}, {argument.shape(sizes)}" if known else ""
+                expected = f"shape {argument.shape_text()}{match}"
                 for other in self.arguments[: self.index[argument.name]]:
                     if (other.front, other.back, other.rank) == (argument.front, argument.back, argument.rank):
                         expected = f"the shape of {other.name}, {argument.shape(sizes)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from svgdx.activations import ACTIVATIONS
 from svgdx.rl.presets import SteinSettings
 from svgdx.rl.targets import log_tanh_slope
-from svgdx.samplers import RBF, SVGD, Chain, EpsilonGreedy, Heuristic, Learnt, MetropolisHastings, SteinStop
+from svgdx.samplers import RBF, SVGD, Chain, EpsilonGreedy, Fixed, Heuristic, Learnt, MetropolisHastings, SteinStop
 from svgdx.samplers.control import Control
 from svgdx.samplers.initial import DiagonalGaussian, Initial
 from svgdx.samplers.parameters import Value
@@ -79,8 +80,17 @@ class SteinActor(nn.Module):
         self.activation = ACTIVATIONS[activation].function
         self.kernel = RBF(self._bandwidth())
         start = settings.step_size
-        is_learnt = settings.step == "learnt" and settings.steps > 0
-        self.step_size: float | Value = Learnt(start, settings.steps, *STEP_SIZE) if is_learnt else start
+        self.step_size: Value | None = None
+        if settings.step == "learnt" and settings.steps > 0:
+            self.step_size = Learnt(start, settings.steps, *STEP_SIZE)
+        # No part of the state; it follows the particles to their device once, rather than for each sample.
+        self._fixed_step_size = (Fixed(start),)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SteinActor:
+        super()._apply(fn, recurse)
+        # The host decides by it, and would have to wait for a GPU.
+        self.progress = self.progress.cpu()
+        return self
 
     def _bandwidth(self) -> Value:
         settings = self.settings
@@ -112,7 +122,7 @@ class SteinActor(nn.Module):
             target,
             initial,  # type: ignore[arg-type]
             self.kernel,
-            self.step_size,
+            self._fixed_step_size[0] if self.step_size is None else self.step_size,
             bound=settings.bound,
             hessian=settings.hessian,
             density=settings.density,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from svgdx.rl.critics import MinimumQ
 from svgdx.samplers.targets import Derivatives, Target, rademacher
+from svgdx.streams import Source
 
 TARGETS = ("s2ac", "max-entropy")
 _LOG_2 = math.log(2)
@@ -22,13 +23,15 @@ def log_tanh_slope(u: Tensor) -> Tensor:
 class CriticTarget(Target):
     """A target made from min(Q1, Q2) at fixed states, with derivatives from the critics' own sweeps.
 
-    Raises FloatingPointError if its score is NaN or infinite.
+    On the CPU it raises FloatingPointError if its score is NaN or infinite; a GPU is not asked.
     """
 
     def derivatives(
-        self, x: Tensor, hessian: str = "none", graph: bool = False, generator: torch.Generator | None = None
+        self, x: Tensor, hessian: str = "none", graph: bool = False, generator: Source = None
     ) -> Derivatives:
         derivatives = self.from_critic(x, hessian, graph, generator)
+        if x.device.type != "cpu":
+            return derivatives
         score = derivatives.score.detach()
         # One sum is faster than a look at every number, but the sum of finite numbers may overflow.
         if not math.isfinite(float(score.sum())):
@@ -39,7 +42,7 @@ class CriticTarget(Target):
                 )
         return derivatives
 
-    def from_critic(self, x: Tensor, hessian: str, graph: bool, generator: torch.Generator | None) -> Derivatives:
+    def from_critic(self, x: Tensor, hessian: str, graph: bool, generator: Source) -> Derivatives:
         """As `Target.derivatives`, without the check."""
         return super().derivatives(x, hessian, graph, generator)
 
@@ -54,7 +57,7 @@ class S2ACTarget(CriticTarget):
         super().__init__(critic.value)
         self.critic = critic
 
-    def from_critic(self, x: Tensor, hessian: str, graph: bool, generator: torch.Generator | None) -> Derivatives:
+    def from_critic(self, x: Tensor, hessian: str, graph: bool, generator: Source) -> Derivatives:
         with torch.set_grad_enabled(graph):
             if hessian == "none":
                 value, score = self.critic.score(x)
@@ -90,7 +93,7 @@ class MaxEntropyTarget(CriticTarget):
         super().__init__(lambda u: critic.value(u.tanh()) / temperature + log_tanh_slope(u).sum(-1))
         self.critic, self.temperature = critic, temperature
 
-    def from_critic(self, x: Tensor, hessian: str, graph: bool, generator: torch.Generator | None) -> Derivatives:
+    def from_critic(self, x: Tensor, hessian: str, graph: bool, generator: Source) -> Derivatives:
         if hessian == "exact" and graph:
             return super().from_critic(x, hessian, graph, generator)
         with torch.set_grad_enabled(graph):

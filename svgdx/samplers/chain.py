@@ -16,6 +16,7 @@ from svgdx.samplers.parameters import as_rows, bounded, step_bound
 from svgdx.samplers.particles import Particles, Settings
 from svgdx.samplers.state import Chain, State, StepRecord
 from svgdx.samplers.targets import Derivatives
+from svgdx.streams import Stream
 
 
 class Proposal(NamedTuple):
@@ -36,7 +37,7 @@ class Runner:
         x: particles of this process, (..., M_p, D).
         log_q: their log density (..., M_p), None if it is not followed.
         parameters: bandwidth and step size as functions of the state.
-        generator: source of probes and decisions.
+        stream: source of probes and decisions.
         recorded: whether the caller reads the record of the steps.
     """
 
@@ -47,10 +48,10 @@ class Runner:
         x: Tensor,
         log_q: Tensor | None,
         parameters: tuple[Callable[[State], Tensor], Callable[[State], Tensor]],
-        generator: torch.Generator | None,
+        stream: Stream,
         recorded: bool,
     ) -> None:
-        self.sampler, self.generator = sampler, generator
+        self.sampler, self.stream = sampler, stream
         self.ensemble, self.interaction = particles.ensemble, particles.interaction
         self.count = self.ensemble.count(x)
         self.bandwidth, self.step_size = parameters
@@ -67,7 +68,7 @@ class Runner:
         self.hessian = sampler.hessian if self.follows or sampler.bound != "none" else "none"
         # The kernel adds its change of log q to zeros: added to log q itself, its last digits would be lost.
         self.zeros = x.new_zeros(x.shape[:-1])
-        self.nan = x.new_tensor(torch.nan)
+        self.nan = x.new_full((), torch.nan)
         self.announced = False  # that something is not finite
         _announce_coinciding(x.detach())
         self.leaf: torch.Tensor | None = None
@@ -82,7 +83,7 @@ class Runner:
         if graph and not x.requires_grad:
             x = x.detach().requires_grad_()
         with torch.set_grad_enabled(graph):
-            derivatives = sampler.target.derivatives(x, self.hessian, graph, self.generator)
+            derivatives = sampler.target.derivatives(x, self.hessian, graph, self.stream)
             self._announce_score(index, x, derivatives.score)
             log_q = chain.log_q if graph or chain.log_q is None else chain.log_q.detach()
             state = State(index, x, derivatives.score, log_q, ensemble=self.ensemble)
@@ -96,7 +97,7 @@ class Runner:
             active = (
                 self.stopping.update(record.discrepancy) if self.stopping is not None and record is not None else None
             )
-            if active is not None and not bool(active.any()):
+            if active is not None and self._all_stopped(active):
                 return False
             move = Move(x, derivatives, sigma, eps, proposal.x, proposal.change)
             x_next, change = (move.x_next, move.gain) if sampler.control is None else self._control(move, record)
@@ -112,8 +113,15 @@ class Runner:
             callback(State(index, chain.x.detach(), score, log_q, record, active, chain.mask, self.ensemble))
         return True
 
+    def _all_stopped(self, active: Tensor) -> bool:
+        """Whether the chain ends early; a GPU is not asked, makes all steps, and marks those that move nothing."""
+        if active.device.type == "cpu":
+            return not bool(active.any())
+        self.chain.running.append(active.any())
+        return False
+
     def finish(self) -> Chain:
-        """The chain after its last step. A UserWarning says if particles or their log density are not finite."""
+        """The chain after its last step. On the CPU a UserWarning says if particles or densities are not finite."""
         self._announce_end()
         if self.stopping is None:
             self.chain.length += self.steps
@@ -137,7 +145,7 @@ class Runner:
 
     def _announce_end(self) -> None:
         chain = self.chain
-        if self.announced or not readable(chain.x):
+        if self.announced or chain.x.device.type != "cpu" or not readable(chain.x):
             return
         for name, value in (("particles", chain.x.detach()), ("log densities", chain.log_q)):
             if value is not None and not math.isfinite(float(value.detach().sum())):
@@ -213,12 +221,12 @@ class Runner:
         if not isinstance(control, MetropolisHastings):
             return move.x_next, move.gain
         probability = control.probability(sampler.progress)
-        if probability < 1 and float(torch.rand((), generator=self.generator, device=move.x.device)) >= probability:
+        if probability < 1 and not self.stream.happens(probability):
             return move.x_next, move.gain
         assert move.gain is not None
         corrected = move._replace(gain=-move.gain)
         terms = (self.hessian, sampler.density)
-        x_next, change, accepted = control.correct(corrected, sampler.kernel, sampler.target, terms, self.generator)
+        x_next, change, accepted = control.correct(corrected, sampler.kernel, sampler.target, terms, self.stream)
         if record is not None:
             record.acceptance = accepted.to(move.x.dtype).mean(-1)
         return x_next, change

@@ -10,6 +10,7 @@ from torch import Tensor
 from svgdx._checks import one_of
 from svgdx.samplers.kernels import Kernel
 from svgdx.samplers.targets import Derivatives, Target
+from svgdx.streams import Stream
 
 CONTROLS = ("none", "truncation", "metropolis-hastings", "epsilon-greedy")
 
@@ -64,7 +65,8 @@ class MetropolisHastings:
 
     Args:
         tolerance: of the inverse map, by fixed-point iteration y <- x - eps phi(y), relative to max(1, |x|_max).
-        iterations: limit of that iteration; a particle that has not converged by then rejects r = -1.
+        iterations: limit of that iteration; a particle that has not converged by then rejects r = -1. A GPU always
+            makes all of them, because it would have to be asked whether they have converged.
 
     Raises:
         ValueError: tolerance is not positive, or iterations is below 1.
@@ -85,23 +87,23 @@ class MetropolisHastings:
         return 1.0
 
     def correct(
-        self, move: Move, kernel: Kernel, target: Target, terms: tuple[str, str], generator: torch.Generator | None
+        self, move: Move, kernel: Kernel, target: Target, terms: tuple[str, str], stream: Stream
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The next particles (..., M, D), the change of log q (..., M) and which particles moved (..., M) bool.
 
-        terms: the settings `hessian` and `density` of the sampler.
+        terms: the settings `hessian` and `density` of the sampler. stream: source of probes and decisions.
         """
         x, graph = move.x, torch.is_grad_enabled() and move.x_next.requires_grad
         forward, moved = _finite(move.x_next, x)
         backward, converged = self._inverse(move, kernel, target, graph)
         assert move.gain is not None
-        gain_back = self._gain_at(backward, move, kernel, target, terms, generator, graph)
+        gain_back = self._gain_at(backward, move, kernel, target, terms, stream, graph)
         here = move.derivatives.log_prob
         here = target.log_prob(x) if here is None else here
         log_alpha = _log_alpha(target.log_prob(forward) - here + move.gain, moved)
         log_alpha_back = _log_alpha(target.log_prob(backward) - here - gain_back, converged)
-        ahead = torch.empty_like(here).bernoulli_(0.5, generator=generator) > 0
-        chance = torch.empty_like(here).uniform_(generator=generator).log()
+        ahead = stream.bernoulli(0.5, here)
+        chance = stream.uniform(here).log()
         accept = chance < torch.where(ahead, log_alpha, log_alpha_back).detach()
         proposal = torch.where(ahead.unsqueeze(-1), forward, backward)
         change = torch.logaddexp(_mixed(log_alpha, move.gain), _mixed(log_alpha_back, -gain_back)) - _LOG_2
@@ -117,12 +119,19 @@ class MetropolisHastings:
         y = x.detach()
         limit = self.tolerance * y.abs().amax((-2, -1), keepdim=True).clamp_min(1.0)
         with torch.no_grad():
+            unsolved: Tensor | None = None
             for _ in range(self.iterations):
                 phi = kernel.direction_at(y, x, score, sigma, target.derivatives(y).score)
                 y_next = x - eps * phi
-                error = (y_next - y).abs()
-                y = y_next
-                if not bool((error > limit).any()):
+                change = (y_next - y).abs()
+                if unsolved is None:
+                    y, error = y_next, change
+                else:
+                    y, error = torch.where(unsolved, y_next, y), torch.where(unsolved, change, error)
+                if y.device.type != "cpu":
+                    # A GPU is not asked whether the iteration has ended: it makes the rest in vain.
+                    unsolved = (error > limit).any()
+                elif not bool((error > limit).any()):
                     break
         converged = (error <= limit).all(-1)  # a NaN has not converged
         y, finite = _finite(y, x.detach())
@@ -138,13 +147,13 @@ class MetropolisHastings:
         kernel: Kernel,
         target: Target,
         terms: tuple[str, str],
-        generator: torch.Generator | None,
+        stream: Stream,
         graph: bool,
     ) -> Tensor:
         """log |det(I + eps J_i)| if particle i alone is moved to query_i, (..., M)."""
         hessian, density = terms
         x, score, sigma, eps = move.x, move.derivatives.score, move.sigma, move.eps
-        derivatives = target.derivatives(query, hessian, graph, generator) if hessian != "none" else Derivatives(query)
+        derivatives = target.derivatives(query, hessian, graph, stream) if hessian != "none" else Derivatives(query)
         if density == "logdet":
             return kernel.logdet_at(query, x, score, sigma, eps, derivatives.hessian)
         trace = kernel.trace_at(query, x, score, sigma)

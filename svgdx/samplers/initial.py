@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, distributions, nn
 
 from svgdx import _checks
+from svgdx.streams import Source, Stream, forked, stream_of
 
 
 class Initial(Protocol):
     """A distribution that draws particles with their log density."""
 
-    def draw(self, n: int, batch: tuple[int, ...], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def draw(self, n: int, batch: tuple[int, ...], generator: Source) -> tuple[Tensor, Tensor]:
         """n particles (batch..., n, D) and their log density (batch..., n) in nats."""
 
     def box(self, deviations: float) -> tuple[Tensor, Tensor]:
@@ -31,12 +32,13 @@ class DiagonalGaussian:
 
     def __init__(self, mean: Tensor, std: Tensor, log_std: Tensor | None = None) -> None:
         self.mean, self.std, self.log_std = mean, std, std.log() if log_std is None else log_std
+        self.device = mean.device
 
-    def draw(self, n: int, batch: tuple[int, ...], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def draw(self, n: int, batch: tuple[int, ...], generator: Source) -> tuple[Tensor, Tensor]:
         """n particles (batch..., ..., n, D) and their log density (batch..., ..., n) in nats."""
         mean, std, log_std = (value.unsqueeze(-2) for value in (self.mean, self.std, self.log_std))
         shape = (*batch, *self.mean.shape[:-1], n, self.mean.shape[-1])
-        noise = torch.randn(shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        noise = stream_of("SVGD", generator, self.device).normal(shape, mean.dtype)
         log_q = -(0.5 * noise.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
         return mean + std * noise, log_q
 
@@ -70,7 +72,12 @@ class LearntGaussian(nn.Module):
         self.mean = nn.Parameter(mean.detach().clone())
         self.log_std = nn.Parameter(std.detach().log())
 
-    def draw(self, n: int, batch: tuple[int, ...], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    @property
+    def device(self) -> torch.device:
+        """The device of mean and std."""
+        return self.mean.device
+
+    def draw(self, n: int, batch: tuple[int, ...], generator: Source) -> tuple[Tensor, Tensor]:
         """n particles (batch..., n, D) and their log density (batch..., n) in nats, differentiable in mean and std."""
         return self._gaussian().draw(n, batch, generator)
 
@@ -83,22 +90,27 @@ class LearntGaussian(nn.Module):
 
 
 class FixedInitial:
-    """A torch distribution over vectors, drawn by `rsample` if it has it, otherwise by `sample`."""
+    """A torch distribution over vectors, drawn by `rsample` if it has it, otherwise by `sample`.
+
+    Gaussians draw from the stream. Other distributions draw from torch's default generator of their device, which is
+    seeded by the stream and put back; their numbers differ between devices.
+    """
 
     def __init__(self, distribution: distributions.Distribution) -> None:
         self.distribution = distribution
 
-    def draw(self, n: int, batch: tuple[int, ...], generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    @property
+    def device(self) -> torch.device:
+        """The device of the distribution's parameters."""
+        return _device_of(self.distribution)
+
+    def draw(self, n: int, batch: tuple[int, ...], generator: Source) -> tuple[Tensor, Tensor]:
         distribution, shape = self.distribution, torch.Size((*batch, n))
-        sample = distribution.rsample if distribution.has_rsample else distribution.sample
-        if generator is None:
-            x = sample(shape)
-        else:
-            # torch.distributions take no generator.
-            seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                x = sample(shape)
+        stream = stream_of("SVGD", generator, self.device)
+        x = _gaussian_sample(distribution, shape, stream)
+        if x is None:
+            with forked(stream.seed(), stream.device):
+                x = (distribution.rsample if distribution.has_rsample else distribution.sample)(shape)
         log_q = distribution.log_prob(x)
         # The distribution's own batch comes before the particles.
         for position in range(len(distribution.batch_shape)):
@@ -128,3 +140,25 @@ def as_initial(initial: LearntGaussian | distributions.Distribution) -> Initial:
             f"SVGD: initial must be a torch distribution or a LearntGaussian, but is {type(initial).__name__}"
         )
     return initial
+
+
+def _gaussian_sample(distribution: distributions.Distribution, shape: torch.Size, stream: Stream) -> Tensor | None:
+    """A sample of a Gaussian, from the stream; None for other distributions."""
+    noise_shape = (*shape, *distribution.batch_shape, *distribution.event_shape)
+    if isinstance(distribution, distributions.MultivariateNormal):
+        noise = stream.normal(noise_shape, distribution.loc.dtype)
+        return distribution.loc + (distribution.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+    base = distribution.base_dist if isinstance(distribution, distributions.Independent) else None
+    if isinstance(base, distributions.Normal):
+        return base.loc + base.scale * stream.normal(noise_shape, base.loc.dtype)
+    return None
+
+
+def _device_of(distribution: distributions.Distribution) -> torch.device:
+    """The device of a parameter of a distribution, or of the one that it is made of."""
+    for value in vars(distribution).values():
+        if isinstance(value, Tensor):
+            return value.device
+        if isinstance(value, distributions.Distribution):
+            return _device_of(value)
+    return torch.device("cpu")

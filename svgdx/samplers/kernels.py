@@ -241,6 +241,22 @@ class RBF(Kernel):
             return super().logdet(x, score, sigma, eps, hessian)
         return ops.svgd_logdet(x, score, sigma, eps, hessian)
 
+    def direction_at(self, query: Tensor, x: Tensor, score: Tensor, sigma: Tensor, query_score: Tensor) -> Tensor:
+        if self.bandwidth.per_dimension:
+            return super().direction_at(query, x, score, sigma, query_score)
+        field, _ = ops.svgd_field(query, x, score, sigma)
+        own, _ = _own_pair(query, x, score, sigma)
+        return field + (query_score - own) / x.shape[-2]
+
+    def trace_at(self, query: Tensor, x: Tensor, score: Tensor, sigma: Tensor) -> Tensor:
+        if self.bandwidth.per_dimension:
+            return super().trace_at(query, x, score, sigma)
+        _, divergence = ops.svgd_field(query, x, score, sigma)
+        own, offset = _own_pair(query, x, score, sigma)
+        beta = sigma.square().reciprocal()[..., None]
+        kernel = torch.exp(-0.5 * beta * offset.square().sum(-1))
+        return divergence - beta * (kernel * x.shape[-1] - (offset * own).sum(-1)) / x.shape[-2]
+
 
 class InverseMultiquadric(Kernel):
     """k = (1 + u)^(-1/2), whose tails decay slowly, so that distant particles still interact.
@@ -252,6 +268,14 @@ class InverseMultiquadric(Kernel):
         k = torch.rsqrt(1 + u)
         w = k / (1 + u)
         return Profile(k, w, 3 * w / (1 + u))
+
+
+def _own_pair(query: Tensor, x: Tensor, score: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """The Gaussian kernel's term of a particle's own old position, k (s_i + r_i / sigma^2), and r_i, (..., M, D)."""
+    offset = query - x
+    beta = sigma.square().reciprocal()[..., None, None]
+    kernel = torch.exp(-0.5 * beta * offset.square().sum(-1, keepdim=True))
+    return kernel * (score + beta * offset), offset
 
 
 def _scaled_phi_trace(x: Tensor, score: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

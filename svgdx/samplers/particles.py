@@ -20,6 +20,7 @@ from svgdx.samplers.parameters import Value
 from svgdx.samplers.state import Ensemble, LocalEnsemble, State
 from svgdx.samplers.stopping import SteinStop
 from svgdx.samplers.targets import Target
+from svgdx.streams import Stream
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -61,8 +62,8 @@ class Placement(Protocol):
     def count(self, n: int | Sequence[int]) -> int:
         """The particles of this process, M_p, if a chain is to have n. Raises ValueError if n is below 1."""
 
-    def generator(self, generator: torch.Generator | None, device: torch.device) -> torch.Generator | None:
-        """The source of this process's random numbers, from the one that the caller passed."""
+    def stream(self, stream: Stream) -> Stream:
+        """The source of this process's random numbers, from that of all processes."""
 
     def particles(self, settings: Settings, x: Tensor, log_q: Tensor | None, steps: int, recorded: bool) -> Particles:
         """The particles of a chain that starts at this process's x (..., M_p, D) with log_q (..., M_p)."""
@@ -82,8 +83,8 @@ class LocalPlacement:
             raise ValueError(f"SVGD: n must be at least 1, one number without a process_group, but is {n}")
         return n
 
-    def generator(self, generator: torch.Generator | None, device: torch.device) -> torch.Generator | None:
-        return generator
+    def stream(self, stream: Stream) -> Stream:
+        return stream
 
     def particles(self, settings: Settings, x: Tensor, log_q: Tensor | None, steps: int, recorded: bool) -> Particles:
         return Particles(LocalEnsemble(), settings.kernel)

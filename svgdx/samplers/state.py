@@ -103,6 +103,9 @@ class Chain:
     that truncation did not mask, (..., M) bool, None without truncation. length: steps that each problem took, (...)
     int64. steps: a record of each step. ensemble: sums over all particles. If particles are sharded over a process
     group, x, log_q and mask are those of this rank; means and records are those of all.
+
+    A chain with a stop ends on the CPU once every problem has stopped. On a GPU, which is not asked, it makes all
+    steps; running then has one () bool for each, false if no problem moved.
     """
 
     x: Tensor
@@ -111,17 +114,19 @@ class Chain:
     length: Tensor
     steps: list[StepRecord] = field(default_factory=list)
     ensemble: Ensemble = field(default_factory=LocalEnsemble)
+    running: list[Tensor] = field(default_factory=list)
 
     def history(self) -> dict[str, Tensor]:
-        """Each quantity of StepRecord over the steps, (L, ...)."""
+        """Each quantity of StepRecord over the steps, (L, ...); NaN in steps in which no problem moved."""
         lead = self.x.shape[:-2]
         names = [quantity.name for quantity in fields(StepRecord)]
-        return {
-            name: torch.stack([getattr(step, name).expand(lead) for step in self.steps])
-            if self.steps
-            else self.x.new_empty((0, *lead))
-            for name in names
-        }
+        if not self.steps:
+            return {name: self.x.new_empty((0, *lead)) for name in names}
+        history = {name: torch.stack([getattr(step, name).expand(lead) for step in self.steps]) for name in names}
+        if self.running:
+            running = torch.stack(self.running).view(-1, *(1,) * len(lead))
+            history = {name: torch.where(running, value, torch.nan) for name, value in history.items()}
+        return history
 
     def entropy(self) -> Tensor:
         """-mean log q over the particles that are not masked, in nats, (...). Raises ValueError without a density."""

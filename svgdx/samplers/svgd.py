@@ -20,6 +20,7 @@ from svgdx.samplers.particles import placement_of
 from svgdx.samplers.state import Chain, State
 from svgdx.samplers.stopping import SteinStop
 from svgdx.samplers.targets import LogProb, Target, as_target, check_hessian
+from svgdx.streams import Source, stream_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -119,7 +120,7 @@ class SVGD(nn.Module):
         steps: int,
         *,
         batch: int | Sequence[int] = (),
-        generator: torch.Generator | None = None,
+        generator: Source = None,
     ) -> Tensor:
         """Draws n particles by `steps` steps, (batch..., n, D), without the work that only their density needs.
 
@@ -133,7 +134,7 @@ class SVGD(nn.Module):
         steps: int,
         *,
         batch: int | Sequence[int] = (),
-        generator: torch.Generator | None = None,
+        generator: Source = None,
     ) -> tuple[Tensor, Tensor]:
         """Draws n particles by `steps` steps, (batch..., n, D), and their log density in nats, (batch..., n).
 
@@ -149,7 +150,7 @@ class SVGD(nn.Module):
         steps: int,
         *,
         batch: int | Sequence[int] = (),
-        generator: torch.Generator | None = None,
+        generator: Source = None,
         attached: Collection[int] | None = None,
         log_prob: bool = True,
         recorded: bool = True,
@@ -163,9 +164,10 @@ class SVGD(nn.Module):
                 ranks get one more; or a sequence with the number of each rank, which may be 0.
             steps: L, at most as many as are learnt.
             batch: leading dimensions, a number or several, before those of the initial distribution's own batch.
-            generator: source of start, probes and decisions; None uses torch's default generator. With a process_group
-                that of rank 0 decides for all, each rank draws different numbers, and they are reproducible for the
-                same number of ranks.
+            generator: source of start, probes and decisions, a :class:`svgdx.Stream` or a torch.Generator on the device
+                of the particles; None takes the seed from torch's default generator of the CPU. The numbers are the
+                same on every device. With a process_group that of rank 0 decides for all, each rank draws different
+                numbers, and they are reproducible for the same number of ranks.
             attached: steps (0 is the first) that keep their graph, in place of those of attach_every.
             log_prob: whether the density is followed.
             recorded: whether the steps are recorded; with a stop or callbacks they always are.
@@ -175,7 +177,8 @@ class SVGD(nn.Module):
 
         Raises:
             TypeError: n, steps or batch is not an integer.
-            ValueError: n below 1, steps or batch below 0, more steps than are learnt, or log_prob with an optimizer.
+            ValueError: n below 1, steps or batch below 0, more steps than are learnt, log_prob with an optimizer, or a
+                generator on another device than the initial distribution.
         """
         return self._chain(n, steps, batch, generator, attached, log_prob, recorded)
 
@@ -185,7 +188,7 @@ class SVGD(nn.Module):
         n: int | Sequence[int],
         steps: int,
         batch: int | Sequence[int],
-        generator: torch.Generator | None,
+        generator: Source,
         attached: Collection[int] | None = None,
         log_prob: bool = True,
         recorded: bool = True,
@@ -202,12 +205,11 @@ class SVGD(nn.Module):
             raise ValueError("SVGD: steps of an optimizer have no density: use sample, or run with log_prob=False")
         count = self.placement.count(n)
         parameters = self.kernel.bandwidth.over(steps), self.step_size.over(steps)
-        device = next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
-        generator = self.placement.generator(generator, device)
-        x, log_q = self.initial.draw(count, batch, generator)
+        stream = self.placement.stream(stream_of("SVGD", generator, self._device()))
+        x, log_q = self.initial.draw(count, batch, stream)
         log_q = log_q if log_prob else None  # type: ignore[assignment]
         particles = self.placement.particles(self, x, log_q, steps, recorded)
-        runner = Runner(self, particles, x, log_q, parameters, generator, recorded)
+        runner = Runner(self, particles, x, log_q, parameters, stream, recorded)
         graph = torch.is_grad_enabled() and self.optimizer is None
         graph = graph and (x.requires_grad or any(parameter.requires_grad for parameter in self.parameters()))
         # Autocast would round the kernel's products; a target that wants it enters it on its own.
@@ -216,6 +218,12 @@ class SVGD(nn.Module):
                 if not runner.step(step, graph and self._attached(step, attached)):
                     break
         return runner.finish()
+
+    def _device(self) -> torch.device:
+        """Where the particles start; a start that does not say so is where the parameters are."""
+        first = next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+        device: torch.device = getattr(self.initial, "device", first)
+        return device
 
     def _attached(self, step: int, attached: Collection[int] | None) -> bool:
         if attached is not None:
@@ -232,7 +240,7 @@ class SVGD(nn.Module):
         scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
         clip: float = 10.0,
         batch: int | Sequence[int] = (),
-        generator: torch.Generator | None = None,
+        generator: Source = None,
         callback: Callable[[int, float, Chain], None] | None = None,
     ) -> list[float]:
         """Trains what is learnt by reverse KL, E[log q - log p] in nats, through the attached steps of fresh chains.
@@ -265,15 +273,17 @@ class SVGD(nn.Module):
             chain = self.run(n, steps, batch=batch, generator=generator)
             assert chain.log_q is not None
             loss = chain.mean(chain.log_q - self.target.log_prob(chain.x)).mean()
-            losses.append(loss.item())
-            if callback is not None:
-                callback(epoch, losses[-1], chain)
             optimiser.zero_grad()
             loss.backward()
             self.placement.sum_gradients(parameters)
             norm = nn.utils.clip_grad_norm_(parameters, clip)
-            if not (math.isfinite(losses[-1]) and bool(norm.isfinite())):
-                raise FloatingPointError(f"SVGD.fit: epoch {epoch}: loss {losses[-1]}, norm of its gradient {norm}")
+            # Read together, which is the only wait of an epoch for a GPU.
+            value, size = torch.stack([loss.detach(), norm.to(loss.dtype)]).tolist()
+            losses.append(value)
+            if callback is not None:
+                callback(epoch, value, chain)
+            if not (math.isfinite(value) and math.isfinite(size)):
+                raise FloatingPointError(f"SVGD.fit: epoch {epoch}: loss {value}, norm of its gradient {size}")
             optimiser.step()
             if schedule is not None:
                 schedule.step()

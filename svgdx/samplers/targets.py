@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributions, nn
 
-from svgdx import _checks, ops
+from svgdx import _checks
 from svgdx._checks import one_of
 from svgdx.densities.base import LogProb, as_log_density
+from svgdx.streams import Source, stream_of
 from svgdx.trace import hessian_trace
 
 HESSIANS = ("none", "hutchinson", "exact")
@@ -69,7 +70,7 @@ class Target:
         return context
 
     def derivatives(
-        self, x: Tensor, hessian: str = "none", graph: bool = False, generator: torch.Generator | None = None
+        self, x: Tensor, hessian: str = "none", graph: bool = False, generator: Source = None
     ) -> Derivatives:
         """Returns the derivatives at x that a Hessian term needs.
 
@@ -77,7 +78,7 @@ class Target:
             x: particles, (..., M, D); with graph they must require a gradient.
             hessian: one of HESSIANS; "hutchinson" draws a Rademacher probe.
             graph: whether the derivatives are differentiable in x; otherwise they are detached.
-            generator: source of the probe; None: torch's default generator.
+            generator: source of the probe; None: torch's default generator of the CPU.
         """
         if hessian != "none":
             # A density that computes its own derivatives, as MLPLogDensity does, must be passed as it is.
@@ -112,7 +113,7 @@ class ScoreTarget(Target):
         raise ValueError("SVGD: the target is a score alone, but its log density is needed here")
 
     def derivatives(
-        self, x: Tensor, hessian: str = "none", graph: bool = False, generator: torch.Generator | None = None
+        self, x: Tensor, hessian: str = "none", graph: bool = False, generator: Source = None
     ) -> Derivatives:
         with torch.enable_grad():
             if not graph:
@@ -144,7 +145,7 @@ class GaussianTarget(Target):
         self.mean, self.hessian = mean, -precision
 
     def derivatives(
-        self, x: Tensor, hessian: str = "none", graph: bool = False, generator: torch.Generator | None = None
+        self, x: Tensor, hessian: str = "none", graph: bool = False, generator: Source = None
     ) -> Derivatives:
         with torch.set_grad_enabled(graph):
             score = (x - self.mean) @ self.hessian
@@ -194,11 +195,9 @@ def _gaussian(target: distributions.Distribution) -> GaussianTarget | None:
     return None
 
 
-def rademacher(x: Tensor, generator: torch.Generator | None) -> Tensor:
+def rademacher(x: Tensor, generator: Source) -> Tensor:
     """Draws independent signs +1 and -1 with the shape, dtype and device of x."""
-    device = None if generator is None else generator.device
-    seed = int(torch.randint(2**62, (), generator=generator, device=device))
-    return ops.rademacher(x.detach(), seed, 0)
+    return stream_of("SVGD", generator, x.device).signs(x)
 
 
 def check_hessian(hessian: str, density: str) -> str:

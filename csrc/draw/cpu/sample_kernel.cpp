@@ -71,6 +71,7 @@ void gfn_sample(const SampleArgs<S>& args, int64_t begin, int64_t end) {
   Workspace<C> work(width);
   C* row = work.row.get();
   uint32_t* weights = work.weights.get();
+  const PhiloxKey key = args.key.loaded();
   for (int64_t b = begin; b < end; ++b) {
     const int8_t* state = args.state + b * dim;
     int8_t* next = args.next_state + b * dim;
@@ -81,7 +82,7 @@ void gfn_sample(const SampleArgs<S>& args, int64_t begin, int64_t end) {
       args.log_prob[b] = most;
       continue;
     }
-    const Draw draw = draw_of(args.seed, args.offset, b, args.epsilon);
+    const Draw draw = draw_of(key.seed, key.offset, b, args.epsilon);
     const uint64_t total = weigh(args, state, draw.uniform, row, most, weights);
     const uint64_t threshold = draw_threshold(draw.fraction, total);
     int64_t action = 0;

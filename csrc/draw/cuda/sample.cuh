@@ -193,7 +193,8 @@ __global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
   row.fill_cache();
   __syncthreads();
   const LogSum<C> sum = row.log_sum().total(group, partial);
-  const Draw draw = draw_of(args.seed, args.offset, b, args.epsilon);
+  const PhiloxKey key = args.key.loaded();
+  const Draw draw = draw_of(key.seed, key.offset, b, args.epsilon);
   const Weights<C> weights{sum.max, args.scale, draw.uniform};
   C logit = 0;
   const int action = choose(row, weights, draw.fraction, plan.chunks, partial_sum, logit);

@@ -40,8 +40,9 @@ SVGDX_INLINE void moments(const Args& args, int64_t begin, int64_t end, Compute<
 
 template <class S>
 void rademacher(const SignArgs<S>& args, int64_t begin, int64_t end) {
+  const PhiloxKey key = args.key.loaded();
   for (int64_t block = begin; block < end; ++block) {
-    const PhiloxWords words = philox(args.seed, uint64_t(block), args.offset);
+    const PhiloxWords words = philox(key, uint64_t(block));
     S* out = args.out + block * kSignsPerBlock;
     const int64_t left = args.count - block * kSignsPerBlock;
     if (left >= kSignsPerBlock) {

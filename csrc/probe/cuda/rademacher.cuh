@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   SVGDX_SHARED(Words, blocks, kRowWarps, 32);
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   const int64_t start = ((first_block + blockIdx.x) * kRowWarps + warp) * kWarpSigns;
-  const PhiloxWords drawn = philox(args.seed, uint64_t(start / kSignsPerBlock + lane), args.offset);
+  const PhiloxWords drawn = philox(args.key.loaded(), uint64_t(start / kSignsPerBlock + lane));
   Words own;
   SVGDX_UNROLL
   for (int i = 0; i < 4; ++i) own.v[i] = drawn.w[i];

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from svgdx import _checks
 from svgdx.densities.base import LogProb, as_log_density
 from svgdx.densities.discrete import DiscreteMLPEnergy, IsingEnergy
+from svgdx.streams import Source, stream_of
 
 
 @torch.no_grad()
-def gibbs_sweep(target: nn.Module | LogProb, x: Tensor, generator: torch.Generator, sweeps: int = 1) -> Tensor:
+def gibbs_sweep(target: nn.Module | LogProb, x: Tensor, generator: Source = None, sweeps: int = 1) -> Tensor:
     """Runs sweeps of Gibbs sampling with systematic scan: each location in turn is drawn from its conditional.
 
     Each location costs one evaluation of the target for all chains. Two energies have a faster way: a DiscreteMLPEnergy
@@ -20,7 +21,8 @@ def gibbs_sweep(target: nn.Module | LogProb, x: Tensor, generator: torch.Generat
     Args:
         target: an Energy, or a log density of bits (N, D) -> (N), in nats; see :func:`svgdx.densities.as_log_density`.
         x: chains (..., D) of 0 and 1, any dtype.
-        generator: random generator on the device of x.
+        generator: a :class:`svgdx.Stream` or a torch.Generator on the device of x; None takes its seed from torch's
+            default generator of the CPU.
         sweeps: number of passes over all D locations.
 
     Returns:
@@ -28,15 +30,17 @@ def gibbs_sweep(target: nn.Module | LogProb, x: Tensor, generator: torch.Generat
 
     Raises:
         TypeError: the target is not callable, or does not return a tensor.
-        ValueError: x is 0-d, or the target does not return one number for each chain.
+        ValueError: x is 0-d, the target does not return one number for each chain, or the generator is on another
+            device.
     """
     x = _checks.features("gibbs_sweep", "x", x, _dim(target))
     chains = x.reshape(-1, x.shape[-1]).clone()
     if x.dtype in (torch.bool, torch.uint8):
         chains = chains.to(torch.int8)  # 1 - 2 x needs a sign
     log_density = as_log_density(target)
+    stream = stream_of("gibbs_sweep", generator, x.device)
     for _ in range(_checks.integer("gibbs_sweep", "sweeps", sweeps)):
-        uniforms = torch.rand(chains.shape[::-1], generator=generator, device=x.device)
+        uniforms = stream.uniform(chains.shape[::-1])
         if isinstance(target, IsingEnergy) and _is_unchanged(target, IsingEnergy):
             chains = _ising_sweep(target.coupling(), chains, uniforms)
         elif isinstance(target, DiscreteMLPEnergy) and _is_unchanged(target, DiscreteMLPEnergy):

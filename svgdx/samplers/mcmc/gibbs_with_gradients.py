@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from svgdx import _checks
 from svgdx.densities.base import LogProb, as_log_density
+from svgdx.streams import Source, stream_of
 
 
 @_checks.differentiates
 def gwg_step(
     target: nn.Module | LogProb,
     x: Tensor,
-    generator: torch.Generator,
+    generator: Source = None,
     temperature: float = 2.0,
     steps: int = 1,
 ) -> Tensor:
@@ -26,7 +27,8 @@ def gwg_step(
         target: an Energy, or a log density of bits as floats (N, D) -> (N), in nats; differentiable; see
             :func:`svgdx.densities.as_log_density`.
         x: chains (..., D) of 0 and 1, any dtype.
-        generator: random generator on the device of x.
+        generator: a :class:`svgdx.Stream` or a torch.Generator on the device of x; None takes its seed from torch's
+            default generator of the CPU.
         temperature: positive; 2 balances the proposal locally.
         steps: number of proposed flips in each chain.
 
@@ -35,7 +37,8 @@ def gwg_step(
 
     Raises:
         TypeError: the target is not callable, or does not return a tensor.
-        ValueError: the temperature is not positive, x is 0-d, or the target does not return one number for each chain.
+        ValueError: the temperature is not positive, x is 0-d, the target does not return one number for each chain,
+            or the generator is on another device.
 
     Source: Grathwohl et al., Oops I Took A Gradient: Scalable Sampling for Discrete Distributions, ICML 2021, alg. 1.
     """
@@ -44,16 +47,14 @@ def gwg_step(
     x = _checks.features("gwg_step", "x", x)
     log_density = as_log_density(target)
     chains = x.reshape(-1, x.shape[-1]).to(torch.get_default_dtype())
+    stream = stream_of("gwg_step", generator, x.device)
     current, log_q = gwg_proposal(log_density, chains, temperature)
     for _ in range(_checks.integer("gwg_step", "steps", steps)):
-        # Gumbel-max: an exponential race draws from softmax without a check that would synchronise with the device.
-        race = torch.empty_like(log_q).exponential_(generator=generator)
-        location = (log_q - race.log()).argmax(-1, keepdim=True)
+        location = stream.categorical(log_q).unsqueeze(-1)
         flipped = chains.scatter(-1, location, 1 - chains.gather(-1, location))
         proposed, log_q_back = gwg_proposal(log_density, flipped, temperature)
         log_ratio = proposed - current + (log_q_back - log_q).gather(-1, location).squeeze(-1)
-        uniform = torch.rand(log_ratio.shape, generator=generator, device=x.device)
-        accept = uniform.log() < log_ratio
+        accept = stream.uniform(log_ratio).log() < log_ratio
         chains = torch.where(accept[:, None], flipped, chains)
         log_q = torch.where(accept[:, None], log_q_back, log_q)
         current = torch.where(accept, proposed, current)

@@ -10,19 +10,20 @@ from torch import Tensor, nn
 
 from svgdx import _checks
 from svgdx.densities.base import LogProb, as_log_density
+from svgdx.streams import Source, Stream, stream_of
 
 
 @dataclass
 class LangevinRun:
-    """Particles x (N, D) after the last step, and |grad log density| averaged over particles and steps."""
+    """Particles x (N, D) after the last step, and |grad log density| averaged over particles and steps, ()."""
 
     x: Tensor
-    score_norm: float
+    score_norm: Tensor
 
 
 @_checks.differentiates
 def langevin(
-    target: nn.Module | LogProb, x: Tensor, steps: int, step_size: float, noise: float, generator: torch.Generator
+    target: nn.Module | LogProb, x: Tensor, steps: int, step_size: float, noise: float, generator: Source = None
 ) -> LangevinRun:
     """Runs steps of x <- x + a grad f(x) + noise sqrt(2 a) z, with f the log density of the target and z from N(0, I).
 
@@ -34,12 +35,13 @@ def langevin(
         step_size: a > 0, in the squared units of x.
         noise: 1 gives Langevin dynamics, whose law tends to p as a tends to 0. Energies of images are usually trained
             with less noise, which samples p^(1 / noise^2) in that limit.
-        generator: source of z.
+        generator: source of z, a :class:`svgdx.Stream` or a torch.Generator on the device of x; None takes its seed
+            from torch's default generator of the CPU.
 
     Raises:
         TypeError: the target is not callable, or does not return a tensor.
         ValueError: x is not a matrix, the target does not return one number for each row, steps or step_size is not
-            positive, or noise is negative.
+            positive, noise is negative, or the generator is on another device.
 
     Source: Roberts & Tweedie, Bernoulli 1996; short runs as samplers of an energy: Nijkamp et al., NeurIPS 2019.
     """
@@ -51,15 +53,16 @@ def langevin(
         )
     x = _checks.features("langevin", "x", x, rank=2)
     log_density = as_log_density(target)
-    x, norm = x.detach(), 0.0
+    stream = stream_of("langevin", generator, x.device)
+    x, norm = x.detach(), x.new_zeros(())
     for _ in range(steps):
         with torch.enable_grad():
             leaf = x.requires_grad_()
             value = _checks.returned("langevin", "target", log_density(leaf), leaf, graph=True)
             (score,) = torch.autograd.grad(value.sum(), leaf)
         x = leaf.detach() + step_size * score
-        x += noise * math.sqrt(2 * step_size) * torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        norm += float(score.norm(dim=-1).mean()) / steps
+        x += noise * math.sqrt(2 * step_size) * stream.normal(x)
+        norm += score.norm(dim=-1).mean() / steps
     return LangevinRun(x, norm)
 
 
@@ -71,30 +74,32 @@ class ReplayBuffer(nn.Module):
     Args:
         size: N, the number of chains.
         dim: D, the number of dimensions of a chain.
-        generator: source of the first states.
+        generator: source of the first states, on whose device the chains are.
 
     Source: Du & Mordatch, NeurIPS 2019.
     """
 
     chains: Tensor
 
-    def __init__(self, size: int, dim: int, generator: torch.Generator) -> None:
+    def __init__(self, size: int, dim: int, generator: Stream | torch.Generator) -> None:
         super().__init__()
         size, dim = _checks.integer("ReplayBuffer", "size", size), _checks.integer("ReplayBuffer", "dim", dim)
-        self.register_buffer("chains", torch.randn(size, dim, generator=generator))
+        stream = stream_of("ReplayBuffer", generator, generator.device)
+        self.register_buffer("chains", stream.normal((size, dim)))
 
-    def draw(self, count: int, restart: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int, restart: float, generator: Source) -> tuple[Tensor, Tensor]:
         """Draws count distinct chains: their rows (count,) and a copy (count, D), each restarted with this probability.
 
         Raises:
-            ValueError: the buffer holds fewer than count chains.
+            ValueError: the buffer holds fewer than count chains, or the generator is on another device.
         """
         count = _checks.integer("ReplayBuffer.draw", "count", count)
         if count > len(self.chains):
             raise ValueError(f"ReplayBuffer.draw: count must be at most {len(self.chains)}, but is {count}")
-        rows = torch.randperm(len(self.chains), generator=generator)[:count]
-        fresh = torch.rand(count, 1, generator=generator) < restart
-        noise = torch.randn(count, self.chains.shape[1], generator=generator)
+        stream = stream_of("ReplayBuffer.draw", generator, self.chains.device)
+        rows = stream.permutation(len(self.chains), count)
+        fresh = stream.bernoulli(restart, (count, 1))
+        noise = stream.normal((count, self.chains.shape[1]), self.chains.dtype)
         return rows, torch.where(fresh, noise, self.chains[rows])
 
     def keep(self, rows: Tensor, x: Tensor) -> None:
