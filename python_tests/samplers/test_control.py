@@ -194,7 +194,7 @@ def test_problems_stop_one_by_one() -> None:
 
 def test_stopping_takes_fewer_steps_on_the_easier_of_two_targets() -> None:
     """From the same start to N(0, I), and to a Gaussian whose variance in one direction is ten times smaller."""
-    start = Independent(Normal(torch.zeros(2).double(), torch.full((2,), 2.0).double()), 1)
+    start = Independent(Normal(torch.zeros(2).double(), torch.full((2,), 3.0).double()), 1)
     lengths = []
     for variance in (1.0, 0.1):
         target = Independent(Normal(torch.zeros(2).double(), torch.tensor([1.0, variance]).double().sqrt()), 1)

@@ -13,6 +13,7 @@ import svgdx
 from svgdx import reference, samplers
 from svgdx.samplers import RBF, SVGD, Learnt, LearntGaussian, OfState, ScoreTarget, State, particles
 from svgdx.samplers.targets import Target, as_target
+from svgdx.streams import stream_of
 
 B, M, D, L = 2, 5, 3, 4
 
@@ -45,14 +46,13 @@ def eps_of(model: SVGD) -> Tensor:
 
 def plain_chain(model: SVGD) -> tuple[Tensor, Tensor]:
     """The same chain by the reference formulas, with every step attached and no bound."""
-    generator = draw()
-    noise = torch.randn(B, M, D, generator=generator, dtype=torch.float64)
+    stream = stream_of("plain_chain", draw(), torch.device("cpu"))
+    noise = stream.normal((B, M, D), torch.float64)
     mean, std = model.get_parameter("initial.mean"), model.get_parameter("initial.log_std").exp()
     x = mean + std * noise
     log_q = Normal(mean, std).log_prob(x).sum(-1)
     for step in range(L):
-        seed = int(torch.randint(-(2**63), 2**63 - 1, (), generator=generator))
-        probe = svgdx.ops.rademacher(noise, seed, 0)
+        probe = stream.signs(noise)
         (score,) = torch.autograd.grad(log_density(x).sum(), x, create_graph=True)
         (hvp,) = torch.autograd.grad((score * probe).sum(), x, create_graph=True)
         phi, trace = reference.svgd_phi_trace(x, score, sigma_of(model)[step].exp())

@@ -12,6 +12,7 @@ from torch import Tensor
 from svgdx.densities import DiscreteMLPEnergy, IsingEnergy, as_log_density
 from svgdx.experiments.metrics.bits import all_states
 from svgdx.samplers import gibbs_sweep, gwg_step
+from svgdx.streams import Stream
 
 CHAINS = 30_000
 
@@ -181,10 +182,10 @@ def test_no_gradient_reaches_the_energy() -> None:
 def test_several_steps_are_the_same_as_single_ones() -> None:
     energy = network(6)
     x = torch.zeros(50, 6, dtype=torch.int8)
-    several = gwg_step(energy, x, draw(), steps=4)
-    generator = draw()
+    several = gwg_step(energy, x, Stream(3), steps=4)
+    stream = Stream(3)
     for _ in range(4):
-        x = gwg_step(energy, x, generator)
+        x = gwg_step(energy, x, stream)
     assert torch.equal(several, x)
 
 

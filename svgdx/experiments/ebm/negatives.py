@@ -63,7 +63,7 @@ class LangevinNegatives:
         else:
             rows, start = self.buffer.draw(count, config.restart, generator)
         run = langevin(energy, start, config.svgd_steps, config.langevin_step, config.langevin_noise, generator)
-        quantities = {"score_norm": run.score_norm, "steps": float(config.svgd_steps)}
+        quantities = {"score_norm": float(run.score_norm), "steps": float(config.svgd_steps)}
         check_finite(step, quantities | {"samples": float(run.x.square().mean())})
         if self.buffer is not None:
             self.buffer.keep(rows, run.x)

@@ -44,6 +44,9 @@ class Fixed(Value):
         self.per_dimension = self.value.dim() == 1
 
     def forward(self, state: State) -> Tensor:
+        if self.value.device != state.x.device:
+            # A constant follows the particles, so that nobody has to move a sampler that learns nothing.
+            self.value = self.value.to(state.x.device)
         return self.value
 
 
