@@ -12,8 +12,8 @@ JOBS ?= $(shell nproc)
 
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip
-build_tools := "setuptools>=77" "cmake>=3.22" ninja pybind11
-cpp_files = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+build_tools := "setuptools>=77" "cmake>=3.22" ninja
+cpp_files = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 .PHONY: demo test docs wheel lint format setup clean
 

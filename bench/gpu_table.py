@@ -19,8 +19,8 @@ with nvcc {nvcc}; source: [gpu_static.py](../gpu_static.py).
 - traffic: bytes of the 32-byte sectors that requests access, relative to the bytes requested; limit 1.10.
 - wavefronts: passes over the shared-memory banks by reads in inner loops, relative to the minimum; limit 1.05; a dash
   if the kernel has no such loop. Reads once per particle or tile (jacobian/cuda/forward.cuh, form_traces) are not inner
-  loops; some of them take four times the minimum. Both come from the SIMT harness (csrc/simt), which runs the kernels
-  on the host.
+  loops; some of them take four times the minimum. Both come from the SIMT harness (python_tests/simt), which runs
+  the kernels on the host.
 
 On a machine with a GPU, `pytest -m gpu` runs the ops' test cases; bench_field.py and bench_trajectory.py measure times.
 """

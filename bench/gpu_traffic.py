@@ -13,32 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import torch
 from gpu_model import padded
-from simt import harness
-from simt.svgd_cases import TYPES, draw
-from simt.test_field_kernels import FieldCase, run_backward, run_forward
-from simt.test_gfn_kernels import Case as TrajectoryCase
-from simt.test_gfn_kernels import masked_case, run_masked
-from simt.test_gfn_kernels import run_backward as run_trajectory_backward
-from simt.test_gfn_kernels import run_forward as run_trajectory_forward
-from simt.test_gfn_sample import Case as SampleCase
-from simt.test_gfn_sample import run as run_sample
-from simt.test_jacobian_kernels import Case as JacobianCase
-from simt.test_jacobian_kernels import run_backward as run_jacobian_backward
-from simt.test_jacobian_kernels import run_forward as run_jacobian_forward
-from simt.test_trace_kernels import (
-    LayerCase,
-    ProbeCase,
-    run_laplacian,
-    run_layer,
-    run_probe_backward,
-    run_probe_trace,
-    run_reverse,
-    run_signs,
-)
+from simt import backend, harness
+from torch import Tensor
+
+from svgdx import ops
 
 PARTICLES = {"field": 160, "jacobian": 96, "median": 160}
+PARTICLE_KINDS = ("float", "double")
+DTYPES = {"float": torch.float32, "double": torch.float64, "Bf16": torch.bfloat16, "Fp16": torch.float16}
 GFN_DIM = 256  # states and logits are sector-aligned
 # Rows, width and group of a hidden layer; probes, points and dimensions.
 LAYER, PROBES = (12, 256, 3), (2, 40, 64)
@@ -97,66 +81,72 @@ def by_instance(result: harness.Result, kind: str, dim: int, forward: bool) -> d
     }
 
 
-def _median(kind: str, dim: int, **options: Any) -> harness.Result:
-    m = PARTICLES["median"]
-    x = draw(np.random.default_rng(0), kind, 1, m, dim)
-    distances = np.linalg.norm(x[0, :, None].astype(np.float64) - x[0], axis=-1)
-    median = np.zeros(1, TYPES[kind])
-    result = harness.load("checked").call(f"median_distance.{kind}", 1, m, dim, x, harness.out(median), **options)
-    np.testing.assert_allclose(median[0], np.sort(distances, axis=None)[(m * m - 1) // 2], rtol=1e-5)
-    return result
+def measured(kind: str, dim: int, *outputs: Any) -> Iterator[dict[str, Traffic]]:
+    """Traffic of functions of no argument that each call one op, and of the op's gradient if the results have one."""
+    for function in outputs:
+        with backend.running(counters=True) as calls:
+            results = function()
+            forward = len(calls)
+            values = results if isinstance(results, tuple) else (results,)
+            if any(value.requires_grad for value in values):
+                sum(value.sum() for value in values if value.requires_grad).backward()
+        for i, result in enumerate(calls):
+            yield by_instance(result, kind, dim, i < forward)
 
 
-def _row_sum(kind: str, **options: Any) -> harness.Result:
-    rows, total = draw(np.random.default_rng(0), kind, 2, 1024), np.zeros(2, TYPES[kind])
-    arguments = (2, 1024, rows, 1.0, None, 0, harness.out(total))
-    result = harness.load("checked").call(f"row_sum.{kind}", *arguments, **options)
-    np.testing.assert_allclose(total, rows.sum(1), rtol=1e-4)
-    return result
+def normal(kind: str, *shape: int, gradient: bool = True) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(shape, generator=generator).to(DTYPES[kind]).requires_grad_(gradient)
 
 
 def runs(kind: str, field_dims: tuple[int, ...], jacobian_dims: tuple[int, ...]) -> Iterator[dict[str, Traffic]]:
-    """Runs of every launch function for one element type; each run is also checked against float64."""
-    checked = harness.load("checked")
+    """Runs of the SVGD family for one element type."""
     for dim in field_dims:
-        field = FieldCase(kind, (1, 0, PARTICLES["field"], dim), 0)
-        yield by_instance(run_forward(checked, field, False, counters=True), kind, dim, True)
-        for result in run_backward(checked, field, False, counters=True):
-            yield by_instance(result, kind, dim, False)
+        x, score = normal(kind, 1, PARTICLES["field"], dim), normal(kind, 1, PARTICLES["field"], dim)
+        yield from measured(kind, dim, lambda x=x, score=score: ops.svgd_phi_trace(x, score, x.shape[-1] ** 0.5))
     for dim in jacobian_dims:
-        case = JacobianCase(kind, (1, PARTICLES["jacobian"], dim), "logdet-hessian", 0)
-        yield by_instance(run_jacobian_forward(checked, case, counters=True), kind, dim, True)
-        yield by_instance(run_jacobian_backward(checked, case, counters=True), kind, dim, False)
-    yield by_instance(_median(kind, 16, counters=True), kind, 16, True)
-    yield by_instance(_row_sum(kind, counters=True), kind, 1, True)
+        m = PARTICLES["jacobian"]
+        x, score, hessian = normal(kind, 1, m, dim), normal(kind, 1, m, dim), normal(kind, 1, m, dim, dim)
+        sigma = dim**0.5
+        yield from measured(kind, dim, lambda v=(x, score, sigma, 0.3, hessian): ops.svgd_logdet(*v))
+    yield from measured(kind, 16, lambda: ops.median_distance(normal(kind, 1, PARTICLES["median"], 16)))
 
 
 def gfn_runs(kind: str) -> Iterator[dict[str, Traffic]]:
     """Runs of the GFlowNet family for one storage type. If rows begin inside a sector, two requests that share it count
     it twice (up to 1.2 times in the row kernels, 1.5 times in the sampling kernel), although a cache reads it once."""
-    checked = harness.load("checked")
-    case = TrajectoryCase(kind, (1, 6, GFN_DIM), 0)
-    results = [*run_trajectory_forward(checked, case, counters=True)]
-    results.append(run_trajectory_backward(checked, case, counters=True))
-    results += [run_sample(checked, SampleCase(kind, 6, GFN_DIM, f, 0), counters=True)[2] for f in (True, False)]
-    results += run_masked(checked, kind, masked_case(kind, 400, GFN_DIM, 0), counters=True)
-    yield from (by_instance(result, kind, GFN_DIM, True) for result in results)
+    logits, actions = normal(kind, 1, 7, 3 * GFN_DIM), torch.randperm(GFN_DIM)[None, :6] * 2
+    rows, mask = normal(kind, 400, GFN_DIM), torch.rand(400, GFN_DIM) < 0.6
+    mask[:, 0] = True
+    taken, offsets = torch.zeros(400, dtype=torch.int64), torch.tensor([0, 96, 96, 256, 400])
+    state = torch.randint(-1, 2, (6, GFN_DIM), dtype=torch.int8)
+    policy = normal(kind, 6, 3 * GFN_DIM)
+    yield from measured(
+        kind,
+        GFN_DIM,
+        lambda: ops.gfn_trajectory_log_prob(logits, actions),
+        lambda: ops.masked_trajectory_log_prob(rows, mask, taken, offsets),
+        lambda: ops.gfn_sample_forward(policy, state, 1, 2),
+        lambda: ops.gfn_sample_backward(policy, state, 1, 2),
+    )
 
 
 def trace_runs(kind: str) -> Iterator[dict[str, Traffic]]:
     """Runs of the Hessian-trace family for one storage type, and of its layers for float and double. As above, rows
     that begin inside a sector count it twice: up to 1.5 times at a width of 33."""
-    checked, case = harness.load("checked"), ProbeCase(kind, PROBES, 0)
-    results = [run_signs(checked, kind, 20000, (1, 2), counters=True)]
-    results += [run(checked, case, counters=True) for run in (run_probe_trace, run_probe_backward)]
-    if kind in TYPES:
-        results.append(run_reverse(checked, kind, *LAYER[:2], counters=True))
-        for head in (False, True):
-            for seed in range(2):
-                layer = LayerCase(kind, LAYER, "silu", seed)
-                results.append(run_layer(checked, layer, head, counters=True))
-                results.append(run_laplacian(checked, layer, 6, head, counters=True))
-    yield from (by_instance(result, kind, LAYER[1], True) for result in results)
+    probe, hvp = normal(kind, *PROBES), normal(kind, *PROBES)
+    functions: list[Any] = [
+        lambda: ops.rademacher(torch.empty(20000, dtype=DTYPES[kind]), 1, 2),
+        lambda: ops.probe_trace(probe, hvp),
+    ]
+    if kind in PARTICLE_KINDS:
+        rows, width, group = LAYER
+        x, condition = normal(kind, rows // group, group, 6, gradient=False), normal(kind, rows // group, 3)
+        weights = [normal(kind, width, 9), normal(kind, width, width), normal(kind, 1, width)]
+        layers = ([w.detach() for w in weights], [normal(kind, len(w), gradient=False) for w in weights], "silu")
+        functions.append(lambda: ops.mlp_score_hvp(x, condition.detach(), *layers, x))
+        functions.append(lambda: ops.mlp_laplacian(x, condition.detach(), *layers))
+    yield from measured(kind, LAYER[1], *functions)
 
 
 def measure(

@@ -33,6 +33,8 @@ foreach(needed IN ITEMS ${torch_cpu_library} ${torch_root}/include/torch/csrc/st
   endif()
 endforeach()
 
+get_filename_component(svgdx_csrc ${CMAKE_CURRENT_LIST_DIR}/../csrc ABSOLUTE)
+
 # No rpath: torch is loaded before an ops library is, and its libraries are then found by name.
 set(CMAKE_SKIP_RPATH ON)
 add_library(svgdx_torch_cpu SHARED IMPORTED)
@@ -43,7 +45,7 @@ set_target_properties(svgdx_torch_cpu PROPERTIES IMPORTED_LOCATION ${torch_cpu_l
 function(svgdx_ops_library target backend key)
   target_compile_definitions(${target} PRIVATE TORCH_TARGET_VERSION=0x020a000000000000 SVGDX_BACKEND=${backend}
                                                SVGDX_KEY=${key} SVGDX_NAMESPACE=${SVGDX_NAMESPACE})
-  target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
+  target_include_directories(${target} PRIVATE ${svgdx_csrc})
   target_include_directories(${target} SYSTEM PRIVATE ${torch_root}/include)
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-ffp-contract=fast>)

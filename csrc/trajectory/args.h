@@ -64,6 +64,7 @@ struct MaskedRows {
   const int64_t* action;     // (N)
   Compute<S>* normalizers;   // (N)
   Compute<S>* row_log_prob;  // (N); NaN for an action that is out of range or masked
+  const int32_t* valid;      // as check_offsets wrote it; if it is 0, all is NaN
 };
 
 template <class S>
@@ -94,8 +95,11 @@ template <class S>
 void masked_rows(const MaskedRows<S>& args, void* stream);
 template <class S>
 void masked_rows_backward(const MaskedRowsGrad<S>& args, void* stream);
-// out[b] = sum of in (rows) over [offsets[b], offsets[b+1]); NaN if offsets fall, leave [0, rows] or miss its ends.
+// Sets valid to whether the offsets rise from 0 to rows. After a fall anywhere, rows belong to several trajectories or
+// to none, so that no trajectory of the set can be trusted.
+void check_offsets(int64_t segments, int64_t rows, const int64_t* offsets, int32_t* valid, void* stream);
+// out[b] = sum of in (rows) over [offsets[b], offsets[b+1]); NaN if the offsets are not valid.
 template <class C>
-void segment_sum(int64_t segments, int64_t rows, const int64_t* offsets, const C* in, C* out, void* stream);
+void segment_sum(int64_t segments, const int64_t* offsets, const int32_t* valid, const C* in, C* out, void* stream);
 
 }  // namespace svgdx::SVGDX_BACKEND

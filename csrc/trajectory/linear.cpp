@@ -1,5 +1,6 @@
 // Host layer of linear_trajectory_log_prob, compiled once for each backend: the policy's last layer, in blocks of rows,
 // fused with the log-probabilities.
+#include "common/limits.h"
 #include "common/products.h"
 #include "trajectory/host.h"
 
@@ -44,7 +45,7 @@ struct Layer {
         rows(walks.shape.rows()) {
     // About 2.5 MB of float logits per block, so that they stay in the cache between the product and the pass over
     // rows.
-    block = std::max<int64_t>(64, std::min<int64_t>(512, 655360 / std::max<int64_t>(1, weight.size(0))));
+    block = std::min<int64_t>(kLinearRows, std::max<int64_t>(64, 655360 / std::max<int64_t>(1, weight.size(0))));
   }
 
   int64_t blocks() const { return (rows + block - 1) / block; }
@@ -123,7 +124,7 @@ static std::tuple<Tensor, Tensor, Tensor> linear_backward(const OptionalTensor& 
   const int64_t outputs = weight.size(0);
   Tensor grad_weight = new_zeros(hidden, sizes_of(weight), sums), grad_bias = new_zeros(hidden, {outputs}, sums);
   // Several blocks at a time, so that the sums over rows are a few products whose order depends on shapes only.
-  const int64_t chunk = std::max<int64_t>(1, (int64_t(1) << 22) / (layer.block * std::max<int64_t>(1, outputs)));
+  const int64_t chunk = std::max<int64_t>(1, kLinearNumbers / (layer.block * std::max<int64_t>(1, outputs)));
   const int64_t most = std::min(layer.rows, chunk * layer.block);
   const Tensor grads = new_empty(hidden, {most, outputs}, type);
   for (int64_t first = 0; outputs > 0 && first < layer.rows; first += most) {

@@ -72,17 +72,19 @@ static std::tuple<Tensor, Tensor> masked(const Tensor& logits, const Tensor& mas
     explain_masked(op, rows, width, data<bool>(m), data<int64_t>(a));
   }
   const ScalarType type = compute_type(logits.scalar_type());
-  const Tensor result = new_zeros(logits, {segments}, type), normalizers = new_zeros(logits, {rows}, type);
-  const Tensor terms = new_empty(logits, {rows}, type);
+  const Tensor result = new_empty(logits, {segments}, type), normalizers = new_empty(logits, {rows}, type);
+  const Tensor terms = new_empty(logits, {rows}, type), valid = new_empty(logits, {1}, ScalarType::Int);
+  check_offsets(segments, rows, data<int64_t>(o), out<int32_t>(valid), stream(logits));
   with_storage(logits.scalar_type(), [&](auto storage) {
     using S = decltype(storage);
     using C = Compute<S>;
     if (rows > 0) {
-      masked_rows<S>({rows, width, data<S>(l), data<bool>(m), data<int64_t>(a), out<C>(normalizers), out<C>(terms)},
+      masked_rows<S>({rows, width, data<S>(l), data<bool>(m), data<int64_t>(a), out<C>(normalizers), out<C>(terms),
+                      data<int32_t>(valid)},
                      stream(logits));
     }
     if (segments == 0) return;
-    segment_sum<C>(segments, rows, data<int64_t>(o), data<C>(terms), out<C>(result), stream(logits));
+    segment_sum<C>(segments, data<int64_t>(o), data<int32_t>(valid), data<C>(terms), out<C>(result), stream(logits));
   });
   return {result, normalizers};
 }

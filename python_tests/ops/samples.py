@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from ops.backends import Backend
 from torch import Tensor
 
 import svgdx.ops
@@ -189,6 +190,17 @@ def assert_close(actual: Tensor, expected: Tensor, eager: Tensor, scale: float =
     largest = expected.nan_to_num(0.0).abs().max().item()
     allowed = factor * eager_error + 16 * epsilon * (largest + scale)
     assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}, largest value {largest:.3g}"
+
+
+def assert_same(actual: Tensor, expected: Tensor, backend: Backend, terms: float = 1.0) -> None:
+    """Assert that two results are bit-equal. On a GPU the order of a row's sum depends on whether packs of 16 bytes can
+    be read, so that numbers may differ by a few rounding errors of ``terms``.
+    """
+    if backend.name == "cpu" or not actual.is_floating_point():
+        assert torch.equal(actual, expected)
+        return
+    epsilon = torch.finfo(actual.dtype).eps
+    torch.testing.assert_close(actual, expected, rtol=8 * epsilon, atol=8 * epsilon * terms, equal_nan=True)
 
 
 def cancellation(variant: Variant, inputs: Inputs) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from ops.samples import VARIANTS, Inputs, Variant, sample_inputs
+from simt import backend
 from torch import Tensor
 
 from svgdx import ops
@@ -128,15 +129,15 @@ def test_mixed_devices(variant: Variant, argument: str) -> None:
     refused(variant, variant, argument, {**inputs, argument: inputs[argument].to("meta")})
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("variant", "argument"),
     [(v, a) for v in VARIANTS for a in v.arguments() if a != "x" and not v.fixed],
     ids=lambda value: str(value),
 )
 def test_mixed_cpu_and_cuda(variant: Variant, argument: str) -> None:
-    inputs = sample_inputs(variant, LEAD, M, D, torch.float32, "cuda")
-    refused(variant, variant, argument, {**inputs, argument: inputs[argument].cpu()})
+    inputs = sample_inputs(variant, LEAD, M, D, torch.float32)
+    with backend.running(on_host=(argument,)):
+        refused(variant, variant, argument, inputs)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -49,10 +49,10 @@ def test_draws_of_the_reference(op: str, dtype: torch.dtype, options: dict[str, 
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_many_rows_and_wide_rows(op: str, device: str) -> None:
+def test_many_rows_and_wide_rows(op: str, native_device: str) -> None:
     for lead, dim in [((5000,), 3), ((20,), 784)]:
         variant = sample(op, 11, 12, temperature=1.5)
-        check(variant, sample_inputs(variant, lead, dim, 0, torch.float32, device))
+        check(variant, sample_inputs(variant, lead, dim, 0, torch.float32, native_device))
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -90,9 +90,9 @@ def assert_frequencies(count: Tensor, probability: Tensor) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"temperature": 2.0, "epsilon": 0.3}], ids=str)
 @pytest.mark.parametrize("op", OPS)
-def test_frequencies_over_rows(op: str, options: dict[str, float], device: str) -> None:
+def test_frequencies_over_rows(op: str, options: dict[str, float], native_device: str) -> None:
     variant = sample(op, 17, 23, **options)
-    one = sample_inputs(variant, (), 9, 0, torch.float32, device, seed=4)
+    one = sample_inputs(variant, (), 9, 0, torch.float32, native_device, seed=4)
     action, _, _ = variant({name: value.expand(100_000, -1) for name, value in one.items()})
     probability = expected_probability(op, one, options.get("temperature", 1.0), options.get("epsilon", 0.0))
     assert int((probability > 0).sum()) >= 4
@@ -101,9 +101,9 @@ def test_frequencies_over_rows(op: str, options: dict[str, float], device: str) 
 
 @pytest.mark.parametrize("name", ["seed", "offset"])
 @pytest.mark.parametrize("op", OPS)
-def test_frequencies_over_seeds_and_offsets(op: str, name: str, device: str) -> None:
+def test_frequencies_over_seeds_and_offsets(op: str, name: str, native_device: str) -> None:
     """Rollouts use a new offset in each step; those draws are independent too."""
-    one = sample_inputs(sample(op), (), 4, 0, torch.float32, device, seed=4)
+    one = sample_inputs(sample(op), (), 4, 0, torch.float32, native_device, seed=4)
     fixed = {"seed": 3, "offset": 3}
     draws = [getattr(ops, op)(**one, **{**fixed, name: i})[0] for i in range(3000)]
     probability = expected_probability(op, one, 1.0, 0.0)

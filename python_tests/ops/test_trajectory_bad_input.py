@@ -10,6 +10,7 @@ import pytest
 import torch
 from ops.samples import Inputs, Variant, gradients
 from ops.trajectory_samples import MASKED, SAMPLE, TRAJECTORY, VARIANTS, sample_inputs
+from simt import backend
 from torch import Tensor
 
 from svgdx import ops
@@ -113,15 +114,15 @@ def test_mixed_devices(variant: Variant, argument: str) -> None:
     refused(variant, variant, argument, {**inputs, argument: inputs[argument].to("meta")})
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("variant", "argument"),
     [(variant, argument) for variant in VARIANTS for argument in variant.arguments()[1:]],
     ids=str,
 )
 def test_mixed_cpu_and_cuda(variant: Variant, argument: str) -> None:
-    inputs = sample_inputs(variant, LEAD, D, T, torch.float32, "cuda")
-    refused(variant, variant, argument, {**inputs, argument: inputs[argument].cpu()})
+    inputs = sample_inputs(variant, LEAD, D, T, torch.float32)
+    with backend.running(on_host=(argument,)):
+        refused(variant, variant, argument, inputs)
 
 
 def changed(tensor: Tensor, *index: int, value: float) -> Tensor:
@@ -131,8 +132,10 @@ def changed(tensor: Tensor, *index: int, value: float) -> Tensor:
 
 
 def is_nan(variant: Variant, inputs: Inputs, rows: list[int]) -> None:
-    """The reference, like CUDA, does not raise for bad values: those rows are NaN and the others unaffected."""
-    for out in variant.reference(inputs):
+    """Neither the reference nor CUDA raises for bad values: those rows are NaN and the others unaffected."""
+    with backend.running():
+        on_cuda = variant(inputs)
+    for out in (*variant.reference(inputs), *on_cuda):
         assert out.isnan().nonzero().flatten().tolist() == rows
 
 
@@ -186,11 +189,13 @@ def test_entry_out_of_range(variant: Variant, entry: int) -> None:
 
 
 def not_drawn(variant: Variant, inputs: Inputs, row: int) -> None:
-    action, log_prob, next_state = variant.reference(inputs)
-    bad = torch.arange(len(action)) == row
-    assert torch.equal(action == -1, bad)
-    assert torch.equal(log_prob.isnan(), bad)
-    assert torch.equal(next_state[row], inputs["state"][row])
+    with backend.running():
+        on_cuda = variant(inputs)
+    for action, log_prob, next_state in (variant.reference(inputs), on_cuda):
+        bad = torch.arange(len(action)) == row
+        assert torch.equal(action == -1, bad)
+        assert torch.equal(log_prob.isnan(), bad)
+        assert torch.equal(next_state[row], inputs["state"][row])
 
 
 def test_nothing_to_draw() -> None:
@@ -273,6 +278,7 @@ def test_ragged_actions() -> None:
         ([0, 2, 2, 4], r"offsets.*\b5\b.*\b4\b"),
         ([0, 2, 2, 6], r"offsets.*\b5\b.*\b6\b"),
         ([-1, 2, 2, 5], r"offsets.*\b0\b.*-1\b"),
+        ([3, 0, 0, 5], r"offsets.*\b0\b.*\b3\b"),
         ([0], r"offsets.*\b5\b.*\b0\b"),
     ],
 )
@@ -280,7 +286,11 @@ def test_offsets(offsets: list[int], message: str) -> None:
     inputs = {**ragged(), "offsets": torch.tensor(offsets)}
     with pytest.raises(RuntimeError, match=rf"svgdx::{MASKED.op}: {message}"):
         MASKED(inputs)
-    assert all(bool(out.isnan().all()) for out in MASKED.reference(inputs))
+    # A fall anywhere makes all trajectories of the set invalid, even those whose own two offsets are in order.
+    with backend.running():
+        on_cuda, grads = MASKED(inputs), gradients(MASKED, inputs)
+    for out in (*MASKED.reference(inputs), *on_cuda, *grads.values()):
+        assert bool(out.isnan().all())
 
 
 def test_bad_upstream_gradients() -> None:
@@ -310,14 +320,15 @@ def spoilt(variant: Variant) -> Inputs:
     return inputs
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_marked_on_cuda(variant: Variant) -> None:
+def test_marked_on_cuda(variant: Variant, device: str, request: pytest.FixtureRequest) -> None:
     """CUDA does not raise for bad values: it returns NaN, action -1 and the unchanged state."""
+    if request.node.callspec.params["device"] == "cpu":
+        pytest.skip("the CPU raises")
     inputs = spoilt(variant)
-    for out, expected in zip(variant(to_device(inputs, "cuda")), variant.reference(inputs), strict=True):
+    for out, expected in zip(variant(to_device(inputs, device)), variant.reference(inputs), strict=True):
         torch.testing.assert_close(out.cpu(), expected, rtol=1e-5, atol=1e-5, equal_nan=True)
     if variant in TRAJECTORY:
         rows = "hidden" if "hidden" in inputs else "logits"
-        grad = gradients(variant, to_device(inputs, "cuda"))[rows]
+        grad = gradients(variant, to_device(inputs, device))[rows]
         assert grad.isnan().flatten(1).any(1).tolist() == [False, True, False]

@@ -1,34 +1,34 @@
-"""Build and drive the host SIMT harness (csrc/simt), which runs the CUDA kernels on the host.
+"""Build and drive the host SIMT harness (python_tests/simt/host), which runs CUDA kernels on the host.
 
-    simt = harness.load("checked")
+    simt = harness.load("planted_checked")
     result = simt.launch("kernel", grid=4, block=128, shared=0, args=[x, harness.out(y), 3], seed=1, preempt=0.05)
     assert not result.reports
 
 Arrays are copied to the harness's device memory and back; ``out(array)`` is passed as uninitialised memory, and
-``scratch(n)`` is n bytes of it. ``call`` runs a whole launch function, as the CUDA library does. The builds are "fast",
-"checked" (shadow memory, races, counters) and "asan" (address and undefined-behaviour sanitizers; needs
-``run_under_asan``).
+``scratch(n)`` is n bytes of it. ``call`` runs a whole launch function. The builds "planted_fast", "planted_checked"
+(shadow memory, races, counters) and "planted_asan" (address and undefined-behaviour sanitizers; needs
+``run_under_asan``) hold the kernels with planted bugs; simt/backend.py runs the ops.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import functools
-import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE = ROOT / "csrc" / "simt"
+SOURCE = Path(__file__).resolve().parent
 # Frames of the harness itself and assignments of packs; their accesses belong to the calling line of the kernel.
 SHIM = re.compile(r"(simt|cuda_types|cuda_intrinsics)\.h$")
 
@@ -58,7 +58,10 @@ class Report:
     def __str__(self) -> str:
         other = f" against line {self.other_line}" if self.other_line else ""
         where = f"{Path(self.file).name}:{self.line}{other}"
-        return f"{self.kind} at {where}, block {self.block} thread {self.thread}: {self.text} (x{self.count})"
+        return (
+            f"{self.kind} at {where}, kernel {self.kernel}, block {self.block} thread {self.thread}: {self.text} "
+            f"(x{self.count})"
+        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Counter:
 class Result:
     reports: list[Report]
     counters: list[Counter]
-    value: float = 0.0
+    launches: int
 
     def check(self) -> Result:
         """Raise if anything was reported."""
@@ -92,51 +95,137 @@ class Result:
         return self
 
 
-@functools.cache
-def _resolve(library: str, offset: int) -> tuple[str, int]:
-    """File and line of a code address, from the innermost frame outside the harness."""
-    command = ["addr2line", "-e", library, "-i", "-f", "-C", hex(offset)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    frames = []
-    for function, place in zip(lines[::2], lines[1::2], strict=True):
-        file, _, line = place.split(" (")[0].rpartition(":")
-        if not SHIM.search(file) and "operator=" not in function:
-            frames.append((file, int(line) if line.isdigit() else 0))
-    return frames[0] if frames else (lines[1], 0)
+class Places:
+    """File and line of code addresses of one library, from the innermost frame outside the harness."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = library
+        self.known: dict[int | None, tuple[str, int]] = {None: ("", 0)}
+
+    def __getitem__(self, offset: int | None) -> tuple[str, int]:
+        self.look_up([offset])
+        return self.known[offset]
+
+    def look_up(self, offsets: Iterable[int | None]) -> None:
+        """Resolve all of them by one process."""
+        unknown = sorted({offset for offset in offsets if offset not in self.known and offset is not None})
+        if not unknown:
+            return
+        command = ["addr2line", "-e", str(self.library), "-a", "-i", "-f", "-C", *map(hex, unknown)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for block in re.split(r"^0x", text, flags=re.MULTILINE)[1:]:
+            address, *lines = block.splitlines()
+            self.known[int(address, 16)] = self._outside(lines)
+
+    @staticmethod
+    def _outside(lines: list[str]) -> tuple[str, int]:
+        frames = []
+        for function, place in zip(lines[::2], lines[1::2], strict=True):
+            file, _, line = place.split(" (")[0].rpartition(":")
+            if not SHIM.search(file) and "operator=" not in function:
+                frames.append((file, int(line) if line.isdigit() else 0))
+        return frames[0] if frames else (lines[1], 0)
 
 
-def _line(pc: tuple[str, int] | None) -> tuple[str, int]:
-    return _resolve(*pc) if pc else ("", 0)
+class Argument(ctypes.Structure):
+    """SimtArgument of host/interface.cpp."""
 
+    _fields_ = (
+        ("kind", ctypes.c_int32),
+        ("data", ctypes.c_void_p),
+        ("bytes", ctypes.c_int64),
+        ("integer", ctypes.c_int64),
+        ("real", ctypes.c_double),
+        ("dtype", ctypes.c_char_p),
+        ("name", ctypes.c_char_p),
+    )
 
-def _by_line(raw: list[dict[str, Any]]) -> list[Counter]:
-    """Merge the counters of a line's code addresses that make the same kind of access."""
-    sums: dict[tuple[Any, ...], Counter] = {}
-    for c in raw:
-        file, line = _line(c.pop("pc"))
-        new = Counter(file=file, line=line, **c)
-        key = (file, line, new.kernel, new.space, new.write, new.bytes_per_lane)
-        old = sums.get(key)
-        counts = ("accesses", "requests", "sectors", "bytes", "wavefronts", "least_wavefronts")
-        sums[key] = replace(new, **{k: getattr(old, k) + getattr(new, k) for k in counts}) if old else new
-    return list(sums.values())
+    NONE, ARRAY, OUTPUT, SCRATCH, INTEGER, REAL = range(6)
+
+    @classmethod
+    def of(cls, value: Any, name: str) -> Argument:
+        if value is None:
+            return cls(kind=cls.NONE)
+        if isinstance(value, (int, np.integer)):
+            return cls(kind=cls.INTEGER, integer=int(value))
+        if isinstance(value, (float, np.floating)):
+            return cls(kind=cls.REAL, real=float(value))
+        kind = cls.ARRAY
+        if isinstance(value, tuple):
+            tag, value = value
+            if tag == "scratch":
+                return cls(kind=cls.SCRATCH, bytes=value, dtype=b"raw", name=name.encode())
+            kind = cls.OUTPUT
+        if not value.flags.c_contiguous:
+            raise ValueError(f"{name}: expected a C-contiguous array")
+        dtype = value.dtype.name.encode()
+        return cls(kind=kind, data=value.ctypes.data, bytes=value.nbytes, dtype=dtype, name=name.encode())
 
 
 class Simt:
-    """One build of the harness."""
+    """One library of the harness."""
 
-    def __init__(self, module: ModuleType) -> None:
-        self.module = module
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.library = ctypes.CDLL(str(path))
+        self.library.simt_begin.argtypes = (
+            ctypes.c_uint64,
+            ctypes.c_double,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_int64,
+            ctypes.c_int,
+        )
+        self.library.simt_launch.restype = self.library.simt_end.restype = ctypes.c_char_p
+        self.library.simt_output.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+        self.places = Places(path)
 
-    def _run(self, name: str, config: Any, args: Sequence[Any], **options: Any) -> Result:
-        raw = self.module.run(name, config, list(args), options)
+    def begin(
+        self,
+        seed: int = 0,
+        preempt: float = 0.0,
+        resident: int = 2,
+        counters: bool = False,
+        max_switches: int = 200_000_000,
+        in_op: bool = False,
+    ) -> None:
+        """Begin a call; `end` must follow."""
+        self.library.simt_begin(seed, preempt, resident, counters, max_switches, in_op)
+
+    def end(self) -> Result:
+        """End the call and return its reports and counters."""
+        raw = json.loads(self.library.simt_end())
+        self.places.look_up(r[pc] for r in raw["reports"] for pc in ("pc", "other_pc"))
+        self.places.look_up(c["pc"] for c in raw["counters"])
         reports = []
         for r in raw["reports"]:
             pc, other = r.pop("pc"), r.pop("other_pc")
-            if pc:
-                r["file"], r["line"] = _line(pc)
-            reports.append(Report(other_line=_line(other)[1], **r))
-        return Result(reports, _by_line(raw["counters"]), raw.get("value", 0.0))
+            if pc is not None:
+                r["file"], r["line"] = self.places[pc]
+            reports.append(Report(other_line=self.places[other][1], **r))
+        return Result(reports, self._by_line(raw["counters"]), raw["launches"])
+
+    def _by_line(self, raw: list[dict[str, Any]]) -> list[Counter]:
+        """Merge the counters of a line's code addresses that make the same kind of access."""
+        sums: dict[tuple[Any, ...], Counter] = {}
+        for c in raw:
+            file, line = self.places[c.pop("pc")]
+            new = Counter(file=file, line=line, **c)
+            key = (file, line, new.kernel, new.space, new.write, new.bytes_per_lane)
+            old = sums.get(key)
+            counts = ("accesses", "requests", "sectors", "bytes", "wavefronts", "least_wavefronts")
+            sums[key] = replace(new, **{k: getattr(old, k) + getattr(new, k) for k in counts}) if old else new
+        return list(sums.values())
+
+    def _run(self, name: str, config: Sequence[int] | None, args: Sequence[Any], **options: Any) -> Result:
+        arguments = (Argument * len(args))(*(Argument.of(value, f"argument {i}") for i, value in enumerate(args)))
+        dims = None if config is None else (ctypes.c_uint32 * 7)(*config)
+        self.begin(**options)
+        error = self.library.simt_launch(name.encode(), dims, arguments, len(args))
+        result = self.end()
+        if error is not None:
+            raise ValueError(error.decode())
+        return result
 
     def launch(
         self,
@@ -147,29 +236,29 @@ class Simt:
         args: Sequence[Any],
         **options: Any,
     ) -> Result:
-        """Run one kernel. Options: seed, preempt, resident, counters, max_switches."""
-        dims = [[v] if isinstance(v, int) else list(v) for v in (grid, block)]
-        return self._run(kernel, (dims[0], dims[1], shared), args, **options)
+        """Run one kernel, with the options of begin."""
+        dims = [(v, 1, 1) if isinstance(v, int) else (*v, 1, 1)[:3] for v in (grid, block)]
+        return self._run(kernel, (*dims[0], *dims[1], shared), args, **options)
 
     def call(self, function: str, *args: Any, **options: Any) -> Result:
-        """Run an exported host launch function, with the options of launch."""
+        """Run an exported host launch function, with the options of begin."""
         return self._run(function, None, args, **options)
 
 
 def build_folder() -> Path:
-    """Build folder of this interpreter, on which the modules depend."""
-    return Path(os.environ.get("SVGDX_SIMT_BUILD", ROOT / "build" / "simt")) / sys.implementation.cache_tag
+    """Build folder of the libraries, which serve every Python and every torch."""
+    return Path(os.environ.get("SVGDX_SIMT_BUILD", ROOT / "build" / "simt")) / "libraries"
 
 
 @functools.cache
 def build(name: str) -> Path:
-    """Configure and build one module; returns its path."""
+    """Configure and build one library; returns its path."""
     folder = build_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:  # another test process may also be building
         fcntl.flock(lock, fcntl.LOCK_EX)
         _configure_and_compile(folder, name)
-    return next(folder.glob(f"svgdx_simt_{name}.*so"))
+    return folder / f"libsvgdx_simt_{name}.so"
 
 
 def _configure_and_compile(folder: Path, name: str) -> None:
@@ -182,32 +271,22 @@ def _configure_and_compile(folder: Path, name: str) -> None:
 
 
 def _python(folder: Path) -> str:
-    """The interpreter that an existing build uses: with another one, the bindings would be compiled again."""
+    """The interpreter that an existing build uses: with another torch, all would be compiled again."""
     cache = folder / "CMakeCache.txt"
     match = re.search(r"^Python_EXECUTABLE:\w+=(.+)$", cache.read_text(), re.MULTILINE) if cache.exists() else None
     return match[1] if match and Path(match[1]).exists() else sys.executable
 
 
 @functools.cache
-def load(name: str = "checked") -> Simt:
-    """Load one build of the harness, compiling it on first use."""
-    return load_file(build(name))
-
-
-def load_file(path: Path) -> Simt:
-    """Load the harness from a module built by `build`."""
-    spec = importlib.util.spec_from_file_location(path.name.partition(".")[0], path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return Simt(module)
+def load(name: str) -> Simt:
+    """Load one library of the harness, compiling it on first use."""
+    return Simt(build(name))
 
 
 def run_under_asan(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with the sanitizers' runtime preloaded, as the build "asan" requires, and capture the output.
+    """Run Python with the sanitizers' runtime preloaded, as the build "planted_asan" requires, and capture the output.
 
-    Build the module beforehand and open it with ``load_file``: compilers are slow under that runtime.
+    Build the library beforehand and open it as ``Simt(path)``: compilers are slow under that runtime.
     """
     library = subprocess.run(
         ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True

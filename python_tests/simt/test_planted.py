@@ -40,7 +40,7 @@ FILES = {"rows": "rows", "warps": "warps", "last_block": "blocks", "histogram": 
 
 @pytest.fixture(scope="module")
 def simt() -> harness.Simt:
-    return harness.load("checked")
+    return harness.load("planted_checked")
 
 
 def run_rows(simt: harness.Simt, name: str, **options: float) -> harness.Result:

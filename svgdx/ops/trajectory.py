@@ -130,7 +130,8 @@ def masked_trajectory_log_prob(logits: Tensor, mask: Tensor, actions: Tensor, of
     Raises:
         TypeError: if an argument is not a tensor.
         RuntimeError: if a shape, dtype or device does not match, or, on the CPU, if an action is out of range or
-            masked, or if offsets decrease, do not start at 0 or do not end at N (on CUDA that trajectory is NaN).
+            masked, or if offsets decrease, do not start at 0 or do not end at N. On CUDA the trajectory of that action
+            is NaN, or all trajectories if the offsets are invalid.
 
     Source: Malkin et al., Trajectory balance, NeurIPS 2022, eq. 11.
     """

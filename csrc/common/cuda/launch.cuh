@@ -6,6 +6,7 @@
 
 #include "common/cuda/simt_macros.cuh"
 #include "common/hd.h"
+#include "common/limits.h"
 
 namespace svgdx::cuda {
 
@@ -16,8 +17,6 @@ constexpr int64_t kTargetBlocks = 512;
 // Resident blocks of 128 threads requested from the compiler in kernels with a warp per row: these wait for memory, so
 // many warps matter more than many registers.
 constexpr int kRowBlocks = 8;
-
-constexpr int64_t kMaxGrid = 0x7fffffff;
 
 constexpr SVGDX_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

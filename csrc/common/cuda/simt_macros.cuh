@@ -1,5 +1,6 @@
 // The few constructs that a kernel must write as a macro so that both nvcc and the host compiler (the SIMT harness,
-// SVGDX_SIMT) accept them. Everything else in a kernel is plain CUDA; simt/simt.h lists what the harness supports.
+// SVGDX_SIMT) accept them. Everything else in a kernel is plain CUDA; python_tests/simt/host/simt.h lists what the
+// harness supports.
 //
 //   SVGDX_SHARED(float, tile, 32, 33);               __shared__ float tile[32][33];
 //   SVGDX_SHARED_PACKS(float, tile, 512);            the same, aligned for reads and writes of 16-byte packs
@@ -20,7 +21,7 @@
 #include "common/backend.h"
 
 #ifdef SVGDX_SIMT
-#include "simt/simt.h"
+#include "host/simt.h"
 #define SVGDX_UNROLL
 #define SVGDX_UNROLL_BY(n)
 #else
@@ -50,41 +51,7 @@ template <class T, size_t N, size_t... Rest>
 struct ArrayOf<T, N, Rest...> {
   using type = typename ArrayOf<T, Rest...>::type[N];
 };
-}  // namespace detail
 
-#ifdef SVGDX_SIMT
-
-struct SharedCarver {
-  size_t offset = 0;
-};
-
-#define SVGDX_SHARED_ALIGNED(alignment, T, name, ...)                           \
-  using name##_array = typename ::svgdx::detail::ArrayOf<T, __VA_ARGS__>::type; \
-  static const char name##_key = 0;                                             \
-  name##_array& name = *static_cast<name##_array*>(                             \
-      ::simt::static_shared(&name##_key, sizeof(name##_array), alignment, #name, __FILE__, __LINE__))
-#define SVGDX_SHARED(T, name, ...) SVGDX_SHARED_ALIGNED(alignof(T), T, name, __VA_ARGS__)
-#define SVGDX_SHARED_PACKS(T, name, ...) SVGDX_SHARED_ALIGNED(16, T, name, __VA_ARGS__)
-#define SVGDX_DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(::simt::dynamic_shared(#name, __FILE__, __LINE__))
-#define SVGDX_CARVE(carver, T, name, count)                                                                         \
-  T* name =                                                                                                         \
-      static_cast<T*>(::simt::carve_shared((carver).offset, size_t(count) * sizeof(T), #name, __FILE__, __LINE__)); \
-  (carver).offset += ::svgdx::carve_bytes<T>(count)
-#define SVGDX_LAUNCH(kernel, grid, block, shared, stream, ...) \
-  ::simt::launch(#kernel, dim3(grid), dim3(block), (shared), (stream), (kernel), __VA_ARGS__)
-#define SVGDX_LAUNCH_CHECK(op) static_cast<void>(op)  // the harness itself reports a bad launch
-
-#else
-
-struct SharedCarver {
-  unsigned char* next;
-  __device__ SharedCarver() {
-    extern __shared__ __align__(16) unsigned char svgdx_dynamic_shared[];
-    next = svgdx_dynamic_shared;
-  }
-};
-
-namespace detail {
 // A kernel must opt in to more than 48 KiB of dynamic shared memory.
 template <class Kernel>
 inline void opt_in_shared(Kernel kernel, size_t bytes, const char* name) {
@@ -106,6 +73,37 @@ inline void launch_check(const char* op) {
 }
 }  // namespace detail
 
+#ifdef SVGDX_SIMT
+
+struct SharedCarver {
+  size_t offset = 0;
+};
+
+#define SVGDX_SHARED_ALIGNED(alignment, T, name, ...)                           \
+  using name##_array = typename ::svgdx::detail::ArrayOf<T, __VA_ARGS__>::type; \
+  static const char name##_key = 0;                                             \
+  name##_array& name = *static_cast<name##_array*>(                             \
+      ::simt::static_shared(&name##_key, sizeof(name##_array), alignment, #name, __FILE__, __LINE__))
+#define SVGDX_SHARED(T, name, ...) SVGDX_SHARED_ALIGNED(alignof(T), T, name, __VA_ARGS__)
+#define SVGDX_SHARED_PACKS(T, name, ...) SVGDX_SHARED_ALIGNED(16, T, name, __VA_ARGS__)
+#define SVGDX_DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(::simt::dynamic_shared(#name, __FILE__, __LINE__))
+#define SVGDX_CARVE(carver, T, name, count)                                                                         \
+  T* name =                                                                                                         \
+      static_cast<T*>(::simt::carve_shared((carver).offset, size_t(count) * sizeof(T), #name, __FILE__, __LINE__)); \
+  (carver).offset += ::svgdx::carve_bytes<T>(count)
+#define SVGDX_START(kernel, grid, block, shared, stream, ...) \
+  ::simt::launch(#kernel, dim3(grid), dim3(block), (shared), (stream), (kernel), __VA_ARGS__)
+
+#else
+
+struct SharedCarver {
+  unsigned char* next;
+  __device__ SharedCarver() {
+    extern __shared__ __align__(16) unsigned char svgdx_dynamic_shared[];
+    next = svgdx_dynamic_shared;
+  }
+};
+
 #define SVGDX_SHARED(T, name, ...) __shared__ typename ::svgdx::detail::ArrayOf<T, __VA_ARGS__>::type name
 #define SVGDX_SHARED_PACKS(T, name, ...) \
   __shared__ __align__(16) typename ::svgdx::detail::ArrayOf<T, __VA_ARGS__>::type name
@@ -115,13 +113,16 @@ inline void launch_check(const char* op) {
 #define SVGDX_CARVE(carver, T, name, count)      \
   T* name = reinterpret_cast<T*>((carver).next); \
   (carver).next += ::svgdx::carve_bytes<T>(count)
-#define SVGDX_LAUNCH(kernel, grid, block, shared, stream, ...)                               \
-  do {                                                                                       \
-    ::svgdx::detail::opt_in_shared((kernel), (shared), #kernel);                             \
-    (kernel)<<<(grid), (block), (shared), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__); \
-  } while (false)
-#define SVGDX_LAUNCH_CHECK(op) ::svgdx::detail::launch_check(op)
+#define SVGDX_START(kernel, grid, block, shared, stream, ...) \
+  (kernel)<<<(grid), (block), (shared), static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
 
 #endif
+
+#define SVGDX_LAUNCH(kernel, grid, block, shared, stream, ...)     \
+  do {                                                             \
+    ::svgdx::detail::opt_in_shared((kernel), (shared), #kernel);   \
+    SVGDX_START(kernel, grid, block, shared, stream, __VA_ARGS__); \
+  } while (false)
+#define SVGDX_LAUNCH_CHECK(op) ::svgdx::detail::launch_check(op)
 
 }  // namespace svgdx

@@ -5,10 +5,6 @@
 
 namespace svgdx::cuda {
 
-// Elements of the pair matrices held at a time, few enough for the second-level cache of large GPUs.
-constexpr int64_t kPairElements = int64_t(1) << 22;
-constexpr int64_t kMostCols = 8192;
-
 // Rounds up the elements of a part of scratch so that the next part is 16-byte aligned.
 inline int64_t aligned_elements(int64_t count) { return round_up(count, 4); }
 

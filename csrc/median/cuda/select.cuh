@@ -9,7 +9,6 @@
 namespace svgdx::cuda {
 
 constexpr int kBins = 2048;
-constexpr int64_t kMedianBatches = 1024;  // batch entries at a time, with 16 KiB of scratch each
 
 struct MedianState {
   unsigned long long histogram[kBins];

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "common/limits.h"
+
 namespace svgdx::cuda {
 
-// Rows per block, whose layers take a few times 2^23 numbers of memory each; most calls need one block.
+// Rows per block; most calls need one block.
 inline int64_t mlp_rows(int64_t rows, int64_t width) {
-  return std::min<int64_t>(rows, std::max<int64_t>(1, (int64_t(1) << 23) / width));
+  return std::min<int64_t>(rows, std::max<int64_t>(1, kMlpNumbers / width));
 }
 
 }  // namespace svgdx::cuda

@@ -79,17 +79,15 @@ void masked_rows_backward(const MaskedRowsGrad<S>& args, void*) {
   });
 }
 
+void check_offsets(int64_t segments, int64_t rows, const int64_t* offsets, int32_t* valid, void*) {
+  *valid = offsets[0] == 0 && offsets[segments] == rows && std::is_sorted(offsets, offsets + segments + 1);
+}
+
 template <class C>
-void segment_sum(int64_t segments, int64_t rows, const int64_t* offsets, const C* in, C* out, void*) {
+void segment_sum(int64_t segments, const int64_t* offsets, const int32_t* valid, const C* in, C* out, void*) {
   for (int64_t b = 0; b < segments; ++b) {
-    const int64_t begin = offsets[b], end = offsets[b + 1];
-    const bool meets_ends = (b > 0 || begin == 0) && (b + 1 < segments || end == rows);
-    if (!meets_ends || begin < 0 || begin > end || end > rows) {
-      out[b] = std::numeric_limits<C>::quiet_NaN();
-      continue;
-    }
-    double sum = 0;
-    for (int64_t n = begin; n < end; ++n) sum += in[n];
+    double sum = *valid ? 0 : std::numeric_limits<double>::quiet_NaN();
+    for (int64_t n = offsets[b]; *valid && n < offsets[b + 1]; ++n) sum += in[n];
     out[b] = C(sum);
   }
 }
@@ -106,7 +104,7 @@ SVGDX_INSTANTIATE(Fp16)
 
 template void trajectory_sum(const TrajectoryShape&, const float*, float*, float*, void*);
 template void trajectory_sum(const TrajectoryShape&, const double*, double*, double*, void*);
-template void segment_sum(int64_t, int64_t, const int64_t*, const float*, float*, void*);
-template void segment_sum(int64_t, int64_t, const int64_t*, const double*, double*, void*);
+template void segment_sum(int64_t, const int64_t*, const int32_t*, const float*, float*, void*);
+template void segment_sum(int64_t, const int64_t*, const int32_t*, const double*, double*, void*);
 
 }  // namespace svgdx::cpu

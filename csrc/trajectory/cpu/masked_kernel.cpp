@@ -31,7 +31,7 @@ void masked_rows(const MaskedRows<S>& args, int64_t begin, int64_t end) {
   Buffer<C> row(padded<C>(args.width));
   for (int64_t i = begin; i < end; ++i) {
     const bool* mask = args.mask + i * args.width;
-    if (!is_allowed(mask, args.width, args.action[i])) {
+    if (!*args.valid || !is_allowed(mask, args.width, args.action[i])) {
       args.normalizers[i] = args.row_log_prob[i] = std::numeric_limits<C>::quiet_NaN();
       continue;
     }

@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
   const Segment<S> segment(logits, n < args.rows ? int(args.width) : 0);
   const auto sum = log_sum(segment, ByteMask{args.mask + n * args.width}, group).total(group, partial);
   if (n >= args.rows || group.lane != 0) return;
-  const int64_t action = allowed_action(args, n);
+  const int64_t action = *args.valid != 0 ? allowed_action(args, n) : -1;
   args.normalizers[n] = action < 0 ? not_a_number<C>() : sum.log_sum_exp();
   args.row_log_prob[n] = action < 0 ? not_a_number<C>() : sum.log_prob(to_compute(logits[action]));
 }

@@ -44,15 +44,30 @@ __device__ inline bool is_segment(const int64_t* offsets, int64_t b, int64_t seg
   return begin >= 0 && begin <= end && end <= rows && (b > 0 || begin == 0) && (b + 1 < segments || end == rows);
 }
 
+// One block, so that no partial results have to be combined.
+static __global__ void __launch_bounds__(kRowThreads)
+    check_offsets_kernel(int64_t segments, int64_t rows, const int64_t* offsets, int32_t* valid) {
+  bool rises = offsets[0] == 0 && offsets[segments] == rows;
+  SVGDX_UNROLL_BY(4)
+  for (int64_t b = threadIdx.x; b < segments; b += kRowThreads) rises = offsets[b] <= offsets[b + 1] && rises;
+  const int all_rise = __syncthreads_and(rises);
+  if (threadIdx.x == 0) *valid = all_rise != 0;
+}
+
+inline void launch_check_offsets(int64_t segments, int64_t rows, const int64_t* offsets, int32_t* valid, void* stream) {
+  SVGDX_LAUNCH((check_offsets_kernel), 1, kRowThreads, 0, stream, segments, rows, offsets, valid);
+  SVGDX_LAUNCH_CHECK("masked_trajectory_log_prob");
+}
+
 // One warp per segment.
 template <class C>
 __global__ void __launch_bounds__(kRowThreads)
-    segment_sum_kernel(int64_t segments, int64_t rows, const int64_t* offsets, const C* in, C* out,
+    segment_sum_kernel(int64_t segments, const int64_t* offsets, const int32_t* valid, const C* in, C* out,
                        int64_t first_block) {
   const int64_t b = (first_block + blockIdx.x) * kRowWarps + threadIdx.x / 32;
   if (b >= segments) return;
   double sum = 0;
-  if (is_segment(offsets, b, segments, rows)) {
+  if (*valid != 0) {
     // Starts at the sector in which the segment begins, so that every request of the warp starts at a sector.
     const int64_t begin = offsets[b], end = offsets[b + 1];
     SVGDX_UNROLL_BY(4)
@@ -67,9 +82,9 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 template <class C>
-void segment_sum(int64_t segments, int64_t rows, const int64_t* offsets, const C* in, C* out, void* stream) {
+void segment_sum(int64_t segments, const int64_t* offsets, const int32_t* valid, const C* in, C* out, void* stream) {
   launch_blocks("masked_trajectory_log_prob", ceil_div(segments, kRowWarps), [&](unsigned grid, int64_t first) {
-    SVGDX_LAUNCH((segment_sum_kernel<C>), grid, kRowThreads, 0, stream, segments, rows, offsets, in, out, first);
+    SVGDX_LAUNCH((segment_sum_kernel<C>), grid, kRowThreads, 0, stream, segments, offsets, valid, in, out, first);
   });
 }
 

@@ -1,0 +1,28 @@
+// How much one launch, or one block of work of the host layer, takes: more is split. Constants, except in the test
+// library of python_tests/simt, which defines SVGDX_LIMIT and makes them tiny, so that tests split small work too.
+#pragma once
+
+#include <cstdint>
+
+#ifndef SVGDX_LIMIT
+#define SVGDX_LIMIT(name, value) constexpr int64_t name = value
+#endif
+
+namespace svgdx {
+
+SVGDX_LIMIT(kMaxGrid, 0x7fffffff);  // blocks of a launch
+
+// Of pair matrices that are held at a time, few enough for the second-level cache of large GPUs.
+SVGDX_LIMIT(kPairElements, int64_t(1) << 22);
+SVGDX_LIMIT(kMostCols, 8192);
+
+SVGDX_LIMIT(kMedianBatches, 1024);  // batch entries at a time, with 16 KiB of scratch each
+
+// Numbers of one layer of a network; all layers of a block take a few times as much memory.
+SVGDX_LIMIT(kMlpNumbers, int64_t(1) << 23);
+
+// Rows of linear_trajectory_log_prob at a time, and numbers of their logits' gradient.
+SVGDX_LIMIT(kLinearRows, 512);
+SVGDX_LIMIT(kLinearNumbers, int64_t(1) << 22);
+
+}  // namespace svgdx

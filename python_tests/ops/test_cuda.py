@@ -1,0 +1,221 @@
+"""What is peculiar to the CUDA library: schedules, limits of a launch, shapes that its plans treat specially.
+
+It runs on the SIMT harness, which reports races, accesses out of bounds, uninitialised reads and broken rules of the
+host layer in every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from ops import samples, trajectory_samples
+from ops.samples import Inputs, Variant, assert_close, cancellation, gradients, is_floating, to
+from ops.test_mlp import sample_inputs as network
+from simt import backend
+from torch import Tensor
+
+from svgdx import ops, reference
+
+Function = Callable[[], tuple[Tensor, ...]]
+PARTICLES, TRAJECTORIES = samples.VARIANTS, trajectory_samples.VARIANTS
+
+
+def outputs_of(variant: Variant, inputs: Inputs) -> list[Tensor]:
+    """Values and gradients."""
+    values = list(variant(inputs))
+    return [*values, *gradients(variant, inputs).values()] if variant.differentiable else values
+
+
+def probes(kind: torch.dtype, *shape: int) -> Function:
+    probe, hvp = torch.randn(2, *shape).to(kind)
+    return lambda: tuple(outputs_of(Variant("probe_trace"), {"probe": probe, "hvp": hvp}))
+
+
+def calls(m: int, d: int, steps: int) -> dict[str, Function]:
+    """One call of every op."""
+    result: dict[str, Function] = {}
+    for variant in PARTICLES:
+        if variant.takes(m, d):
+            inputs = samples.sample_inputs(variant, (3,), m, d, torch.float32)
+            result[str(variant)] = lambda v=variant, i=inputs: tuple(outputs_of(v, i))
+    for variant in TRAJECTORIES:
+        inputs = trajectory_samples.sample_inputs(variant, (7,), d, steps, torch.float32)
+        result[str(variant)] = lambda v=variant, i=inputs: tuple(outputs_of(v, i))
+    for op in ("mlp_score_hvp", "mlp_laplacian"):
+        values = network(op, (4,), 5, d, 2, [16, 12], dtype=torch.float32)
+        result[op] = lambda op=op, i=values: getattr(ops, op)(**i)
+    result["probe_trace"] = probes(torch.float32, 5, 3, m, d)
+    result["rademacher"] = lambda: (ops.rademacher(torch.empty(m * 130), 3, 4),)
+    return result
+
+
+NAMES = list(calls(5, 3, 3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_bits_in_any_order(name: str) -> None:
+    """Results do not depend on the order in which blocks and threads run."""
+    for m, d, steps in [(35, 6, 4), (9, 17, 17)]:
+        call = calls(m, d, steps).get(name)
+        if call is None:
+            continue
+        results = []
+        for seed in range(3):
+            with backend.running(seed=seed, preempt=0.01 * seed):
+                results.append(call())
+        for other in results[1:]:
+            for out, expected in zip(other, results[0], strict=True):
+                assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_work_that_is_too_large_for_one_launch(name: str) -> None:
+    """With tiny limits, every op splits its work into several launches; the values stay the same."""
+    for m, d, steps in [(35, 6, 4), (70, 17, 9)]:
+        call = calls(m, d, steps).get(name)
+        if call is None:
+            continue
+        with backend.running() as whole:
+            expected = call()
+        with backend.running(limits=backend.TINY) as split:
+            results = call()
+        assert sum(r.launches for r in split) > sum(r.launches for r in whole), (m, d)
+        largest = max(float(value.double().abs().max()) for value in expected)
+        for out, value in zip(results, expected, strict=True):
+            torch.testing.assert_close(out, value, rtol=1e-5, atol=2e-6 * largest)
+
+
+def check(variant: Variant, inputs: Inputs) -> None:
+    """Values and gradients against the float64 reference."""
+    scale = cancellation(variant, inputs)
+    exact, eager = variant.reference(to(inputs, torch.float64)), variant.reference(inputs)
+    with backend.running(seed=1):
+        outputs, grads = variant(inputs), gradients(variant, inputs)
+    for out, one, other in zip(outputs, exact, eager, strict=True):
+        assert_close(out, one, other, scale)
+    exact_grads, eager_grads = (gradients(variant.reference, i) for i in (to(inputs, torch.float64), inputs))
+    scale += max(float(grad.abs().max()) for grad in exact_grads.values())
+    for name, grad in grads.items():
+        assert_close(grad, exact_grads[name], eager_grads[name], scale, 10.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_columns_split_over_blocks(dtype: torch.dtype) -> None:
+    """Few queries among many particles, and the other way round."""
+    for queries, m, d in [(1, 4100, 3), (9, 4100, 2), (150, 40, 7), (150, 3, 33), (3, 300, 20)]:
+        variant = Variant("svgd_field")
+        inputs = samples.sample_inputs(variant, (), m, d, dtype)
+        check(variant, {**inputs, "query": torch.randn(queries, d, dtype=dtype)})
+
+
+@pytest.mark.parametrize("dim", [2, 16, 20])
+def test_far_cluster(dim: int) -> None:
+    """A cloud shifted by a power of two far beyond its size gives the same numbers, without cancellation."""
+    x, score = (torch.randn(40, dim) * 256).round() / 256, torch.randn(40, dim)
+    with backend.running():
+        near, far = (ops.svgd_phi_trace(x + shift, score, dim**0.5) for shift in (0.0, 2.0**14))
+    assert all(torch.equal(a, b) for a, b in zip(near, far, strict=True))
+
+
+@pytest.mark.parametrize("dim", [3, 20])
+def test_bandwidths_that_are_not_positive(dim: int) -> None:
+    """They give NaN in their batch row and nowhere else, because reading them on the host would synchronise."""
+    x, sigma = torch.randn(3, 12, dim), torch.tensor([1.0, 0.0, -1.0])
+    with backend.running():
+        for op in (ops.svgd_phi_trace, ops.svgd_jacobian_sqnorm if dim > 3 else ops.svgd_phi):
+            for out in op(x, -x, sigma) if op is ops.svgd_phi_trace else (op(x, -x, sigma),):
+                assert bool(out[0].isfinite().all())
+                assert bool(out[1:].isnan().all())
+
+
+def test_narrow_loads() -> None:
+    """Seven dimensions, unsuitable for 16-byte loads, give bit-equal results to eight with a zero last dimension."""
+    x, score = torch.randn(2, 1, 37, 8)
+    x[..., 7] = score[..., 7] = 0
+    with backend.running():
+        wide, narrow = ops.svgd_phi(x, score, 2.0), ops.svgd_phi(x[..., :7], score[..., :7], 2.0)
+    assert torch.equal(wide[..., :7], narrow)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_isolated_particles(dtype: torch.dtype) -> None:
+    """If no two particles interact, the gradients of x and of the bandwidth cancel exactly."""
+    for dim in (4, 20):
+        inputs = samples.sample_inputs(Variant("svgd_phi"), (), 9, dim, dtype)
+        inputs["bandwidth"] = torch.tensor(1e-3, dtype=dtype)
+        with backend.running():
+            grads = gradients(Variant("svgd_phi"), inputs)
+        assert bool((grads["x"] == 0).all())
+        expected = gradients(lambda values: (values["score"] / 9,), inputs, ["score"])
+        torch.testing.assert_close(grads["score"], expected["score"], rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("variant", trajectory_samples.SAMPLE, ids=str)
+def test_wide_rows_of_draws(variant: Variant, dtype: torch.dtype) -> None:
+    """Rows of the whole block, and rows with more packs than shared memory holds, which are read again."""
+    for rows, dim in [(2, 700), *([(1, 5200)] if dtype in (torch.float32, torch.float64) else [])]:
+        inputs = trajectory_samples.sample_inputs(variant, (rows,), dim, 0, dtype)
+        with backend.running():
+            action, log_prob, state = variant(inputs)
+        expected = variant.reference(inputs)
+        assert torch.equal(action, expected[0])
+        assert torch.equal(state, expected[2])
+        torch.testing.assert_close(log_prob, expected[1], rtol=2e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("variant", trajectory_samples.DIFFERENTIABLE, ids=str)
+def test_wide_rows_of_trajectories(variant: Variant, dtype: torch.dtype) -> None:
+    """Rows of groups of 8, 16 and 32 lanes, and of the whole block."""
+    for dim, steps in [(21, 9), (101, 3), (530, 1)]:
+        inputs = trajectory_samples.sample_inputs(variant, (2,), dim, steps, dtype)
+        exact = variant.reference(to(inputs, torch.float64))
+        with backend.running(seed=2, preempt=0.02):
+            outputs, grads = variant(inputs), gradients(variant, inputs)
+        rounding = 4e-2 if "linear" in variant.op and dtype == torch.bfloat16 else 4e-6
+        for out, one in zip(outputs, exact, strict=True):
+            torch.testing.assert_close(out.double(), one, rtol=rounding, atol=20 * rounding)
+        for name, grad in gradients(variant.reference, to(inputs, torch.float64)).items():
+            error = float((grads[name].double() - grad).abs().max())
+            assert error <= (1e-5 if dtype == torch.float32 else 0.03) * max(1.0, float(grad.abs().max())), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_wide_rows_of_probes(dtype: torch.dtype) -> None:
+    for shape in [(3, 2, 2100), (2, 2, 2103)]:
+        inputs: dict[str, Any] = dict(zip(("probe", "hvp"), torch.randn(2, *shape).to(dtype), strict=True))
+        wide = to(inputs, torch.float64)
+        with backend.running(seed=1, preempt=0.02):
+            out = ops.probe_trace(**inputs)
+        for value, expected in zip(out, reference.probe_trace(**wide), strict=True):
+            torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-2 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("shape", [(3, 256), (3, 520), (2, 1031)], ids=str)
+@pytest.mark.parametrize("op", ["mlp_score_hvp", "mlp_laplacian"])
+def test_wide_layers(op: str, shape: tuple[int, int]) -> None:
+    """Layers whose rows are handled by groups of lanes and by the whole block."""
+    m, width = shape
+    inputs = network(op, (), m, 6, 2, [width, 33], dtype=torch.float64)
+    with backend.running(seed=1, preempt=0.02):
+        out = getattr(ops, op)(**inputs)
+    for value, expected in zip(out, getattr(reference, op)(**inputs), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_numbers_on_the_host() -> None:
+    """A 0-d bandwidth may be on the CPU; it is checked and copied."""
+    variant = Variant("svgd_step", ("hessian_trace",))
+    inputs = samples.sample_inputs(variant, (2,), 5, 3, torch.float32, bandwidth="scalar")
+    with backend.running(on_host=("bandwidth", "step_size")):
+        outputs = variant(inputs)
+        with pytest.raises(RuntimeError, match="svgdx::svgd_step: bandwidth must be positive, but is -1"):
+            variant({**inputs, "bandwidth": torch.tensor(-1.0)})
+    with backend.running():
+        for out, expected in zip(outputs, variant(inputs), strict=True):
+            assert torch.equal(out, expected)
+    assert all(is_floating(value) for value in inputs.values())

@@ -1,0 +1,86 @@
+"""The ops on the harness: mistakes of a host layer are reported, and what an op does to the tensors around it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from simt import backend, harness
+
+import svgdx.ops
+
+MISTAKES = [
+    "none",
+    "no_guard",
+    "default_stream",
+    "no_check",
+    "past_the_end",
+    "unwritten",
+    "host_memory",
+    "empty_input",
+    "empty_grid",
+    "too_much_shared",
+    "torch_reads_unwritten",
+]
+REPORTS = {
+    "no_guard": "no-device-guard",
+    "default_stream": "wrong-stream",
+    "no_check": "unchecked-launch",
+    "past_the_end": "out-of-bounds",
+    "unwritten": "uninitialized-read",
+    "host_memory": "out-of-bounds",
+    "empty_input": "uninitialized-read",
+    "torch_reads_unwritten": "uninitialized-read",
+}
+REFUSALS = {
+    "empty_grid": "planted_twice: the CUDA launch failed: invalid configuration argument",
+    "too_much_shared": "twice_kernel.* needs 1048576 bytes of shared memory: invalid argument",
+}
+
+
+def twice(mistake: str, **options: float) -> torch.Tensor:
+    library = backend.load()
+    library.options, library.on_host = options, set()
+    return library.run("planted_twice", torch.arange(100.0), MISTAKES.index(mistake))
+
+
+@pytest.mark.parametrize("preempt", [0.0, 0.2])
+def test_a_correct_op_has_no_report(preempt: float) -> None:
+    for seed in range(3):
+        assert torch.equal(twice("none", seed=seed, preempt=preempt), 2 * torch.arange(100.0))
+
+
+@pytest.mark.parametrize("mistake", REPORTS)
+def test_mistakes_are_reported(mistake: str) -> None:
+    with pytest.raises(AssertionError, match=f"^{REPORTS[mistake]} ") as caught:
+        twice(mistake)
+    lines = (harness.SOURCE / "planted" / "ops.cpp").read_text().splitlines()
+    due = [i for i, line in enumerate(lines, 1) if mistake in line.partition("// due:")[2].split()]
+    assert all(f"ops.cpp:{line}" in str(caught.value) for line in due)
+    assert torch.equal(twice("none"), 2 * torch.arange(100.0))  # the next call is not affected
+
+
+@pytest.mark.parametrize("mistake", REFUSALS)
+def test_a_failed_launch_raises(mistake: str) -> None:
+    with pytest.raises((RuntimeError, AssertionError)) as caught:
+        twice(mistake)
+    # The harness reports a launch that CUDA refuses, too.
+    error = caught.value if isinstance(caught.value, RuntimeError) else caught.value.__context__
+    assert isinstance(error, RuntimeError)
+    assert re.search(REFUSALS[mistake], str(error))
+
+
+def test_every_op_of_the_cuda_library_is_there() -> None:
+    """The kernels of the CPU library are back after the block."""
+    x = torch.randn(3, 2)
+    with backend.running() as calls:
+        on_cuda = svgdx.ops.svgd_phi(x, -x, 0.5)
+        assert len(calls) == 1
+    torch.testing.assert_close(svgdx.ops.svgd_phi(x, -x, 0.5), on_cuda)
+    assert len(calls) == 1
+    sources = "\n".join(path.read_text() for path in (harness.ROOT / "csrc").glob("*/*.cpp"))
+    names = backend.load().ops.keys() - backend.PLANTED.keys()
+    assert names
+    assert all(f'm.impl("{name}"' in sources for name in names)
+    assert sources.count("m.impl(") == len(names)
