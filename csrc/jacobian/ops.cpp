@@ -108,8 +108,9 @@ struct Gram {
     if (sigma.is_cpu() != p.x.is_cpu()) sigma = torch::stable::to(sigma, p.x.device());
     sigma = aten("expand", "", torch::stable::reshape(sigma, {-1, 1, 1}),
                  torch::headeronly::IntHeaderOnlyArrayRef({p.batch, 1, 1}), false);
-    const Tensor squared = mul(sigma, sigma);
-    beta = aten("reciprocal", "", squared);
+    const Tensor squared = mul(sigma, sigma), root = aten("sqrt", "", sigma);
+    // Plus zero, or NaN for a bandwidth that is not positive, which only a GPU lets pass to here.
+    beta = torch::stable::subtract(aten("reciprocal", "", squared), torch::stable::subtract(root, root));
   }
   int64_t step() const { return std::max<int64_t>(1, kGramNumbers / (p.count * p.count)); }
   Tensor part(const Tensor& t, int64_t begin, int64_t n, int64_t width) const {

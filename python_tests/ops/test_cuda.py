@@ -34,7 +34,7 @@ def probes(kind: torch.dtype, *shape: int) -> Function:
     return lambda: tuple(outputs_of(Variant("probe_trace"), {"probe": probe, "hvp": hvp}))
 
 
-def calls(m: int, d: int, steps: int) -> dict[str, Function]:
+def calls(m: int, d: int, steps: int, batch: int) -> dict[str, Function]:
     """One call of every op."""
     result: dict[str, Function] = {}
     for variant in PARTICLES:
@@ -42,28 +42,26 @@ def calls(m: int, d: int, steps: int) -> dict[str, Function]:
             inputs = samples.sample_inputs(variant, (3,), m, d, torch.float32)
             result[str(variant)] = lambda v=variant, i=inputs: tuple(outputs_of(v, i))
     for variant in TRAJECTORIES:
-        inputs = trajectory_samples.sample_inputs(variant, (7,), d, steps, torch.float32)
+        inputs = trajectory_samples.sample_inputs(variant, (batch,), d, steps, torch.float32)
         result[str(variant)] = lambda v=variant, i=inputs: tuple(outputs_of(v, i))
     for op in ("mlp_score_hvp", "mlp_laplacian"):
         values = network(op, (4,), 5, d, 2, [16, 12], dtype=torch.float32)
         result[op] = lambda op=op, i=values: getattr(ops, op)(**i)
     result["probe_trace"] = probes(torch.float32, 5, 3, m, d)
-    result["rademacher"] = lambda: (ops.rademacher(torch.empty(m * 130), 3, 4),)
+    result["rademacher"] = lambda: (ops.rademacher(torch.empty(batch * 700), 3, 4),)
     return result
 
 
-NAMES = list(calls(5, 3, 3))
+NAMES = list(calls(5, 3, 3, 2))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_bits_in_any_order(name: str) -> None:
     """Results do not depend on the order in which blocks and threads run."""
     for m, d, steps in [(35, 6, 4), (9, 17, 17)]:
-        call = calls(m, d, steps).get(name)
-        if call is None:
-            continue
+        call = calls(m, d, steps, 7).get(name)
         results = []
-        for seed in range(3):
+        for seed in range(3 if call else 0):
             with backend.running(seed=seed, preempt=0.01 * seed):
                 results.append(call())
         for other in results[1:]:
@@ -71,21 +69,28 @@ def test_same_bits_in_any_order(name: str) -> None:
                 assert torch.equal(out, expected)
 
 
+def split(call: Function) -> None:
+    """Assert that a call takes more launches with tiny limits, and gives the same values."""
+    with backend.running() as whole:
+        expected = call()
+    with backend.running(limits=backend.TINY) as parts:
+        results = call()
+    assert sum(r.launches for r in parts) > sum(r.launches for r in whole)
+    largest = max(float(value.double().abs().max()) for value in expected)
+    for out, value in zip(results, expected, strict=True):
+        torch.testing.assert_close(out, value, rtol=1e-5, atol=2e-6 * largest)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_work_that_is_too_large_for_one_launch(name: str) -> None:
-    """With tiny limits, every op splits its work into several launches; the values stay the same."""
-    for m, d, steps in [(35, 6, 4), (70, 17, 9)]:
-        call = calls(m, d, steps).get(name)
-        if call is None:
-            continue
-        with backend.running() as whole:
-            expected = call()
-        with backend.running(limits=backend.TINY) as split:
-            results = call()
-        assert sum(r.launches for r in split) > sum(r.launches for r in whole), (m, d)
-        largest = max(float(value.double().abs().max()) for value in expected)
-        for out, value in zip(results, expected, strict=True):
-            torch.testing.assert_close(out, value, rtol=1e-5, atol=2e-6 * largest)
+    split(calls(35, 6, 4, 100)[name])
+
+
+@pytest.mark.parametrize("variant", [Variant("svgd_phi_trace"), Variant("svgd_field")], ids=str)
+def test_pairs_that_are_too_many_for_the_scratch(variant: Variant) -> None:
+    """Several blocks of rows, columns and batch rows."""
+    inputs = samples.sample_inputs(variant, (2,), 140, 17, torch.float32)
+    split(lambda: tuple(outputs_of(variant, inputs)))
 
 
 def check(variant: Variant, inputs: Inputs) -> None:
@@ -105,7 +110,8 @@ def check(variant: Variant, inputs: Inputs) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_columns_split_over_blocks(dtype: torch.dtype) -> None:
     """Few queries among many particles, and the other way round."""
-    for queries, m, d in [(1, 4100, 3), (9, 4100, 2), (150, 40, 7), (150, 3, 33), (3, 300, 20)]:
+    wide = dtype == torch.float64
+    for queries, m, d in [(1, 4100, 3)] if wide else [(9, 4100, 2), (150, 40, 7), (150, 3, 33), (3, 300, 20)]:
         variant = Variant("svgd_field")
         inputs = samples.sample_inputs(variant, (), m, d, dtype)
         check(variant, {**inputs, "query": torch.randn(queries, d, dtype=dtype)})
