@@ -136,7 +136,11 @@ def trace_runs(kind: str) -> Iterator[dict[str, Traffic]]:
     that begin inside a sector count it twice: up to 1.5 times at a width of 33."""
     probe, hvp = normal(kind, *PROBES), normal(kind, *PROBES)
     functions: list[Any] = [
-        lambda: ops.rademacher(torch.empty(20000, dtype=DTYPES[kind]), 1, 2),
+        *(
+            lambda f=f: f(torch.empty(20000, dtype=DTYPES[kind]), 1, 2)
+            for f in (ops.rademacher, ops.uniform, ops.normal)
+        ),
+        lambda: ops.integers(torch.empty(20000), 1000, 1, 2),
         lambda: ops.probe_trace(probe, hvp),
     ]
     if kind in PARTICLE_KINDS:

@@ -48,7 +48,11 @@ def calls(m: int, d: int, steps: int, batch: int) -> dict[str, Function]:
         values = network(op, (4,), 5, d, 2, [16, 12], dtype=torch.float32)
         result[op] = lambda op=op, i=values: getattr(ops, op)(**i)
     result["probe_trace"] = probes(torch.float32, 5, 3, m, d)
-    result["rademacher"] = lambda: (ops.rademacher(torch.empty(batch * 700), 3, 4),)
+    like, key = torch.empty(batch * 700), torch.tensor([-3, 5])
+    for seed in (9, key):
+        for draw in (ops.rademacher, ops.uniform, ops.normal):
+            result[f"{draw.__name__}-{type(seed).__name__}"] = lambda draw=draw, seed=seed: (draw(like, seed, 2),)
+        result[f"integers-{type(seed).__name__}"] = lambda seed=seed: (ops.integers(like, 1000, seed, 2),)
     return result
 
 

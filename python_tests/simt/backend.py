@@ -56,9 +56,9 @@ class Library:
         self._definitions = torch.library.Library(self.NAMESPACE, "FRAGMENT")
         self.ops = {}
         for op in implemented(self.NAMESPACE):
-            schema = PLANTED.get(op) or str(getattr(torch.ops.svgdx, op).default._schema).removeprefix("svgdx::")
+            schema = PLANTED.get(op) or str(overload("svgdx", op)._schema).removeprefix("svgdx::")
             self._definitions.define(schema)
-            self.ops[op] = getattr(getattr(torch.ops, self.NAMESPACE), op).default
+            self.ops[op] = overload(self.NAMESPACE, op)
 
     def run(self, op: str, *args: Any) -> Any:
         """Run an op and raise AssertionError if the harness reports anything."""
@@ -83,6 +83,12 @@ class Library:
         former = {name: self.simt.library.simt_set_limit(name.encode(), value) for name, value in limits.items()}
         assert min(former.values(), default=0) >= 0, former
         return former
+
+
+def overload(namespace: str, op: str) -> Any:
+    """The op of that name, which may name an overload: uniform.key."""
+    name, _, variant = op.partition(".")
+    return getattr(getattr(getattr(torch.ops, namespace), name), variant or "default")
 
 
 def implemented(namespace: str) -> list[str]:
