@@ -1,0 +1,96 @@
+"""Which ops have a CUDA body, read off the C++ sources, and how many kernels a call of one of our ops launches."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svgdx import _library
+
+CSRC = Path(__file__).parents[2] / "csrc"
+# A block that registers functions, with the dispatch key; SVGDX_KEY is compiled once for the CPU and once for CUDA.
+REGISTRATION = re.compile(r"^SVGDX_(CPU_)?IMPL\((?:(\w+), )?m\) \{(.*?)(?:^| )\}$", re.MULTILINE | re.DOTALL)
+NAME = re.compile(r'm\.impl\("([\w.]+)"')
+CUDA_KEYS = ("CUDA", "CompositeExplicitAutograd", "CompositeImplicitAutograd", "CompositeExplicitAutogradNonFunctional")
+# Widest particles that one thread holds in registers; wider ones take the paths of several kernels.
+MOST_REGISTERS = 16
+
+
+@functools.cache
+def sourced() -> dict[str, bool]:
+    """Whether each op that the sources register, such as "svgdx::svgd_phi", has a CUDA body."""
+    has_cuda: dict[str, bool] = {}
+    for path in sorted(CSRC.glob("*/**/*.cpp")):
+        if path.is_relative_to(CSRC / "simt"):
+            continue
+        for on_cpu, key, body in REGISTRATION.findall(path.read_text()):
+            namespace = "svgdx_cpu" if on_cpu else "svgdx"
+            # Files below cuda/ are compiled for CUDA only, those below cpu/ for the CPU only.
+            of_cuda = not on_cpu and (key in CUDA_KEYS or (key == "SVGDX_KEY" and path.parent.name != "cpu"))
+            for name in NAME.findall(body):
+                has_cuda[f"{namespace}::{name}"] = has_cuda.get(f"{namespace}::{name}", False) or of_cuda
+    return has_cuda
+
+
+def dispatched(name: str) -> bool:
+    """Whether torch's dispatcher has a CUDA kernel of an op; needs a CUDA build of torch."""
+    return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in CUDA_KEYS)
+
+
+@functools.cache
+def has_cuda_kernel(func: torch._ops.OpOverload) -> bool:
+    """Whether an op runs on CUDA tensors, so far as this build of torch and the C++ sources can tell."""
+    schema = func._schema
+    name = f"{schema.name}.{schema.overload_name}" if schema.overload_name else schema.name
+    if func.namespace.startswith("svgdx"):
+        if _library.libraries["cuda"].path.exists() and torch.version.cuda is not None:
+            return dispatched(name)
+        return sourced().get(name, False)
+    return torch.version.cuda is None or dispatched(name)
+
+
+def launches(func: torch._ops.OpOverload, args: Sequence[Any]) -> int:
+    """The kernels that a call launches: those of csrc for our ops, without splits, and one for an op of torch."""
+    if not func.namespace.startswith("svgdx"):
+        return 1
+    count = LAUNCHES.get(func._schema.name.partition("::")[2], 1)
+    return count if isinstance(count, int) else count(args)
+
+
+def _is_wide(args: Sequence[Any]) -> bool:
+    return (
+        max((arg.shape[-1] for arg in args if isinstance(arg, Tensor) and arg.dim() >= 2), default=0) > MOST_REGISTERS
+    )
+
+
+def _by_width(narrow: int, wide: int) -> Callable[[Sequence[Any]], int]:
+    return lambda args: wide if _is_wide(args) else narrow
+
+
+def _score_hvp(args: Sequence[Any]) -> int:
+    # Two kernels and a product per hidden layer on the way up, one of each on the way down.
+    hidden = len(args[4]) - 2 if isinstance(args[4], Tensor) else 2
+    return 2 + (hidden - 1) + hidden + 2 * (hidden - 1) + 2
+
+
+# Kernels of one call; ops that are not listed launch one.
+LAUNCHES: dict[str, int | Callable[[Sequence[Any]], int]] = {
+    "median_distance": 7,
+    "svgd_phi": _by_width(1, 4),
+    "svgd_phi_trace": _by_width(1, 4),
+    "svgd_step": _by_width(1, 4),
+    "svgd_field": _by_width(1, 4),
+    "svgd_phi_trace_backward": _by_width(3, 6),
+    "svgd_step_backward": _by_width(5, 8),
+    "svgd_field_backward": _by_width(3, 6),
+    "svgd_jacobian_sqnorm": _by_width(1, 99),
+    "mlp_score_hvp": _score_hvp,
+    "gfn_trajectory_log_prob_forward": 3,
+    "gfn_trajectory_log_prob_backward": 2,
+}
