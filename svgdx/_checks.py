@@ -135,8 +135,8 @@ def readable(value: Tensor) -> bool:
 
 
 def finite_rows(function: str, name: str, value: Tensor, remedy: str) -> Tensor:
-    """Returns a tensor (B) without NaN or infinity, so far as its numbers are readable."""
-    if readable(value) and not bool(value.isfinite().all()):
+    """Returns a tensor (B) without NaN or infinity, so far as its numbers are readable without waiting for a GPU."""
+    if value.device.type == "cpu" and readable(value) and not bool(value.isfinite().all()):
         rows = (~value.isfinite()).nonzero().flatten().tolist()
         more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
         shown = ", ".join(map(str, rows[:8])) + more

@@ -14,6 +14,7 @@ import torch
 
 import svgdx
 from svgdx import _library
+from svgdx.experiments.run.compute.device import automatic
 
 OLDEST_TORCH = (2, 10)
 
@@ -39,6 +40,7 @@ def examine() -> dict[str, Any]:
         "simd": _simd_level(),
         "threads": {"torch": torch.get_num_threads(), "cores": len(os.sched_getaffinity(0))},
         "disabled": _library.disabled(),
+        "device": automatic()._asdict(),
     }
     report["problems"] = _problems(report)
     return report
@@ -65,6 +67,7 @@ def render(report: dict[str, Any]) -> str:
     lines += [
         ("torch", f"{torch_facts['version']} {cuda_version}, {gpus}"),
         ("SIMD in use", report["simd"] or "none"),
+        ("device", f"{report['device']['name']}, as --device auto takes it: {report['device']['reason']}"),
         ("threads", f"{report['threads']['torch']} on {report['threads']['cores']} cores"),
     ]
     if report["disabled"]:

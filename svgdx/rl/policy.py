@@ -136,6 +136,9 @@ class SteinPolicy(BasePolicy):
             sample = self.sample(state, log_prob=False)
             chosen = self._chosen(state, sample, deterministic)
             action = sample.action[torch.arange(len(state), device=state.device), chosen]
+            # On the CPU the critics' score was checked at every step.
+            if action.device.type != "cpu" and not bool(action.isfinite().all()):
+                raise FloatingPointError("SteinPolicy: an action is NaN or infinite")
         return action.view(-1, *self.action_space.shape)
 
     def _chosen(self, state: Tensor, sample: SteinSample, deterministic: bool) -> Tensor:

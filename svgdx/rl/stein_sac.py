@@ -12,7 +12,6 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples, Schedule
-from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
 
 from svgdx.rl.actor import SteinSample
@@ -64,6 +63,8 @@ class SteinSAC(RandomSteps):
     policy: SteinPolicy
     log_ent_coef: Tensor
     ent_coef_optimizer: torch.optim.Adam | None = None
+    # Of the updates since `train` began: what was trained, the number of the update, and its loss and gradient's norm.
+    _descents: list[tuple[str, int, Tensor]]
 
     def __init__(
         self,
@@ -128,6 +129,7 @@ class SteinSAC(RandomSteps):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        self._descents = []
         self.actor, self.critic = self.policy.actor, self.policy.critic
         self.critic_target = self.policy.critic_target
         if self.target_entropy == "auto":
@@ -138,7 +140,7 @@ class SteinSAC(RandomSteps):
             raise ValueError(f"SteinSAC: ent_coef must be positive, or 'auto' or 'auto_X', but is {self.ent_coef!r}")
         self.log_ent_coef = torch.tensor(math.log(alpha), device=self.device, requires_grad=is_tuned)
         if is_tuned:
-            self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
+            self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1), fused=True)
         self.policy.temperature.copy_(self.log_ent_coef.detach().exp())
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
@@ -149,28 +151,28 @@ class SteinSAC(RandomSteps):
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
         self.actor.progress.fill_(1 - self._current_progress_remaining)
-        critic_losses, actor_losses = [], []
+        self._descents.clear()
         for step in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            sample, critic_loss, actor_loss = self.update(batch, recorded=step == gradient_steps - 1)
-            critic_losses.append(critic_loss)
-            actor_losses.append(actor_loss)
+            sample, _, _ = self.update(batch, recorded=step == gradient_steps - 1)
+        # The only place where the host waits for a GPU.
+        losses = self._finite_losses()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/ent_coef", float(self.policy.temperature))
-        self.logger.record("train/critic_loss", float(np.mean(critic_losses)))
-        self.logger.record("train/actor_loss", float(np.mean(actor_losses)))
+        for name in ("critic", "actor"):
+            self.logger.record(f"train/{name}_loss", float(np.mean(losses[name])))
         if gradient_steps > 0:
             self._log_sample(sample)
 
-    def update(self, batch: ReplayBufferSamples, recorded: bool = False) -> tuple[SteinSample, float, float]:
-        """Updates critics, actor, alpha and target critics once.
+    def update(self, batch: ReplayBufferSamples, recorded: bool = False) -> tuple[SteinSample, Tensor, Tensor]:
+        """Updates critics, actor, alpha and target critics once, without waiting for a GPU.
 
         Args:
             batch: B transitions.
             recorded: whether the SVGD chain of the actor's sample records its steps.
 
         Returns:
-            The actor's sample, the critics' loss and the actor's loss.
+            The actor's sample, the critics' loss () and the actor's loss (), detached.
         """
         # Critics: both towards one target.
         state, target = self.policy.states(batch.observations), self.target_values(batch)
@@ -188,15 +190,17 @@ class SteinSAC(RandomSteps):
 
         # Alpha: up if the policy's entropy is below its target.
         if self.ent_coef_optimizer is not None:
-            surplus = float(sample.mean(sample.log_prob.detach()).mean()) + float(self.target_entropy)
-            self.ent_coef_optimizer.zero_grad()
-            (-self.log_ent_coef * surplus).backward()
-            self.ent_coef_optimizer.step()
+            surplus = sample.mean(sample.log_prob.detach()).mean() + float(self.target_entropy)
+            self._descend("alpha", -self.log_ent_coef * surplus, self.ent_coef_optimizer)
             self.policy.temperature.copy_(self.log_ent_coef.detach().exp())
 
-        polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+        with torch.no_grad():
+            targets: list[Tensor] = [*self.critic_target.parameters()]
+            critics: list[Tensor] = [*self.critic.parameters()]
+            torch._foreach_mul_(targets, 1 - self.tau)
+            torch._foreach_add_(targets, critics, alpha=self.tau)
         self._n_updates += 1
-        return sample, critic_loss.item(), actor_loss.item()
+        return sample, critic_loss.detach(), actor_loss.detach()
 
     def target_values(self, batch: ReplayBufferSamples) -> Tensor:
         """What the critics learn, r + gamma (1 - done) mean_p (min Q' - alpha log pi), (B, 1)."""
@@ -210,17 +214,38 @@ class SteinSAC(RandomSteps):
             return batch.rewards + (1 - batch.dones) * discounts * value
 
     def _descend(self, name: str, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Makes one step of the optimizer, unless the loss or its gradient is not finite."""
+        """Makes one step of the optimizer, unless the loss or its gradient is not finite.
+
+        A fused optimizer on a GPU decides that itself, and `_finite_losses` reports it; others are checked at once.
+        """
         optimizer.zero_grad()
         loss.backward()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        if not (bool(loss.isfinite()) and bool(norm.isfinite())):
-            raise FloatingPointError(
-                f"SteinSAC: update {self._n_updates + 1}, step {self.num_timesteps}: the {name} loss is {loss.item()} "
-                f"and the norm of its gradient is {norm.item()}"
-            )
+        self._descents.append((name, self._n_updates + 1, torch.stack([loss.detach(), norm])))
+        if loss.device.type != "cpu" and optimizer.defaults.get("fused"):
+            # Zero times a number that is not finite is NaN. The fused step neither moves nor counts if this is 1.
+            optimizer.found_inf = ((loss.detach() + norm) * 0 != 0).float()  # type: ignore[attr-defined]
+        else:
+            self._finite_losses(self._descents[-1:])
         optimizer.step()
+
+    def _finite_losses(self, descents: list[tuple[str, int, Tensor]] | None = None) -> dict[str, list[float]]:
+        """The losses by name, of all descents since `train` began or of those given.
+
+        Raises FloatingPointError that names the first update whose loss or gradient is not finite.
+        """
+        descents = self._descents if descents is None else descents
+        losses: dict[str, list[float]] = {"critic": [], "actor": [], "alpha": []}
+        numbers = torch.stack([numbers for _, _, numbers in descents]).tolist() if descents else []
+        for (name, update, _), (loss, norm) in zip(descents, numbers, strict=True):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise FloatingPointError(
+                    f"SteinSAC: update {update}, step {self.num_timesteps}: the {name} loss is {loss} "
+                    f"and the norm of its gradient is {norm}"
+                )
+            losses[name].append(loss)
+        return losses
 
     def _log_sample(self, sample: SteinSample) -> None:
         """Logs means over states, particles and SVGD steps of the last sample of the actor."""
@@ -232,10 +257,11 @@ class SteinSAC(RandomSteps):
         quantities["svgd_steps"] = sample.chain.length.float().mean()
         if sample.chain.mask is not None:
             quantities["truncated"] = 1 - sample.chain.mask.float().mean()
-        for name, value in quantities.items():
+        numbers = torch.stack([value.detach().float() for value in quantities.values()]).tolist()
+        for name, number in zip(quantities, numbers, strict=True):
             # NaN marks what these settings do not compute.
-            if not math.isnan(float(value)):
-                self.logger.record(f"train/{name}", float(value))
+            if not math.isnan(number):
+                self.logger.record(f"train/{name}", number)
 
     def learn(
         self: Self,
@@ -253,7 +279,7 @@ class SteinSAC(RandomSteps):
         return model
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor", "critic", "critic_target"]
+        return [*super()._excluded_save_params(), "actor", "critic", "critic_target", "_descents"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names = ["policy", "policy.actor_optimizer", "policy.critic_optimizer"]

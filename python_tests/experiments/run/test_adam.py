@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
 
-from svgdx.experiments.run.adam import descend
+from svgdx.experiments.run.compute.adam import descend
 from svgdx.experiments.run.errors import DivergedError
 
 

@@ -98,10 +98,10 @@ def command(name: str) -> str:
     return f"svgdx {COMMANDS[name]} --threads 1"
 
 
-def run(name: str, folder: Path) -> list[dict[str, Any]]:
-    """Runs a command in this process, writing below an empty folder; returns its numbers, a record a line."""
+def run(name: str, folder: Path, more: str = "--device cpu") -> list[dict[str, Any]]:
+    """Runs a command with more options in this process, writing below an empty folder; returns its numbers by line."""
     out = folder / "run"
-    arguments = [*command(name).split()[1:], "--out", str(out), "--quiet"]
+    arguments = [*command(name).split()[1:], *more.split(), "--out", str(out), "--quiet"]
     if name == "demo":
         threading.Thread(target=_stop_after, args=(out / "metrics.jsonl", DEMO_UPDATES), daemon=True).start()
     with _without_pictures(), _quick_classifier(name):

@@ -39,6 +39,10 @@ class BinaryImages:
         """Height and width of an image in pixels."""
         return math.isqrt(self.train.shape[1])
 
+    def to(self, device: torch.device) -> BinaryImages:
+        """The same images on a device."""
+        return BinaryImages(self.probabilities.to(device), self.train.to(device), self.test.to(device))
+
     def base(self) -> Tensor:
         """0.98 mean + 0.01 of the training bits, (D,): probabilities of a base distribution that excludes no image."""
         return 0.98 * self.train.float().mean(0) + 0.01
@@ -63,7 +67,9 @@ class BinaryImages:
 
 def binarise(probabilities: Tensor, generator: torch.Generator) -> Tensor:
     """Draws independent int8 bits of the same shape, which are 1 with these probabilities."""
-    uniform = torch.rand(probabilities.shape, generator=generator, dtype=probabilities.dtype)
+    uniform = torch.rand(
+        probabilities.shape, generator=generator, dtype=probabilities.dtype, device=probabilities.device
+    )
     return (uniform < probabilities).to(torch.int8)
 
 

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from svgdx.experiments.eb_gfn.config import EBGFNConfig
 from svgdx.experiments.eb_gfn.tasks import Task
-from svgdx.experiments.run.adam import descend
 from svgdx.experiments.run.checkpoint import Checkpoint
+from svgdx.experiments.run.compute.adam import descend
+from svgdx.experiments.run.compute.generators import seeded
+from svgdx.experiments.run.compute.guard import Quantities
 from svgdx.experiments.run.errors import require_finite
 from svgdx.experiments.run.figures import warn_if_unwritten
 from svgdx.experiments.run.folder import RunFolder
@@ -37,22 +39,27 @@ class EnergyTrainer(Trainer):
     chains_name = "chains"
 
     def __init__(self, config: EBGFNConfig, task: Task) -> None:
-        super().__init__(config, config.iterations)
+        super().__init__(config, config.iterations, config.device)
         self.config, self.task = config, task
         self.chains: Tensor | None = None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed(START, shared=True))
-            self.energy = task.energy(config)
-            self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, fused=True)
-            self.modules["energy"] = self.energy
-            self.optimisers["energy_adam"] = self.energy_adam
+        # Made on the CPU, so that the parameters are the same on every device.
+        with seeded(self.seed(START, shared=True)):
+            self.modules["energy"] = self.energy = task.energy(config)
             self.build()
+        for module in self.modules.values():
+            module.to(self.device)
+        self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, fused=True)
+        self.optimisers["energy_adam"] = self.energy_adam
+        self.add_optimisers()
         self._rates = [group["lr"] for group in self._groups()]
 
     def build(self) -> None:
-        """Adds what the subclass trains to `modules` and `optimisers`; runs under the seed of the start."""
+        """Adds what the subclass trains to `modules`, on the CPU; runs under the seed of the start."""
 
-    def negatives(self, data: Tensor, quantities: dict[str, float]) -> tuple[Tensor, Tensor]:
+    def add_optimisers(self) -> None:
+        """Adds the optimisers of the modules, which are on their device now, to `optimisers`."""
+
+    def negatives(self, data: Tensor, quantities: Quantities) -> tuple[Tensor, Tensor]:
         """Energies of the data and of the negatives, both (n,), with their graph; adds to the quantities."""
         raise NotImplementedError
 
@@ -68,21 +75,22 @@ class EnergyTrainer(Trainer):
         """A seed that fits the ops' signed 64 bits; each rank has its own unless `shared`."""
         return stream_seed(self.config.seed, self.step, purpose, shared) >> 1
 
-    def update(self) -> dict[str, float]:
+    def update(self) -> Quantities:
         self.step += 1
         self._set_rates()
-        quantities: dict[str, float] = {}
+        quantities: Quantities = {}
         data = self.task.batch(self.config.batch, self.seed(DATA))
         e_data, e_negatives = self.negatives(data, quantities)
         self.descend_energy(e_data, e_negatives, quantities)
         return quantities
 
-    def descend_energy(self, e_data: Tensor, e_negatives: Tensor, quantities: dict[str, float]) -> None:
+    def descend_energy(self, e_data: Tensor, e_negatives: Tensor, quantities: Quantities) -> None:
         """Updates the energy, given the energies of data and negatives, (n,), and adds to the quantities."""
         config = self.config
-        quantities |= {"energy_data": e_data.mean().item(), "energy_negatives": e_negatives.mean().item()}
-        loss = e_data.mean() - e_negatives.mean()
-        quantities["energy_loss"] = loss.item()
+        of_data, of_negatives = e_data.mean(), e_negatives.mean()
+        loss = of_data - of_negatives
+        quantities |= {"energy_data": of_data.detach(), "energy_negatives": of_negatives.detach()}
+        quantities["energy_loss"] = loss.detach()
         if config.energy_penalty > 0:
             loss = loss + config.energy_penalty * (e_data.square().mean() + e_negatives.square().mean())
         penalty = self.task.penalty(self.energy, config)
@@ -125,5 +133,5 @@ class EnergyTrainer(Trainer):
     def restore(self, path: Path, saved: Checkpoint) -> dict[str, Tensor]:
         tensors = super().restore(path, saved)
         if self.chains is not None:
-            self.chains = tensors[self.chains_name]
+            self.chains = tensors[self.chains_name].to(self.device)
         return tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from svgdx.experiments.eb_gfn.results import write_results
 from svgdx.experiments.eb_gfn.tasks import load_task
 from svgdx.experiments.eb_gfn.train import trainer_of
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.folder import RunFolder
+from svgdx.experiments.run.folder import RunFolder, localised
 from svgdx.experiments.run.settings import chosen_options
 
 
@@ -35,7 +36,9 @@ def run(path: Path, chosen: Path | None, options: dict[str, Any]) -> int:
     """
     folder = RunFolder.reopen(path, "eb-gfn")
     config = EBGFNConfig.from_yaml(folder.config)
-    settings = EvaluationSettings.for_data(config.data, options)
+    settings = localised(EvaluationSettings.for_data(config.data, options))
+    # The model computes where the evaluation does, not where it was trained.
+    config = dataclasses.replace(config, device=settings.device)
     torch.set_num_threads(settings.threads)
     checkpoint = folder.load(chosen)
     if checkpoint is None:

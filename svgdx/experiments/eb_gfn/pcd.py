@@ -7,6 +7,7 @@ from torch import Tensor
 
 from svgdx.experiments.eb_gfn.base import EVALUATION, PROPOSAL, START, EnergyTrainer
 from svgdx.experiments.run import parallel
+from svgdx.experiments.run.compute.guard import Quantities
 from svgdx.experiments.run.loop import stream
 from svgdx.samplers import gibbs_sweep, gwg_step
 
@@ -18,23 +19,23 @@ class PCDTrainer(EnergyTrainer):
     """
 
     def build(self) -> None:
-        base = self.task.base()
+        base = self.task.base().cpu()
         generator = None if parallel.main() else stream(self.config.seed, 0, START)
         uniform = torch.rand(self.config.chains or self.config.batch, self.task.dim, generator=generator)
-        self.chains = (uniform < base).to(torch.int8)
+        self.chains = (uniform < base).to(self.device, torch.int8)
 
-    def negatives(self, data: Tensor, quantities: dict[str, float]) -> tuple[Tensor, Tensor]:
+    def negatives(self, data: Tensor, quantities: Quantities) -> tuple[Tensor, Tensor]:
         config = self.config
         assert self.chains is not None
         before = self.chains
         self.chains = self.moved(before, config.sweeps if config.sampler == "pcd-gibbs" else config.flips, PROPOSAL)
-        quantities["changed"] = (self.chains != before).float().mean().item()
+        quantities["changed"] = (self.chains != before).float().mean()
         e_data, e_chains = self.energy(torch.cat([data, self.chains]).float()).split([len(data), len(before)])
         return e_data, e_chains
 
     def moved(self, chains: Tensor, count: int, purpose: int) -> Tensor:
         """The chains (n, D) after `count` sweeps of Gibbs sampling, or flips proposed by GWG."""
-        generator = stream(self.config.seed, self.step, purpose)
+        generator = stream(self.config.seed, self.step, purpose, device=self.device)
         self.energy.requires_grad_(False)
         if self.config.sampler == "pcd-gibbs":
             moved = gibbs_sweep(self.energy, chains, generator, count)

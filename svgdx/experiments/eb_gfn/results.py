@@ -131,7 +131,7 @@ def _annealed(trainer: EnergyTrainer, points: Tensor, settings: EvaluationSettin
         trainer.task.base(),
         settings.ais_temperatures,
         settings.ais_chains,
-        torch.Generator().manual_seed(settings.seed + _AIS),
+        torch.Generator(trainer.device).manual_seed(settings.seed + _AIS),
         settings.ais_transition,
         settings.ais_steps,
     )

@@ -14,6 +14,7 @@ from svgdx.experiments.data import binary, ising, plane
 from svgdx.experiments.eb_gfn import plots
 from svgdx.experiments.eb_gfn.config import SYNTHETIC, EBGFNConfig
 from svgdx.experiments.metrics.bits import neg_log_rmse
+from svgdx.experiments.run.compute.device import torch_device
 from svgdx.experiments.run.figures import sample_paths, write_sample_grid
 
 # Seeds of what is the same in all runs, so that their results can be compared.
@@ -21,7 +22,7 @@ _DATA_SEED, _HELD_OUT_SEED, _MEAN_SEED = 1, 2, 3
 
 
 class Task(Protocol):
-    """Data in {0, 1}^D, int8, and how a model of it is built, measured and drawn.
+    """Data in {0, 1}^D, int8, on the device of the run, and how a model of it is built, measured and drawn.
 
     Attributes:
         dim: D.
@@ -40,10 +41,10 @@ class Task(Protocol):
         """At most `count` data points that the model has not seen, (count, D), int8."""
 
     def base(self) -> Tensor:
-        """The mean of the data's bits, (D,), moved inside (0, 1)."""
+        """The mean of the data's bits, (D,), moved inside (0, 1), on the device of the run."""
 
     def energy(self, config: EBGFNConfig) -> nn.Module:
-        """A new energy."""
+        """A new energy, on the CPU."""
 
     def penalty(self, energy: nn.Module, config: EBGFNConfig) -> Tensor | None:
         """A term of the energy's loss that belongs to the data; None if there is none."""
@@ -61,13 +62,13 @@ class Synthetic2D:
     dim = plane.BITS
     pictured = 4000
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.name, self.device = name, device
         self.entropy: float | None = plane.ENTROPY[name]
         self.quantizer = plane.Quantizer(name)
 
     def batch(self, count: int, seed: int) -> Tensor:
-        return self.quantizer.encode(plane.sample_2d(self.name, count, np.random.default_rng(seed)))
+        return self.quantizer.encode(plane.sample_2d(self.name, count, np.random.default_rng(seed))).to(self.device)
 
     def held_out(self, count: int, seed: int) -> Tensor:
         return self.batch(count, seed)
@@ -90,7 +91,8 @@ class Synthetic2D:
         side = np.linspace(-1, 1, 160) * min(np.abs(data).max() * 1.1, 0.999 * self.quantizer.limit)
         grid = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
         with torch.no_grad():
-            density = -energy(self.quantizer.encode(grid).float()).reshape(len(side), len(side)).numpy()
+            log_density = -energy(self.quantizer.encode(grid).to(self.device).float())
+        density = log_density.reshape(len(side), len(side)).cpu().numpy()
         plots.planes(folder, step, data, decode(samples), density, side)
 
 
@@ -100,18 +102,18 @@ class Ising:
     pictured = 2
     entropy: float | None = None
 
-    def __init__(self, side: int, sigma: float, count: int) -> None:
-        self.dim = side * side
+    def __init__(self, side: int, sigma: float, count: int, device: torch.device) -> None:
+        self.dim, self.device = side * side, device
         self.true = ising.true_coupling(side, sigma)
-        self.data = ising.sample_ising(self.true, count, _DATA_SEED)
+        self.data = ising.sample_ising(self.true, count, _DATA_SEED).to(device)
         self._held_out: Tensor | None = None
 
     def batch(self, count: int, seed: int) -> Tensor:
-        return self.data[random_rows(len(self.data), count, torch.Generator().manual_seed(seed))]
+        return self.data[random_rows(len(self.data), count, torch.Generator(self.device).manual_seed(seed))]
 
     def held_out(self, count: int, seed: int) -> Tensor:
         if self._held_out is None:
-            self._held_out = ising.sample_ising(self.true, len(self.data), _HELD_OUT_SEED)
+            self._held_out = ising.sample_ising(self.true, len(self.data), _HELD_OUT_SEED).to(self.device)
         return self._held_out[:count]
 
     def base(self) -> Tensor:
@@ -124,10 +126,10 @@ class Ising:
         return config.energy_l1 * coupling_of(energy).abs().sum() if config.energy_l1 > 0 else None
 
     def measure(self, energy: nn.Module) -> dict[str, float]:
-        return {"neg_log_rmse": neg_log_rmse(coupling_of(energy).detach(), self.true)}
+        return {"neg_log_rmse": neg_log_rmse(coupling_of(energy).detach().cpu(), self.true)}
 
     def picture(self, folder: Path, step: int, samples: Tensor, energy: nn.Module) -> None:
-        plots.couplings(folder, step, coupling_of(energy).detach().numpy(), self.true.numpy())
+        plots.couplings(folder, step, coupling_of(energy).detach().cpu().numpy(), self.true.numpy())
 
 
 class Images:
@@ -136,13 +138,13 @@ class Images:
     pictured = 100
     entropy: float | None = None
 
-    def __init__(self, name: str, root: str | None, binarisation: str) -> None:
-        self.images = binary.load_binary_images(name, root)
+    def __init__(self, name: str, root: str | None, binarisation: str, device: torch.device) -> None:
+        self.images = binary.load_binary_images(name, root).to(device)
         self.binarisation = binarisation
         self.dim = self.images.train.shape[1]
 
     def batch(self, count: int, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(self.images.train.device).manual_seed(seed)
         rows = random_rows(len(self.images.train), count, generator)
         return self.images.batch(rows, self.binarisation, generator)
 
@@ -154,7 +156,7 @@ class Images:
 
     def energy(self, config: EBGFNConfig) -> nn.Module:
         widths = config.energy_hidden, config.energy_depth
-        return DiscreteMLPEnergy(self.dim, *widths, config.energy_activation, self.base())
+        return DiscreteMLPEnergy(self.dim, *widths, config.energy_activation, self.base().cpu())
 
     def penalty(self, energy: nn.Module, config: EBGFNConfig) -> Tensor | None:
         return None
@@ -176,8 +178,8 @@ def smoothed_mean(bits: Tensor) -> Tensor:
 
 
 def random_rows(rows: int, count: int, generator: torch.Generator) -> Tensor:
-    """Indices of `count` rows, drawn with replacement: (count,), int64."""
-    return torch.randint(rows, (count,), generator=generator)
+    """Indices of `count` rows, drawn with replacement, on the device of the generator: (count,), int64."""
+    return torch.randint(rows, (count,), generator=generator, device=generator.device)
 
 
 def coupling_of(energy: nn.Module) -> Tensor:
@@ -188,8 +190,9 @@ def coupling_of(energy: nn.Module) -> Tensor:
 
 def load_task(config: EBGFNConfig) -> Task:
     """The data set of a run. Raises UsageError if its files are missing or cannot be read."""
+    device = torch_device(config.device)
     if config.data in SYNTHETIC:
-        return Synthetic2D(config.data)
+        return Synthetic2D(config.data, device)
     if config.data == "ising":
-        return Ising(config.side, config.sigma, config.samples)
-    return Images(config.data, config.data_root, config.binarisation)
+        return Ising(config.side, config.sigma, config.samples, device)
+    return Images(config.data, config.data_root, config.binarisation, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -67,7 +68,8 @@ def run(
     if not parallel.main():
         return 0
     if config.final_points > 0:
-        options = {"points": config.final_points, "paths": config.eval_paths, "ais_temperatures": 0}
+        options: dict[str, Any] = {"points": config.final_points, "paths": config.eval_paths, "ais_temperatures": 0}
+        options["device"] = config.device
         settings = EvaluationSettings.for_data(config.data, options)
         try:
             with signals() as stop:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from svgdx import gflownets
 from svgdx.experiments.eb_gfn.base import ACCEPTANCE, DATA, EVALUATION, LENGTH, PROPOSAL, ROLLOUT, EnergyTrainer
-from svgdx.experiments.run.adam import descend
+from svgdx.experiments.run.compute.adam import descend
+from svgdx.experiments.run.compute.guard import Quantities, Quantity
 from svgdx.experiments.run.parallel import check_finite
 from svgdx.gflownets import Proposal, Trajectories, void_states
 
@@ -44,27 +45,30 @@ class EBGFNTrainer(EnergyTrainer):
         )
         self.log_z = LogZ()
         self.modules |= {"policy": self.policy, "log_z": self.log_z}
-        groups = [{"params": list(self.policy.parameters()), "lr": config.policy_lr}]
         self.flow: nn.Module | None = None
         if config.loss in ("db", "subtb"):
             self.flow = gflownets.MLPFlow(dim, config.hidden, config.depth)
             self.modules["flow"] = self.flow
-            groups.append({"params": list(self.flow.parameters()), "lr": config.policy_lr})
-        if config.loss == "tb":
-            groups.append({"params": [self.log_z.value], "lr": config.log_z_lr})
-        self.policy_adam = torch.optim.Adam(groups, fused=True)
-        self.optimisers["policy_adam"] = self.policy_adam
         self.averaged = copy.deepcopy(self.policy) if config.ema > 0 else self.policy
         if config.ema > 0:
             self.modules["averaged"] = self.averaged.requires_grad_(False)
         if config.negatives == "persistent":
             self.chains = self.task.batch(config.chains or config.batch, self.seed(DATA))
 
-    def negatives(self, data: Tensor, quantities: dict[str, float]) -> tuple[Tensor, Tensor]:
+    def add_optimisers(self) -> None:
+        config = self.config
+        groups = [{"params": list(self.policy.parameters()), "lr": config.policy_lr}]
+        if self.flow is not None:
+            groups.append({"params": list(self.flow.parameters()), "lr": config.policy_lr})
+        if config.loss == "tb":
+            groups.append({"params": [self.log_z.value], "lr": config.log_z_lr})
+        self.optimisers["policy_adam"] = self.policy_adam = torch.optim.Adam(groups, fused=True)
+
+    def negatives(self, data: Tensor, quantities: Quantities) -> tuple[Tensor, Tensor]:
         self._train_policy(data, quantities)
         config = self.config
         if config.negatives == "scratch":
-            void = void_states(len(data), self.task.dim)
+            void = void_states(len(data), self.task.dim, self.device)
             x = gflownets.rollout(self.policy, self.task.dim, self.seed(PROPOSAL), forward_from=void).final
             energies = self.energy(torch.cat([data, x]).float())
             return energies[: len(data)], energies[len(data) :]
@@ -93,14 +97,14 @@ class EBGFNTrainer(EnergyTrainer):
             e_old = torch.where(accepted, e_new, e_old)
         return x
 
-    def _accepted(self, proposal: Proposal, e_old: Tensor, e_new: Tensor, move: int) -> tuple[Tensor, Tensor, float]:
+    def _accepted(self, proposal: Proposal, e_old: Tensor, e_new: Tensor, move: int) -> tuple[Tensor, Tensor, Quantity]:
         """The next states, whether each was moved, and the mean acceptance probability."""
         if self.config.mh == "none":
-            return proposal.x_new, torch.ones(len(proposal.x), dtype=torch.bool), 1.0
+            return proposal.x_new, torch.ones(len(proposal.x), dtype=torch.bool, device=self.device), 1.0
         x_next, accepted, probability = gflownets.accept(
             proposal, -e_old.detach(), -e_new.detach(), self.seed(ACCEPTANCE) + move, self.config.mh
         )
-        return x_next, accepted, probability.mean().item()
+        return x_next, accepted, probability.mean()
 
     def _k(self) -> int:
         """K of this iteration: the number of entries that a move erases and fills again."""
@@ -112,13 +116,13 @@ class EBGFNTrainer(EnergyTrainer):
             return int(np.random.default_rng(self.seed(LENGTH, shared=True)).integers(1, most + 1))
         return max(1, min(dim, dim * self.step // config.warmup))
 
-    def _train_policy(self, data: Tensor, quantities: dict[str, float]) -> None:
+    def _train_policy(self, data: Tensor, quantities: Quantities) -> None:
         config, dim = self.config, self.task.dim
         trajectories = gflownets.rollout(
             self.policy,
             dim,
             self.seed(ROLLOUT),
-            forward_from=void_states(config.batch, dim) if config.back_ratio < 1 else None,
+            forward_from=void_states(config.batch, dim, self.device) if config.back_ratio < 1 else None,
             backward_from=data if config.back_ratio > 0 else None,
             temperature=config.temperature,
             epsilon=config.epsilon,
@@ -126,16 +130,16 @@ class EBGFNTrainer(EnergyTrainer):
         )
         with torch.no_grad():
             log_reward = -self.energy(trajectories.final.float())
-        check_finite(self.step, {"log_reward": log_reward.abs().amax().item()})
+        check_finite(self.step, {"log_reward": log_reward.abs().amax()})
         losses = self._losses(trajectories, log_reward)
         forward = config.batch if config.back_ratio < 1 else 0
         weights = torch.full_like(losses, config.back_ratio / config.batch)
         weights[:forward] = (1 - config.back_ratio) / config.batch
         loss = (weights * losses).sum()
-        quantities["policy_loss"] = loss.item()
+        quantities["policy_loss"] = loss.detach()
         check_finite(self.step, quantities)
         quantities |= descend(self.step, self.policy_adam, loss, "policy", config.clip)
-        quantities["log_z"] = self.log_z.value.item()
+        quantities["log_z"] = self.log_z.value.detach().clone()
         if config.ema > 0:
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.averaged.parameters()), list(self.policy.parameters()), 1 - config.ema)
@@ -160,7 +164,7 @@ class EBGFNTrainer(EnergyTrainer):
         return gflownets.sub_trajectory_balance(log_pf, log_pb, log_flow, log_reward, config.sub_lambda)
 
     def samples(self, count: int) -> Tensor:
-        void = void_states(count, self.task.dim)
+        void = void_states(count, self.task.dim, self.device)
         return gflownets.rollout(self.averaged, self.task.dim, self.seed(EVALUATION), forward_from=void).final
 
     def measure(self) -> dict[str, float]:

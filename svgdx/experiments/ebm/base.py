@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -27,7 +28,7 @@ class ImageTrainer(Trainer):
 
     Args:
         config: settings of the run.
-        images: the data set.
+        images: the data set, on the CPU; training images move to the device of the settings once.
         distances: what an evaluation measures.
     """
 
@@ -35,8 +36,9 @@ class ImageTrainer(Trainer):
     chains_name = "buffer/chains"
 
     def __init__(self, config: EBMConfig, images: Images, distances: ImageDistances) -> None:
-        super().__init__(config, config.steps)
-        self.config, self.images, self.distances = config, images, distances
+        super().__init__(config, config.steps, config.device)
+        self.config, self.distances = config, distances
+        self.images = dataclasses.replace(images, train=images.train.to(self.device))
 
     def samples(self, count: int, generator: torch.Generator) -> Tensor:
         """Samples of the model in its present state, (count, D)."""

@@ -15,7 +15,9 @@ from svgdx.experiments.data.images import Images
 from svgdx.experiments.ebm.base import CLIP, START, TRAIN, ImageTrainer
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.metrics.images import ImageDistances
-from svgdx.experiments.run.adam import descend
+from svgdx.experiments.run.compute.adam import descend
+from svgdx.experiments.run.compute.generators import seeded
+from svgdx.experiments.run.compute.guard import Quantities
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.loop import stream
 from svgdx.experiments.run.parallel import check_finite
@@ -83,8 +85,7 @@ class Glow(nn.Module):
     @torch.no_grad()
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Samples (count, D). normflows draws from torch's global generator, whose state is restored."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        with seeded(int(torch.randint(2**62, (), generator=generator)), next(self.parameters()).device):
             samples: Tensor = self.flow.sample(count)[0]
         return samples.flatten(1)
 
@@ -110,19 +111,20 @@ class GlowTrainer(ImageTrainer):
     def __init__(self, config: EBMConfig, images: Images, distances: ImageDistances) -> None:
         super().__init__(config, images, distances)
         start = stream(config.seed, 0, START, shared=True)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(start.initial_seed())
-            self.glow = Glow(images.shape, config.glow_blocks, config.glow_width, self.noisy_images(256, start))
-        self.adam = torch.optim.Adam(self.glow.parameters(), config.glow_lr)
+        first = self.noisy_images(256, start).cpu()
+        with seeded(start.initial_seed()):
+            self.glow = Glow(images.shape, config.glow_blocks, config.glow_width, first)
+        self.glow.to(self.device)
+        self.adam = torch.optim.Adam(self.glow.parameters(), config.glow_lr, fused=True)
         self.modules = {"glow": self.glow}
         self.optimisers = {"glow_adam": self.adam}
 
-    def update(self) -> dict[str, float]:
+    def update(self) -> Quantities:
         self.step += 1
         config = self.config
         real = self.noisy_images(config.batch * config.particles, stream(config.seed, self.step, TRAIN))
         loss = -self.glow.log_prob(real).mean()
-        quantities = {"noise": self.noise(), "nll": loss.item()}
+        quantities: Quantities = {"noise": self.noise(), "nll": loss.detach()}
         check_finite(self.step, quantities)
         for group in self.adam.param_groups:
             group["lr"] = self.learning_rate(config.glow_lr)

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from svgdx.experiments.ebm.base import CLIP
 from svgdx.experiments.ebm.config import EBMConfig
-from svgdx.experiments.run.adam import descend
+from svgdx.experiments.run.compute.adam import descend
+from svgdx.experiments.run.compute.guard import Quantities
 from svgdx.experiments.run.parallel import check_finite
+from svgdx.ops import median_distance
 from svgdx.samplers import (
     RBF,
     SVGD,
@@ -40,7 +42,7 @@ class Negatives(Protocol):
     modules: dict[str, nn.Module]
     optimisers: dict[str, torch.optim.Optimizer]
 
-    def draw(self, energy: nn.Module, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def draw(self, energy: nn.Module, step: int, generator: torch.Generator) -> tuple[Tensor, Quantities]:
         """Draws the samples of an update, (batch * particles, D), detached, and returns quantities to log with them."""
 
     def sample(self, energy: nn.Module, count: int, generator: torch.Generator) -> Tensor:
@@ -56,15 +58,15 @@ class LangevinNegatives:
         self.modules: dict[str, nn.Module] = {} if self.buffer is None else {"buffer": self.buffer}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
 
-    def draw(self, energy: nn.Module, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def draw(self, energy: nn.Module, step: int, generator: torch.Generator) -> tuple[Tensor, Quantities]:
         config, count = self.config, self.config.batch * self.config.particles
         if self.buffer is None:
             start = torch.randn(count, self.dim, generator=generator)
         else:
             rows, start = self.buffer.draw(count, config.restart, generator)
         run = langevin(energy, start, config.svgd_steps, config.langevin_step, config.langevin_noise, generator)
-        quantities = {"score_norm": float(run.score_norm), "steps": float(config.svgd_steps)}
-        check_finite(step, quantities | {"samples": float(run.x.square().mean())})
+        quantities: Quantities = {"score_norm": run.score_norm, "steps": float(config.svgd_steps)}
+        check_finite(step, quantities | {"samples": run.x.square().mean()})
         if self.buffer is not None:
             self.buffer.keep(rows, run.x)
         return run.x, quantities
@@ -84,14 +86,14 @@ class SVGDNegatives:
     Every `sampler_every`-th draw also updates the sampler, through randomly chosen steps.
     """
 
-    def __init__(self, config: EBMConfig, energy: nn.Module, train: Tensor) -> None:
+    def __init__(self, config: EBMConfig, energy: nn.Module, train: Tensor, device: torch.device) -> None:
         self.config = config
-        self.sampler = sampler_of(config, energy, train)
+        self.sampler = sampler_of(config, energy, train).to(device)
         self.adam = torch.optim.Adam(self.sampler.parameters(), config.sampler_lr, betas=(0.5, 0.9), fused=True)
         self.modules: dict[str, nn.Module] = {"sampler": self.sampler}
         self.optimisers: dict[str, torch.optim.Optimizer] = {"sampler_adam": self.adam}
 
-    def draw(self, energy: nn.Module, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def draw(self, energy: nn.Module, step: int, generator: torch.Generator) -> tuple[Tensor, Quantities]:
         config = self.config
         learns = config.attached_steps > 0 and step % config.sampler_every == 0
         attached: frozenset[int] = frozenset()
@@ -108,9 +110,9 @@ class SVGDNegatives:
         quantities = chain_quantities(chain, self.sampler, generator)
         check_finite(step, quantities)
         # A reference for the bandwidth, learnt or not.
-        quantities["sigma_median"] = median_bandwidth(chain.x.detach()[0], config.particles)
+        quantities["sigma_median"] = median_distance(chain.x.detach()[0]) / math.sqrt(2 * math.log(config.particles))
         loss = (chain.log_q - energy(chain.x)).mean()
-        quantities["sampler_loss"] = loss.item()
+        quantities["sampler_loss"] = loss.detach()
         check_finite(step, quantities)
         if learns:
             quantities |= descend(step, self.adam, loss, "sampler", CLIP)
@@ -148,30 +150,30 @@ def sampler_of(config: EBMConfig, energy: nn.Module, train: Tensor) -> SVGD:
     )
 
 
-def chain_quantities(chain: Chain, sampler: SVGD, generator: torch.Generator) -> dict[str, float]:
+def chain_quantities(chain: Chain, sampler: SVGD, generator: torch.Generator) -> Quantities:
     """The quantities of a chain that are logged: entropy in nats, number of steps, and those of the steps.
 
     Quantities of the steps are means over the steps; eps_bound is the smallest, or that at the last particles if the
     sampler has no bound. A chain that stopped at once has none of them.
     """
-    quantities = {"entropy": float(chain.entropy().detach().mean()), "steps": float(chain.length.double().mean())}
+    quantities: Quantities = {"entropy": chain.entropy().detach().mean(), "steps": chain.length.double().mean()}
     if not chain.steps:
         return quantities
     history = chain.history()
-    quantities |= {name: float(history[name].mean()) for name in ("score_norm", "sigma", "eps", "trace", "discrepancy")}
+    quantities |= {name: history[name].mean() for name in ("score_norm", "sigma", "eps", "trace", "discrepancy")}
     bounded = sampler.bound != "none"
-    quantities["eps_bound"] = float(history["eps_bound"].min()) if bounded else last_bound(chain, sampler, generator)
+    quantities["eps_bound"] = history["eps_bound"].min() if bounded else last_bound(chain, sampler, generator)
     if isinstance(sampler.control, MetropolisHastings):
+        rejection = 1 - history["acceptance"].nanmean()
         # With epsilon-greedy control, steps that were not corrected, possibly all, have no acceptance.
-        corrected = history["acceptance"][~history["acceptance"].isnan()]
-        if corrected.numel():
-            quantities["mh_rejection"] = 1 - float(corrected.mean())
+        if not isinstance(sampler.control, EpsilonGreedy) or bool(rejection.isfinite()):
+            quantities["mh_rejection"] = rejection
     return quantities
 
 
-def last_bound(chain: Chain, sampler: SVGD, generator: torch.Generator) -> float:
-    """eps_UB at the last particles, without the Hessian's term if the sampler omits it."""
+def last_bound(chain: Chain, sampler: SVGD, generator: torch.Generator) -> Tensor:
+    """eps_UB at the last particles, (), without the Hessian's term if the sampler omits it."""
     x = chain.x.detach()
     derivatives = sampler.target.derivatives(x, sampler.hessian, generator=generator)
     sqnorm = sampler.kernel.sqnorm(x, derivatives.score, chain.steps[-1].sigma, derivatives.probe, derivatives.hvp)
-    return float(step_bound(sqnorm).min())
+    return step_bound(sqnorm).min()

@@ -15,6 +15,7 @@ from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.ebm.trainer import EBMTrainer
 from svgdx.experiments.metrics.images import ImageDistances
 from svgdx.experiments.run import loop, parallel
+from svgdx.experiments.run.compute.device import torch_device
 from svgdx.experiments.run.figures import warn_if_unwritten
 from svgdx.experiments.run.folder import RunFolder, open_run
 from svgdx.experiments.run.loop import INTERRUPTED
@@ -34,7 +35,8 @@ def load_task(config: EBMConfig) -> Task:
     if config.sampler == "glow":
         glow.require()
     images = load_images(config.data, config.data_root, labels=True)
-    return Task(images, ImageDistances(images, config.data, config.data_root, config.inception_weights))
+    source = config.data, config.data_root, config.inception_weights
+    return Task(images, ImageDistances(images, *source, torch_device(config.device)))
 
 
 def trainer_of(config: EBMConfig, task: Task) -> ImageTrainer:

@@ -11,7 +11,9 @@ from svgdx.experiments.ebm.base import CLIP, START, TRAIN, ImageTrainer
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.ebm.negatives import LangevinNegatives, Negatives, SVGDNegatives
 from svgdx.experiments.metrics.images import ImageDistances
-from svgdx.experiments.run.adam import descend
+from svgdx.experiments.run.compute.adam import descend
+from svgdx.experiments.run.compute.generators import seeded
+from svgdx.experiments.run.compute.guard import Quantities
 from svgdx.experiments.run.loop import stream
 from svgdx.experiments.run.parallel import check_finite
 
@@ -27,20 +29,21 @@ class EBMTrainer(ImageTrainer):
     def __init__(self, config: EBMConfig, images: Images, distances: ImageDistances) -> None:
         super().__init__(config, images, distances)
         start = stream(config.seed, 0, START, shared=True)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(start.initial_seed())
+        # Made on the CPU, so that its parameters are the same on every device.
+        with seeded(start.initial_seed()):
             self.energy = energy_of(config, images.shape)
+        self.energy.to(self.device)
         self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, betas=(0.0, 0.999), fused=True)
-        self.negatives = self._negatives(stream(config.seed, 0, START))
+        self.negatives = self._negatives(images.train, stream(config.seed, 0, START))
         self.modules = {"energy": self.energy, **self.negatives.modules}
         self.optimisers = {"energy_adam": self.energy_adam, **self.negatives.optimisers}
 
-    def _negatives(self, generator: torch.Generator) -> Negatives:
+    def _negatives(self, train: Tensor, generator: torch.Generator) -> Negatives:
         if self.config.sampler == "langevin":
-            return LangevinNegatives(self.config, self.images.train, generator)
-        return SVGDNegatives(self.config, self.energy, self.images.train)
+            return LangevinNegatives(self.config, train, generator)
+        return SVGDNegatives(self.config, self.energy, train, self.device)
 
-    def update(self) -> dict[str, float]:
+    def update(self) -> Quantities:
         self.step += 1
         generator = stream(self.config.seed, self.step, TRAIN)
         self.energy.requires_grad_(False)
@@ -50,22 +53,23 @@ class EBMTrainer(ImageTrainer):
         self._update_energy(samples, generator, quantities)
         return quantities
 
-    def _update_energy(self, samples: Tensor, generator: torch.Generator, quantities: dict[str, float]) -> None:
+    def _update_energy(self, samples: Tensor, generator: torch.Generator, quantities: Quantities) -> None:
         config = self.config
         quantities["noise"] = self.noise()
         real = self.noisy_images(len(samples), generator)
         real.requires_grad_(config.gradient_penalty > 0)
         f_samples, f_data = self.energy(samples), self.energy(real)
-        loss = f_samples.mean() - f_data.mean()
-        quantities |= {"energy_samples": f_samples.mean().item(), "energy_data": f_data.mean().item()}
+        of_samples, of_data = f_samples.mean(), f_data.mean()
+        loss = of_samples - of_data
+        quantities |= {"energy_samples": of_samples.detach(), "energy_data": of_data.detach()}
         if "entropy" in quantities:
             # L of the class's docstring; the loss leaves the entropy out, which f does not change, and adds penalties.
-            quantities["objective"] = loss.item() + quantities["entropy"]
+            quantities["objective"] = loss.detach() + quantities["entropy"]
         loss = loss + config.energy_penalty * (f_samples.square().mean() + f_data.square().mean())
         if config.gradient_penalty > 0:
             (slope,) = torch.autograd.grad(f_data.sum(), real, create_graph=True)
             loss = loss + config.gradient_penalty * slope.square().sum(-1).mean()
-        quantities["energy_loss"] = loss.item()
+        quantities["energy_loss"] = loss.detach()
         check_finite(self.step, quantities)
         for group in self.energy_adam.param_groups:
             group["lr"] = self.learning_rate(config.energy_lr)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from svgdx.experiments.data.images import Images
 from svgdx.experiments.metrics.frechet import frechet_distance
+from svgdx.experiments.run.compute.generators import seeded
 
 # The classifier does not depend on the seed of the run, so that distances of all runs on one data set compare.
 SEED = 0
@@ -68,9 +69,9 @@ class FeatureDistance:
         """Squared Fréchet distance of samples (N, D), clipped to [-1, 1], in squared units of the features.
 
         It is not FID, which uses the features of Inception v3 trained on ImageNet. It compares only samples of the same
-        data set.
+        data set. The classifier is on the CPU, so that it is the same for runs on every device.
         """
-        return frechet_distance(_features(self.classifier, samples.clamp(-1, 1)), self.reference)
+        return frechet_distance(_features(self.classifier, samples.cpu().clamp(-1, 1)), self.reference)
 
 
 @torch.no_grad()
@@ -90,8 +91,7 @@ def train(images: Images, check_stop: Callable[[], None] = lambda: None) -> Feat
     if labels is None or held_out_labels is None:
         raise ValueError("features.train: images must have labels, but have none")
     generator = torch.Generator().manual_seed(SEED)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+    with seeded(SEED):
         classifier = Classifier(images.shape, int(labels.max()) + 1)
     adam = torch.optim.Adam(classifier.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, UPDATES)

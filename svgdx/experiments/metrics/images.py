@@ -34,14 +34,22 @@ class ImageDistances:
         name: its name, see :func:`svgdx.experiments.data.images.load_images`.
         root: its folder.
         inception_weights: file of torch-fidelity's Inception weights; None measures no FID.
+        device: where Inception computes.
 
     Raises:
         UsageError: torch-fidelity or its weights are missing.
     """
 
-    def __init__(self, images: Images, name: str, root: str | None, inception_weights: str | None = None) -> None:
+    def __init__(
+        self,
+        images: Images,
+        name: str,
+        root: str | None,
+        inception_weights: str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.images, self._source = images, (name, root)
-        self.inception = None if inception_weights is None else Inception(Path(inception_weights), images)
+        self.inception = None if inception_weights is None else Inception(Path(inception_weights), images, device)
 
     def features(self, check_stop: Callable[[], None] = lambda: None) -> features.FeatureDistance:
         """The distance in features, trained on first use, so that a rank that does not evaluate never trains it.
@@ -72,6 +80,7 @@ class Inception:
     Args:
         weights: file of torch-fidelity's Inception weights, weights-inception-2015-12-05-6726825d.pth.
         images: colour images.
+        device: where Inception computes.
 
     Raises:
         UsageError: torch-fidelity is not installed, the images are not in colour, or the file holds other content.
@@ -79,7 +88,7 @@ class Inception:
     Source: Heusel et al., NeurIPS 2017; Obukhov et al., torch-fidelity.
     """
 
-    def __init__(self, weights: Path, images: Images) -> None:
+    def __init__(self, weights: Path, images: Images, device: torch.device | str = "cpu") -> None:
         try:
             from torch_fidelity import metric_fid
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -90,11 +99,12 @@ class Inception:
         try:
             # torch-fidelity unpickles the file unchecked, so check first that it holds nothing but tensors.
             torch.load(weights, weights_only=True)
-            self._extract = FeatureExtractorInceptionV3("inception-v3-compat", [_LAYER], str(weights))
+            extract = FeatureExtractorInceptionV3("inception-v3-compat", [_LAYER], str(weights))
         except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
             raise UsageError(
                 f"--inception-weights: {weights} is not a valid Inception weights file: {error}"
             ) from error
+        self._extract, self._device = extract.to(device), device
         self._shape, self._fid = images.shape, metric_fid
         self._reference = self._statistics(images.held_out)
 
@@ -106,4 +116,5 @@ class Inception:
     @torch.no_grad()
     def _statistics(self, images: Tensor) -> Any:
         pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).view(-1, *self._shape)
-        return self._fid.fid_features_to_statistics(torch.cat([self._extract(batch)[0] for batch in pixels.split(50)]))
+        outputs = [self._extract(batch.to(self._device))[0].cpu() for batch in pixels.split(50)]
+        return self._fid.fid_features_to_statistics(torch.cat(outputs))

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from svgdx.experiments.rl.checkpoint import RLCheckpoint
 from svgdx.experiments.rl.config import RLConfig
 from svgdx.experiments.run.checkpoint import Checkpoint
+from svgdx.experiments.run.compute.generators import seeded
 from svgdx.experiments.run.errors import StopRequested, require_finite, require_finite_tensors
 from svgdx.experiments.run.folder import RunFolder
 from svgdx.experiments.run.loop import stream_seed
@@ -99,9 +100,9 @@ class Learner:
         """Entropy of the policy over the newest states, in nats of an action in [-1, 1]; SteinSAC logs its own."""
         buffer = self.model.replay_buffer
         newest = (buffer.pos - 1 - np.arange(min(buffer.size(), self.config.batch))) % buffer.buffer_size
-        states = torch.as_tensor(buffer.observations[newest, 0], dtype=torch.float32)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(stream_seed(self.config.seed, self.step, ENTROPY))
+        device = self.model.device
+        states = torch.as_tensor(buffer.observations[newest, 0], dtype=torch.float32, device=device)
+        with seeded(stream_seed(self.config.seed, self.step, ENTROPY), device), torch.no_grad():
             return -float(self.model.actor.action_log_prob(states)[1].mean())
 
 
@@ -163,8 +164,7 @@ def evaluate(
         The return of each episode, in units of reward, and its length in steps.
     """
     env.seed(seed % 2**31)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, model.device):
         returns, lengths = evaluate_policy(
             model, env, episodes, deterministic=deterministic, callback=callback, return_episode_rewards=True
         )

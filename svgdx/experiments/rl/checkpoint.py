@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from svgdx.experiments.rl import environment as rl_environment
 from svgdx.experiments.run.checkpoint import Checkpoint, sync, write_atomically
+from svgdx.experiments.run.compute import generators
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.folder import RunFolder
 
@@ -49,13 +50,12 @@ class RLCheckpoint(Checkpoint):
     @classmethod
     def of(cls, model: Any, env: DummyVecEnv, seconds: float) -> RLCheckpoint:
         """The present state of an algorithm, its environment and the generators."""
-        generators = {
-            "torch": torch.get_rng_state(),
+        saved = generators.states(model.device) | {
             "numpy": np.random.get_state(),  # noqa: NPY002
             "action_space": model.action_space.np_random.bit_generator.state,
         }
         state = cls(model.num_timesteps, 0, model.policy.state_dict(), seconds)
-        state.model, state.environment, state.generators = model, rl_environment.snapshot(env), generators
+        state.model, state.environment, state.generators = model, rl_environment.snapshot(env), saved
         return state
 
     def restore_buffer(self, buffer: ReplayBuffer) -> None:
@@ -68,7 +68,7 @@ class RLCheckpoint(Checkpoint):
     def restore_generators(self, model: Any) -> None:
         """Puts the states of torch's, NumPy's and the action space's generators back."""
         assert self.generators is not None
-        torch.set_rng_state(self.generators["torch"])
+        generators.restore(self.generators, model.device)
         # Stable-Baselines3 draws batches from NumPy's global generator.
         np.random.set_state(self.generators["numpy"])  # noqa: NPY002
         model.action_space.np_random.bit_generator.state = self.generators["action_space"]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from svgdx.activations import FROM_VALUE
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.settings import Settings, flag, option
+from svgdx.experiments.run.settings import Settings, device_option, flag, option
 from svgdx.samplers import BOUNDS, CONTROLS, DENSITIES, HESSIANS, HEURISTICS
 from svgdx.samplers.svgd import DIVISORS
 
@@ -131,6 +131,7 @@ class RLConfig(Settings):
     steps: int = option(1_000_000, "run", "steps of the environment, a multiple of --update-every", least=1)
     seed: int = option(0, "run", "seed of all random numbers")
     threads: int = option(1, "run", "CPU threads; 0 uses as many as torch does by default")
+    device: str = device_option()
     eval_every: int = option(1000, "run", "steps between evaluations", least=1)
     eval_episodes: int = option(10, "run", "episodes in an evaluation", least=1)
     log_every: int = option(1000, "run", "steps between lines of metrics.jsonl", least=1)
@@ -190,6 +191,7 @@ class RLEvaluationSettings(Settings):
     )  # fmt: skip
     seed: int = option(0, "evaluation", "seed of the episodes")
     threads: int = option(1, "evaluation", "CPU threads", least=1)
+    device: str = device_option("evaluation")
 
     @classmethod
     def for_environment(cls, env: str, options: dict[str, Any]) -> RLEvaluationSettings:

@@ -21,6 +21,7 @@ from svgdx.experiments.rl.checkpoint import MODEL, RLCheckpoint, RLFolder
 from svgdx.experiments.rl.config import RLConfig, RLEvaluationSettings
 from svgdx.experiments.run.checkpoint import write_atomically
 from svgdx.experiments.run.errors import UsageError
+from svgdx.experiments.run.folder import localised
 from svgdx.experiments.run.settings import chosen_options
 
 FORMATS = (".mp4", ".gif")
@@ -84,7 +85,9 @@ def run(path: Path, checkpoint: Path | None, video: Path | None, options: dict[s
     folder = RLFolder.reopen(path, "rl")
     folder.trusted = trust
     config = RLConfig.from_yaml(folder.config)
-    settings = RLEvaluationSettings.for_environment(config.env, options)
+    settings = localised(RLEvaluationSettings.for_environment(config.env, options))
+    # The model computes where the evaluation does, not where it was trained.
+    config = dataclasses.replace(config, device=settings.device)
     torch.set_num_threads(settings.threads)
     loaded = folder.load(checkpoint)
     if loaded is None:

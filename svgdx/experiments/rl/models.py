@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from svgdx.activations import ACTIVATIONS
 from svgdx.experiments.rl.config import STEIN, RLConfig
+from svgdx.experiments.run.compute.device import torch_device
 from svgdx.experiments.run.errors import UsageError
 from svgdx.rl import SACNF, SteinSAC, SteinSettings
 from svgdx.rl.policy import TEST_ACTIONS
@@ -77,7 +78,7 @@ def make(config: RLConfig, env: VecEnv) -> Any:
         "ent_coef": config.alpha if config.alpha_rule == "fixed" else f"auto_{config.alpha!r}",
         "target_entropy": "auto" if config.target_entropy is None else config.target_entropy,
         "seed": config.seed,
-        "device": "cpu",
+        "device": torch_device(config.device),
     }
     try:
         model = CLASSES[config.algo]("MlpPolicy", env, **_policy_arguments(config), **common)
@@ -114,4 +115,4 @@ def load(config: RLConfig, path: Path, env: VecEnv | None, reset: bool = True) -
         env: the environment to train on; None to act only.
         reset: whether a new episode begins when the training continues.
     """
-    return CLASSES[config.algo].load(path, env=env, device="cpu", force_reset=reset)
+    return CLASSES[config.algo].load(path, env=env, device=torch_device(config.device), force_reset=reset)

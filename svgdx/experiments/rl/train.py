@@ -16,8 +16,9 @@ from svgdx.experiments.rl import models
 from svgdx.experiments.rl.callback import EPISODE, Learner, RecorderCallback
 from svgdx.experiments.rl.checkpoint import MODEL, RLCheckpoint, RLFolder
 from svgdx.experiments.rl.config import RLConfig
-from svgdx.experiments.run import parallel
+from svgdx.experiments.run.compute.device import ranks_launched
 from svgdx.experiments.run.errors import DivergedError, StoppedError, StopRequested, UsageError
+from svgdx.experiments.run.folder import localised
 from svgdx.experiments.run.loop import INTERRUPTED, stream_seed
 from svgdx.experiments.run.recorder import Recorder, Stop, signals
 from svgdx.experiments.run.settings import chosen_options
@@ -27,7 +28,7 @@ EXPERIMENT = "rl"
 
 def main(options: argparse.Namespace) -> int:
     """Runs `svgdx train rl` and returns its exit code."""
-    if parallel.ranks_launched() > 1:
+    if ranks_launched() > 1:
         raise UsageError("it is not data-parallel: start it without torchrun")
     settings = chosen_options(options, RLConfig)
     return run(settings, options.out, options.seeds, options.resume, options.checkpoint, options.quiet, options.trust)
@@ -81,7 +82,7 @@ def _create(
     if chosen:
         raise UsageError("--checkpoint: only with --resume")
     config = RLConfig.from_options(settings)
-    config = models.resolved(dataclasses.replace(config, threads=config.threads or torch.get_num_threads()))
+    config = models.resolved(localised(config))
     # Made before the folders, so that a refused run leaves nothing behind.
     small = dataclasses.replace(config, buffer=1)
     env = rl_environment.make(config)

@@ -17,6 +17,7 @@ import torch
 
 from svgdx.experiments.run import checkpoint, parallel
 from svgdx.experiments.run.checkpoint import Checkpoint
+from svgdx.experiments.run.compute import device
 from svgdx.experiments.run.errors import StoppedError, UsageError
 from svgdx.experiments.run.settings import Settings, chosen_options, resumed
 
@@ -83,7 +84,7 @@ class RunFolder:
         Raises:
             UsageError: the run cannot continue with these options or from this checkpoint.
         """
-        config = resumed(cls.from_yaml(self.config), options)
+        config = localised(resumed(cls.from_yaml(self.config), options))
         self.load(chosen)
         return config
 
@@ -218,14 +219,20 @@ def open_run(
             return config, data, folder
         if options.checkpoint:
             raise UsageError("--checkpoint: only with --resume")
-        config = with_threads(cls.from_options(chosen))
+        config = localised(cls.from_options(chosen))
         data = load(config)
         if not parallel.main():
             return config, data, RunFolder(options.out, experiment)
         return config, data, RunFolder.create(options.out, config.to_yaml(), experiment)
 
 
-def with_threads(config: C) -> C:
-    """The settings with the number of threads that 0 stands for: torch's own."""
-    changes: dict[str, Any] = {} if getattr(config, "threads", 0) else {"threads": torch.get_num_threads()}
-    return dataclasses.replace(config, **changes)
+def localised(config: C) -> C:
+    """The settings with what they stand for on this machine: its device, and torch's number of threads for 0.
+
+    Raises UsageError if the machine does not have the device.
+    """
+    home: dict[str, Any] = {"device": device.resolved(getattr(config, "device", "cpu"))}
+    if getattr(config, "threads", 1) == 0:
+        home["threads"] = torch.get_num_threads()
+    names = {item.name for item in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{name: value for name, value in home.items() if name in names})

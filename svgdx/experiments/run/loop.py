@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from svgdx.experiments.run import checkpoint, parallel
 from svgdx.experiments.run.checkpoint import Checkpoint
+from svgdx.experiments.run.compute.device import torch_device
+from svgdx.experiments.run.compute.guard import Quantities
 from svgdx.experiments.run.folder import RunFolder
 from svgdx.experiments.run.recorder import Record, Recorder, RunOptions, named_divergence, signals
 
@@ -24,6 +26,7 @@ class Trainer:
     Args:
         options: when to log, to evaluate and to save.
         last_step: number of updates of the run.
+        device: where the run computes, see `svgdx.experiments.run.compute.device.torch_device`.
 
     Attributes:
         step: number of updates so far.
@@ -34,13 +37,13 @@ class Trainer:
 
     chains_name = ""
 
-    def __init__(self, options: RunOptions, last_step: int) -> None:
-        self.options, self.last_step = options, last_step
+    def __init__(self, options: RunOptions, last_step: int, device: str = "cpu") -> None:
+        self.options, self.last_step, self.device = options, last_step, torch_device(device)
         self.step, self.seconds = 0, 0.0
         self.modules: dict[str, nn.Module] = {}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
 
-    def update(self) -> dict[str, float]:
+    def update(self) -> Quantities:
         """Makes one update and returns its quantities.
 
         Raises DivergedError before any parameter takes in a value that is not finite.
@@ -90,9 +93,11 @@ def stream_seed(seed: int, step: int, purpose: int, shared: bool = False) -> int
     return int(words[0]) << 32 | int(words[1])
 
 
-def stream(seed: int, step: int, purpose: int, shared: bool = False) -> torch.Generator:
-    """A generator of random numbers seeded by `stream_seed`."""
-    return torch.Generator().manual_seed(stream_seed(seed, step, purpose, shared))
+def stream(
+    seed: int, step: int, purpose: int, shared: bool = False, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """A generator of random numbers on a device, seeded by `stream_seed`."""
+    return torch.Generator(device).manual_seed(stream_seed(seed, step, purpose, shared))
 
 
 def run(trainer: Trainer, folder: RunFolder, resume: bool, chosen: Path | None, quiet: bool) -> bool:

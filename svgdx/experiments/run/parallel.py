@@ -8,7 +8,7 @@ one rank, and nothing here communicates.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from svgdx.experiments.run.compute.device import local_rank, without_cuda
 from svgdx.experiments.run.errors import StoppedError, StopRequested, UsageError, require_finite
 
 T = TypeVar("T")
@@ -31,7 +32,10 @@ _reducers: WeakKeyDictionary[torch.optim.Optimizer, nn.Module] = WeakKeyDictiona
 
 @contextmanager
 def launched(timeout: float) -> Iterator[None]:
-    """Joins the ranks that torchrun started, with Gloo, and leaves them at the end. Does nothing without torchrun.
+    """Joins the ranks that torchrun started, and leaves them at the end. Does nothing without torchrun.
+
+    Tensors of the CPU and Python objects travel by Gloo, tensors of a GPU by NCCL. Each rank takes the GPU of its
+    LOCAL_RANK.
 
     Args:
         timeout: seconds that a rank waits for the others, here and in every exchange, before it fails.
@@ -48,7 +52,7 @@ def launched(timeout: float) -> Iterator[None]:
         store.set_timeout(wait)
         # torchrun keeps its store over restarts: a restarted rank must not see what the ranks before it left there.
         store = dist.PrefixStore(f"svgdx-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        dist.init_process_group("gloo", store=store, rank=number, world_size=count, timeout=wait)
+        dist.init_process_group(_backend(), store=store, rank=number, world_size=count, timeout=wait)
     except (RuntimeError, ValueError) as error:
         rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
         raise UsageError(f"rank {rank} of {size}: not all ranks joined within {timeout:g} s: {error}") from error
@@ -58,9 +62,12 @@ def launched(timeout: float) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def ranks_launched() -> int:
-    """The number of ranks that torchrun starts; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def _backend() -> str:
+    """The backends of the process group; also makes this rank's GPU the current one."""
+    if without_cuda() is not None or not dist.is_nccl_available():
+        return "gloo"
+    torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+    return "cpu:gloo,cuda:nccl"
 
 
 def restarted() -> bool:
@@ -112,10 +119,14 @@ def raise_together(error: Shared | None) -> None:
     raise kind(text if failed == 0 else f"rank {failed}: {text}") from error
 
 
-def check_finite(step: int, quantities: dict[str, float]) -> None:
-    """Raises DivergedError on every rank if a quantity of one rank is not finite. Waits for all ranks."""
+def check_finite(step: int, quantities: Mapping[str, float | Tensor]) -> None:
+    """Raises DivergedError on every rank if a quantity of one rank is not finite. Waits for all ranks.
+
+    Tensors of a GPU are left to `svgdx.experiments.run.compute.guard.Guard`, which does not wait for the GPU.
+    """
     with together():
-        require_finite(step, quantities)
+        present = quantities.items()
+        require_finite(step, {n: value for n, value in present if not isinstance(value, Tensor) or value.is_cpu})
 
 
 def from_main(value: T) -> T:
@@ -175,14 +186,15 @@ class _Carrier(nn.Module):
         parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         self.carried = nn.ParameterList(parameters)
         # The reducer warns if it looks for unused parameters and finds none.
-        self.unused = nn.Parameter(torch.zeros(()))
+        self.unused = nn.Parameter(torch.zeros((), device=parameters[0].device))
 
     def forward(self, loss: Tensor) -> Tensor:
         return loss
 
 
 def gathered_rows(rows: Tensor) -> Tensor:
-    """On rank 0 the rows of all P ranks in their order, (P N, ...); on other ranks their own, (N, ...)."""
+    """On rank 0 the rows of all P ranks in their order, (P N, ...); on other ranks their own, (N, ...); on the CPU."""
+    rows = rows.cpu()
     if size() == 1:
         return rows
     gathered = [torch.empty_like(rows) for _ in range(size())] if main() else None

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from svgdx.experiments.run import parallel
 from svgdx.experiments.run.checkpoint import Checkpoint
+from svgdx.experiments.run.compute.guard import Guard, Quantity, floats
 from svgdx.experiments.run.errors import DivergedError, StopRequested, require_finite_tensors
 from svgdx.experiments.run.folder import RunFolder
 
@@ -109,6 +110,7 @@ class Recorder:
         self.stopped = False
         self._since = 0.0
         self._saved = False
+        self._guard = Guard()
         step = experiment.step
         self._writer = SummaryWriter(str(folder.events), purge_step=step + 1) if parallel.main() else None
         self._bar = tqdm(
@@ -157,8 +159,8 @@ class Recorder:
             self._finish_step(saved.pending)
         self._since = time.perf_counter()
 
-    def after_update(self, quantities: dict[str, Any]) -> None:
-        """Does what is due after an update.
+    def after_update(self, quantities: dict[str, Quantity]) -> None:
+        """Does what is due after an update. Quantities on a GPU are read only if something is due.
 
         Raises:
             DivergedError: a quantity, or what is about to be saved, is not finite.
@@ -166,10 +168,11 @@ class Recorder:
         """
         experiment = self.experiment
         experiment.seconds += time.perf_counter() - self._since
-        parallel.check_finite(experiment.step, quantities)
+        self._guard.note(experiment.step, quantities)
         record = None
         if self._evaluates or experiment.step % experiment.options.log_every == 0:
-            record = experiment.record(parallel.means(quantities))
+            self._guard.check()
+            record = experiment.record(parallel.means(floats(quantities)))
         self._finish_step(record)
         self._bar.update(experiment.step - self._bar.n)
         self._since = time.perf_counter()
@@ -217,6 +220,7 @@ class Recorder:
         state = self.experiment.checkpoint()
         if state is None:
             return
+        self._guard.check()
         # An update can overflow although its gradient was finite: the last good checkpoint must not be displaced.
         with parallel.together():
             require_finite_tensors(self.experiment.step, state.tensors)

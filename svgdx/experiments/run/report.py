@@ -17,7 +17,7 @@ from svgdx.experiments.run.folder import RunFolder
 from svgdx.experiments.run.settings import resolve
 
 # Settings in which the seeds of one configuration may differ.
-FREE = ("seed", "threads", "checkpoint_every", "keep_checkpoints")
+FREE = ("seed", "threads", "device", "checkpoint_every", "keep_checkpoints")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from svgdx.experiments.run.compute import device
 from svgdx.experiments.run.errors import UsageError
 
 S = TypeVar("S", bound="Settings")
@@ -52,6 +53,12 @@ def option(
     return field(default=default, metadata=facts)
 
 
+def device_option(group: str = "run") -> Any:
+    """The field `device` of an experiment's settings, see `svgdx.experiments.run.compute.device.resolved`."""
+    text = "device that computes; auto takes CUDA if it can be used here, which `svgdx doctor` explains"
+    return option("auto", group, text, metavar=device.NAMES)
+
+
 @dataclass
 class Settings:
     """Base of an experiment's settings, whose fields are made by `option`.
@@ -61,6 +68,7 @@ class Settings:
         selectors: fields on which the defaults of others depend; `command` always prints them.
         variants: by name, the defaults that differ from those of the fields; for --help.
         length: the field that says how long a run is, which --resume can increase.
+        movable: fields that say where a run computes; --resume can change them, and `command` leaves them out.
         added: settings that the config.yaml of older runs lacks, with the values that those runs had.
     """
 
@@ -68,12 +76,16 @@ class Settings:
     selectors: ClassVar[tuple[str, ...]] = ()
     variants: ClassVar[dict[str, dict[str, Any]]] = {}
     length: ClassVar[str] = "steps"
-    added: ClassVar[dict[str, Any]] = {}
+    movable: ClassVar[tuple[str, ...]] = ("device",)
+    # Runs of older versions computed on the CPU.
+    added: ClassVar[dict[str, Any]] = {"device": "cpu"}
 
     def validate(self) -> None:
         """Raises UsageError that names the first option whose value is not allowed."""
         for item in dataclasses.fields(self):
             _validate_field(item, getattr(self, item.name))
+            if item.name == "device":
+                device.check(self.device)  # type: ignore[attr-defined]
 
     def to_yaml(self) -> str:
         """The content of config.yaml."""
@@ -115,6 +127,7 @@ class Settings:
             resolve: what a new run does to the settings of its command line.
         """
         cls = type(self)
+        without = (*without, *(name for name in cls.movable if hasattr(cls, name)))
         wanted = dataclasses.replace(self, **{name: getattr(cls, name) for name in without})
 
         def gives_wanted(options: dict[str, Any]) -> bool:
@@ -146,8 +159,9 @@ class Settings:
             values = yaml.safe_load(path.read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UsageError(f"{path}: cannot be read: {error}") from error
-        values = cls.added | values if isinstance(values, dict) else values
         names = {item.name for item in dataclasses.fields(cls)}
+        added = {name: value for name, value in {**Settings.added, **cls.added}.items() if name in names}
+        values = added | values if isinstance(values, dict) else values
         if not isinstance(values, dict) or set(values) != names:
             odd = sorted(map(str, set(values) ^ names)) if isinstance(values, dict) else ["all of it"]
             raise UsageError(f"{path}: does not fit this version's settings: {', '.join(odd)}")
@@ -240,7 +254,7 @@ def chosen_options(options: argparse.Namespace, cls: type[Settings]) -> dict[str
 
 
 def resumed(config: S, options: dict[str, Any]) -> S:
-    """The settings with which a run continues: its own, but for a larger length among the options.
+    """The settings with which a run continues: its own, but for a larger length and another device.
 
     What depends on the length, such as learning rates and the noise of the data, follows the new length from the
     resumed step on. A lengthened run therefore differs from one that had this length from the start.
@@ -257,11 +271,13 @@ def resumed(config: S, options: dict[str, Any]) -> S:
         if name == config.length and value < present:
             raise UsageError(f"{flag(name)} {value}: the run has {present}, and --resume can only lengthen it")
         # 0 threads stands for as many as the run was started with.
-        if name != config.length and value != present and (name, value) != ("threads", 0):
+        free = name in (config.length, *config.movable) or (name, value) == ("threads", 0)
+        if not free and value != present:
             raise UsageError(f"{flag(name)} {value}: the run has {present}, and --resume keeps it")
-    longer = dataclasses.replace(config, **{name: value for name, value in options.items() if name == config.length})
-    longer.validate()
-    return longer
+    changed = {name: value for name, value in options.items() if name in (config.length, *config.movable)}
+    continued = dataclasses.replace(config, **changed)
+    continued.validate()
+    return continued
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.settings import Settings, option
+from svgdx.experiments.run.settings import Settings, device_option, option
 from svgdx.experiments.toys.targets import MIXTURES, TARGETS
 from svgdx.samplers import BOUNDS, CONTROLS, DENSITIES, HESSIANS, PRESETS
 
@@ -69,6 +69,7 @@ class SampleConfig(Settings):
     frames: int = option(40, "run", "frames of evolution.gif; 0 writes no GIF")
     seed: int = option(0, "run", "random seed", least=-math.inf)
     threads: int = option(1, "run", "CPU threads; 0 uses torch's default")
+    device: str = device_option()
 
     @classmethod
     def defaults_for(cls, options: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def picture(path: Path, toy: Toy, chain: Chain, entropies: list[float], truth: T
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.3), layout="constrained")
-    x = chain.x.detach()
+    x = chain.x.detach().cpu()
     _background(axes[0], toy, _frame(toy, x))
     axes[0].plot(*x[:, :2].T.numpy(), ".", color="crimson", markersize=5)
     title = f"{len(x)} particles over the target" if toy.dim == 2 else "particles, first two coordinates"
@@ -63,9 +63,9 @@ def picture(path: Path, toy: Toy, chain: Chain, entropies: list[float], truth: T
 def _densities(axis: Any, toy: Toy, chain: Chain) -> None:
     """Log density of every particle under the sampler against that under the target."""
     assert chain.log_q is not None
-    log_p = toy.log_prob(chain.x.detach()).detach()
-    axis.plot(log_p.numpy(), chain.log_q.detach().numpy(), ".", markersize=4)
-    offset = float((chain.log_q - log_p).median())
+    log_p, log_q = toy.log_prob(chain.x.detach().cpu()).detach(), chain.log_q.detach().cpu()
+    axis.plot(log_p.numpy(), log_q.numpy(), ".", markersize=4)
+    offset = float((log_q - log_p).median())
     ends = np.array([float(log_p.min()), float(log_p.max())])
     axis.plot(ends, ends + offset, color="black", linewidth=0.8, label="slope 1")
     axis.set(xlabel="log p of the target (up to a constant)", ylabel="log q of the sampler, nats")

@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from svgdx.experiments.run.checkpoint import write_atomically
+from svgdx.experiments.run.compute.device import torch_device
 from svgdx.experiments.run.errors import DivergedError
-from svgdx.experiments.run.folder import RunFolder, with_threads
+from svgdx.experiments.run.folder import RunFolder, localised
 from svgdx.experiments.run.loop import stream
 from svgdx.experiments.run.settings import chosen_options
 from svgdx.experiments.toys import plots
@@ -26,7 +27,8 @@ _TRAIN, _SAMPLE = 0, 1
 
 def main(options: argparse.Namespace) -> int:
     """Runs `svgdx sample` and returns its exit code."""
-    config = with_threads(SampleConfig.from_options(chosen_options(options, SampleConfig)))
+    config = localised(SampleConfig.from_options(chosen_options(options, SampleConfig)))
+    # Before the folder is made, so that a refused run leaves none.
     toy = load_toy(config.target)
     return run(config, toy, RunFolder.create(options.out, config.to_yaml(), "sample"), options.quiet)
 
@@ -59,7 +61,9 @@ def run(config: SampleConfig, toy: Toy, folder: RunFolder, quiet: bool = False) 
     Raises DivergedError if a loss or an entropy is not finite, or if truncation leaves a chain without particles.
     """
     torch.set_num_threads(config.threads)
-    sampler = sampler_of(config, toy)
+    device = torch_device(config.device)
+    # The one on the CPU is for pictures and the true entropy.
+    sampler = sampler_of(config, load_toy(config.target, device)).to(device)
     truth = truth_of(toy)
     losses = train(sampler, config, folder, quiet)
     chain, positions, entropies = follow(sampler, config)
@@ -145,9 +149,9 @@ def follow(sampler: SVGD, config: SampleConfig) -> tuple[Chain, list[Tensor], li
     entropies: list[float] = []
     with torch.no_grad():
         start = sampler.run(config.particles, 0, generator=_stream(config, _SAMPLE))
-        positions.append(start.x)
+        positions.append(start.x.cpu())
         entropies.append(start.entropy().item())
-        sampler.callbacks.append(lambda state: positions.append(state.x))
+        sampler.callbacks.append(lambda state: positions.append(state.x.cpu()))
         sampler.callbacks.append(
             lambda state: entropies.append(Chain(state.x, state.log_q, state.mask, start.length).entropy().item())
         )
@@ -157,4 +161,4 @@ def follow(sampler: SVGD, config: SampleConfig) -> tuple[Chain, list[Tensor], li
 
 
 def _stream(config: SampleConfig, purpose: int) -> torch.Generator:
-    return stream(config.seed, 0, purpose)
+    return stream(config.seed, 0, purpose, device=torch_device(config.device))

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from svgdx.densities import LogProb
+from svgdx.experiments.run.compute.generators import seeded
 
 MIXTURES = tuple(f"mixture-{k}-{dim}d" for dim in (2, 10, 20, 100) for k in (1, 2, 4, 6))
 TARGETS = ("gaussian", "two-gaussians", "ill-conditioned", "gaussian-10d", *MIXTURES, "breast-cancer")
@@ -51,16 +52,19 @@ class Toy:
         return len(self.mean)
 
 
-def load_toy(name: str) -> Toy:
-    """The target of that name, one of TARGETS.
+def load_toy(name: str, device: torch.device | str = "cpu") -> Toy:
+    """The target of that name, one of TARGETS, on a device.
 
     "breast-cancer" is the posterior of a Bayesian logistic regression on scikit-learn's data set, with standardised
     features, a bias and the prior N(0, I).
 
     Source: Messaoud et al., Particles Don't Care About Z, ICML 2026.
     """
-    if name == "breast-cancer":
-        return _breast_cancer()
+    with torch.device(device):
+        return _breast_cancer() if name == "breast-cancer" else _closed_form(name)
+
+
+def _closed_form(name: str) -> Toy:
     target = distribution(name)
     dim = target.event_shape[0]
     mean, std = torch.zeros(dim), torch.ones(dim)
@@ -78,7 +82,7 @@ def load_toy(name: str) -> Toy:
 
 
 def distribution(name: str) -> MultivariateNormal | MixtureSameFamily:
-    """The target of that name as a normalised distribution. "breast-cancer" has none."""
+    """The target of that name as a normalised distribution, on the default device. "breast-cancer" has none."""
     if name == "gaussian":
         covariance = 5 * torch.tensor([[0.2260, 0.1652], [0.1652, 0.6779]])
         return MultivariateNormal(torch.tensor([-0.6871, 0.8010]), covariance)
@@ -115,7 +119,7 @@ def _mixture_log_prob(mixture: MixtureSameFamily) -> LogProb:
 
 
 def truth_of(toy: Toy) -> Truth:
-    """The entropy of a target: in closed form, by quadrature (D = 2), or by sampling, with its standard error."""
+    """The entropy of a target on the CPU: in closed form, by quadrature (D = 2), or by sampling, with its error."""
     if toy.name == "breast-cancer":
         return _posterior_truth(toy)
     target = distribution(toy.name)
@@ -123,8 +127,7 @@ def truth_of(toy: Toy) -> Truth:
         return Truth(target.entropy().item(), 0.0, "closed form")
     if toy.dim == 2:
         return Truth(_quadrature(target), 0.0, "quadrature")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         surprise = -target.log_prob(target.sample((TRUTH_SAMPLES,))).double()
     error = surprise.std().item() / math.sqrt(TRUTH_SAMPLES)
     return Truth(surprise.mean().item(), error, f"{TRUTH_SAMPLES} exact samples")
@@ -143,9 +146,9 @@ def _breast_cancer() -> Toy:
     from sklearn.datasets import load_breast_cancer
 
     data = load_breast_cancer()
-    features = torch.from_numpy((data.data - data.data.mean(0)) / data.data.std(0)).float()
+    features = torch.tensor((data.data - data.data.mean(0)) / data.data.std(0)).float()
     features = torch.cat([features, torch.ones(len(features), 1)], 1)
-    signed = features * (2 * torch.from_numpy(data.target).float() - 1)[:, None]
+    signed = features * (2 * torch.tensor(data.target).float() - 1)[:, None]
 
     def log_posterior(x: Tensor) -> Tensor:
         return torch.nn.functional.logsigmoid(x @ signed.T.to(x.dtype)).sum(-1) - 0.5 * x.square().sum(-1)
@@ -168,8 +171,7 @@ def _posterior_truth(toy: Toy) -> Truth:
     """log Z - E[log p~] by importance sampling from a widened Laplace approximation, with its error (delta method)."""
     mode, covariance = posterior_mode(toy)
     proposal = MultivariateNormal(mode, 1.2 * covariance)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         x = proposal.sample((TRUTH_SAMPLES,))
     log_p = toy.log_prob(x)
     log_weight = log_p - proposal.log_prob(x)

@@ -1,0 +1,92 @@
+"""The device of a command: what --device asks for, resolved once, with the reason."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+import torch
+
+from svgdx import _library
+from svgdx.experiments.run.errors import UsageError
+
+NAMES = "auto|cpu|cuda|cuda:N"
+_PATTERN = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+class Choice(NamedTuple):
+    """A device, as config.yaml names it: cpu, cuda or cuda:N. `reason` says why `auto` takes it."""
+
+    name: str
+    reason: str
+
+
+def automatic() -> Choice:
+    """The device that `auto` takes: CUDA if torch sees a GPU and svgdx's CUDA library is loaded, otherwise the CPU."""
+    missing = without_cuda()
+    if missing is not None:
+        return Choice("cpu", missing)
+    return Choice("cuda", f"torch sees {torch.cuda.get_device_name(0)}, and svgdx's CUDA library is loaded")
+
+
+def without_cuda() -> str | None:
+    """Why CUDA cannot be used here; None if it can."""
+    if not torch.cuda.is_available():
+        if torch.version.cuda is None:
+            return f"torch {torch.__version__} is built without CUDA"
+        return "torch sees no GPU"
+    library = _library.libraries["cuda"]
+    # The reference in plain PyTorch needs no library.
+    if library.loaded or _library.disabled():
+        return None
+    return f"svgdx's CUDA library is not loaded: {library.reason}"
+
+
+def resolved(name: str) -> str:
+    """What --device means here: cpu, cuda or cuda:N.
+
+    Raises:
+        UsageError: the name is not one of NAMES, or this machine does not have that device; the message says why.
+    """
+    check(name)
+    if name == "auto":
+        return automatic().name
+    if name == "cpu":
+        return name
+    missing = without_cuda()
+    if missing is not None:
+        raise UsageError(f"--device {name}: CUDA cannot be used: {missing}; pass --device cpu to compute on the CPU")
+    _, _, number = name.partition(":")
+    if number and ranks_launched() > 1:
+        raise UsageError(f"--device {name}: torchrun gives each process a GPU of its own; pass --device cuda")
+    count = torch.cuda.device_count()
+    if int(number or local_rank()) >= count:
+        wanted = f"process {local_rank()} of this machine" if not number else name
+        raise UsageError(f"--device {name}: there is no GPU for {wanted}, because torch sees only {count}")
+    return name
+
+
+def check(name: str) -> None:
+    """Raises UsageError if --device cannot have this value on any machine."""
+    if not _PATTERN.fullmatch(name):
+        raise UsageError(f"--device: must be one of {NAMES.replace('|', ', ')}, but is {name!r}")
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of this process that --device names: cuda is the GPU of its LOCAL_RANK.
+
+    Raises UsageError as `resolved`.
+    """
+    name = resolved(name)
+    return torch.device("cuda", local_rank()) if name == "cuda" else torch.device(name)
+
+
+def ranks_launched() -> int:
+    """The number of ranks that torchrun starts; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """The number of this process among those that torchrun starts on this machine; 0 without torchrun."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
