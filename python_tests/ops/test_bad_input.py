@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from ops.samples import VARIANTS, Inputs, Variant, sample_inputs
-from simt import backend
+from simt.backend import running
 from torch import Tensor
 
 from svgdx import ops
@@ -136,7 +136,7 @@ def test_mixed_devices(variant: Variant, argument: str) -> None:
 )
 def test_mixed_cpu_and_cuda(variant: Variant, argument: str) -> None:
     inputs = sample_inputs(variant, LEAD, M, D, torch.float32)
-    with backend.running(on_host=(argument,)):
+    with running(on_host=(argument,)):
         refused(variant, variant, argument, inputs)
 
 
