@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from ops.samples import VARIANTS, Inputs, Variant, sample_inputs
+from ops.cases import DRAWS, PARTICLES, TRAJECTORIES, VARIANTS, Inputs, Variant, sample_inputs
 from simt.backend import running
 from torch import Tensor
 
 from svgdx import ops
 
 Change = Callable[[Any], Any]
-LEAD, M, D = (3,), 4, 2
+LEAD, M, D = (3,), 4, 2  # of particles; locations and steps of trajectories
 
 # Ways to corrupt an argument: every argument of an entry is corrupted in each of its ways.
 SHAPES: dict[str, Change] = {
@@ -57,7 +57,7 @@ NOT_POSITIVE_TENSOR: dict[str, Change] = {
     "a row negative": lambda t: torch.tensor([1.0, 1.0, -1.0]),
 }
 
-FAULTS: dict[str, dict[str, Change]] = {
+PARTICLE_FAULTS: dict[str, dict[str, Change]] = {
     "x": {**DTYPES, **NO_TENSOR, **ABSENT, "1-d": lambda t: t[0, 0]},
     "score": {**SHAPES, **DTYPES, **OTHER_DTYPE, **NO_TENSOR, **ABSENT, "other D": lambda t: t[..., :1]},
     "query": {
@@ -79,14 +79,69 @@ FAULTS: dict[str, dict[str, Change]] = {
 }
 
 
-def cases(faults: dict[str, dict[str, Change]]) -> list[Any]:
+NOT_INT64: dict[str, Change] = {"int32": lambda t: t.int(), "float32": lambda t: t.float(), "bool": lambda t: t > 0}
+NOT_INT8: dict[str, Change] = {"int64": lambda t: t.long(), "uint8": lambda t: t.byte(), "float32": lambda t: t.float()}
+STATE: dict[str, Change] = {**NO_TENSOR, **NOT_INT8}
+STATE_SHAPES: dict[str, Change] = {
+    "one entry fewer": lambda t: t[..., 1:],
+    "one row fewer": lambda t: t[1:],
+    "one dimension more": lambda t: t[None],
+}
+
+
+TRAJECTORY_FAULTS: dict[str, dict[str, Change]] = {
+    "logits": {**DTYPES, **NO_TENSOR, "None": lambda t: None, "flat": lambda t: t.flatten()[1:]},
+    "hidden": {**DTYPES, **NO_TENSOR, "flat": lambda t: t.flatten(), "no state": lambda t: t[:, :0]},
+    "weight": {
+        **DTYPES,
+        **NO_TENSOR,
+        **OTHER_DTYPE,
+        "None": lambda t: None,
+        "not 3 D": lambda t: t[1:],
+        "other H": lambda t: t[:, 1:],
+        "one dimension more": lambda t: t[None],
+    },
+    "bias": {**DTYPES, **NO_TENSOR, **OTHER_DTYPE, "one fewer": lambda t: t[1:], "a row": lambda t: t[None]},
+    "actions": {
+        **NO_TENSOR,
+        **NOT_INT64,
+        "None": lambda t: None,
+        "one dimension more": lambda t: t[None],
+        "one fewer": lambda t: t[..., 1:],
+    },
+    "initial_state": {**STATE, **STATE_SHAPES},
+    "state": {**STATE, "None": lambda t: None, "0-d": lambda t: t[0, 0]},
+    "mask": {
+        **NO_TENSOR,
+        "uint8": lambda t: t.byte(),
+        "one row fewer": lambda t: t[1:],
+        "one fewer": lambda t: t[:, 1:],
+    },
+    "offsets": {**NO_TENSOR, **NOT_INT64, "0-d": lambda t: t[0], "2-d": lambda t: t[None], "none": lambda t: t[:0]},
+}
+
+
+def cases(faults: dict[str, dict[str, Change]], variants: list[Variant]) -> list[Any]:
     return [
         pytest.param(variant, argument, change, id=f"{variant}-{argument}-{fault}")
-        for variant in VARIANTS
+        for variant in variants
         for argument in variant.arguments()
         for fault, change in faults.get(argument, {}).items()
-        if not variant.fixed or variant.fixed[0][1] == "u"
+        if dict(variant.fixed).get("statistic") != "v"
     ]
+
+
+FAULTS = [*cases(PARTICLE_FAULTS, PARTICLES), *cases(TRAJECTORY_FAULTS, [*TRAJECTORIES, *DRAWS])]
+OTHERS = [
+    (v, argument)
+    for v in VARIANTS
+    for argument in v.arguments()[0 if "query" in v.arguments() else 1 :]
+    if argument != "x" and not (v.has_particles and v.fixed)
+]
+
+
+def to_device(inputs: Inputs, device: str) -> Inputs:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
 def refused(call: Callable[[Inputs], Any], variant: Variant, argument: str, inputs: Inputs) -> None:
@@ -98,17 +153,26 @@ def refused(call: Callable[[Inputs], Any], variant: Variant, argument: str, inpu
     assert len(message.splitlines()[0]) < 250
 
 
-@pytest.mark.parametrize(("variant", "argument", "change"), cases(FAULTS))
+@pytest.mark.parametrize(("variant", "argument", "change"), FAULTS)
 def test_refused(variant: Variant, argument: str, change: Change) -> None:
     inputs = sample_inputs(variant, LEAD, M, D, torch.float32)
     bad = {**inputs, argument: change(inputs[argument])}
     refused(variant, variant, argument, bad)
     refused(variant.reference, variant, argument, bad)
     if isinstance(bad[argument], Tensor):
-        refused(variant, variant, argument, {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in bad.items()})
+        refused(variant, variant, argument, to_device(bad, "meta"))
 
 
-@pytest.mark.parametrize(("variant", "argument", "change"), cases({"bandwidth": NOT_POSITIVE_TENSOR}))
+@pytest.mark.parametrize("change", STATE_SHAPES.values(), ids=STATE_SHAPES)
+@pytest.mark.parametrize("variant", DRAWS, ids=str)
+def test_logits_must_match_the_state(variant: Variant, change: Change) -> None:
+    inputs = sample_inputs(variant, LEAD, M, D, torch.float32)
+    bad = {**inputs, "state": change(inputs["state"])}
+    for call, inputs in ((variant, bad), (variant.reference, bad), (variant, to_device(bad, "meta"))):
+        refused(call, variant, "logits", inputs)
+
+
+@pytest.mark.parametrize(("variant", "argument", "change"), cases({"bandwidth": NOT_POSITIVE_TENSOR}, PARTICLES))
 def test_tensor_bandwidth_must_be_positive(variant: Variant, argument: str, change: Change) -> None:
     """Rejected on the CPU; the reference, like CUDA, cannot inspect the values and gives NaN for those rows."""
     inputs = sample_inputs(variant, LEAD, M, D, torch.float32)
@@ -119,21 +183,13 @@ def test_tensor_bandwidth_must_be_positive(variant: Variant, argument: str, chan
         assert torch.equal(out.isnan().flatten(1).all(1) if out.dim() > 1 else out.isnan(), rows_bad)
 
 
-@pytest.mark.parametrize(
-    ("variant", "argument"),
-    [(v, a) for v in VARIANTS for a in v.arguments() if a != "x" and not v.fixed],
-    ids=lambda value: str(value),
-)
+@pytest.mark.parametrize(("variant", "argument"), OTHERS, ids=str)
 def test_mixed_devices(variant: Variant, argument: str) -> None:
     inputs = sample_inputs(variant, LEAD, M, D, torch.float32)
     refused(variant, variant, argument, {**inputs, argument: inputs[argument].to("meta")})
 
 
-@pytest.mark.parametrize(
-    ("variant", "argument"),
-    [(v, a) for v in VARIANTS for a in v.arguments() if a != "x" and not v.fixed],
-    ids=lambda value: str(value),
-)
+@pytest.mark.parametrize(("variant", "argument"), OTHERS, ids=str)
 def test_mixed_cpu_and_cuda(variant: Variant, argument: str) -> None:
     inputs = sample_inputs(variant, LEAD, M, D, torch.float32)
     with running(on_host=(argument,)):

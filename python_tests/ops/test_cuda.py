@@ -11,8 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from ops import samples, trajectory_samples
-from ops.samples import Inputs, Variant, assert_close, cancellation, gradients, is_floating, to
+from ops.cases import (
+    DRAWS,
+    TRAJECTORIES,
+    VARIANTS,
+    Inputs,
+    Variant,
+    gradients,
+    is_floating,
+    sample_inputs,
+    to,
+)
+from ops.errors import assert_close, cancellation
 from ops.test_mlp import sample_inputs as network
 from simt import backend
 from torch import Tensor
@@ -20,7 +30,6 @@ from torch import Tensor
 from svgdx import ops, reference
 
 Function = Callable[[], tuple[Tensor, ...]]
-PARTICLES, TRAJECTORIES = samples.VARIANTS, trajectory_samples.VARIANTS
 
 
 def outputs_of(variant: Variant, inputs: Inputs) -> list[Tensor]:
@@ -37,13 +46,11 @@ def probes(kind: torch.dtype, *shape: int) -> Function:
 def calls(m: int, d: int, steps: int, batch: int) -> dict[str, Function]:
     """One call of every op."""
     result: dict[str, Function] = {}
-    for variant in PARTICLES:
-        if variant.takes(m, d):
-            inputs = samples.sample_inputs(variant, (3,), m, d, torch.float32)
+    for variant in VARIANTS:
+        lead, size = ((3,), (m, d)) if variant.has_particles else ((batch,), (d, steps))
+        if variant.takes(*size):
+            inputs = sample_inputs(variant, lead, *size, torch.float32)
             result[str(variant)] = lambda v=variant, i=inputs: tuple(outputs_of(v, i))
-    for variant in TRAJECTORIES:
-        inputs = trajectory_samples.sample_inputs(variant, (batch,), d, steps, torch.float32)
-        result[str(variant)] = lambda v=variant, i=inputs: tuple(outputs_of(v, i))
     for op in ("mlp_score_hvp", "mlp_laplacian"):
         values = network(op, (4,), 5, d, 2, [16, 12], dtype=torch.float32)
         result[op] = lambda op=op, i=values: getattr(ops, op)(**i)
@@ -93,13 +100,13 @@ def test_work_that_is_too_large_for_one_launch(name: str) -> None:
 @pytest.mark.parametrize("variant", [Variant("svgd_phi_trace"), Variant("svgd_field")], ids=str)
 def test_pairs_that_are_too_many_for_the_scratch(variant: Variant) -> None:
     """Several blocks of rows, columns and batch rows."""
-    inputs = samples.sample_inputs(variant, (2,), 140, 17, torch.float32)
+    inputs = sample_inputs(variant, (2,), 140, 17, torch.float32)
     split(lambda: tuple(outputs_of(variant, inputs)))
 
 
 def check(variant: Variant, inputs: Inputs) -> None:
     """Values and gradients against the float64 reference."""
-    scale = cancellation(variant, inputs)
+    scale = cancellation(inputs)
     exact, eager = variant.reference(to(inputs, torch.float64)), variant.reference(inputs)
     with backend.running(seed=1):
         outputs, grads = variant(inputs), gradients(variant, inputs)
@@ -117,7 +124,7 @@ def test_columns_split_over_blocks(dtype: torch.dtype) -> None:
     wide = dtype == torch.float64
     for queries, m, d in [(1, 4100, 3)] if wide else [(9, 4100, 2), (150, 40, 7), (150, 3, 33), (3, 300, 20)]:
         variant = Variant("svgd_field")
-        inputs = samples.sample_inputs(variant, (), m, d, dtype)
+        inputs = sample_inputs(variant, (), m, d, dtype)
         check(variant, {**inputs, "query": torch.randn(queries, d, dtype=dtype)})
 
 
@@ -154,7 +161,7 @@ def test_narrow_loads() -> None:
 def test_isolated_particles(dtype: torch.dtype) -> None:
     """If no two particles interact, the gradients of x and of the bandwidth cancel exactly."""
     for dim in (4, 20):
-        inputs = samples.sample_inputs(Variant("svgd_phi"), (), 9, dim, dtype)
+        inputs = sample_inputs(Variant("svgd_phi"), (), 9, dim, dtype)
         inputs["bandwidth"] = torch.tensor(1e-3, dtype=dtype)
         with backend.running():
             grads = gradients(Variant("svgd_phi"), inputs)
@@ -164,11 +171,11 @@ def test_isolated_particles(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("variant", trajectory_samples.SAMPLE, ids=str)
+@pytest.mark.parametrize("variant", DRAWS, ids=str)
 def test_wide_rows_of_draws(variant: Variant, dtype: torch.dtype) -> None:
     """Rows of the whole block, and rows with more packs than shared memory holds, which are read again."""
     for rows, dim in [(2, 700), *([(1, 5200)] if dtype in (torch.float32, torch.float64) else [])]:
-        inputs = trajectory_samples.sample_inputs(variant, (rows,), dim, 0, dtype)
+        inputs = sample_inputs(variant, (rows,), dim, 0, dtype)
         with backend.running():
             action, log_prob, state = variant(inputs)
         expected = variant.reference(inputs)
@@ -178,11 +185,11 @@ def test_wide_rows_of_draws(variant: Variant, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("variant", trajectory_samples.DIFFERENTIABLE, ids=str)
+@pytest.mark.parametrize("variant", TRAJECTORIES, ids=str)
 def test_wide_rows_of_trajectories(variant: Variant, dtype: torch.dtype) -> None:
     """Rows of groups of 8, 16 and 32 lanes, and of the whole block."""
     for dim, steps in [(21, 9), (101, 3), (530, 1)]:
-        inputs = trajectory_samples.sample_inputs(variant, (2,), dim, steps, dtype)
+        inputs = sample_inputs(variant, (2,), dim, steps, dtype)
         exact = variant.reference(to(inputs, torch.float64))
         with backend.running(seed=2, preempt=0.02):
             outputs, grads = variant(inputs), gradients(variant, inputs)
@@ -220,7 +227,7 @@ def test_wide_layers(op: str, shape: tuple[int, int]) -> None:
 def test_numbers_on_the_host() -> None:
     """A 0-d bandwidth may be on the CPU; it is checked and copied."""
     variant = Variant("svgd_step", ("hessian_trace",))
-    inputs = samples.sample_inputs(variant, (2,), 5, 3, torch.float32, bandwidth="scalar")
+    inputs = sample_inputs(variant, (2,), 5, 3, torch.float32, bandwidth="scalar")
     with backend.running(on_host=("bandwidth", "step_size")):
         outputs = variant(inputs)
         with pytest.raises(RuntimeError, match="svgdx::svgd_step: bandwidth must be positive, but is -1"):

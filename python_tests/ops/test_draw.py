@@ -6,13 +6,13 @@ import itertools
 
 import pytest
 import torch
-from ops.samples import Inputs, Variant
-from ops.trajectory_samples import DTYPES, LEADS, sample, sample_inputs
+from ops.cases import TRAJECTORY_LEADS, Inputs, Variant, sample, sample_inputs
 from torch import Tensor
 
 from svgdx import ops
 from svgdx.ops import draw, philox
 
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 OPS = ["gfn_sample_forward", "gfn_sample_backward"]
 OPTIONS = [
     {},
@@ -42,7 +42,7 @@ def check(variant: Variant, inputs: Inputs) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_draws_of_the_reference(op: str, dtype: torch.dtype, options: dict[str, float], device: str) -> None:
-    leads, seeds = itertools.cycle([(20,), (4, 5), *LEADS]), itertools.cycle(SEEDS)
+    leads, seeds = itertools.cycle([(20,), (4, 5), *TRAJECTORY_LEADS]), itertools.cycle(SEEDS)
     for dim in SIZES:
         variant = sample(op, *next(seeds), **options)
         check(variant, sample_inputs(variant, next(leads), dim, 0, dtype, device))

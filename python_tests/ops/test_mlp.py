@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo
-from ops.samples import Inputs, assert_close
+from ops.cases import Inputs
+from ops.errors import assert_close
 from torch import Tensor
 
 from svgdx import ops, reference

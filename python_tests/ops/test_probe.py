@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo
-from ops.samples import Inputs, Variant, assert_close, gradients
+from ops.cases import Inputs, Variant, gradients
+from ops.errors import assert_close
 from torch import Tensor
 
 from svgdx import ops, reference

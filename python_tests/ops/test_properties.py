@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ops.samples import VARIANTS, Inputs, Variant, sample_inputs
+from ops.cases import PARTICLES, Inputs, Variant, sample_inputs
 from torch import Tensor
 
 from svgdx import ops
 
-PER_PARTICLE = [v for v in VARIANTS if v.op not in ("ksd", "median_distance", "svgd_field")]
-SCALARS = [v for v in VARIANTS if v.op in ("ksd", "median_distance")]
+PER_PARTICLE = [v for v in PARTICLES if v.op not in ("ksd", "median_distance", "svgd_field")]
+SCALARS = [v for v in PARTICLES if v.op in ("ksd", "median_distance")]
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
 
 sizes = st.tuples(st.integers(2, 40), st.integers(1, 16))
@@ -25,7 +25,7 @@ def draw(variant: Variant, size: tuple[int, int], seed: int) -> Inputs:
     return sample_inputs(variant, (2,), *size, seed=seed)
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", PARTICLES, ids=str)
 @given(size=sizes, seed=seeds, distance=st.floats(-50, 50))
 def test_translation(variant: Variant, size: tuple[int, int], seed: int, distance: float) -> None:
     inputs = draw(variant, size, seed)
@@ -37,7 +37,7 @@ def test_translation(variant: Variant, size: tuple[int, int], seed: int, distanc
         torch.testing.assert_close(out, expected, **EXACT)
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", PARTICLES, ids=str)
 @given(size=sizes, seed=seeds)
 def test_permutation(variant: Variant, size: tuple[int, int], seed: int) -> None:
     """Permuting the particles permutes their results and leaves all others unchanged."""
@@ -53,7 +53,7 @@ def rotation(d: int) -> Tensor:
     return torch.linalg.qr(torch.randn(d, d, dtype=torch.float64)).Q
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if "hessian" not in v.extra], ids=str)
+@pytest.mark.parametrize("variant", [v for v in PARTICLES if "hessian" not in v.extra], ids=str)
 @given(size=sizes, seed=seeds)
 def test_rotation(variant: Variant, size: tuple[int, int], seed: int) -> None:
     """Vectors rotate with the coordinates; scalars do not change."""

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ops.samples import VARIANTS, Inputs, Variant, gradients, sample_inputs
+from ops.cases import DRAWS, PARTICLES, STEPPED, TRAJECTORIES, Inputs, Variant, gradients, sample, sample_inputs
 from torch import Tensor
 
-# Small problems in a large batch, one problem split into blocks of particles, large D with matrix products.
+# Small problems in a large batch, one problem split into blocks of particles, large D with matrix products; many short
+# trajectories, some long ones, and one with many blocks of rows.
 SIZES = [((64,), 10, 6), ((), 1000, 2), ((), 300, 16), ((2,), 130, 17), ((), 150, 100), ((), 33, 784)]
+TRAJECTORY_SIZES = [((600,), 6, 6), ((3,), 100, 100), ((), 300, 300)]
+CASES = [
+    *((v, size, dtype) for v in PARTICLES for size in SIZES for dtype in (torch.float32, torch.float64)),
+    *(
+        (v, size, dtype)
+        for v in (*TRAJECTORIES, sample("gfn_sample_forward", epsilon=0.2), DRAWS[1])
+        for size in TRAJECTORY_SIZES
+        for dtype in (torch.float32, torch.bfloat16)
+    ),
+]
 
 
 def results(variant: Variant, inputs: Inputs, threads: int) -> list[Tensor]:
@@ -19,22 +30,19 @@ def results(variant: Variant, inputs: Inputs, threads: int) -> list[Tensor]:
     return out
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize(("lead", "m", "d"), SIZES, ids=str)
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize(("variant", "size", "dtype"), [c for c in CASES if c[0].takes(*c[1][1:])], ids=str)
 def test_same_bits_for_any_number_of_threads(
-    variant: Variant, lead: tuple[int, ...], m: int, d: int, dtype: torch.dtype
+    variant: Variant, size: tuple[tuple[int, ...], int, int], dtype: torch.dtype
 ) -> None:
-    if not variant.takes(m, d):
-        pytest.skip("D <= 16")
-    inputs = sample_inputs(variant, lead, m, d, dtype)
+    lead, *sizes = size
+    inputs = sample_inputs(variant, (*lead, 40) if variant.op.startswith("gfn_sample") else lead, *sizes, dtype)
     one = results(variant, inputs, 1)
     for threads in (2, 2, 3):
         for out, expected in zip(results(variant, inputs, threads), one, strict=True):
             assert torch.equal(out, expected)
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", [*PARTICLES, *STEPPED[:2]], ids=str)
 def test_same_bits_alone_and_in_a_batch(variant: Variant) -> None:
     inputs = sample_inputs(variant, (5,), 20, 6, torch.float32)
     whole = results(variant, inputs, 2)

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from ops.backends import Backend
 from ops.samples import Inputs, Variant, assert_close, gradients, is_floating, to
 from ops.trajectory_samples import DIFFERENTIABLE, LEADS, MASKED, SIZES, TRAJECTORY, largest_logit, sample_inputs
 from torch import Tensor
@@ -41,11 +42,13 @@ def test_gradcheck(variant: Variant) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
-def test_sizes(variant: Variant, dtype: torch.dtype, device: str) -> None:
+def test_sizes(variant: Variant, dtype: torch.dtype, backend: Backend) -> None:
     leads = itertools.cycle(LEADS)
     for dim, steps in SIZES:
-        check(variant, sample_inputs(variant, next(leads), dim, steps, dtype, device))
-    check(variant, sample_inputs(variant, (1,), 784, 40, dtype, device))
+        if not backend.simulated or dim * steps <= 320:
+            check(variant, sample_inputs(variant, next(leads), dim, steps, dtype, backend.device))
+    if not backend.simulated:
+        check(variant, sample_inputs(variant, (1,), 784, 40, dtype, backend.device))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

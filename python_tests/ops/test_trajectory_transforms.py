@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from ops.samples import Inputs, Variant, gradients, is_floating
-from ops.trajectory_samples import DIFFERENTIABLE, MASKED, SAMPLE, TRAJECTORY, VARIANTS, sample, sample_inputs
+from ops.trajectory_samples import DIFFERENTIABLE, MASKED, SAMPLE, TRAJECTORY, VARIANTS, sample_inputs
 from torch import Tensor
 
 from svgdx import ops
@@ -178,35 +178,3 @@ def test_no_grad_and_inference_mode(variant: Variant) -> None:
         for out, value in zip(variant(inside), expected, strict=True):
             assert not out.requires_grad
             torch.testing.assert_close(out, value, **EXACT)
-
-
-def results(variant: Variant, inputs: Inputs, threads: int) -> list[Tensor]:
-    torch.set_num_threads(threads)
-    out = list(variant(inputs))
-    if variant.differentiable:
-        out += gradients(variant, inputs).values()
-    return out
-
-
-# Many short trajectories, some long ones, and one with many blocks of rows.
-@pytest.mark.parametrize(("lead", "dim", "steps"), [((600,), 6, 6), ((3,), 100, 100), ((), 300, 300)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("variant", [*DIFFERENTIABLE, sample("gfn_sample_forward", epsilon=0.2), SAMPLE[1]], ids=str)
-def test_same_bits_for_any_number_of_threads(
-    variant: Variant, lead: tuple[int, ...], dim: int, steps: int, dtype: torch.dtype
-) -> None:
-    inputs = sample_inputs(variant, lead if variant.differentiable else (*lead, 40), dim, steps, dtype)
-    one = results(variant, inputs, 1)
-    for threads in (2, 2, 3):
-        for out, expected in zip(results(variant, inputs, threads), one, strict=True):
-            assert torch.equal(out, expected)
-
-
-@pytest.mark.parametrize("variant", TRAJECTORY[:2], ids=str)
-def test_same_bits_alone_and_in_a_batch(variant: Variant) -> None:
-    inputs = sample_inputs(variant, (5,), 20, 6, torch.float32)
-    whole = variant(inputs)
-    for row in range(5):
-        alone = variant({name: value[row] for name, value in inputs.items()})
-        for out, expected in zip(alone, whole, strict=True):
-            assert torch.equal(out, expected[row])

@@ -1,4 +1,4 @@
-"""Values of the GFlowNet ops against the float64 reference, and the reference against a loop over steps."""
+"""Values and gradients of the trajectory ops in what is peculiar to them."""
 
 from __future__ import annotations
 
@@ -7,53 +7,23 @@ import itertools
 import pytest
 import torch
 from ops.backends import Backend
-from ops.samples import Inputs, Variant, assert_close, assert_same, to
-from ops.trajectory_samples import (
-    DIFFERENTIABLE,
-    DTYPES,
-    LEADS,
-    MASKED,
-    SIZES,
-    TRAJECTORY,
-    VARIANTS,
-    largest_logit,
-    sample_inputs,
-)
+from ops.cases import MASKED, STEPPED, TRAJECTORIES, Inputs, Variant, sample_inputs, to
+from ops.errors import assert_same, largest_logit
+from ops.test_forward import check
 from torch import Tensor
 
 from svgdx import ops, reference
 
-LOGITS = TRAJECTORY[1]  # with an initial state
+LOGITS = STEPPED[1]  # with an initial state
 
 
-def check(variant: Variant, inputs: Inputs) -> None:
-    exact = variant.reference(to(inputs, torch.float64))
-    eager = variant.reference(inputs)
-    scale = largest_logit(inputs)
-    if "hidden" in inputs and inputs["hidden"].dtype in (torch.bfloat16, torch.float16):
-        # The layer's output is rounded to half precision, with an independent error in each step.
-        steps = inputs["hidden"].shape[-2]
-        scale *= steps**0.5 * torch.finfo(inputs["hidden"].dtype).eps / (8 * torch.finfo(torch.float32).eps)
-    for out, expected, other in zip(variant(inputs), exact, eager, strict=True):
-        assert out.is_contiguous()
-        assert_close(out, expected, other, scale)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
-def test_sizes(variant: Variant, dtype: torch.dtype, device: str) -> None:
-    leads = itertools.cycle(LEADS)
-    for dim, steps in SIZES:
-        check(variant, sample_inputs(variant, next(leads), dim, steps, dtype, device))
-
-
-@pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
+@pytest.mark.parametrize("variant", TRAJECTORIES, ids=str)
 def test_wide(variant: Variant, device: str) -> None:
     check(variant, sample_inputs(variant, (1,), 784, 784, torch.float32, device))
     check(variant, sample_inputs(variant, (2,), 784, 3, torch.bfloat16, device))
 
 
-@pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
+@pytest.mark.parametrize("variant", TRAJECTORIES, ids=str)
 def test_many_short_trajectories(variant: Variant, device: str) -> None:
     check(variant, sample_inputs(variant, (1000,), 4, 3, torch.float32, device))
 
@@ -87,8 +57,8 @@ def test_ragged_is_a_loop() -> None:
 def test_the_ragged_op_agrees_with_the_trajectory_op(device: str) -> None:
     """P_F of full trajectories, expressed as rows of a general masked policy."""
     batch, dim = 3, 5
-    inputs = sample_inputs(TRAJECTORY[0], (batch,), dim, dim, device=device)
-    log_pf, _ = TRAJECTORY[0](inputs)
+    inputs = sample_inputs(STEPPED[0], (batch,), dim, dim, device=device)
+    log_pf, _ = STEPPED[0](inputs)
     taken = torch.nn.functional.one_hot(inputs["actions"] // 2, dim).cumsum(1) - torch.nn.functional.one_hot(
         inputs["actions"] // 2, dim
     )
@@ -99,7 +69,7 @@ def test_the_ragged_op_agrees_with_the_trajectory_op(device: str) -> None:
     torch.testing.assert_close(ragged, log_pf, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
+@pytest.mark.parametrize("variant", TRAJECTORIES, ids=str)
 def test_empty(variant: Variant, device: str) -> None:
     for lead, dim, steps in [((0,), 3, 2), ((2,), 3, 0), ((2,), 0, 0), ((), 0, 0)]:
         for out in variant(sample_inputs(variant, lead, dim, steps, torch.bfloat16, device)):
@@ -108,36 +78,8 @@ def test_empty(variant: Variant, device: str) -> None:
             assert out.numel() == (1 if lead == () else lead[0])
 
 
-LAYOUTS = {
-    "strided": lambda t: t.repeat_interleave(2, -1)[..., ::2],
-    "transposed": lambda t: t.transpose(0, -1).contiguous().transpose(0, -1),
-    "offset": lambda t: torch.cat([t.flatten()[:1], t.flatten()])[1:].view(t.shape),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_layouts_give_the_same_bits(variant: Variant, layout: str, backend: Backend) -> None:
-    for dtype in (torch.float32, torch.bfloat16):
-        inputs = sample_inputs(variant, (2, 3), 17, 5, dtype, backend.device)
-        laid_out = {name: LAYOUTS[layout](value) for name, value in inputs.items()}
-        for out, expected in zip(variant(laid_out), variant(inputs), strict=True):
-            assert_same(out, expected, backend, largest_logit(inputs))
-
-
-@pytest.mark.parametrize("variant", TRAJECTORY, ids=str)
-def test_expanded_inputs_give_the_same_bits(variant: Variant, device: str) -> None:
-    inputs = sample_inputs(variant, (1,), 9, 4, torch.float32, device)
-    wide = {
-        name: value if name in ("weight", "bias") else value.expand(4, *value.shape[1:])
-        for name, value in inputs.items()
-    }
-    for out, expected in zip(variant(wide), variant(inputs), strict=True):
-        assert torch.equal(out, expected.expand(4))
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("variant", [*TRAJECTORY[:2], MASKED], ids=str)
+@pytest.mark.parametrize("variant", [*STEPPED[:2], MASKED], ids=str)
 def test_half_precision_logits_are_read_as_they_are(variant: Variant, dtype: torch.dtype, backend: Backend) -> None:
     """The result for the same logits in float32."""
     inputs = sample_inputs(variant, (3,), 33, 20, dtype, backend.device)

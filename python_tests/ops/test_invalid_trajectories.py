@@ -1,129 +1,18 @@
-"""Bad input to the GFlowNet ops is rejected with an error that names op and argument and, on the CPU, the bad entry."""
+"""Invalid values of trajectories and states: the CPU names op, argument and entry; elsewhere they are NaN."""
 
 from __future__ import annotations
-
-import re
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from ops.backends import Backend
-from ops.samples import Inputs, Variant, gradients
-from ops.trajectory_samples import MASKED, SAMPLE, TRAJECTORY, VARIANTS, sample_inputs
+from ops.cases import DRAWS, MASKED, STEPPED, TRAJECTORIES, Inputs, Variant, gradients, sample_inputs
+from ops.test_bad_input import to_device
 from simt.backend import running
 from torch import Tensor
 
 from svgdx import ops
 
-Change = Callable[[Any], Any]
 LEAD, D, T = (3,), 4, 2
-
-NO_FLOAT: dict[str, Change] = {
-    "int64": lambda t: t.long(),
-    "bool": lambda t: t > 0,
-    "complex64": lambda t: t.to(torch.complex64),
-}
-OTHER_FLOAT: dict[str, Change] = {"float64": lambda t: t.double(), "float16": lambda t: t.half()}
-NO_TENSOR: dict[str, Change] = {"list": lambda t: t.tolist(), "number": lambda t: 1.0, "text": lambda t: "x"}
-NOT_INT64: dict[str, Change] = {"int32": lambda t: t.int(), "float32": lambda t: t.float(), "bool": lambda t: t > 0}
-NOT_INT8: dict[str, Change] = {"int64": lambda t: t.long(), "uint8": lambda t: t.byte(), "float32": lambda t: t.float()}
-STATE: dict[str, Change] = {**NO_TENSOR, **NOT_INT8}
-SHAPES: dict[str, Change] = {
-    "one entry fewer": lambda t: t[..., 1:],
-    "one row fewer": lambda t: t[1:],
-    "one dimension more": lambda t: t[None],
-}
-
-
-FAULTS: dict[str, dict[str, Change]] = {
-    "logits": {**NO_FLOAT, **NO_TENSOR, "None": lambda t: None, "flat": lambda t: t.flatten()[1:]},
-    "hidden": {**NO_FLOAT, **NO_TENSOR, "flat": lambda t: t.flatten(), "no state": lambda t: t[:, :0]},
-    "weight": {
-        **NO_FLOAT,
-        **NO_TENSOR,
-        **OTHER_FLOAT,
-        "None": lambda t: None,
-        "not 3 D": lambda t: t[1:],
-        "other H": lambda t: t[:, 1:],
-        "one dimension more": lambda t: t[None],
-    },
-    "bias": {**NO_FLOAT, **NO_TENSOR, **OTHER_FLOAT, "one fewer": lambda t: t[1:], "a row": lambda t: t[None]},
-    "actions": {
-        **NO_TENSOR,
-        **NOT_INT64,
-        "None": lambda t: None,
-        "one dimension more": lambda t: t[None],
-        "one fewer": lambda t: t[..., 1:],
-    },
-    "initial_state": {**STATE, **SHAPES},
-    "state": {**STATE, "None": lambda t: None, "0-d": lambda t: t[0, 0]},
-    "mask": {
-        **NO_TENSOR,
-        "uint8": lambda t: t.byte(),
-        "one row fewer": lambda t: t[1:],
-        "one fewer": lambda t: t[:, 1:],
-    },
-    "offsets": {**NO_TENSOR, **NOT_INT64, "0-d": lambda t: t[0], "2-d": lambda t: t[None], "none": lambda t: t[:0]},
-}
-CASES = [
-    pytest.param(variant, argument, change, id=f"{variant}-{argument}-{fault}")
-    for variant in VARIANTS
-    for argument in variant.arguments()
-    for fault, change in FAULTS[argument].items()
-]
-
-
-def refused(call: Callable[[Inputs], Any], variant: Variant, argument: str, inputs: Inputs) -> None:
-    with pytest.raises((TypeError, ValueError, RuntimeError)) as caught:
-        call(inputs)
-    message = str(caught.value)
-    assert re.match(rf"svgdx::{variant.op}: .*\b{argument}\b", message), message
-    assert len(message.splitlines()[0]) < 250
-
-
-def to_device(inputs: Inputs, device: str) -> Inputs:
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
-
-
-@pytest.mark.parametrize(("variant", "argument", "change"), CASES)
-def test_refused(variant: Variant, argument: str, change: Change) -> None:
-    inputs = sample_inputs(variant, LEAD, D, T, torch.float32)
-    bad = {**inputs, argument: change(inputs[argument])}
-    refused(variant, variant, argument, bad)
-    refused(variant.reference, variant, argument, bad)
-    if isinstance(bad[argument], Tensor):
-        refused(variant, variant, argument, to_device(bad, "meta"))
-
-
-@pytest.mark.parametrize("change", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("variant", SAMPLE, ids=str)
-def test_logits_must_match_the_state(variant: Variant, change: Change) -> None:
-    inputs = sample_inputs(variant, LEAD, D, T, torch.float32)
-    bad = {**inputs, "state": change(inputs["state"])}
-    for call, inputs in ((variant, bad), (variant.reference, bad), (variant, to_device(bad, "meta"))):
-        refused(call, variant, "logits", inputs)
-
-
-@pytest.mark.parametrize(
-    ("variant", "argument"),
-    [(variant, argument) for variant in VARIANTS for argument in variant.arguments()[1:]],
-    ids=str,
-)
-def test_mixed_devices(variant: Variant, argument: str) -> None:
-    inputs = sample_inputs(variant, LEAD, D, T, torch.float32)
-    refused(variant, variant, argument, {**inputs, argument: inputs[argument].to("meta")})
-
-
-@pytest.mark.parametrize(
-    ("variant", "argument"),
-    [(variant, argument) for variant in VARIANTS for argument in variant.arguments()[1:]],
-    ids=str,
-)
-def test_mixed_cpu_and_cuda(variant: Variant, argument: str) -> None:
-    inputs = sample_inputs(variant, LEAD, D, T, torch.float32)
-    with running(on_host=(argument,)):
-        refused(variant, variant, argument, inputs)
 
 
 def changed(tensor: Tensor, *index: int, value: float) -> Tensor:
@@ -140,7 +29,7 @@ def is_nan(variant: Variant, inputs: Inputs, rows: list[int]) -> None:
         assert out.isnan().nonzero().flatten().tolist() == rows
 
 
-@pytest.mark.parametrize("variant", TRAJECTORY, ids=str)
+@pytest.mark.parametrize("variant", STEPPED, ids=str)
 @pytest.mark.parametrize("action", [8, -1, 2**40])
 def test_action_out_of_range(variant: Variant, action: int) -> None:
     inputs = sample_inputs(variant, LEAD, D, T)
@@ -151,7 +40,7 @@ def test_action_out_of_range(variant: Variant, action: int) -> None:
     is_nan(variant, inputs, [1])
 
 
-@pytest.mark.parametrize("variant", TRAJECTORY, ids=str)
+@pytest.mark.parametrize("variant", STEPPED, ids=str)
 def test_location_set_twice(variant: Variant) -> None:
     inputs = sample_inputs(variant, LEAD, D, T)
     location = int(inputs["actions"][2, 0]) // 2
@@ -162,7 +51,7 @@ def test_location_set_twice(variant: Variant) -> None:
     is_nan(variant, inputs, [2])
 
 
-@pytest.mark.parametrize("variant", TRAJECTORY[1::2], ids=str)
+@pytest.mark.parametrize("variant", STEPPED[1::2], ids=str)
 def test_location_set_from_the_start(variant: Variant) -> None:
     inputs = sample_inputs(variant, LEAD, D, T)
     location = int(inputs["actions"][0, 1]) // 2
@@ -174,7 +63,7 @@ def test_location_set_from_the_start(variant: Variant) -> None:
 
 
 @pytest.mark.parametrize("entry", [2, -2, 127, -128])
-@pytest.mark.parametrize("variant", [*TRAJECTORY[1::2], *SAMPLE], ids=str)
+@pytest.mark.parametrize("variant", [*STEPPED[1::2], *DRAWS], ids=str)
 def test_entry_out_of_range(variant: Variant, entry: int) -> None:
     name = variant.arguments()[-1]
     for dim in (D, 40):
@@ -200,7 +89,7 @@ def not_drawn(variant: Variant, inputs: Inputs, row: int) -> None:
 
 
 def test_nothing_to_draw() -> None:
-    for variant, entry, what in [(SAMPLE[0], 1, "void"), (SAMPLE[1], -1, "set")]:
+    for variant, entry, what in [(DRAWS[0], 1, "void"), (DRAWS[1], -1, "set")]:
         inputs = sample_inputs(variant, LEAD, D, T)
         inputs["state"][2] = entry
         with pytest.raises(RuntimeError, match=rf"svgdx::{variant.op}: state\[b=2\] has no {what} entry"):
@@ -212,7 +101,7 @@ def test_nothing_to_draw() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("variant", SAMPLE, ids=str)
+@pytest.mark.parametrize("variant", DRAWS, ids=str)
 def test_logits_that_are_no_distribution(variant: Variant, value: float) -> None:
     inputs = sample_inputs(variant, LEAD, D, T, torch.float32)
     valid = (inputs["state"][1] == -1).repeat_interleave(2) if "forward" in variant.op else inputs["state"][1] >= 0
@@ -224,7 +113,7 @@ def test_logits_that_are_no_distribution(variant: Variant, value: float) -> None
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-@pytest.mark.parametrize("variant", SAMPLE, ids=str)
+@pytest.mark.parametrize("variant", DRAWS, ids=str)
 def test_temperature_and_epsilon(variant: Variant, device: str) -> None:
     inputs = to_device(sample_inputs(variant, LEAD, D, T, torch.float32), device)
     for call in (getattr(ops, variant.op), getattr(torch.ops.svgdx, variant.op)):
@@ -321,7 +210,7 @@ def spoilt(variant: Variant) -> Inputs:
     return inputs
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", [*TRAJECTORIES, *DRAWS], ids=str)
 def test_marked_on_cuda(variant: Variant, backend: Backend) -> None:
     """CUDA does not raise for bad values: it returns NaN, action -1 and the unchanged state."""
     inputs = spoilt(variant)
@@ -331,7 +220,7 @@ def test_marked_on_cuda(variant: Variant, backend: Backend) -> None:
         return
     for out, expected in zip(variant(to_device(inputs, backend.device)), variant.reference(inputs), strict=True):
         torch.testing.assert_close(out.cpu(), expected, rtol=1e-5, atol=1e-5, equal_nan=True)
-    if variant in TRAJECTORY:
+    if variant in STEPPED:
         rows = "hidden" if "hidden" in inputs else "logits"
         grad = gradients(variant, to_device(inputs, backend.device))[rows]
         assert grad.isnan().flatten(1).any(1).tolist() == [False, True, False]

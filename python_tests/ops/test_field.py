@@ -1,0 +1,90 @@
+"""Values of the particle ops in what is peculiar to them: half precision, clusters, bandwidths, many particles."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ops.cases import MODES, PARTICLES, Variant, gradients, sample_inputs, to
+from ops.errors import cancellation
+from ops.test_forward import check
+
+
+@pytest.mark.parametrize("variant", PARTICLES, ids=str)
+def test_random_sizes(variant: Variant) -> None:
+    generator = torch.Generator().manual_seed(11)
+
+    def pick(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    for seed in range(25):
+        m, d = pick(1, 150), pick(1, variant.max_dim or 40)
+        lead = tuple(pick(1, 3) for _ in range(pick(0, 2)))
+        if variant.takes(m, d):
+            check(variant, sample_inputs(variant, lead, m, d, torch.float32, bandwidth=MODES[seed % 3], seed=seed))
+
+
+@pytest.mark.parametrize("variant", PARTICLES, ids=str)
+def test_many_particles(variant: Variant) -> None:
+    d = 3
+    check(variant, sample_inputs(variant, (), 700, d, torch.float32))
+    check(variant, sample_inputs(variant, (), 517, d, torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("variant", PARTICLES, ids=str)
+def test_half_precision_accumulates_in_float32(variant: Variant, dtype: torch.dtype, device: str) -> None:
+    for lead, (m, d), mode in [((), (5, 3), "number"), ((3,), (33, 9), "rows"), ((2,), (64, 16), "scalar")]:
+        inputs = sample_inputs(variant, lead, m, d, dtype, device, mode)
+        wide = to(inputs, torch.float32)
+        for out, expected in zip(variant(inputs), variant(wide), strict=True):
+            assert out.dtype == dtype
+            # Bit-equal to rounding once at the end.
+            assert torch.equal(out, expected.to(dtype))
+
+
+def test_step_keeps_log_q_in_full_precision(device: str) -> None:
+    variant = Variant("svgd_step", ("hessian_trace",))
+    inputs = sample_inputs(variant, (2,), 9, 4, torch.bfloat16, device)
+    mixed = {**inputs, "log_q": inputs["log_q"].float(), "hessian_trace": inputs["hessian_trace"].float()}
+    x_next, log_q_next = variant(mixed)
+    assert (x_next.dtype, log_q_next.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(log_q_next, variant.reference(mixed)[1], rtol=1e-5, atol=1e-5)
+    for name, grad in gradients(variant, mixed).items():
+        assert grad.dtype == mixed[name].dtype
+
+
+@pytest.mark.parametrize("variant", PARTICLES, ids=str)
+def test_far_off_clusters(variant: Variant, device: str) -> None:
+    """With two clusters at +-100, squared distances from x.x - 2 x.y + y.y would lose all digits in float32."""
+    for m, d in [(40, 2), (64, 16), (30, 50)]:
+        if not variant.takes(m, d):
+            continue
+        inputs = sample_inputs(variant, (), m, d, torch.float32, device, "number")
+        for name in ("x", "query"):
+            if name in inputs:
+                side = torch.where(torch.arange(inputs[name].shape[0], device=device) % 2 == 0, 100.0, -100.0)
+                inputs[name] = inputs[name] + side[:, None]
+        if "bandwidth" in inputs:
+            inputs["bandwidth"] = 1.0 if d <= 16 else 4.0
+        for out, expected in zip(variant(inputs), variant.reference(to(inputs, torch.float64)), strict=True):
+            error = (out.double() - expected).abs().max()
+            assert error <= 1e-5 * max(expected.abs().max().item(), 0.01 * cancellation(inputs))
+
+
+@pytest.mark.parametrize("bandwidth", [1e-3, 0.03, 30.0, 1e3])
+@pytest.mark.parametrize("variant", [v for v in PARTICLES if v.op != "median_distance"], ids=str)
+def test_large_and_tiny_bandwidth(variant: Variant, bandwidth: float, device: str) -> None:
+    for m, d in [(33, 3), (16, 40)]:
+        if variant.takes(m, d):
+            check(variant, {**sample_inputs(variant, (2,), m, d, torch.float32, device), "bandwidth": bandwidth})
+
+
+def test_integer_numbers_and_numpy_scalars() -> None:
+    variant = Variant("svgd_phi_trace")
+    inputs = sample_inputs(variant, (), 5, 2, bandwidth="number")
+    numpy_two = torch.tensor(2.0).numpy()[()]
+    for two in (2, 2.0, numpy_two, torch.tensor(2.0), torch.tensor(2.0, dtype=torch.float16)):
+        phi_and_trace = variant({**inputs, "bandwidth": two})
+        torch.testing.assert_close(
+            phi_and_trace, variant.reference({**inputs, "bandwidth": 2.0}), rtol=1e-12, atol=1e-12
+        )
