@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import sys
 from pathlib import Path
 
 import forkserver
@@ -84,3 +88,75 @@ def test_unknown_commands_are_refused(arguments: list[str], message: str, capsys
     code, _, error = printed(capsys, *arguments)
     assert code == 2
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "ebm", "--threads=100000"], "--threads: must be at most 1024, but is 100000"),
+        (["train", "ebm", "--timeout=nan"], "argument --timeout: must be a positive number of seconds"),
+        (
+            ["train", "eb-gfn", "--data=2spirals", "--timeout=1e300"],
+            "argument --timeout: must be a positive number of seconds",
+        ),
+        (["train", "rl", "--seeds=0-2"], "--seeds: must be numbers such as 0,1,2, but are '0-2'"),
+        (["train", "rl", "--env=Pendulum-v1", "--buffer=1000000000000"], "out of memory: .*; nothing was written"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_named_and_leaves_nothing(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
+    try:
+        code = cli.main([*arguments, f"--out={tmp_path / 'run'}", "--quiet"])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    assert code == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_help_on_a_terminal_without_some_letters(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn", reason="the settings need the packages of svgdx[train]")
+    terminal = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(terminal, encoding=encoding))
+    for model in ("ebm", "eb-gfn"):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["train", model, "--help"])
+        assert end.value.code == 0
+    assert b"usage: svgdx train ebm" in terminal.getvalue()
+
+
+def test_a_reader_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(write, "w"))
+    assert cli.main(["--help"]) == 1
+    # What Python flushes when it ends goes nowhere.
+    sys.stdout.close()
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_stream(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, name, None)
+    assert printed_code(["--help"]) == 0
+    monkeypatch.setattr(sys, name, None)
+    assert printed_code(["train", "ebn"]) == 2
+
+
+def printed_code(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    return int(end.value.code or 0)
+
+
+def test_a_file_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(options: object) -> int:
+        raise OSError(28, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr(cli, "resolve", lambda target: full if target.endswith(":run") else resolve(target))
+    assert cli.main(["report", str(tmp_path), f"--out={tmp_path}"]) == 1
+    assert capsys.readouterr().err == f"svgdx report: stopped: [Errno 28] No space left on device: '{tmp_path}'\n"

@@ -82,3 +82,21 @@ def test_cpp_program(tmp_path: pathlib.Path) -> None:
     assert float(error.split()[1]) < 1e-6
     assert refusal.startswith("refused: ")
     assert "score must have the shape of x, (2, 1), but has (1, 2)" in refusal
+
+
+@pytest.mark.parametrize(("version", "is_used"), [(_library.VERSION, True), ("0.0.1", False)])
+def test_a_checkout_uses_the_installed_libraries_of_its_version(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, version: str, is_used: bool
+) -> None:
+    checkout, site = tmp_path / "checkout" / "svgdx", tmp_path / "site"
+    checkout.mkdir(parents=True)
+    (site / "svgdx" / "lib").mkdir(parents=True)
+    (site / f"svgdx-{version}.dist-info").mkdir()
+    (site / f"svgdx-{version}.dist-info" / "METADATA").write_text(f"Name: svgdx\nVersion: {version}\n")
+    monkeypatch.setattr(sys, "path", [str(site)])
+    assert _library.folder_of(checkout) == (site / "svgdx" / "lib" if is_used else checkout / "lib")
+    monkeypatch.setattr(_library, "FOLDER", checkout / "lib")
+    assert f"This folder hides svgdx {version} in {site}" in _library._not_built("cpu")
+    # A checkout that was built uses its own.
+    (checkout / "lib").mkdir()
+    assert _library.folder_of(checkout) == checkout / "lib"

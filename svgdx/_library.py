@@ -1,14 +1,43 @@
 """Finds and loads the ops libraries, and records why a library was not loaded."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import re
+from importlib import metadata
 from typing import Any
 
 import torch
 
-FOLDER = pathlib.Path(__file__).parent / "lib"
+# Read as text: the module that holds it imports this one.
+VERSION = re.findall(
+    '^__version__ = "(.*)"$', (pathlib.Path(__file__).parent / "__init__.py").read_text(), re.MULTILINE
+)[0]
+
+
+def folder_of(package: pathlib.Path) -> pathlib.Path:
+    """The folder of the libraries: the package's own, or that of the installed svgdx if this is a bare checkout.
+
+    In the root of a checkout, `python -m` finds the checkout's package before the installed one.
+    """
+    own = package / "lib"
+    installed = installed_folder()
+    return own if own.is_dir() or installed is None else installed
+
+
+def installed_folder() -> pathlib.Path | None:
+    """The folder of the libraries of the installed svgdx; None if none is installed, or it is of another version."""
+    try:
+        distribution = metadata.distribution("svgdx")
+    except metadata.PackageNotFoundError:
+        return None
+    folder = pathlib.Path(str(distribution.locate_file("svgdx/lib")))
+    return folder if distribution.version == VERSION and folder.is_dir() else None
+
+
+FOLDER = folder_of(pathlib.Path(__file__).parent)
 
 
 @dataclasses.dataclass
@@ -79,7 +108,11 @@ def build_facts() -> dict[str, Any] | None:
 def _not_built(name: str) -> str:
     facts = build_facts()
     if facts is None:
-        return "nothing was built here; install svgdx with 'pip install .', or with 'pip install -e .' to develop it"
+        reason = "nothing was built here; install svgdx with 'pip install .', or with 'pip install -e .' to develop it"
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            installed = metadata.distribution("svgdx")
+            reason += f". This folder hides svgdx {installed.version} in {installed.locate_file('')}; this is {VERSION}"
+        return reason
     if name == "cuda" and not facts["cuda"]["built"]:
         return f"it was not built ({facts['cuda']['reason']})"
     return "it was built but has been removed; reinstall svgdx"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 
 from svgdx.experiments.run.errors import StoppedError, UsageError
@@ -56,6 +58,29 @@ def overview() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
+    _prepare_streams()
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _prepare_streams() -> None:
+    """Lets no letter and no closed stream end a command: what a terminal cannot show becomes a question mark."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _run(arguments: list[str]) -> int:
     if arguments[:1] == [DOCTOR[0]]:
         code: int = resolve("svgdx.doctor:main")(arguments[1:])
         return code
@@ -70,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
-        if package == "svgdx":
+        if package == "svgdx" or error.name is None:
             raise
         extra = "rl" if package in RL_PACKAGES else "train"
         return _failed(command, f"needs the package {package}: pip install 'svgdx[{extra}]'", 2)
@@ -78,6 +103,10 @@ def main(argv: list[str] | None = None) -> int:
         return _failed(command, str(error), 2)
     except StoppedError as error:
         return _failed(command, f"stopped: {error}; the last checkpoint is kept", 1)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _failed(command, f"stopped: {error}", 1)
     except KeyboardInterrupt:
         # Before training began, or a second Ctrl-C: nothing more is written.
         return 130

@@ -8,6 +8,7 @@ import argparse
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from stable_baselines3.common.env_util import make_vec_env
 
 from svgdx.rl import SteinSAC
@@ -26,7 +27,7 @@ model = SteinSAC(
     learning_starts=EPISODE,
     train_freq=10,
     gradient_steps=1 if options.quick else 5,
-    policy_kwargs={"net_arch": (64, 64), "activation": "softplus"},
+    policy_kwargs={"net_arch": {"pi": [64, 64], "qf": [256, 256]}, "activation_fn": torch.nn.Softplus},
     seed=0,
     device="cpu",
 )

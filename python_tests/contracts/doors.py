@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ def sums() -> dict[str, Any]:
     return {name: normal(B) + shift for shift, name in enumerate(("log_pf", "log_pb", "log_reward"))}
 
 
+@functools.cache
 def proposal() -> gflownets.Proposal:
     return gflownets.back_and_forth(policy(), random_bits(B, D), 2, seed=1)
 
@@ -108,14 +110,29 @@ def conv() -> densities.ConvLogDensity:
     return densities.ConvLogDensity((1, 2, 2), 4)
 
 
+@functools.cache
+def ising() -> densities.IsingEnergy:
+    return densities.IsingEnergy(D)
+
+
+@functools.cache
+def empty_buffer() -> samplers.ReplayBuffer:
+    return samplers.ReplayBuffer(8, D, generator())
+
+
 def keep(rows: Tensor, x: Tensor) -> Tensor:
-    buffer = samplers.ReplayBuffer(8, D, generator())
+    buffer = copy.deepcopy(empty_buffer())
     buffer.keep(rows, x)
     return buffer.chains
 
 
+@functools.cache
+def chain() -> samplers.Chain:
+    return samplers.SVGD(square, gaussian()).run(B, 1, generator=generator())
+
+
 def chain_mean(value: Tensor) -> Tensor:
-    return samplers.SVGD(square, gaussian()).run(B, 1, generator=generator()).mean(value)
+    return chain().mean(value)
 
 
 def score_hvp(x: Tensor, probe: Tensor) -> Tensor:
@@ -170,7 +187,7 @@ DOORS = [
     Door("Chain.mean", chain_mean, lambda: {"value": normal(B)}, ("value",)),
     Door("gibbs_sweep", lambda x: samplers.gibbs_sweep(energy(), x, generator()), lambda: {"x": random_bits(B, D)},
          leading=("x",)),
-    Door("gibbs_sweep", lambda x: samplers.gibbs_sweep(densities.IsingEnergy(D), x, generator()),
+    Door("gibbs_sweep", lambda x: samplers.gibbs_sweep(ising(), x, generator()),
          lambda: {"x": random_bits(B, D)}, leading=("x",)),
     Door("gwg_step|DiscreteMLPEnergy", lambda x: samplers.gwg_step(energy(), x, generator()),
          lambda: {"x": random_bits(B, D)}, leading=("x",)),
@@ -184,7 +201,7 @@ DOORS = [
     Door("MLPLogDensity.laplacian", lambda x: mlp().laplacian(x), lambda: {"x": normal(B, D)}, leading=("x",)),
     Door("ConvLogDensity", lambda x: conv()(x), lambda: {"x": normal(B, 4)}, leading=("x",)),
     Door("DiscreteMLPEnergy", lambda x: energy()(x), lambda: {"x": random_bits(B, D)}, leading=("x",)),
-    Door("IsingEnergy", lambda x: densities.IsingEnergy(D)(x), lambda: {"x": random_bits(B, D)}, leading=("x",)),
+    Door("IsingEnergy", lambda x: ising()(x), lambda: {"x": random_bits(B, D)}, leading=("x",)),
     Door("hessian_trace|MLPLogDensity", lambda x: svgdx.hessian_trace(mlp(), x, 2, "hutchinson", generator()).trace,
          lambda: {"x": normal(B, D)}, leading=("x",)),
     Door("frechet_distance", frechet_distance, lambda: {"a": normal(9, D), "b": normal(8, D) + 1}, alone=("a", "b")),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from svgdx import cli
@@ -77,8 +78,7 @@ def tensors(path: Path, experiment: str) -> dict[str, torch.Tensor]:
             values |= {f"{name}/{key}": value for key, value in _leaves(torch.load(io.BytesIO(model.read(name))))}
     with np.load(path / "replay_buffer.npz") as buffer:
         values |= {name: torch.from_numpy(np.asarray(buffer[name])) for name in buffer.files}
-    state = torch.load(path / "state.pt", weights_only=False)
-    return values | {"generator": state["generators"]["torch"]}
+    return values | safetensors.torch.load_file(path / "state.safetensors")
 
 
 def _leaves(state: Any, name: str = "") -> list[tuple[str, torch.Tensor]]:

@@ -15,7 +15,7 @@ pytest.importorskip("gymnasium", reason="reinforcement learning needs the packag
 pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
 
 from svgdx.rl.actor import SteinActor
-from svgdx.rl.critics import TwinCritic
+from svgdx.rl.critics import Critics
 from svgdx.rl.presets import SteinSettings
 from svgdx.rl.targets import make_target
 from svgdx.samplers.initial import DiagonalGaussian
@@ -29,7 +29,7 @@ def error(activation: str, hessian: str, difference: float = 0.0) -> float:
     difference: how far the second critic's parameters are from the first's, in (0, 1]; with 0 they are the same.
     """
     torch.manual_seed(0)
-    critic = TwinCritic(S, D, (32, 32), activation).double()
+    critic = Critics(S, D, (32, 32), activation).double()
     for parameter in critic.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     first, second = (network.state_dict() for network in critic.critics)

@@ -12,7 +12,7 @@ pytest.importorskip("gymnasium", reason="reinforcement learning needs the packag
 pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
 
 from svgdx.activations import FROM_VALUE
-from svgdx.rl.critics import TwinCritic
+from svgdx.rl.critics import Critics
 from svgdx.rl.targets import TARGETS, log_tanh_slope, make_target
 from svgdx.samplers.targets import Target
 
@@ -21,9 +21,9 @@ B, M, S, D = 5, 7, 4, 3
 pytestmark = pytest.mark.usefixtures("double")
 
 
-def make_twin(activation: str, hidden: tuple[int, ...] = (16, 16)) -> TwinCritic:
+def make_twin(activation: str, hidden: tuple[int, ...] = (16, 16)) -> Critics:
     """Two critics, each the smaller one somewhere."""
-    twin = TwinCritic(S, D, hidden, activation)
+    twin = Critics(S, D, hidden, activation)
     for parameter in twin.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     with torch.no_grad():
@@ -32,7 +32,7 @@ def make_twin(activation: str, hidden: tuple[int, ...] = (16, 16)) -> TwinCritic
     return twin
 
 
-def plain(twin: TwinCritic, state: Tensor, action: Tensor) -> Tensor:
+def plain(twin: Critics, state: Tensor, action: Tensor) -> Tensor:
     """min(Q1, Q2) written plainly, with the state repeated for each particle."""
     inputs = torch.cat([action, state[:, None].expand(*action.shape[:-1], -1)], -1)
     values = []
@@ -135,6 +135,6 @@ def test_the_slope_of_tanh_keeps_its_digits() -> None:
 
 def test_bad_settings_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="Critic: activation must be one of tanh, softplus, elu, relu, but is 'gelu'"):
-        TwinCritic(S, D, (8,), "gelu")
-    with pytest.raises(ValueError, match="Critic: hidden must be one or more positive widths"):
-        TwinCritic(S, D, ())
+        Critics(S, D, (8,), "gelu")
+    with pytest.raises(ValueError, match="Critic: hidden must be positive widths"):
+        Critics(S, D, (8, 0))

@@ -12,7 +12,7 @@ pytest.importorskip("gymnasium", reason="reinforcement learning needs the packag
 pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
 
 from svgdx.rl.actor import SteinActor, SteinSample
-from svgdx.rl.critics import TwinCritic
+from svgdx.rl.critics import Critics
 from svgdx.rl.presets import SteinSettings
 from svgdx.rl.targets import TARGETS, make_target
 
@@ -40,7 +40,7 @@ def sample(points: Tensor, particles: int, steps: int, target: str, **changes: o
     """Runs an actor from particle 0 at one of the points (B, D) per row, and the other particles always the same."""
     torch.manual_seed(1)
     dim = points.shape[-1]
-    critic = TwinCritic(STATES, dim, (8, 8), "softplus")
+    critic = Critics(STATES, dim, (8, 8), "softplus")
     for parameter in critic.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
     options: dict[str, object] = {"step": "fixed", "bound": "none", "hessian": "exact", "density": "logdet"} | changes

@@ -21,7 +21,7 @@ from stable_baselines3.common.utils import set_random_seed  # noqa: E402
 
 from svgdx.rl import PRESETS, SteinPolicy, SteinSAC, SteinSettings  # noqa: E402
 
-SMALL = {"net_arch": (16, 16), "critic_arch": (16, 16)}
+SMALL = {"net_arch": [16, 16]}
 
 
 def make_model(env: Any = "Pendulum-v1", **changes: Any) -> SteinSAC:
@@ -114,16 +114,16 @@ def test_a_policy_is_saved_on_its_own(tmp_path: Path) -> None:
 def test_which_particle_acts() -> None:
     model = make_model(preset="p-svgd", policy_kwargs=SMALL | {"test_action": "softmax", "test_temperature": 1e-6})
     state = torch.randn(64, 3)
-    sample = model.policy.sample(state, log_prob=False)
+    critic, sample = model.policy.minimum_at(state), model.policy.sample(state, log_prob=False)
     q = model.critic(state, sample.action).amin(0)
     weight = sample.weights()
     assert weight is not None
     best = q.masked_fill(weight == 0, -torch.inf).argmax(-1)
     # At so low a temperature, the softmax chooses the best particle.
-    assert (model.policy._chosen(state, sample, True) == best).float().mean() > 0.95
+    assert (model.policy._chosen(critic, sample, True) == best).float().mean() > 0.95
     model.policy.test_action = "best"
-    assert torch.equal(model.policy._chosen(state, sample, True), best)
-    drawn = torch.stack([model.policy._chosen(state, sample, False) for _ in range(60)])
+    assert torch.equal(model.policy._chosen(critic, sample, True), best)
+    drawn = torch.stack([model.policy._chosen(critic, sample, False) for _ in range(60)])
     assert len(drawn.unique()) == 10
     assert bool(weight[torch.arange(64), drawn].all())
 
@@ -195,5 +195,5 @@ def test_bad_settings_are_refused_by_name() -> None:
         make_model(stein_kwargs={"target": "tanh"})
     with pytest.raises(ValueError, match="SteinSAC: ent_coef must be positive"):
         make_model(ent_coef=0.0)
-    with pytest.raises(ValueError, match="SteinPolicy: test_action must be one of best, softmax, but is 'mean'"):
+    with pytest.raises(ValueError, match="SteinPolicy: test_action must be one of best, softmax, fixed, but is 'mean'"):
         make_model(policy_kwargs={"test_action": "mean"})

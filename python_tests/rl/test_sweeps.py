@@ -13,7 +13,7 @@ pytest.importorskip("stable_baselines3", reason="reinforcement learning needs th
 
 from svgdx import _library
 from svgdx.activations import FROM_VALUE
-from svgdx.rl.critics import TwinCritic
+from svgdx.rl.critics import Critics
 from svgdx.rl.sweeps import CompiledSweeps, Network, PlainSweeps, Sweeps
 
 if _library.disabled():
@@ -36,7 +36,7 @@ def problem(
     """Two critics at B states, actions and directions (B, M, D)."""
     b, m, s, d, hidden = size
     torch.manual_seed(b + m)
-    critic = TwinCritic(s, d, hidden, activation).to(dtype)
+    critic = Critics(s, d, hidden, activation).to(dtype)
     for parameter in critic.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     networks = critic.minimum_at(torch.randn(b, s, dtype=dtype)).networks

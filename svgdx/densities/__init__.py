@@ -6,11 +6,13 @@ Wrap an energy of another library in EnergyTarget.
 """
 
 from svgdx.densities.base import Energy, EnergyTarget, LogDensity, LogProb, as_log_density
+from svgdx.densities.bounded import BoundedLogDensity, transformed
 from svgdx.densities.conv import ConvLogDensity
 from svgdx.densities.discrete import DiscreteMLPEnergy, IsingEnergy
 from svgdx.densities.mlp import MLPLogDensity
 
 __all__ = [
+    "BoundedLogDensity",
     "ConvLogDensity",
     "DiscreteMLPEnergy",
     "Energy",
@@ -20,4 +22,5 @@ __all__ = [
     "LogProb",
     "MLPLogDensity",
     "as_log_density",
+    "transformed",
 ]

@@ -257,7 +257,7 @@ def per_row_value(x: Tensor, value: Scalar, positive: bool = True) -> Tensor:
     """A bandwidth or step size as (..., 1, 1) in the compute dtype, on the device of x; NaN if it must be positive but
     is not."""
     if not isinstance(value, Tensor):
-        value = torch.tensor(float(value), dtype=torch.float64)
+        value = torch.tensor(float(value), dtype=torch.float64, device=x.device)
     if positive:
         value = torch.where(value > 0, value, torch.nan)
     return value.to(device=x.device, dtype=compute_dtype(x))[..., None, None]

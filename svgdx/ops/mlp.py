@@ -146,7 +146,7 @@ def pack(op: str, condition: object, weights: Sequence[Tensor], biases: Sequence
     with torch.no_grad():
         parameters = torch.cat([tensor.reshape(-1) for layer in zip(weights, biases, strict=True) for tensor in layer])
     widths = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
-    return parameters, torch.tensor(widths, dtype=torch.int64), COMPILED[activation]
+    return parameters, torch.tensor(widths, dtype=torch.int64, device="cpu"), COMPILED[activation]
 
 
 def _function_of(

@@ -17,6 +17,7 @@ from svgdx.samplers.control import Control
 from svgdx.samplers.initial import DiagonalGaussian, Initial
 from svgdx.samplers.parameters import Value
 from svgdx.samplers.targets import Target
+from svgdx.streams import Source, Stream
 
 LOG_STD = (-20.0, 2.0)
 STD = (0.1, 1.0)
@@ -59,6 +60,7 @@ class SteinActor(nn.Module):
         settings: how SVGD runs.
         hidden: widths of the network's hidden layers.
         activation: one of `svgdx.activations.ACTIVATIONS`.
+        features_extractor: of Stable-Baselines3, which turns observations into states; the owner calls it.
 
     Sources: Messaoud et al., S2AC, ICLR 2024, and Particles Don't Care About Z, ICML 2026.
     """
@@ -67,9 +69,16 @@ class SteinActor(nn.Module):
     progress: Tensor
 
     def __init__(
-        self, state_dim: int, limit: Tensor, settings: SteinSettings, hidden: tuple[int, ...], activation: str
+        self,
+        state_dim: int,
+        limit: Tensor,
+        settings: SteinSettings,
+        hidden: tuple[int, ...],
+        activation: str,
+        features_extractor: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.features_extractor = features_extractor
         self.settings = settings
         self.register_buffer("limit", limit)
         # The fraction of the training that is done, from which "epsilon-greedy" takes its probability.
@@ -106,19 +115,52 @@ class SteinActor(nn.Module):
         mean, log_std = self.head(z).chunk(2, -1)
         return DiagonalGaussian(mean, log_std.clamp(*LOG_STD).exp().clamp(*STD))
 
-    def sample(self, initial: Initial, target: Target, log_prob: bool = True, recorded: bool = False) -> SteinSample:
+    def sample(
+        self,
+        initial: Initial,
+        target: Target,
+        log_prob: bool = True,
+        recorded: bool = False,
+        generator: Source = None,
+    ) -> SteinSample:
         """Runs SVGD from an initial distribution over B states to a target at the same states.
 
         Args:
             initial, target: over u, the actions before their tanh.
             log_prob: whether to compute the density of the actions.
             recorded: whether the chain records its steps.
+            generator: source of all random numbers; None uses torch's default generator.
 
         Raises:
             FloatingPointError: the target's score is NaN or infinite.
         """
         settings = self.settings
-        sampler = SVGD(
+        sampler = self._sampler(initial, target, self._control())
+        sampler.progress = float(self.progress)
+        chain = sampler.run(
+            settings.particles, settings.steps, log_prob=log_prob, recorded=recorded, generator=generator
+        )
+        u = chain.x
+        if chain.log_q is None:
+            return SteinSample(u.tanh(), None, chain)
+        log_volume = (log_tanh_slope(u) + self.limit.log()).sum(-1)
+        return SteinSample(u.tanh(), chain.log_q - log_volume, chain)
+
+    def candidates(self, initial: DiagonalGaussian, target: Target, noise: Tensor) -> SteinSample:
+        """As `sample`, without the density, from the same noise (M, D) at every state and without random corrections.
+
+        Metropolis-Hastings, which draws its decisions, is left out.
+        """
+        settings = self.settings
+        control = settings.control if settings.control == "truncation" else "none"
+        sampler = self._sampler(_WithNoise(initial, noise), target, control)
+        stream = Stream(0, device=noise.device)
+        chain = sampler.run(len(noise), settings.steps, log_prob=False, recorded=False, generator=stream)
+        return SteinSample(chain.x.tanh(), None, chain)
+
+    def _sampler(self, initial: Initial, target: Target, control: str | Control) -> SVGD:
+        settings = self.settings
+        return SVGD(
             target,
             initial,  # type: ignore[arg-type]
             self.kernel,
@@ -127,16 +169,9 @@ class SteinActor(nn.Module):
             hessian=settings.hessian,
             density=settings.density,
             divisor=settings.divisor,
-            control=self._control(),
+            control=control,
             stop=self._stop(),
         )
-        sampler.progress = float(self.progress)
-        chain = sampler.run(settings.particles, settings.steps, log_prob=log_prob, recorded=recorded)
-        u = chain.x
-        if chain.log_q is None:
-            return SteinSample(u.tanh(), None, chain)
-        log_volume = (log_tanh_slope(u) + self.limit.log()).sum(-1)
-        return SteinSample(u.tanh(), chain.log_q - log_volume, chain)
 
     def _control(self) -> str | Control:
         settings = self.settings
@@ -151,6 +186,17 @@ class SteinActor(nn.Module):
         if settings.stop_threshold == 0 and settings.patience == 0:
             return None
         return SteinStop(settings.stop_threshold, settings.patience or None)
+
+
+class _WithNoise(DiagonalGaussian):
+    """A Gaussian for each state whose particles come from the same noise (M, D) at all of them."""
+
+    def __init__(self, gaussian: DiagonalGaussian, noise: Tensor) -> None:
+        super().__init__(gaussian.mean, gaussian.std, gaussian.log_std)
+        self.noise = noise
+
+    def draw(self, n: int, batch: tuple[int, ...], generator: Source) -> tuple[Tensor, Tensor]:
+        return self.at(self.noise.expand(*batch, *self.mean.shape[:-1], -1, -1))
 
 
 __all__ = ["SteinActor", "SteinSample"]

@@ -1,14 +1,15 @@
-"""Twin critics at all particles of a state, with hand-written derivatives in the action.
+"""Critics at all particles of a state, with hand-written derivatives of their minimum in the action.
 
 A critic is a multilayer perceptron of action and state. The state's part of its first layer is computed once per state
-instead of once per particle. Of min(Q1, Q2), only the smaller critic of each particle is differentiated, and the
-backward pass of a score is a Hessian-vector product, so no graph is differentiated twice.
+instead of once per particle. The backward pass of a score is a Hessian-vector product, so no graph is differentiated
+twice.
 
 Sources: Fujimoto et al., TD3, ICML 2018 (twin critics); Messaoud et al., S2AC, ICLR 2024.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from svgdx import ops
 from svgdx._checks import one_of
 from svgdx.activations import FROM_VALUE
-from svgdx.rl.sweeps import Network, PlainSweeps, first_is_smaller, sweeps_of
+from svgdx.rl.sweeps import Network, PlainSweeps, sweeps_of
 
 
 class Critic(nn.Module):
@@ -26,18 +27,18 @@ class Critic(nn.Module):
 
     Args:
         state_dim, action_dim: S and D.
-        hidden: widths of the hidden layers, at least one.
+        hidden: widths of the hidden layers; without any, Q is linear.
         activation: one of `svgdx.activations.FROM_VALUE`.
 
     Raises:
-        ValueError: an unknown activation, or no hidden layer.
+        ValueError: an unknown activation, or a width that is not positive.
     """
 
     def __init__(self, state_dim: int, action_dim: int, hidden: tuple[int, ...], activation: str) -> None:
         super().__init__()
         one_of("Critic", "activation", activation, tuple(FROM_VALUE))
-        if not hidden or min(hidden) < 1:
-            raise ValueError(f"Critic: hidden must be one or more positive widths, but is {hidden}")
+        if min(hidden, default=1) < 1:
+            raise ValueError(f"Critic: hidden must be positive widths, but is {hidden}")
         widths = [action_dim + state_dim, *hidden, 1]
         self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(widths))
         self.action_dim, self.activation = action_dim, activation
@@ -60,50 +61,64 @@ class Critic(nn.Module):
         return self.network_at(state).value(action)
 
 
-class TwinCritic(nn.Module):
-    """Two critics of the same shape.
+class Critics(nn.Module):
+    """Critics of the same shape, two as a rule.
 
     Args:
         state_dim, action_dim, hidden, activation: as for Critic.
+        n_critics: how many.
+        features_extractor: of Stable-Baselines3, which turns observations into states; the owner calls it.
+
+    Raises:
+        ValueError: n_critics is below 1, or as for Critic.
     """
 
     def __init__(
-        self, state_dim: int, action_dim: int, hidden: tuple[int, ...] = (256, 256), activation: str = "elu"
+        self,
+        state_dim: int,
+        action_dim: int,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "elu",
+        n_critics: int = 2,
+        features_extractor: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.critics = nn.ModuleList(Critic(state_dim, action_dim, hidden, activation) for _ in range(2))
+        if n_critics < 1:
+            raise ValueError(f"Critics: n_critics must be at least 1, but is {n_critics}")
+        self.features_extractor = features_extractor
+        self.critics = nn.ModuleList(Critic(state_dim, action_dim, hidden, activation) for _ in range(n_critics))
 
     @property
-    def pair(self) -> list[Critic]:
-        """Both critics, typed."""
+    def members(self) -> list[Critic]:
+        """All critics, typed."""
         return [critic for critic in self.critics if isinstance(critic, Critic)]
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        """Q1 and Q2 at states (B, S) and actions (B, M, D): (2, B, M), differentiable in all arguments."""
+        """Every Q at states (B, S) and actions (B, M, D): (N, B, M), differentiable in all arguments."""
         return torch.stack([critic(state, action) for critic in self.critics])
 
     def minimum_at(self, state: Tensor) -> MinimumQ:
-        """min(Q1, Q2) at states (B, S) as a function of the action; states and parameters are constants of it."""
+        """The least Q at states (B, S) as a function of the action; states and parameters are constants of it."""
         return MinimumQ(self, state)
 
 
 class MinimumQ:
-    """min(Q1, Q2) at B states, as a function of actions (B, M, D) alone.
+    """The least Q at B states, as a function of actions (B, M, D) alone.
 
     It is a snapshot for one chain of particles: it must not outlive an update of the critics.
     """
 
-    def __init__(self, twin: TwinCritic, state: Tensor) -> None:
-        self.twin, self.state = twin, state.detach()
+    def __init__(self, critics: Critics, state: Tensor) -> None:
+        self.critics, self.state = critics, state.detach()
         with torch.no_grad():
-            self.networks = [critic.network_at(self.state).detach() for critic in twin.pair]
+            self.networks = [critic.network_at(self.state).detach() for critic in critics.members]
         self.sweeps = sweeps_of(self.networks)
 
     def value(self, action: Tensor) -> Tensor:
         """The minimum (B, M), differentiable in the action any number of times by autograd."""
         if not (torch.is_grad_enabled() and action.requires_grad):
             return self.sweeps.minimum(action, 0)[0]
-        return torch.minimum(*(network.value(action) for network in self.networks))
+        return functools.reduce(torch.minimum, (network.value(action) for network in self.networks))
 
     def value_once(self, action: Tensor) -> Tensor:
         """The minimum (B, M), differentiable in the action once, and faster than `value`."""
@@ -126,20 +141,21 @@ class MinimumQ:
             action: (B, M, D).
             probe: (B, M, D), or V probes (V, B, M, D); the product has the same shape.
         """
-        if isinstance(self.sweeps, PlainSweeps):
+        if isinstance(self.sweeps, PlainSweeps) and len(self.networks[0].weights) > 1:
             return self._score_hvp_by_op(action, probe)
         value, score, tape = self.sweeps.minimum(action, 2)
         assert score is not None
         if probe.dim() == action.dim():
-            return value, score, self.sweeps.along(tape, probe, 1)[0]
-        return value, score, torch.stack([self.sweeps.along(tape, direction, 1)[0] for direction in probe])
+            return value, score, self.sweeps.along(tape, probe, 1)[0]  # type: ignore[arg-type]
+        products = [self.sweeps.along(tape, direction, 1)[0] for direction in probe]  # type: ignore[arg-type]
+        return value, score, torch.stack(products)
 
     def _score_hvp_by_op(self, action: Tensor, probe: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same by `svgdx.ops.mlp_score_hvp`, which is fused on devices without compiled sweeps as well."""
         lead = probe.shape[: probe.dim() - action.dim()]
         x = action.detach().expand(probe.shape).contiguous()
         state = self.state.to(x.dtype).expand(*lead, *self.state.shape).contiguous()
-        (q1, score1, hvp1), (q2, score2, hvp2) = (
+        derivatives = [
             ops.mlp_score_hvp(
                 x,
                 state,
@@ -148,13 +164,16 @@ class MinimumQ:
                 critic.activation,
                 probe.contiguous(),
             )
-            for critic in self.twin.pair
-        )
-        first = first_is_smaller(q1, q2).unsqueeze(-1)
-        value, score = torch.minimum(q1, q2), torch.where(first, score1, score2)
+            for critic in self.critics.members
+        ]
+        value, score, hvp = derivatives[0]
+        for q, q_score, q_hvp in derivatives[1:]:
+            is_kept = ((value <= q) | value.isnan()).unsqueeze(-1)
+            value = torch.minimum(value, q)
+            score, hvp = torch.where(is_kept, score, q_score), torch.where(is_kept, hvp, q_hvp)
         # Value and score are the same for every probe.
         one = (0,) * len(lead)
-        return value[one], score[one], torch.where(first, hvp1, hvp2)
+        return value[one], score[one], hvp
 
     def curvature(self, action: Tensor, probe: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The minimum (B, M), its gradient (B, M, D), v . H v (B, M) and H v (B, M, D) for the probe v (B, M, D).
@@ -166,7 +185,7 @@ class MinimumQ:
 
 
 class _Value(torch.autograd.Function):
-    """min(Q1, Q2), with the gradient computed in the same sweep."""
+    """The least Q, with the gradient computed in the same sweep."""
 
     @staticmethod
     def forward(ctx: Any, action: Tensor, critic: MinimumQ) -> Tensor:
@@ -180,7 +199,7 @@ class _Value(torch.autograd.Function):
 
 
 class _Derivatives(torch.autograd.Function):
-    """Value, score, v . H v and H v of min(Q1, Q2); the backward pass is H g and the gradient of v . H v."""
+    """Value, score, v . H v and H v of the least Q; the backward pass is H g and the gradient of v . H v."""
 
     @staticmethod
     def forward(ctx: Any, action: Tensor, probe: Tensor | None, critic: MinimumQ) -> tuple[Tensor | None, ...]:
@@ -208,4 +227,4 @@ class _Derivatives(torch.autograd.Function):
         return sum(terms[1:], terms[0]) if terms else None, None, None
 
 
-__all__ = ["Critic", "MinimumQ", "TwinCritic"]
+__all__ = ["Critic", "Critics", "MinimumQ"]

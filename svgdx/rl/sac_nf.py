@@ -10,11 +10,12 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
+from svgdx.rl.extension import Extension, GeneratorPolicy
 from svgdx.rl.targets import log_tanh_slope
 
 
@@ -60,15 +61,32 @@ class FlowActor(BasePolicy):
             hidden_features=net_arch,
             activation=activation_fn,
         )
+        # Masks and orders follow from the arguments, so they are not part of what is saved.
+        for module in self.flow.modules():
+            module._non_persistent_buffers_set.update(module._buffers)
+        self.arguments = {
+            "net_arch": net_arch,
+            "features_dim": features_dim,
+            "activation_fn": activation_fn,
+            "transforms": transforms,
+            "features_extractor": features_extractor,
+        }
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        parameters: dict[str, Any] = super()._get_constructor_parameters()
+        return parameters | self.arguments
 
     def distribution(self, obs: PyTorchObs) -> zuko.distributions.NormalizingFlow:
         """The distribution of u at each observation."""
         return self.flow(self.extract_features(obs, self.features_extractor))
 
-    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
+    def forward(self, obs: PyTorchObs, deterministic: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Actions in [-1, 1], (B, D); if deterministic, the image of the base distribution's mode."""
         flow = self.distribution(obs)
-        u: Tensor = flow.transform.inv(flow.base.mean) if deterministic else flow.rsample()
+        z = flow.base.mean
+        if not deterministic:
+            z = z + flow.base.stddev * torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+        u: Tensor = flow.transform.inv(z)
         return u.tanh()
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
@@ -80,7 +98,7 @@ class FlowActor(BasePolicy):
         return self(observation, deterministic)
 
 
-class FlowPolicy(SACPolicy):
+class FlowPolicy(GeneratorPolicy, SACPolicy):
     """The policy of SAC with a FlowActor instead of the Gaussian.
 
     Args:
@@ -105,12 +123,34 @@ class FlowPolicy(SACPolicy):
         kwargs = self._update_features_extractor(self.net_args, features_extractor)
         return FlowActor(transforms=self.n_transforms, **kwargs).to(self.device)
 
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        action: Tensor = self.actor(observation, deterministic, self.generator)
+        return action
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters: dict[str, Any] = super()._get_constructor_parameters()
         return parameters | {"n_transforms": self.n_transforms}
 
 
-class SACNF(SAC):
+class FlowCnnPolicy(FlowPolicy):
+    """A FlowPolicy for images, with the convolutions of NatureCNN; arguments as for FlowPolicy."""
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class FlowMultiInputPolicy(FlowPolicy):
+    """A FlowPolicy for dictionaries of observations, with CombinedExtractor; arguments as for FlowPolicy."""
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class SACNF(Extension, SAC):
     """Soft actor-critic with a masked autoregressive flow as its policy; arguments and use are those of SAC.
 
     Raises:
@@ -120,7 +160,11 @@ class SACNF(SAC):
     Source: Mazoure et al., Leveraging Exploration in Off-Policy Algorithms via Normalizing Flows, CoRL 2019.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": FlowPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": FlowPolicy,
+        "CnnPolicy": FlowCnnPolicy,
+        "MultiInputPolicy": FlowMultiInputPolicy,
+    }
 
     def __init__(self, policy: str | type[FlowPolicy], env: Any, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("use_sde"):
@@ -138,4 +182,4 @@ class SACNF(SAC):
                 raise FloatingPointError(f"SACNF: step {self.num_timesteps}: {name} is NaN or infinite")
 
 
-__all__ = ["SACNF", "FlowActor", "FlowPolicy"]
+__all__ = ["SACNF", "FlowActor", "FlowCnnPolicy", "FlowMultiInputPolicy", "FlowPolicy"]

@@ -12,16 +12,23 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples, Schedule
+from stable_baselines3.common.utils import get_parameters_by_name
 from torch import Tensor, nn
 
 from svgdx.rl.actor import SteinSample
-from svgdx.rl.policy import SteinPolicy
-from svgdx.rl.random_steps import RandomSteps
+from svgdx.rl.extension import Extension, RandomSteps
+from svgdx.rl.policy import SteinCnnPolicy, SteinMultiInputPolicy, SteinPolicy
 
 Self = TypeVar("Self", bound="SteinSAC")
 
+_SUPPORT: dict[str, Any] = {
+    "sde_support": False,
+    "supported_action_spaces": (spaces.Box,),
+    "support_multi_env": True,
+}
 
-class SteinSAC(RandomSteps):
+
+class SteinSAC(Extension, RandomSteps):
     """Soft actor-critic whose policy is a set of SVGD particles instead of a squashed Gaussian.
 
     At each state, SVGD moves M particles from a learnt Gaussian towards exp(Q(s, .) / alpha). The particles are the
@@ -34,21 +41,23 @@ class SteinSAC(RandomSteps):
 
     It is used like any off-policy algorithm of Stable-Baselines3::
 
-        model = SteinSAC("MlpPolicy", "Pendulum-v1", train_freq=1, gradient_steps=1)
+        model = SteinSAC("MlpPolicy", "Pendulum-v1")
         model.learn(10_000)
         action, _ = model.predict(observation, deterministic=True)
 
     Args:
-        policy: "MlpPolicy" or a subclass of SteinPolicy.
+        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a subclass of SteinPolicy.
         env: an environment, its name, or a VecEnv; its actions must lie in a bounded Box.
         preset: how SVGD runs, a row of the published comparison, see `svgdx.rl.presets.settings_of`.
         stein_kwargs: fields of `svgdx.rl.presets.SteinSettings` that replace those of the preset.
         learning_starts: steps before the first update.
         random_steps: steps with uniformly random actions; None takes learning_starts.
-        train_freq, gradient_steps: the published runs make 50 updates after every 50 steps.
+        train_freq, gradient_steps: one update after every step; the published runs, and `svgdx train rl`, make 50 after
+            every 50.
         ent_coef: alpha in units of reward, or "auto" or "auto_0.1" to tune it from 1 or 0.1 to target_entropy.
+        target_update_interval: updates between those of the target critics.
         target_entropy: in nats, for the environment's action; "auto" is -D + sum log(limit), the choice of SAC.
-        policy_kwargs: further arguments of SteinPolicy, such as net_arch and activation.
+        policy_kwargs: further arguments of SteinPolicy, such as net_arch and activation_fn.
 
     The other arguments are those of `stable_baselines3.SAC`, with the defaults of the published runs.
 
@@ -59,10 +68,13 @@ class SteinSAC(RandomSteps):
     ICML 2026.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": SteinPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": SteinPolicy,
+        "CnnPolicy": SteinCnnPolicy,
+        "MultiInputPolicy": SteinMultiInputPolicy,
+    }
     policy: SteinPolicy
-    log_ent_coef: Tensor
-    ent_coef_optimizer: torch.optim.Adam | None = None
+    policy_kwargs: dict[str, Any]
     # Of the updates since `train` began: what was trained, the number of the update, and its loss and gradient's norm.
     _descents: list[tuple[str, int, Tensor]]
 
@@ -74,19 +86,20 @@ class SteinSAC(RandomSteps):
         stein_kwargs: dict[str, Any] | None = None,
         learning_rate: float | Schedule = 1e-3,
         buffer_size: int = 1_000_000,
-        learning_starts: int = 1_000,
+        learning_starts: int = 100,
         random_steps: int | None = None,
         batch_size: int = 100,
         tau: float = 0.005,
         gamma: float = 0.99,
-        train_freq: int | tuple[int, str] = 50,
-        gradient_steps: int = 50,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
         action_noise: ActionNoise | None = None,
         replay_buffer_class: type[ReplayBuffer] | None = None,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         optimize_memory_usage: bool = False,
         n_steps: int = 1,
         ent_coef: str | float = 0.2,
+        target_update_interval: int = 1,
         target_entropy: str | float = "auto",
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -118,30 +131,70 @@ class SteinSAC(RandomSteps):
             verbose=verbose,
             device=device,
             seed=seed,
-            sde_support=False,
-            supported_action_spaces=(spaces.Box,),
-            support_multi_env=True,
+            **_SUPPORT,
         )
         self.random_steps = learning_starts if random_steps is None else random_steps
         self.ent_coef, self.target_entropy = ent_coef, target_entropy
+        self.target_update_interval = target_update_interval
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
         super()._setup_model()
         self._descents = []
-        self.actor, self.critic = self.policy.actor, self.policy.critic
-        self.critic_target = self.policy.critic_target
+        self._name_networks()
+        if self.target_update_interval < 1:
+            interval = self.target_update_interval
+            raise ValueError(f"SteinSAC: target_update_interval must be at least 1, but is {interval}")
         if self.target_entropy == "auto":
             self.target_entropy = float((self.actor.limit.log() - 1).sum())
-        is_tuned = isinstance(self.ent_coef, str) and self.ent_coef.startswith("auto")
-        alpha = float(str(self.ent_coef).removeprefix("auto").removeprefix("_") or "1")
-        if not (alpha > 0 and math.isfinite(alpha)):
-            raise ValueError(f"SteinSAC: ent_coef must be positive, or 'auto' or 'auto_X', but is {self.ent_coef!r}")
-        self.log_ent_coef = torch.tensor(math.log(alpha), device=self.device, requires_grad=is_tuned)
-        if is_tuned:
-            self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1), fused=True)
-        self.policy.temperature.copy_(self.log_ent_coef.detach().exp())
+        self._set_temperature()
+
+    def _name_networks(self) -> None:
+        self.actor, self.critic = self.policy.actor, self.policy.critic
+        self.critic_target = self.policy.critic_target
+        networks = (self.critic, self.critic_target)
+        self.batch_norm_stats, self.batch_norm_stats_target = (
+            get_parameters_by_name(net, ["running_"]) for net in networks
+        )
+
+    def _set_temperature(self) -> None:
+        super()._set_temperature()
+        alpha = self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
+        self.policy.temperature.copy_(alpha)
+
+    @classmethod
+    def _settings_after_loading(cls) -> tuple[str, ...]:
+        return (*super()._settings_after_loading(), "preset", "stein_kwargs")
+
+    def _apply(self, settings: dict[str, Any]) -> None:
+        """Applies ent_coef, and exchanges the policy for one of another preset with the same networks.
+
+        Without a preset, stein_kwargs replace single settings of the saved ones.
+
+        Raises:
+            ValueError: a preset or setting that is unknown, or whose policy has other parameters than the saved one.
+        """
+        changes: dict[str, Any] = {name: settings[name] for name in ("preset", "stein_kwargs") if name in settings}
+        if changes:
+            saved, networks = self.policy_kwargs, self.policy
+            stein = changes.get("stein_kwargs") or {}
+            base = {} if "preset" in changes else saved.get("stein_kwargs") or {}
+            self.policy_kwargs = {**saved, **changes, "stein_kwargs": base | stein}
+            spaces_ = (self.observation_space, self.action_space)
+            policy = self.policy_class(*spaces_, self.lr_schedule, **self.policy_kwargs).to(self.device)
+            try:
+                policy.load_state_dict(networks.state_dict())
+                policy.actor_optimizer.load_state_dict(networks.actor_optimizer.state_dict())
+                policy.critic_optimizer.load_state_dict(networks.critic_optimizer.state_dict())
+            except (RuntimeError, ValueError) as error:
+                names = " and ".join(changes)
+                raise ValueError(
+                    f"SteinSAC.load: {names}: the saved policy learnt other parameters: {error}"
+                ) from error
+            self.policy = policy
+            self._name_networks()
+        super()._apply(settings)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Makes `gradient_steps` updates, each from a batch of the replay buffer, and logs their mean losses."""
@@ -175,41 +228,47 @@ class SteinSAC(RandomSteps):
             The actor's sample, the critics' loss () and the actor's loss (), detached.
         """
         # Critics: both towards one target.
-        state, target = self.policy.states(batch.observations), self.target_values(batch)
-        q = self.critic(state, batch.actions.flatten(1).unsqueeze(1))
+        target = self.target_values(batch)
+        q = self.policy.values(batch.observations, batch.actions.flatten(1).unsqueeze(1))
         critic_loss = 0.5 * (q - target).square().mean((1, 2)).sum()
         self._descend("critic", critic_loss, self.policy.critic_optimizer)
 
         # Actor: through the SVGD steps, for which the updated critics are constants.
-        critic = self.critic.minimum_at(state)
-        sample = self.policy.sample(state, recorded=recorded, critic=critic)
+        critic = self.policy.minimum_at(batch.observations)
+        sample = self.policy.sample(batch.observations, recorded=recorded, critic=critic)
         assert sample.log_prob is not None
         min_q = critic.value_once(sample.action)
         actor_loss = sample.mean(self.policy.temperature * sample.log_prob - min_q).mean()
         self._descend("actor", actor_loss, self.policy.actor_optimizer)
 
         # Alpha: up if the policy's entropy is below its target.
-        if self.ent_coef_optimizer is not None:
+        if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
             surplus = sample.mean(sample.log_prob.detach()).mean() + float(self.target_entropy)
             self._descend("alpha", -self.log_ent_coef * surplus, self.ent_coef_optimizer)
             self.policy.temperature.copy_(self.log_ent_coef.detach().exp())
 
-        with torch.no_grad():
-            targets: list[Tensor] = [*self.critic_target.parameters()]
-            critics: list[Tensor] = [*self.critic.parameters()]
-            torch._foreach_mul_(targets, 1 - self.tau)
-            torch._foreach_add_(targets, critics, alpha=self.tau)
+        if self._n_updates % self.target_update_interval == 0:
+            self._move_targets()
         self._n_updates += 1
         return sample, critic_loss.detach(), actor_loss.detach()
+
+    @torch.no_grad()
+    def _move_targets(self) -> None:
+        """Moves the target critics towards the critics, and copies running statistics."""
+        targets: list[Tensor] = [*self.critic_target.parameters()]
+        critics: list[Tensor] = [*self.critic.parameters()]
+        torch._foreach_mul_(targets, 1 - self.tau)
+        torch._foreach_add_(targets, critics, alpha=self.tau)
+        for statistic, target in zip(self.batch_norm_stats, self.batch_norm_stats_target, strict=True):
+            target.copy_(statistic)
 
     def target_values(self, batch: ReplayBufferSamples) -> Tensor:
         """What the critics learn, r + gamma (1 - done) mean_p (min Q' - alpha log pi), (B, 1)."""
         discounts = self.gamma if batch.discounts is None else batch.discounts
         with torch.no_grad():
-            state = self.policy.states(batch.next_observations)
-            sample = self.policy.sample(state)
+            sample = self.policy.sample(batch.next_observations)
             assert sample.log_prob is not None
-            min_q = self.critic_target.minimum_at(state).value(sample.action)
+            min_q = self.policy.minimum_at(batch.next_observations, self.critic_target).value(sample.action)
             value = sample.mean(min_q - self.policy.temperature * sample.log_prob).unsqueeze(-1)
             return batch.rewards + (1 - batch.dones) * discounts * value
 
@@ -279,11 +338,16 @@ class SteinSAC(RandomSteps):
         return model
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "actor", "critic", "critic_target", "_descents"]
+        return [
+            *super()._excluded_save_params(),
+            *("actor", "critic", "critic_target", "batch_norm_stats", "batch_norm_stats_target", "_descents"),
+        ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names = ["policy", "policy.actor_optimizer", "policy.critic_optimizer"]
-        return names if self.ent_coef_optimizer is None else [*names, "ent_coef_optimizer"], ["log_ent_coef"]
+        if self.ent_coef_optimizer is None:
+            return names, ["ent_coef_tensor"]
+        return [*names, "ent_coef_optimizer"], ["log_ent_coef"]
 
 
 __all__ = ["SteinSAC"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from svgdx._checks import readable
 from svgdx.rl.critics import MinimumQ
 from svgdx.samplers.targets import Derivatives, Target, rademacher
 from svgdx.streams import Source
@@ -24,7 +26,12 @@ class CriticTarget(Target):
     """A target made from min(Q1, Q2) at fixed states, with derivatives from the critics' own sweeps.
 
     On the CPU it raises FloatingPointError if its score is NaN or infinite; a GPU is not asked.
+
+    Attributes:
+        probes: signs (M, D) for each step, in place of random ones; None draws them.
     """
+
+    probes: Iterator[Tensor] | None = None
 
     def derivatives(
         self, x: Tensor, hessian: str = "none", graph: bool = False, generator: Source = None
@@ -34,13 +41,17 @@ class CriticTarget(Target):
             return derivatives
         score = derivatives.score.detach()
         # One sum is faster than a look at every number, but the sum of finite numbers may overflow.
-        if not math.isfinite(float(score.sum())):
+        if readable(score) and not math.isfinite(float(score.sum())):
             rows = int((~score.isfinite()).any(-1).any(-1).sum())
             if rows > 0:
                 raise FloatingPointError(
                     f"SteinActor: the critics' score is NaN or infinite at {rows} of {score.shape[0]} states"
                 )
         return derivatives
+
+    def probe(self, x: Tensor, generator: Source) -> Tensor:
+        """The signs of a Hutchinson estimate at x (B, M, D)."""
+        return rademacher(x, generator) if self.probes is None else next(self.probes).to(x.dtype).expand_as(x)
 
     def from_critic(self, x: Tensor, hessian: str, graph: bool, generator: Source) -> Derivatives:
         """As `Target.derivatives`, without the check."""
@@ -63,7 +74,7 @@ class S2ACTarget(CriticTarget):
                 value, score = self.critic.score(x)
                 return Derivatives(score, value)
             if hessian == "hutchinson":
-                probe = rademacher(x, generator)
+                probe = self.probe(x, generator)
                 if graph:
                     value, score, trace, hvp = self.critic.curvature(x, probe)
                 else:
@@ -102,7 +113,7 @@ class MaxEntropyTarget(CriticTarget):
             if hessian == "none":
                 value, q_gradient = self.critic.score(action)
                 return Derivatives(*self._pull_back(x, action, slope, value, q_gradient))
-            probe = _unit_vectors(x) if hessian == "exact" else rademacher(x, generator)
+            probe = _unit_vectors(x) if hessian == "exact" else self.probe(x, generator)
             direction = slope * probe
             if graph:
                 value, q_gradient, form, product = self._curvature(action, direction)
@@ -134,9 +145,11 @@ class MaxEntropyTarget(CriticTarget):
         return score, value / self.temperature + log_tanh_slope(u).sum(-1)
 
 
-def make_target(name: str, critic: MinimumQ, temperature: Tensor) -> Target:
-    """The target of this name, one of TARGETS."""
-    return S2ACTarget(critic) if name == "s2ac" else MaxEntropyTarget(critic, temperature)
+def make_target(name: str, critic: MinimumQ, temperature: Tensor, probes: Tensor | None = None) -> CriticTarget:
+    """The target of this name, one of TARGETS; its probes are drawn, or those of L steps (L, M, D)."""
+    target = S2ACTarget(critic) if name == "s2ac" else MaxEntropyTarget(critic, temperature)
+    target.probes = None if probes is None else iter(probes)
+    return target
 
 
 def _unit_vectors(x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Samplers: SVGD on the fused ops, with the density of its particles; Langevin dynamics; Markov chains over bits."""
 
+from svgdx.densities.bounded import transformed
 from svgdx.samplers.control import CONTROLS, EpsilonGreedy, MetropolisHastings, Truncation
 from svgdx.samplers.initial import LearntGaussian
 from svgdx.samplers.kernels import RBF, InverseMultiquadric
@@ -58,4 +59,5 @@ __all__ = [
     "median_bandwidth",
     "preset",
     "step_bound",
+    "transformed",
 ]

@@ -36,9 +36,12 @@ class DiagonalGaussian:
 
     def draw(self, n: int, batch: tuple[int, ...], generator: Source) -> tuple[Tensor, Tensor]:
         """n particles (batch..., ..., n, D) and their log density (batch..., ..., n) in nats."""
-        mean, std, log_std = (value.unsqueeze(-2) for value in (self.mean, self.std, self.log_std))
         shape = (*batch, *self.mean.shape[:-1], n, self.mean.shape[-1])
-        noise = stream_of("SVGD", generator, self.device).normal(shape, mean.dtype)
+        return self.at(stream_of("SVGD", generator, self.device).normal(shape, self.mean.dtype))
+
+    def at(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The particles of standard normal noise (..., n, D), and their log density (..., n) in nats."""
+        mean, std, log_std = (value.unsqueeze(-2) for value in (self.mean, self.std, self.log_std))
         log_q = -(0.5 * noise.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
         return mean + std * noise, log_q
 

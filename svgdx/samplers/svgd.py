@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -213,7 +214,8 @@ class SVGD(nn.Module):
         graph = torch.is_grad_enabled() and self.optimizer is None
         graph = graph and (x.requires_grad or any(parameter.requires_grad for parameter in self.parameters()))
         # Autocast would round the kernel's products; a target that wants it enters it on its own.
-        with self.target.frozen(), torch.autocast(x.device.type, enabled=False):
+        is_autocast = torch.is_autocast_enabled(x.device.type)
+        with self.target.frozen(), torch.autocast(x.device.type, enabled=False) if is_autocast else nullcontext():
             for step in range(steps):
                 if not runner.step(step, graph and self._attached(step, attached)):
                     break

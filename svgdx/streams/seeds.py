@@ -20,7 +20,7 @@ def mixed(entropy: list[int]) -> int:
 def seed_of(generator: torch.Generator | None) -> int:
     """Takes a seed from a generator, which advances; never waits for its device. None: torch's default of the CPU."""
     if generator is None or generator.device.type == "cpu":
-        return int(torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, generator=generator))
+        return int(torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, generator=generator, device="cpu"))
     # The state of a GPU's generator, a seed and an offset, is in the memory of the host.
     offset = int(generator.get_offset())
     generator.set_offset(offset + 4)

@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_run_folder_holds_the_documented_files(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     pictures = {f"samples-{step:08d}.png" for step in (0, 4, 8)} | {"samples.png", "curves.png"}
-    assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"} | pictures
+    assert names == {".lock", "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"} | pictures
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in finished.glob("*.png"))
     lines = records(finished)
     assert [line["step"] for line in lines] == list(range(9))

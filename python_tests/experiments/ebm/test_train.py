@@ -16,6 +16,7 @@ from experiments.small_runs import EBM, assert_same_run, checkpoints, command, r
 from svgdx import cli
 from svgdx.experiments.metrics.frechet import frechet_distance
 from svgdx.experiments.run import checkpoint
+from svgdx.experiments.run.checkpoint import temporary_beside
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -32,7 +33,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_run_folder_holds_the_documented_files(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     grids = {f"samples-{step:08d}.png" for step in (0, 4, 8)}
-    assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "tensorboard", "samples.png", "curves.png"} | grids
+    files = {".lock", "config.yaml", "metrics.jsonl", "samples.png", "curves.png"}
+    assert names == {*files, "checkpoints", "tensorboard"} | grids
     assert [path.name for path in sorted((finished / "checkpoints").iterdir())] == [
         f"step-{step:08d}.safetensors" for step in (4, 6, 8)
     ]
@@ -180,9 +182,11 @@ def test_bad_requests_are_refused_before_anything_is_written(
 def test_a_kill_before_the_first_file_leaves_the_folder_free(tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
-    (out / "config.yaml.tmp").write_text("data: dig")
+    (out / ".lock").touch()
+    leftover = temporary_beside(out / "config.yaml")
+    leftover.write_text("data: dig")
     assert cli.main([*command("ebm", out), "--steps", "1"]) == 0
-    assert not (out / "config.yaml.tmp").exists()
+    assert not leftover.exists()
 
 
 def test_a_folder_in_use_is_refused_and_left_alone(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,7 @@ class Straight:
 def test_returns_and_shares_of_a_known_policy() -> None:
     config = RLConfig.from_options({"env": MULTIGOAL})
     settings = RLEvaluationSettings(episodes=5)
-    evaluation = evaluate.measured(Straight(), config, settings)
+    evaluation = evaluate.measured(Straight(), config, settings, {})
     # Five steps of one unit, with squared distances 16, 9, 4, 1, 0, and 10 for the goal; the fifth copy hits a corner.
     to_goal = -5 * 30 - (16 + 9 + 4 + 1) + 10
     returns, goals = evaluation.returns, evaluation.goals

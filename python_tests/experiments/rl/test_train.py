@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
 import signal
@@ -42,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_seed_has_a_run_folder_with_the_documented_files(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == ["seed-0", "seed-2"]
     run = finished / "seed-2"
-    files = {"config.yaml", "metrics.jsonl", "manifest.json"}
+    files = {"config.yaml", "metrics.jsonl", "manifest.json", ".lock"}
     assert {path.name for path in run.iterdir()} == {*files, "checkpoints", "tensorboard"}
     assert list((run / "tensorboard").glob("events.out.tfevents.*"))
     config = RLConfig.from_yaml(run / "config.yaml")
@@ -82,6 +83,22 @@ def test_a_run_resumes_from_a_checkpoint_to_the_same_numbers(tmp_path: Path, alg
     assert resume("rl", tmp_path / "broken") == 0
     assert_same_run(run, tmp_path / "uninterrupted" / "seed-0", "rl")
     assert [state.step for state in saved(run)] == [40, 80, 120]
+
+
+@pytest.mark.parametrize("algo", ["sac", "stein"])
+def test_a_normalised_environment_resumes_and_is_evaluated_with_its_statistics(tmp_path: Path, algo: str) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    changes = {"algo": algo, "normalize": "both"}
+    assert cli.main(command("rl", whole, **changes)) == 0
+    shutil.copytree(whole, run)
+    older = saved(run / "seed-0")[0]
+    assert float(older.tensors["normalize/obs_rms/count"]) == pytest.approx(older.step + 2, abs=1)
+    assert resume("rl", run, f"--checkpoint={older.path}", "--seeds=0") == 0
+    assert_same_run(run / "seed-0", whole / "seed-0", "rl")
+    # The reward is far below -10, where VecNormalize would clip it, so returns are those of the environment.
+    assert cli.main(["eval", "rl", str(run / "seed-0"), "--episodes=2"]) == 0
+    evaluation = json.loads((run / "seed-0" / "evaluation.json").read_text())
+    assert evaluation["mean"] / evaluation["episode_length"] < -15
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(finished: Path, tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
-"""Checkpoints that a run's manifest does not list are refused before anything in them is unpickled."""
+"""What a run's signed manifest does not vouch for is refused before anything is unpickled or imported."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import os
+import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,8 +16,6 @@ import pytest
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
 pytest.importorskip("gymnasium", reason="reinforcement learning needs the packages of svgdx[rl]")
 pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
-
-import torch
 
 from svgdx import cli
 
@@ -48,11 +50,18 @@ class Intruder:
 
 
 def plant(checkpoint: Path, marker: Path) -> None:
-    """Puts an intruder into state.pt and makes the checksums in the checkpoint fit again."""
-    state = torch.load(checkpoint / "state.pt", weights_only=False)
-    torch.save(state | {"intruder": Intruder(marker)}, checkpoint / "state.pt")
+    """Puts an intruder into both pickles of a checkpoint and makes its checksums fit again."""
+    (checkpoint / "environment.pkl").write_bytes(pickle.dumps(Intruder(marker)))
+    with zipfile.ZipFile(checkpoint / "model.zip") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    intruder = {":type:": "", ":serialized:": base64.b64encode(pickle.dumps(Intruder(marker))).decode()}
+    files["data"] = json.dumps(json.loads(files["data"]) | {"intruder": intruder}).encode()
+    with zipfile.ZipFile(checkpoint / "model.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
     facts = json.loads((checkpoint / "checkpoint.json").read_text())
-    facts["sha256"]["state.pt"] = hashlib.sha256((checkpoint / "state.pt").read_bytes()).hexdigest()
+    for name in facts["sha256"]:
+        facts["sha256"][name] = hashlib.sha256((checkpoint / name).read_bytes()).hexdigest()
     (checkpoint / "checkpoint.json").write_text(json.dumps(facts, indent=1))
 
 
@@ -82,12 +91,44 @@ def test_a_changed_checkpoint_is_refused_before_it_is_unpickled(
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("command", [resume, evaluate])
-def test_trust_loads_it(runs: Path, tmp_path: Path, command: object) -> None:
+def test_trust_loads_it(runs: Path, tmp_path: Path) -> None:
     marker = tmp_path / "executed"
     plant(runs / "seed-0" / "checkpoints" / "step-00000040", marker)
-    assert command(runs, "--trust") == 0
+    assert evaluate(runs, "--trust") == 0
     assert marker.exists()
+
+
+def test_a_run_of_another_user_is_refused(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = Path(os.environ["XDG_CONFIG_HOME"]) / "svgdx" / "key"
+    assert (len(key.read_bytes()), key.stat().st_mode & 0o777) == (32, 0o600)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "other"))
+    assert (resume(runs), evaluate(runs)) == (2, 2)
+    message = capsys.readouterr().err
+    assert f"{runs / 'seed-0' / 'manifest.json'} is not signed with your key, {tmp_path / 'other'}" in message
+    # Without a key, nothing is signed, and an empty signature vouches for nothing.
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(runs / "seed-0" / "config.yaml"))
+    manifest = runs / "seed-0" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"signature": ""}))
+    assert evaluate(runs) == 2
+    assert evaluate(runs, "--trust") == 0
+
+
+def test_an_environment_of_another_user_is_not_imported(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "intruding.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = runs / "seed-0" / "config.yaml"
+    config.write_text(
+        config.read_text().replace("env: svgdx/", "env: intruding:svgdx/").replace("goals: four", "goals: null")
+    )
+    assert (resume(runs), evaluate(runs)) == (2, 2)
+    assert f"{config}: env intruding:svgdx/Multigoal-v0 imports a module" in capsys.readouterr().err
+    assert not (tmp_path / "imported").exists()
+    assert evaluate(runs, "--trust") == 0
+    assert (tmp_path / "imported").exists()
 
 
 @pytest.mark.parametrize("content", [None, "not JSON"])

@@ -18,6 +18,7 @@ pytest.importorskip("sklearn", reason="training needs the packages of svgdx[trai
 
 from experiments.small_runs import checkpoints, records
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from svgdx.experiments.run import checkpoint, loop
 from svgdx.experiments.run.errors import DivergedError, StoppedError
@@ -181,14 +182,52 @@ def test_a_signal_after_the_last_evaluation_does_not_undo_the_run(tmp_path: Path
     assert checkpoint.load(checkpoints(folder.path)[-1]).pending is None
 
 
-def test_a_second_signal_acts_at_once() -> None:
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_acts_at_once(first: int, second: int) -> None:
+    before = [signal.getsignal(number) for number in (first, second)]
     with signals() as stop:
         assert not stop.requested
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), first)
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            os.kill(os.getpid(), second)
+    assert [signal.getsignal(number) for number in (first, second)] == before
+
+
+def test_nohup_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("method", ["__init__", "add_scalar", "close"])
+def test_events_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, method, full)
+    folder = new_folder(tmp_path)
+    if method == "close":
+        assert train(Counter(), folder)
+        assert "warning: TensorBoard events are incomplete: [Errno 28]" in capsys.readouterr().err
+        return
+    with pytest.raises(StoppedError, match=r"step 0: .*tensorboard cannot be written: \[Errno 28\] No space left"):
+        train(Counter(), folder)
+
+
+def test_any_other_full_disk_stops_the_run_too(tmp_path: Path) -> None:
+    def full(step: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StoppedError, match=r"step 0: \[Errno 28\] No space left"):
+        train(Counter(evaluating=full), new_folder(tmp_path))
 
 
 @pytest.mark.parametrize("where", ["quantity", "evaluation"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from svgdx import cli
 from svgdx.experiments.eb_gfn.config import DATA_DEFAULTS, EBGFNConfig
 from svgdx.experiments.ebm.config import CONFIGURATIONS, EBMConfig
 from svgdx.experiments.rl.config import MULTIGOAL, RLConfig
+from svgdx.experiments.run.errors import UsageError
+from svgdx.experiments.run.folder import RunFolder
 from svgdx.experiments.run.settings import Settings, chosen_options
 from svgdx.experiments.toys.config import TARGET_DEFAULTS, SampleConfig
 
@@ -74,3 +78,18 @@ def test_help_names_the_defaults_of_variants() -> None:
     assert EBMConfig.defaults_text("hessian") == "hutchinson; none for p-svgd, met-svgd-no-trace"
     assert EBMConfig.defaults_text("data_root") == ""
     assert RLConfig.defaults_text("goals") == f"four for {MULTIGOAL}"
+
+
+def test_a_path_in_another_encoding_is_kept(tmp_path: Path) -> None:
+    """Under a POSIX locale Python reads a letter that is not ASCII as lone surrogates."""
+    config = EBMConfig(data="mnist", data_root=os.fsdecode(b"data-\xff\xc3"))
+    folder = RunFolder.create(tmp_path / "run", config.to_yaml())
+    assert EBMConfig.from_yaml(folder.config) == config
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "a: \x00", "\xe9", "3", ""])
+def test_a_config_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match=f"^{path}: "):
+        EBMConfig.from_yaml(path)

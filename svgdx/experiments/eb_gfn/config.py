@@ -8,7 +8,7 @@ from typing import Any
 
 from svgdx.activations import ACTIVATIONS
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.settings import Settings, device_option, option
+from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, option
 
 SYNTHETIC = ("2spirals", "8gaussians", "circles", "moons", "pinwheel", "swissroll", "checkerboard")
 IMAGES = ("digits", "mnist", "omniglot", "silhouettes")
@@ -119,7 +119,7 @@ class EBGFNConfig(Settings):
     )
     decay_share: float = option(0.2, "run", "fraction of the run in which they fall", most=1, positive=True)
     seed: int = option(0, "run", "random seed", least=-math.inf)
-    threads: int = option(1, "run", "CPU threads; 0 uses torch's default")
+    threads: int = option(1, "run", "CPU threads; 0 uses torch's default", most=MOST_THREADS)
     device: str = device_option()
     eval_every: int = option(1000, "run", "iterations between evaluations, which also draw pictures", least=1)
     eval_points: int = option(2000, "run", "data points of an evaluation during training", least=2)
@@ -181,7 +181,7 @@ class EvaluationSettings(Settings):
     ais_transition: str = option("gwg", "evaluation", "moves of AIS", GIBBS_OR_GWG)
     ais_steps: int = option(10, "evaluation", "sweeps or flips of AIS at each temperature", least=1)
     seed: int = option(0, "evaluation", "random seed", least=-math.inf)
-    threads: int = option(1, "evaluation", "CPU threads", least=1)
+    threads: int = option(1, "evaluation", "CPU threads", least=1, most=MOST_THREADS)
     device: str = device_option("evaluation")
 
     @classmethod

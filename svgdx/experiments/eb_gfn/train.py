@@ -33,7 +33,8 @@ def main(options: argparse.Namespace) -> int:
     """Runs `svgdx train eb-gfn` and returns its exit code."""
     with parallel.launched(options.timeout):
         config, task, folder = open_run(options, EBGFNConfig, "eb-gfn", load_task)
-        return run(config, task, folder, options.resume, options.checkpoint, options.quiet)
+        with folder.named_memory():
+            return run(config, task, folder, options.resume, options.checkpoint, options.quiet)
 
 
 def run(
@@ -50,7 +51,7 @@ def run(
         quiet: shows no progress bar.
 
     Returns:
-        0, or INTERRUPTED after SIGINT or SIGTERM, with a checkpoint of the step reached.
+        0, or INTERRUPTED after SIGINT, SIGTERM or SIGHUP, with a checkpoint of the step reached.
 
     Raises:
         DivergedError: a quantity became NaN or infinite; the last good checkpoint is kept.

@@ -9,7 +9,7 @@ from typing import Any
 from svgdx.activations import SMOOTH
 from svgdx.experiments.data.images import DATASETS, FOLDERS
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.settings import Settings, device_option, option
+from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, option
 from svgdx.samplers import BOUNDS, DIVISORS, HEURISTICS
 
 STARTS = ("normal", "data")
@@ -116,7 +116,9 @@ class EBMConfig(Settings):
 
     steps: int = option(1000, "run", "updates of the energy, or of the flow", least=1)
     seed: int = option(0, "run", "random seed", least=-math.inf)
-    threads: int = option(1, "run", "CPU threads; 0 uses torch's default; 1 is enough for 8x8 digits")
+    threads: int = option(
+        1, "run", "CPU threads; 0 uses torch's default; 1 is enough for 8x8 digits", most=MOST_THREADS
+    )
     device: str = device_option()
     eval_every: int = option(
         100, "run", "updates between evaluations, which measure distances and draw samples", least=1

@@ -21,8 +21,9 @@ losses, entropy, the returns of every evaluation and steps per second without ev
 eps, the norm of the score and the rejection rate of Metropolis-Hastings. A checkpoint holds model.zip, which
 Stable-Baselines3 loads, the replay buffer, the random generators and the state of the environment.
 
-Ctrl-C or SIGTERM stops the run after the current updates and saves a checkpoint; an evaluation is left at once and
-repeated on resuming. --resume continues every unfinished seed in --out and ends with exactly the numbers of an
+Ctrl-C, SIGTERM or SIGHUP stops the run after the current updates and saves a checkpoint; an evaluation is left at once
+and repeated on resuming. A second signal ends it at once, without a checkpoint. One process at a time may train in a
+run folder. --resume continues every unfinished seed in --out and ends with exactly the numbers of an
 uninterrupted run; only if the state of an environment cannot be saved does a new episode begin. A larger --steps
 lengthens runs, finished or not.
 
@@ -57,8 +58,11 @@ def _evaluation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def seeds(text: str) -> list[int]:
-    """The numbers of a list "0,1,2". Raises ArgumentTypeError if one is negative or appears twice."""
-    numbers = [int(number) for number in text.split(",")]
+    """The numbers of a list "0,1,2". Raises ArgumentTypeError if it is no list, or one is negative or appears twice."""
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be numbers such as 0,1,2, but are {text!r}") from error
     if min(numbers) < 0 or len(set(numbers)) < len(numbers):
         raise argparse.ArgumentTypeError(f"seeds must be distinct and at least 0, but are {text}")
     return numbers

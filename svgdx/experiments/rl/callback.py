@@ -10,7 +10,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 from svgdx.experiments.rl.checkpoint import RLCheckpoint
 from svgdx.experiments.rl.config import RLConfig
@@ -36,7 +36,7 @@ class Learner:
         seconds: duration of the steps so far.
     """
 
-    def __init__(self, config: RLConfig, model: Any, env: DummyVecEnv, evaluation: DummyVecEnv, seconds: float) -> None:
+    def __init__(self, config: RLConfig, model: Any, env: VecEnv, evaluation: VecEnv, seconds: float) -> None:
         self.config = self.options = config
         self.model, self.env, self.evaluation, self.seconds = model, env, evaluation, seconds
         self.last_step = config.steps
@@ -100,8 +100,11 @@ class Learner:
         """Entropy of the policy over the newest states, in nats of an action in [-1, 1]; SteinSAC logs its own."""
         buffer = self.model.replay_buffer
         newest = (buffer.pos - 1 - np.arange(min(buffer.size(), self.config.batch))) % buffer.buffer_size
+        observations, scaling = buffer.observations[newest, 0], self.model.get_vec_normalize_env()
+        if scaling is not None:
+            observations = scaling.normalize_obs(observations)
         device = self.model.device
-        states = torch.as_tensor(buffer.observations[newest, 0], dtype=torch.float32, device=device)
+        states = torch.as_tensor(observations, dtype=torch.float32, device=device)
         with seeded(stream_seed(self.config.seed, self.step, ENTROPY), device), torch.no_grad():
             return -float(self.model.actor.action_log_prob(states)[1].mean())
 
@@ -148,7 +151,7 @@ class RecorderCallback(BaseCallback):
 
 
 def evaluate(
-    model: Any, env: DummyVecEnv, episodes: int, seed: int, deterministic: bool = True, callback: Any = None
+    model: Any, env: VecEnv, episodes: int, seed: int, deterministic: bool = True, callback: Any = None
 ) -> tuple[list[float], list[int]]:
     """Rollouts that depend on the model and the seed alone; no generator of a training is changed.
 

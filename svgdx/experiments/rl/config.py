@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from svgdx.activations import FROM_VALUE
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.settings import Settings, device_option, flag, option
+from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, flag, option
 from svgdx.samplers import BOUNDS, CONTROLS, DENSITIES, HESSIANS, HEURISTICS
 from svgdx.samplers.svgd import DIVISORS
 
@@ -58,7 +58,7 @@ class RLConfig(Settings):
     program = "train rl"
     selectors = ("env", "algo", "preset")
     variants = ENVIRONMENTS | ALGORITHM_DEFAULTS
-    added: ClassVar[dict[str, Any]] = {"max_episode_steps": 0}
+    added: ClassVar[dict[str, Any]] = {"max_episode_steps": 0, "normalize": "none"}
 
     env: str = option(
         "Walker2d-v5",
@@ -69,6 +69,11 @@ class RLConfig(Settings):
     max_episode_steps: int = option(
         0, "environment", "limit on the steps of an episode; 0 keeps the limit with which the environment is registered"
     )
+    normalize: str = option(
+        "none", "environment",
+        "what VecNormalize scales by its running mean and deviation; evaluations report returns as they are",
+        ("none", "observations", "rewards", "both"),
+    )  # fmt: skip
     goals: str | None = option(None, "environment", f"goals of {MULTIGOAL}: four or three")
 
     algo: str = option(
@@ -121,8 +126,10 @@ class RLConfig(Settings):
     stop_threshold: float | None = _stein("stop a chain once its Stein discrepancy is below this; 0 disables it", float)
     patience: int | None = _stein("stop a chain after this many rises of its discrepancy; 0 disables it", int)
     test_action: str | None = option(
-        None, "stein policy", "action in evaluations: that of the best particle, or drawn by softmax over Q",
-        metavar="best|softmax",
+        None, "stein policy",
+        "action in evaluations: of the particle with the largest Q, drawn by softmax over Q, or fixed: one action for "
+        "a state, from fixed random numbers",
+        metavar="best|softmax|fixed",
     )  # fmt: skip
     test_temperature: float | None = option(
         None, "stein policy", "temperature of this softmax, in units of return", kind=float, positive=True
@@ -130,7 +137,7 @@ class RLConfig(Settings):
 
     steps: int = option(1_000_000, "run", "steps of the environment, a multiple of --update-every", least=1)
     seed: int = option(0, "run", "seed of all random numbers")
-    threads: int = option(1, "run", "CPU threads; 0 uses as many as torch does by default")
+    threads: int = option(1, "run", "CPU threads; 0 uses as many as torch does by default", most=MOST_THREADS)
     device: str = device_option()
     eval_every: int = option(1000, "run", "steps between evaluations", least=1)
     eval_episodes: int = option(10, "run", "episodes in an evaluation", least=1)
@@ -190,7 +197,7 @@ class RLEvaluationSettings(Settings):
         ("test", "sampled"),
     )  # fmt: skip
     seed: int = option(0, "evaluation", "seed of the episodes")
-    threads: int = option(1, "evaluation", "CPU threads", least=1)
+    threads: int = option(1, "evaluation", "CPU threads", least=1, most=MOST_THREADS)
     device: str = device_option("evaluation")
 
     @classmethod

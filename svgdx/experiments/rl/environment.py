@@ -8,8 +8,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from svgdx.experiments.rl.config import RLConfig
 from svgdx.experiments.run.errors import StoppedError, UsageError
@@ -48,8 +49,8 @@ def _name(env: gymnasium.Env[Any, Any]) -> str:
     return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
-def make(config: RLConfig, count: int = 1, **kwargs: Any) -> DummyVecEnv:
-    """Creates `count` copies of the run's environment, each with the run's limit on the steps of an episode.
+def make(config: RLConfig, count: int = 1, **kwargs: Any) -> VecEnv:
+    """Creates `count` copies of the run's environment, with the run's limit on episodes and its normalisation.
 
     Args:
         kwargs: further arguments of the environment, such as render_mode.
@@ -65,12 +66,51 @@ def make(config: RLConfig, count: int = 1, **kwargs: Any) -> DummyVecEnv:
         return Monitor(Watched(env))
 
     try:
-        return DummyVecEnv([copy] * count)
+        env = DummyVecEnv([copy] * count)
+        if config.normalize == "none":
+            return env
+        observations, rewards = (config.normalize in (name, "both") for name in ("observations", "rewards"))
+        return VecNormalize(env, norm_obs=observations, norm_reward=rewards, gamma=config.gamma)
     except (gymnasium.error.Error, ImportError, ValueError, TypeError) as error:
         raise UsageError(f"--env {config.env}: {error}") from error
 
 
-def check_limit(config: RLConfig, env: DummyVecEnv) -> None:
+def statistics(env: VecEnv) -> dict[str, torch.Tensor]:
+    """What a VecNormalize has estimated so far, by name; nothing of another environment."""
+    if not isinstance(env, VecNormalize):
+        return {}
+    values = {"returns": env.returns}
+    for name in ("obs_rms", "ret_rms"):
+        running = getattr(env, name, None)
+        if running is not None:
+            values |= {f"{name}/{key}": getattr(running, key) for key in ("mean", "var", "count")}
+    return {f"normalize/{name}": torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+
+def restore_statistics(env: VecEnv, tensors: dict[str, torch.Tensor], training: bool) -> None:
+    """Puts `statistics` back; without `training` they stay as they are, and rewards are not scaled."""
+    if not isinstance(env, VecNormalize):
+        return
+    for name in ("obs_rms", "ret_rms"):
+        running = getattr(env, name, None)
+        if running is not None:
+            mean, var, count = (tensors[f"normalize/{name}/{key}"].numpy() for key in ("mean", "var", "count"))
+            running.mean, running.var, running.count = mean.copy(), var.copy(), float(count)
+    if training:
+        env.returns = tensors["normalize/returns"].numpy().copy()
+    else:
+        env.training = env.norm_reward = False
+
+
+def follow(evaluation: VecEnv, env: VecEnv) -> None:
+    """Lets copies for evaluations scale observations as the environment of a training does at any time."""
+    if isinstance(evaluation, VecNormalize) and isinstance(env, VecNormalize):
+        evaluation.training = evaluation.norm_reward = False
+        if env.norm_obs:
+            evaluation.obs_rms = env.obs_rms
+
+
+def check_limit(config: RLConfig, env: VecEnv) -> None:
     """Raises UsageError if nothing limits an episode: its first evaluation might never end."""
     spec = env.envs[0].spec
     if spec is not None and spec.max_episode_steps is None:
@@ -91,7 +131,7 @@ def goal_count(config: RLConfig) -> int:
     return 0 if config.goals is None else len(GOALS[config.goals])
 
 
-def snapshot(env: DummyVecEnv) -> bytes | None:
+def snapshot(env: VecEnv) -> bytes | None:
     """The whole state of the environment, including its random generators; None if part of it cannot be pickled."""
     layers: list[dict[str, Any]] = []
     layer: Any = env.envs[0]
@@ -107,7 +147,7 @@ def snapshot(env: DummyVecEnv) -> bytes | None:
         return None
 
 
-def restore(env: DummyVecEnv, saved: bytes) -> None:
+def restore(env: VecEnv, saved: bytes) -> None:
     """Puts a snapshot back into an environment that was created from the same settings."""
     layers, data = pickle.loads(saved)
     layer: Any = env.envs[0]

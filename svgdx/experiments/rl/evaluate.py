@@ -19,7 +19,7 @@ from svgdx.experiments.rl import environment, models
 from svgdx.experiments.rl.callback import evaluate
 from svgdx.experiments.rl.checkpoint import MODEL, RLCheckpoint, RLFolder
 from svgdx.experiments.rl.config import RLConfig, RLEvaluationSettings
-from svgdx.experiments.run.checkpoint import write_atomically
+from svgdx.experiments.run.checkpoint import temporary_beside, write_atomically
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.folder import localised
 from svgdx.experiments.run.settings import chosen_options
@@ -85,6 +85,7 @@ def run(path: Path, checkpoint: Path | None, video: Path | None, options: dict[s
     folder = RLFolder.reopen(path, "rl")
     folder.trusted = trust
     config = RLConfig.from_yaml(folder.config)
+    folder.check_environment(config.env)
     settings = localised(RLEvaluationSettings.for_environment(config.env, options))
     # The model computes where the evaluation does, not where it was trained.
     config = dataclasses.replace(config, device=settings.device)
@@ -97,13 +98,18 @@ def run(path: Path, checkpoint: Path | None, video: Path | None, options: dict[s
     model = models.load(config, saved.path / MODEL, None)
     # First, so that a video that cannot be made is refused before the long part.
     if video is not None:
-        _write_video(model, config, settings, video)
-    _report(measured(model, config, settings), config, settings, saved, folder)
+        _write_video(model, config, settings, video, saved.tensors)
+    _report(measured(model, config, settings, saved.tensors), config, settings, saved, folder)
     return 0
 
 
-def measured(model: Any, config: RLConfig, settings: RLEvaluationSettings) -> Evaluation:
-    """Evaluates a model in copies of the run's environment; the result depends on model and settings alone."""
+def measured(
+    model: Any, config: RLConfig, settings: RLEvaluationSettings, tensors: dict[str, torch.Tensor]
+) -> Evaluation:
+    """Evaluates a model in copies of the run's environment; the result depends on its arguments alone.
+
+    tensors: of the checkpoint, with the statistics of a normalised environment.
+    """
     goals: list[int] = []
 
     def record_goal(local: dict[str, Any], _: dict[str, Any]) -> None:
@@ -111,6 +117,7 @@ def measured(model: Any, config: RLConfig, settings: RLEvaluationSettings) -> Ev
             goals.append(local["info"].get("goal", -1))
 
     env = environment.make(config, min(_COPIES, settings.episodes))
+    environment.restore_statistics(env, tensors, training=False)
     try:
         is_test = settings.actions == "test"
         returns, lengths = evaluate(model, env, settings.episodes, settings.seed, is_test, record_goal)
@@ -137,7 +144,9 @@ def _report(
     write_atomically(folder.path / "evaluation.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _write_video(model: Any, config: RLConfig, settings: RLEvaluationSettings, path: Path) -> None:
+def _write_video(
+    model: Any, config: RLConfig, settings: RLEvaluationSettings, path: Path, tensors: dict[str, torch.Tensor]
+) -> None:
     """Films one episode, in the time of the environment."""
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         # MuJoCo needs EGL to render without a display, unless another backend is named.
@@ -150,6 +159,7 @@ def _write_video(model: Any, config: RLConfig, settings: RLEvaluationSettings, p
             frames.append(env.envs[0].render())
 
     env = environment.make(config, render_mode="rgb_array")
+    environment.restore_statistics(env, tensors, training=False)
     try:
         evaluate(model, env, 1, settings.seed, settings.actions == "test", film)
         rate = env.envs[0].metadata.get("render_fps", 30)
@@ -169,7 +179,7 @@ def _encode(path: Path, frames: list[Any], rate: float) -> None:
     """Writes frames as a video that is complete or not there."""
     from moviepy import ImageSequenceClip
 
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    temporary = temporary_beside(path)
     clip = ImageSequenceClip(frames, fps=rate)
     try:
         if path.suffix == ".gif":

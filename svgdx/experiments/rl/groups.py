@@ -33,7 +33,12 @@ class RLRun(Run):
         super().__init__(folder, RLConfig.from_yaml(folder.config))
         self.returns: dict[int, float] = {step: float(np.mean(returns)) for step, returns in self.values("returns")}
         file = path / "evaluation.json"
-        self.evaluation: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
+        try:
+            self.evaluation: dict[str, Any] | None = (
+                json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+            )
+        except (OSError, ValueError, RecursionError) as error:
+            raise UsageError(f"{file}: cannot be read: {error}; run `svgdx eval rl` again") from error
 
     def return_at(self, step: int) -> float:
         """The mean return at `step`, or at the last evaluation if the run diverged earlier."""

@@ -14,9 +14,9 @@ from svgdx.experiments.rl.config import STEIN, RLConfig
 from svgdx.experiments.run.compute.device import torch_device
 from svgdx.experiments.run.errors import UsageError
 from svgdx.rl import SACNF, SteinSAC, SteinSettings
+from svgdx.rl.extension import RandomSteps
 from svgdx.rl.policy import TEST_ACTIONS
 from svgdx.rl.presets import settings_of
-from svgdx.rl.random_steps import RandomSteps
 
 
 class GaussianSAC(RandomSteps, SAC):
@@ -91,17 +91,14 @@ def make(config: RLConfig, env: VecEnv) -> Any:
 def _policy_arguments(config: RLConfig) -> dict[str, Any]:
     """The arguments in which the algorithms differ."""
     actor, critic = [config.hidden] * config.actor_layers, [config.hidden] * config.critic_layers
+    policy: dict[str, Any] = {
+        "net_arch": {"pi": actor, "qf": critic},
+        "activation_fn": ACTIVATIONS[config.activation].module,
+    }
     if config.algo == "stein":
-        policy: dict[str, Any] = {
-            "net_arch": tuple(actor),
-            "critic_arch": tuple(critic),
-            "activation": config.activation,
-            "test_action": config.test_action,
-            "test_temperature": config.test_temperature,
-        }
+        policy |= {"test_action": config.test_action, "test_temperature": config.test_temperature}
         stein = {_stein_name(name): getattr(config, name) for name in STEIN}
         return {"preset": config.preset, "stein_kwargs": stein, "policy_kwargs": policy}
-    policy = {"net_arch": {"pi": actor, "qf": critic}, "activation_fn": ACTIVATIONS[config.activation].module}
     if config.algo == "sac-nf":
         policy["n_transforms"] = config.flow_transforms
     return {"policy_kwargs": policy}

@@ -54,8 +54,8 @@ def run(
         trust: when resuming, whether to load checkpoints that the run's manifest does not list.
 
     Returns:
-        0; INTERRUPTED after SIGINT or SIGTERM, with a checkpoint of the seed at work; 1 if a seed diverged, in which
-        case the others are still trained.
+        0; INTERRUPTED after SIGINT, SIGTERM or SIGHUP, with a checkpoint of the seed at work; 1 if a seed diverged, in
+        which case the others are still trained.
 
     Raises:
         UsageError: the request is invalid; nothing was written. StoppedError: the environment failed, or a file could
@@ -68,8 +68,15 @@ def run(
     with signals() as stop:
         for config, folder in runs:
             try:
-                if not _train(config, folder, stop, resume, chosen, quiet):
-                    return INTERRUPTED
+                with folder.named_memory():
+                    if not _train(config, folder, stop, resume, chosen, quiet):
+                        return INTERRUPTED
+            except UsageError:
+                # Out of memory: the folders of the later seeds are new and empty, too.
+                for _, later in [] if resume else runs:
+                    if later.path.is_dir():
+                        later.discard_unused()
+                raise
             except DivergedError as error:
                 print(f"{folder.path}: stopped: {error}; the last checkpoint is kept", file=sys.stderr)
                 code = 1
@@ -91,9 +98,12 @@ def _create(
     configs = {seed: dataclasses.replace(config, seed=seed) for seed in seeds}
     for seed in configs:
         RLFolder.check_free(_path(out, seed))
-    return [
-        (config, RLFolder.create(_path(out, seed), config.to_yaml(), EXPERIMENT)) for seed, config in configs.items()
-    ]
+    runs = []
+    for seed, config in configs.items():
+        folder = RLFolder.create(_path(out, seed), config.to_yaml(), EXPERIMENT)
+        folder.start(config.env)
+        runs.append((config, folder))
+    return runs
 
 
 def _reopen(
@@ -109,8 +119,12 @@ def _reopen(
     for seed in wanted:
         folder = RLFolder.reopen(_path(out, seed), EXPERIMENT)
         folder.trusted = trust
-        runs.append((folder.resumed_settings(RLConfig, settings, chosen), folder))
+        config = folder.resumed_settings(RLConfig, settings, chosen)
+        folder.check_environment(config.env)
+        runs.append((config, folder))
     # All runs were read, so that a refused one leaves the others as they are.
+    for _, folder in runs:
+        folder.lock()
     for config, folder in runs:
         folder.write_settings(config)
     return runs
@@ -132,6 +146,7 @@ def _train(config: RLConfig, folder: RLFolder, stop: Stop, resume: bool, chosen:
         print(f"{folder.path}: has all its {config.steps} steps", file=sys.stderr)
         return True
     env, evaluation = rl_environment.make(config), rl_environment.make(config, config.eval_episodes)
+    rl_environment.follow(evaluation, env)
     try:
         model = models.make(config, env) if saved is None else _restored(config, saved, env)
         learner = Learner(config, model, env, evaluation, saved.seconds if saved else 0.0)
@@ -165,6 +180,7 @@ def _restored(config: RLConfig, saved: RLCheckpoint, env: Any) -> Any:
     """The algorithm of a checkpoint; its environment and all generators are put back as well."""
     model = models.load(config, saved.path / MODEL, env, reset=saved.environment is None)
     saved.restore_buffer(model.replay_buffer)
+    rl_environment.restore_statistics(env, saved.tensors, training=True)
     if saved.environment is None:
         # Loading seeds the environment as at the start of the run, but other episodes must follow.
         env.seed(stream_seed(config.seed, saved.step, EPISODE) % 2**31)

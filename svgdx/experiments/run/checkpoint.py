@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,20 +45,33 @@ class Checkpoint:
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file such that a crash at any moment leaves the old file or the new one, never a part of it.
 
+    The content goes to a new temporary file first. It follows no symbolic link: a link at `path` is replaced.
+
     Raises OSError if it cannot be written; the old file is kept.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_beside(path)
+    number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        with open(temporary, "wb") as file:
+        with open(number, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
     sync(path.parent)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name in the folder of `path` that nobody can foresee, with the suffix of `path`, see `is_temporary`."""
+    return path.with_name(f".{path.stem}-{secrets.token_hex(8)}.tmp{path.suffix}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file or folder is one that a killed process left behind, named by `temporary_beside`."""
+    return re.fullmatch(r"\..*-[0-9a-f]{16}\.tmp(\..*)?", path.name) is not None
 
 
 def sync(path: Path) -> None:
@@ -99,14 +114,19 @@ def load(path: Path, experiment: str = "ebm") -> Checkpoint:
         raise UsageError(f"{path}: not a checkpoint of this experiment")
     if metadata.get("sha256") != _digest(tensors):
         raise UsageError(f"{path}: corrupt checkpoint: its tensors do not match the checksum they were saved with")
-    return Checkpoint(
-        int(metadata["step"]),
-        int(metadata["metrics_bytes"]),
-        tensors,
-        float(metadata.get("seconds", 0.0)),
-        experiment,
-        json.loads(metadata.get("pending", "null")),
-    )
+    try:
+        return Checkpoint(
+            int(metadata["step"]),
+            int(metadata["metrics_bytes"]),
+            tensors,
+            float(metadata.get("seconds", 0.0)),
+            experiment,
+            json.loads(metadata.get("pending", "null")),
+        )
+    except KeyError as error:
+        raise UsageError(f"{path}: corrupt checkpoint: its metadata lacks {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: corrupt checkpoint: its metadata cannot be read: {error}") from error
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -21,7 +22,7 @@ class DivergedError(StoppedError):
 
 
 class StopRequested(Exception):
-    """SIGINT or SIGTERM came during an evaluation. The recorder turns it into a clean end of the run."""
+    """SIGINT, SIGTERM or SIGHUP came during an evaluation. The recorder turns it into a clean end of the run."""
 
 
 def require_finite(step: int, quantities: dict[str, Any]) -> None:
@@ -36,3 +37,10 @@ def require_finite_tensors(step: int, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise DivergedError(f"step {step}: {name} is not finite")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, NumPy or torch says that memory is exhausted."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

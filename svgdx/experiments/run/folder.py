@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from weakref import WeakValueDictionary
 
 import torch
 
 from svgdx.experiments.run import checkpoint, parallel
-from svgdx.experiments.run.checkpoint import Checkpoint
+from svgdx.experiments.run.checkpoint import Checkpoint, is_temporary
 from svgdx.experiments.run.compute import device
-from svgdx.experiments.run.errors import StoppedError, UsageError
+from svgdx.experiments.run.errors import StoppedError, UsageError, is_out_of_memory
 from svgdx.experiments.run.settings import Settings, chosen_options, resumed
 
 if TYPE_CHECKING:
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound=Settings)
 D = TypeVar("D")
+
+# Locked by the process that writes into a run folder.
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -47,9 +54,31 @@ class RunFolder:
         """Raises UsageError if the path is taken: existing files are never overwritten."""
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out: {path} exists and is not a folder")
-        # A run killed while it wrote config.yaml leaves its temporary file and nothing else.
-        if path.is_dir() and any(entry.name != "config.yaml.tmp" for entry in path.iterdir()):
+        # A run killed while it wrote config.yaml leaves its lock and a temporary file, and nothing else.
+        if path.is_dir() and any(entry.name != LOCK and not is_temporary(entry) for entry in path.iterdir()):
             raise UsageError(f"--out: {path} is not empty; pass --resume to continue the run in it")
+
+    def lock(self) -> None:
+        """Makes this process the only one that writes into the folder, as long as this object exists.
+
+        Removes what a killed process left behind.
+
+        Raises:
+            UsageError: another process has locked the folder, or one of its entries is a symbolic link.
+        """
+        for path in (self.config, self.metrics, self.checkpoints, self.events, self.path / LOCK):
+            if path.is_symlink():
+                raise UsageError(f"{path} is a symbolic link, but a run writes into its own folder only")
+        try:
+            self._lock = Lock.of(self.path / LOCK)
+            for entry in filter(is_temporary, [*self.path.iterdir(), *self.checkpoints.glob("*")]):
+                _remove(entry)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"{self.path}: another process is running in this folder; wait until it has ended"
+            ) from error
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be written: {error}") from error
 
     @classmethod
     def create(cls, path: Path, config_text: str, experiment: str = "ebm") -> Self:
@@ -58,20 +87,51 @@ class RunFolder:
         folder = cls(path, experiment)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            folder.lock()
+            # Another process may have been faster.
+            if folder.config.exists():
+                raise UsageError(f"--out: {path} is not empty; pass --resume to continue the run in it")
             checkpoint.write_atomically(folder.config, config_text.encode())
             folder.checkpoints.mkdir()
         except OSError as error:
+            with contextlib.suppress(OSError):
+                (path / LOCK).unlink()
+                path.rmdir()
             raise UsageError(f"--out: {path} cannot be written: {error}") from error
         return folder
 
     @classmethod
     def reopen(cls, path: Path, experiment: str = "ebm") -> Self:
-        """The folder of a run to resume. Raises UsageError if the path is not a run folder."""
+        """The folder of a run, to read; `lock` before writing. Raises UsageError if the path is not a run folder."""
         folder = cls(path, experiment)
         if not folder.config.is_file():
             raise UsageError(f"{path} is not a run folder: it holds no config.yaml")
-        folder.checkpoints.mkdir(exist_ok=True)
         return folder
+
+    @contextlib.contextmanager
+    def named_memory(self) -> Iterator[None]:
+        """Names the cause if memory is exhausted inside, and removes the folder if nothing was recorded in it.
+
+        Raises:
+            UsageError: memory was exhausted before anything was recorded. StoppedError: later.
+        """
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            text = f"out of memory: {str(error).splitlines()[0] if str(error) else 'an allocation failed'}"
+            if self.discard_unused():
+                raise UsageError(f"{text}; choose smaller settings; nothing was written") from error
+            raise StoppedError(text) from error
+
+    def discard_unused(self) -> bool:
+        """Removes the folder of a run that has recorded nothing; returns whether it did."""
+        made = {self.config.name, LOCK, "manifest.json", self.checkpoints.name, self.events.name}
+        if self.saved() or any(entry.name not in made and not is_temporary(entry) for entry in self.path.iterdir()):
+            return False
+        shutil.rmtree(self.path)
+        return True
 
     def resumed_settings(self, cls: type[C], options: dict[str, Any], chosen: Path | None) -> C:
         """The settings with which the run continues; nothing is written yet, see `write_settings`.
@@ -84,9 +144,20 @@ class RunFolder:
         Raises:
             UsageError: the run cannot continue with these options or from this checkpoint.
         """
-        config = localised(resumed(cls.from_yaml(self.config), options))
-        self.load(chosen)
+        present = cls.from_yaml(self.config)
+        config = localised(resumed(present, options))
+        if self.load(chosen) is None:
+            self._require_young(getattr(present, "checkpoint_every", 0))
         return config
+
+    def _require_young(self, checkpoint_every: int) -> None:
+        """Raises UsageError if a run without checkpoints has gone so far that it must have had one."""
+        last = max((line.get("step", 0) for line in self.read_metrics()), default=0)
+        if last > checkpoint_every or (last > 0 and not self.checkpoints.is_dir()):
+            raise UsageError(
+                f"{self.checkpoints} holds no checkpoint, but {self.metrics} reaches step {last}: put the checkpoints "
+                "back, or start a new run in another folder"
+            )
 
     def write_settings(self, config: Settings) -> None:
         """Writes config.yaml, on rank 0, if the settings differ from it. Raises UsageError if it cannot be written."""
@@ -99,6 +170,8 @@ class RunFolder:
 
     def saved(self) -> list[Path]:
         """The checkpoints, oldest first."""
+        if not self.checkpoints.is_dir():
+            return []
         name = re.compile(r"step-\d{8}" + re.escape(self.suffix))
         return sorted(path for path in self.checkpoints.iterdir() if name.fullmatch(path.name))
 
@@ -162,8 +235,10 @@ class RunFolder:
             path, state = loaded
             step, length = state.step, state.metrics_bytes
             print(f"{self.path}: resuming at step {step} from {path}", file=sys.stderr)
+        self.checkpoints.mkdir(exist_ok=True)
         if self.metrics.exists():
-            os.truncate(self.metrics, length)
+            with open(self.metrics, "r+b", opener=_own) as file:
+                file.truncate(length)
         for path in self.saved():
             if int(path.stem.removeprefix("step-")) > step:
                 discarded = path.with_name(path.name + ".discarded")
@@ -175,20 +250,66 @@ class RunFolder:
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl. Raises StoppedError if it cannot be written."""
         try:
-            with open(self.metrics, "a", encoding="utf-8") as file:
+            with open(self.metrics, "a", encoding="utf-8", opener=_own) as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise StoppedError(f"{self.metrics} cannot be written: {error}") from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
+        """The lines of metrics.jsonl. Raises UsageError, naming the line, if one is no record of a step."""
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        lines: list[dict[str, Any]] = []
+        try:
+            # A run that was killed, or that is at work, may have written a part of its last line.
+            for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+                if line.endswith("\n"):
+                    record = json.loads(line)
+                    if not isinstance(record, dict) or "step" not in record:
+                        raise ValueError("it is no record of a step")
+                    lines.append(record)
+        except (OSError, ValueError, RecursionError) as error:
+            raise UsageError(f"{self.metrics}: line {len(lines) + 1} cannot be read: {error}") from error
+        return lines
+
+
+class Lock:
+    """An exclusive lock on a file, held until every object that shares it in this process is gone.
+
+    The system releases it when the process ends, however it ends.
+    """
+
+    _held: ClassVar[WeakValueDictionary[Path, Lock]] = WeakValueDictionary()
+
+    def __init__(self, path: Path) -> None:
+        self._number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(self._number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(self._number)
+            raise
+        weakref.finalize(self, os.close, self._number)
+
+    @classmethod
+    def of(cls, path: Path) -> Lock:
+        """The lock on a file, made if this process does not hold it yet.
+
+        Raises BlockingIOError if another process holds it, another OSError if the file cannot be opened.
+        """
+        path = path.parent.resolve() / path.name
+        lock = cls._held.get(path)
+        if lock is None:
+            lock = cls._held[path] = cls(path)
+        return lock
+
+
+def _own(path: str, flags: int) -> int:
+    """Opens a file for `open`, unless it is a symbolic link."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -215,6 +336,8 @@ def open_run(
             folder = RunFolder.reopen(options.out, experiment)
             config = folder.resumed_settings(cls, chosen, options.checkpoint)
             data = load(config)
+            if parallel.main():
+                folder.lock()
             folder.write_settings(config)
             return config, data, folder
         if options.checkpoint:

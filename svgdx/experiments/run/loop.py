@@ -13,6 +13,7 @@ from svgdx.experiments.run import checkpoint, parallel
 from svgdx.experiments.run.checkpoint import Checkpoint
 from svgdx.experiments.run.compute.device import torch_device
 from svgdx.experiments.run.compute.guard import Quantities
+from svgdx.experiments.run.errors import StoppedError
 from svgdx.experiments.run.folder import RunFolder
 from svgdx.experiments.run.recorder import Record, Recorder, RunOptions, named_divergence, signals
 
@@ -110,7 +111,7 @@ def run(trainer: Trainer, folder: RunFolder, resume: bool, chosen: Path | None, 
         quiet: whether to hide the progress bar.
 
     Returns:
-        True; or False after SIGINT or SIGTERM, with a checkpoint of the step reached.
+        True; or False after SIGINT, SIGTERM or SIGHUP, with a checkpoint of the step reached.
 
     Raises:
         UsageError: the checkpoint cannot be used. DivergedError: a quantity is not finite. StoppedError: a file cannot
@@ -123,10 +124,13 @@ def run(trainer: Trainer, folder: RunFolder, resume: bool, chosen: Path | None, 
             trainer.restore(*loaded)
     if resume and parallel.main():
         folder.rewind(loaded)
-    with signals() as stop, Recorder(trainer, folder, stop, quiet) as recorder:
-        recorder.begin(loaded[1] if loaded else None)
-        while recorder.running:
-            with named_divergence(trainer):
-                quantities = trainer.update()
-            recorder.after_update(quantities)
+    try:
+        with signals() as stop, Recorder(trainer, folder, stop, quiet) as recorder:
+            recorder.begin(loaded[1] if loaded else None)
+            while recorder.running:
+                with named_divergence(trainer):
+                    quantities = trainer.update()
+                recorder.after_update(quantities)
+    except OSError as error:
+        raise StoppedError(f"step {trainer.step}: {error}") from error
     return not recorder.stopped

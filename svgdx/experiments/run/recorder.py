@@ -1,8 +1,8 @@
 """The recorder of a run: what happens between two updates, the same for every experiment.
 
 A `Recorder` logs, evaluates, saves checkpoints, checks for values that are not finite, times the updates and ends the
-run cleanly on SIGINT or SIGTERM. `svgdx.experiments.run.loop.run` drives it for trainers with an update of their own,
-and a callback of Stable-Baselines3 drives it for reinforcement learning.
+run cleanly on SIGINT, SIGTERM or SIGHUP. `svgdx.experiments.run.loop.run` drives it for trainers with an update of
+their own, and a callback of Stable-Baselines3 drives it for reinforcement learning.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from svgdx.experiments.run import parallel
 from svgdx.experiments.run.checkpoint import Checkpoint
 from svgdx.experiments.run.compute.guard import Guard, Quantity, floats
-from svgdx.experiments.run.errors import DivergedError, StopRequested, require_finite_tensors
+from svgdx.experiments.run.errors import DivergedError, StoppedError, StopRequested, require_finite_tensors
 from svgdx.experiments.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Experiment(Protocol):
 
 
 class Stop:
-    """Whether SIGINT or SIGTERM has come since `signals` began to listen."""
+    """Whether SIGINT, SIGTERM or SIGHUP has come since `signals` began to listen."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -112,7 +112,7 @@ class Recorder:
         self._saved = False
         self._guard = Guard()
         step = experiment.step
-        self._writer = SummaryWriter(str(folder.events), purge_step=step + 1) if parallel.main() else None
+        self._writer = _events(folder, step) if parallel.main() else None
         self._bar = tqdm(
             total=experiment.last_step,
             initial=step,
@@ -130,7 +130,10 @@ class Recorder:
     ) -> None:
         self._bar.close()
         if self._writer:
-            self._writer.close()
+            try:
+                self._writer.close()
+            except OSError as failure:
+                print(f"warning: TensorBoard events are incomplete: {failure}", file=sys.stderr)
         if not parallel.main():
             return
         step = self.experiment.step
@@ -212,9 +215,12 @@ class Recorder:
     def _write(self, writer: SummaryWriter, record: Record) -> None:
         step = self.experiment.step
         self.folder.append_metrics({"step": step} | {name.rpartition("/")[2]: value for name, value in record.items()})
-        for name, value in record.items():
-            if not isinstance(value, list):
-                writer.add_scalar(name, value, step)
+        try:
+            for name, value in record.items():
+                if not isinstance(value, list):
+                    writer.add_scalar(name, value, step)
+        except OSError as error:
+            raise StoppedError(f"step {step}: {self.folder.events} cannot be written: {error}") from error
 
     def _save(self, pending: Record | None) -> None:
         state = self.experiment.checkpoint()
@@ -230,6 +236,14 @@ class Recorder:
         self._saved = True
 
 
+def _events(folder: RunFolder, step: int) -> SummaryWriter:
+    """The TensorBoard events of a run from a step on. Raises StoppedError if they cannot be written."""
+    try:
+        return SummaryWriter(str(folder.events), purge_step=step + 1)
+    except OSError as error:
+        raise StoppedError(f"step {step}: {folder.events} cannot be written: {error}") from error
+
+
 @contextmanager
 def named_divergence(experiment: Experiment) -> Iterator[None]:
     """Turns the RuntimeError with which ops refuse NaN into a DivergedError that names the tensor, if there is one."""
@@ -242,19 +256,23 @@ def named_divergence(experiment: Experiment) -> Iterator[None]:
 
 @contextmanager
 def signals() -> Iterator[Stop]:
-    """Notes SIGINT and SIGTERM, so that the update at work is completed; a second signal acts at once."""
+    """Notes SIGINT, SIGTERM and SIGHUP, so that the update at work is completed; a second one acts at once.
+
+    The second one raises KeyboardInterrupt. SIGHUP stays ignored under nohup.
+    """
     stop = Stop()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in numbers}
 
     def receive(number: int, frame: FrameType | None) -> None:
-        stop.requested = True
         # torchrun repeats signals that the ranks may have got already, and kills ranks that take too long.
-        if parallel.size() == 1:
-            for known, handler in handlers.items():
-                signal.signal(known, handler)
+        if stop.requested and parallel.size() == 1:
+            raise KeyboardInterrupt
+        stop.requested = True
 
-    for number in handlers:
-        signal.signal(number, receive)
+    for number, handler in handlers.items():
+        if number != signal.SIGHUP or handler is not signal.SIG_IGN:
+            signal.signal(number, receive)
     try:
         yield stop
     finally:

@@ -52,8 +52,8 @@ def expanded(paths: list[Path]) -> list[Path]:
 def _config(path: Path) -> dict[str, Any]:
     file = RunFolder.reopen(path).config
     try:
-        config = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{file}: cannot be read: {error}") from error
     return config if isinstance(config, dict) else {}
 

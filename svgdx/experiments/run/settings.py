@@ -24,6 +24,9 @@ S = TypeVar("S", bound="Settings")
 
 # Longer lists of choices go into the help text: argparse does not break a metavar.
 _MOST_METAVAR = 24
+_YEAR = 31_536_000
+# More threads than any machine has cores exhaust the address space and end the process.
+MOST_THREADS = 1024
 
 
 def option(
@@ -156,8 +159,8 @@ class Settings:
         import yaml
 
         try:
-            values = yaml.safe_load(path.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UsageError(f"{path}: cannot be read: {error}") from error
         names = {item.name for item in dataclasses.fields(cls)}
         added = {name: value for name, value in {**Settings.added, **cls.added}.items() if name in names}
@@ -339,8 +342,9 @@ def run_folder_text(length: str) -> str:
     return f"""The run folder DIR holds config.yaml, metrics.jsonl, TensorBoard events, checkpoints, samples.png and
 curves.png.
 
-Ctrl-C or SIGTERM stops the run after the current update and saves a checkpoint; an evaluation is left at once and
-repeated on resuming. A run that was stopped or killed continues with --resume and ends with exactly the numbers of an
+Ctrl-C, SIGTERM or SIGHUP stops the run after the current update and saves a checkpoint; an evaluation is left at once
+and repeated on resuming. A second signal ends it at once, without a checkpoint. One process at a time may train in a
+run folder. A run that was stopped or killed continues with --resume and ends with exactly the numbers of an
 uninterrupted run. A larger {length} lengthens a run, finished or not;
 whatever depends on the length, such as learning rates, follows the new length from then on.
 
@@ -359,4 +363,15 @@ def run_folder_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--checkpoint", metavar="FILE", type=Path, help="with --resume: continue from this checkpoint")
     group.add_argument("--quiet", action="store_true", help="show no progress bar")
     timeout = "with torchrun: seconds that a process waits for the others before it fails (default: 1800)"
-    group.add_argument("--timeout", metavar="X", type=float, default=1800.0, help=timeout)
+    group.add_argument("--timeout", metavar="X", type=_seconds, default=1800.0, help=timeout)
+
+
+def _seconds(text: str) -> float:
+    """A duration in seconds. Raises ArgumentTypeError if it is not positive or longer than a year."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= _YEAR:
+        raise argparse.ArgumentTypeError(f"must be a positive number of seconds, at most {_YEAR}, but is {text!r}")
+    return seconds

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.settings import Settings, device_option, option
+from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, option
 from svgdx.experiments.toys.targets import MIXTURES, TARGETS
 from svgdx.samplers import BOUNDS, CONTROLS, DENSITIES, HESSIANS, PRESETS
 
@@ -68,7 +68,7 @@ class SampleConfig(Settings):
     chains: int = option(10, "run", "independent chains from which the final entropy is estimated", least=1)
     frames: int = option(40, "run", "frames of evolution.gif; 0 writes no GIF")
     seed: int = option(0, "run", "random seed", least=-math.inf)
-    threads: int = option(1, "run", "CPU threads; 0 uses torch's default")
+    threads: int = option(1, "run", "CPU threads; 0 uses torch's default", most=MOST_THREADS)
     device: str = device_option()
 
     @classmethod

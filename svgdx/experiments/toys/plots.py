@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svgdx.experiments.run.checkpoint import temporary_beside
 from svgdx.experiments.run.figures import write_figure
 from svgdx.experiments.toys.targets import Toy, Truth
 from svgdx.samplers import Chain
@@ -94,7 +95,10 @@ def evolution(path: Path, toy: Toy, positions: list[Tensor], frames: int) -> Non
         axis.set_title(f"step {step}", fontsize=10)
         return [dots]
 
-    temporary = path.with_suffix(".tmp.gif")
-    FuncAnimation(figure, draw, frames=steps).save(temporary, writer=PillowWriter(fps=10), dpi=70)
-    plt.close(figure)
-    temporary.replace(path)
+    temporary = temporary_beside(path)
+    try:
+        FuncAnimation(figure, draw, frames=steps).save(temporary, writer=PillowWriter(fps=10), dpi=70)
+        temporary.replace(path)
+    finally:
+        plt.close(figure)
+        temporary.unlink(missing_ok=True)

@@ -30,7 +30,9 @@ def main(options: argparse.Namespace) -> int:
     config = localised(SampleConfig.from_options(chosen_options(options, SampleConfig)))
     # Before the folder is made, so that a refused run leaves none.
     toy = load_toy(config.target)
-    return run(config, toy, RunFolder.create(options.out, config.to_yaml(), "sample"), options.quiet)
+    folder = RunFolder.create(options.out, config.to_yaml(), "sample")
+    with folder.named_memory():
+        return run(config, toy, folder, options.quiet)
 
 
 def sampler_of(config: SampleConfig, toy: Toy) -> SVGD:

@@ -1,4 +1,4 @@
-"""Derivatives of min(Q1, Q2) in the action, by forward and backward sweeps through the layers of both critics.
+"""Derivatives of the least Q in the action, by forward and backward sweeps through the layers of all critics.
 
 Private to svgdx.rl.critics. Read `network.py` for what is differentiated, `plain.py` for the formulas in torch's own
 operations, and `compiled.py` for the same computation in C++.
@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from svgdx.rl.sweeps.compiled import CompiledSweeps
-from svgdx.rl.sweeps.network import Network, first_is_smaller
+from svgdx.rl.sweeps.network import Network
 from svgdx.rl.sweeps.plain import PlainSweeps
 
 Sweeps: TypeAlias = CompiledSweeps | PlainSweeps
 
 
 def sweeps_of(networks: Sequence[Network]) -> Sweeps:
-    """The sweeps through two networks: compiled on the CPU in float32 and float64, otherwise plain."""
+    """The sweeps through networks of one shape: compiled for two on the CPU in float32 and float64, otherwise plain."""
     return CompiledSweeps(networks) if CompiledSweeps.serve(networks) else PlainSweeps(networks)
 
 
-__all__ = ["CompiledSweeps", "Network", "PlainSweeps", "Sweeps", "first_is_smaller", "sweeps_of"]
+__all__ = ["CompiledSweeps", "Network", "PlainSweeps", "Sweeps", "sweeps_of"]

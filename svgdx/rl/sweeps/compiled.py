@@ -25,13 +25,15 @@ class CompiledSweeps:
         weights = networks[0].weights
         self.shift = torch.stack([network.shift for network in networks])
         self.parameters = torch.stack([_flat(network) for network in networks])
-        self.widths = torch.tensor([weights[0].shape[1], *map(len, weights)], dtype=torch.int64)
+        self.widths = torch.tensor([weights[0].shape[1], *map(len, weights)], dtype=torch.int64, device="cpu")
         self.activation = COMPILED[networks[0].activation]
 
     @staticmethod
     def serve(networks: Sequence[Network]) -> bool:
-        """Whether the compiled sweeps take networks of this device and dtype."""
+        """Whether the compiled sweeps take these networks: two with hidden layers, of a supported device and dtype."""
         shift = networks[0].shift
+        if len(networks) != 2 or len(networks[0].weights) < 2 or torch.compiler.is_compiling():
+            return False
         supported = shift.device.type == "cpu" and shift.dtype in (torch.float32, torch.float64)
         return supported and not _library.disabled()
 

@@ -31,10 +31,12 @@ class Network(NamedTuple):
 
     def value(self, action: Tensor) -> Tensor:
         """Q (B, M), differentiable in the action any number of times by autograd."""
-        return self.output(self.hidden(action)[-1]).view(action.shape[:-1])
+        return self.output(action, self.hidden(action)).view(action.shape[:-1])
 
     def hidden(self, action: Tensor) -> list[Tensor]:
-        """The values of each hidden layer, (B M, H)."""
+        """The values of each hidden layer, (B M, H); none of a linear Q."""
+        if len(self.weights) == 1:
+            return []
         function = ACTIVATIONS[self.activation].function
         first = functional.linear(action, self.weights[0]).add_(self.shift.unsqueeze(-2))
         values = [function(first.flatten(0, 1))]
@@ -42,11 +44,8 @@ class Network(NamedTuple):
             values.append(function(functional.linear(values[-1], weight, bias)))
         return values
 
-    def output(self, last_hidden: Tensor) -> Tensor:
-        """Q (B M,) from the last hidden layer's values."""
-        return functional.linear(last_hidden, self.weights[-1], self.biases[-1]).squeeze(-1)
-
-
-def first_is_smaller(q1: Tensor, q2: Tensor) -> Tensor:
-    """Whether the minimum is Q1; a NaN is the minimum, as in torch.minimum."""
-    return (q1 <= q2) | q1.isnan()
+    def output(self, action: Tensor, hidden: list[Tensor]) -> Tensor:
+        """Q (B M,) from the values of the hidden layers."""
+        if not hidden:
+            return functional.linear(action, self.weights[0]).add_(self.shift.unsqueeze(-2)).flatten()
+        return functional.linear(hidden[-1], self.weights[-1], self.biases[-1]).squeeze(-1)

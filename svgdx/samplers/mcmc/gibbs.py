@@ -40,7 +40,7 @@ def gibbs_sweep(target: nn.Module | LogProb, x: Tensor, generator: Source = None
     log_density = as_log_density(target)
     stream = stream_of("gibbs_sweep", generator, x.device)
     for _ in range(_checks.integer("gibbs_sweep", "sweeps", sweeps)):
-        uniforms = stream.uniform(chains.shape[::-1])
+        uniforms = stream.uniform(chains.shape[::-1], torch.float32)
         if isinstance(target, IsingEnergy) and _is_unchanged(target, IsingEnergy):
             chains = _ising_sweep(target.coupling(), chains, uniforms)
         elif isinstance(target, DiscreteMLPEnergy) and _is_unchanged(target, DiscreteMLPEnergy):
@@ -97,5 +97,5 @@ def _ising_sweep(coupling: Tensor, chains: Tensor, uniforms: Tensor) -> Tensor:
     spins = spins.T.contiguous()
     for location, threshold in enumerate(torch.logit(uniforms)):
         log_odds = 4 * (coupling[location] @ spins)
-        spins[location] = torch.where(threshold < log_odds, 1.0, -1.0)
+        spins[location] = 2 * (threshold < log_odds).to(spins.dtype) - 1
     return (spins.T > 0).to(chains.dtype)

@@ -33,7 +33,7 @@ def gwg_step(
         steps: number of proposed flips in each chain.
 
     Returns:
-        The next states of the chains, with the shape and dtype of x.
+        The next states of the chains, with the shape and dtype of x; they are computed in the default dtype of torch.
 
     Raises:
         TypeError: the target is not callable, or does not return a tensor.

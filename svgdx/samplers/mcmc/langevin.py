@@ -110,4 +110,4 @@ class ReplayBuffer(nn.Module):
         """
         rows = _checks.features("ReplayBuffer.keep", "rows", rows, rank=1)
         x = _checks.same_shape("ReplayBuffer.keep", "x", x, (len(rows), self.chains.shape[1]), "the rows")
-        self.chains[rows] = x.detach()
+        self.chains[rows] = x.detach().to(self.chains.dtype)

@@ -1,0 +1,89 @@
+"""Log densities over a bounded set, such as an interval or a simplex, as log densities over all of R^D."""
+
+from __future__ import annotations
+
+from typing import overload
+
+from torch import Tensor, distributions
+from torch.distributions import biject_to, constraints
+
+from svgdx.densities.base import LogDensity, LogProb, as_log_density
+
+
+class BoundedLogDensity(LogDensity):
+    """The log density of z in R^D whose image x = T(z) in a support has the density p.
+
+    T is the bijection that ``torch.distributions.biject_to`` has for the support, and the log density is
+    log p(T(z)) + log |det dT/dz|. Made by :func:`svgdx.samplers.transformed`.
+
+    Attributes:
+        transform: T.
+    """
+
+    def __init__(self, target: LogProb, support: constraints.Constraint) -> None:
+        super().__init__()
+        self.target = target
+        self.transform = biject_to(support)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The log density in nats, up to the constant of p: (..., D) -> (...)."""
+        x = self.transform(z)
+        volume: Tensor = self.transform.log_abs_det_jacobian(z, x)
+        return self.target(x) + volume
+
+    @overload
+    def constrained(self, z: Tensor) -> Tensor: ...
+    @overload
+    def constrained(self, z: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]: ...
+    def constrained(self, z: Tensor, log_q: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """The points x of the support that belong to z, and their log density.
+
+        Args:
+            z: (..., D).
+            log_q: log density of z in nats, (...); None leaves densities out.
+
+        Returns:
+            x (..., D'); with log_q also the log density of x, (...). On a simplex D' is D + 1, and the density is with
+            respect to the first D coordinates, as in ``torch.distributions.Dirichlet``.
+        """
+        x: Tensor = self.transform(z)
+        return x if log_q is None else (x, log_q - self.transform.log_abs_det_jacobian(z, x))
+
+
+def transformed(
+    target: distributions.Distribution | LogProb, support: constraints.Constraint | None = None
+) -> BoundedLogDensity:
+    """A density over a bounded set as a target over all of R^D, where particles can move freely.
+
+    >>> posterior = transformed(torch.distributions.Dirichlet(torch.tensor([2.0, 3.0, 4.0])))
+    >>> sampler = svgdx.SVGD(posterior, LearntGaussian(torch.zeros(2), 1.0))
+    >>> x, log_q = posterior.constrained(*sampler.sample_with_log_prob(100, 50))
+
+    Args:
+        target: a distribution over vectors, or a LogDensity, an Energy or a callable log density over the support.
+        support: where the density lives, such as ``constraints.simplex`` or ``constraints.interval(0, 1)``; None takes
+            that of the distribution. One for single numbers holds for each coordinate.
+
+    Raises:
+        TypeError: the target is no distribution and has no support, or is not callable.
+        ValueError: the distribution or the support is not over vectors.
+        NotImplementedError: torch.distributions has no bijection to the support.
+    """
+    if isinstance(target, distributions.Distribution):
+        if len(target.event_shape) != 1:
+            raise ValueError(
+                f"transformed: target must be a distribution over vectors (D,), but its event shape is "
+                f"{tuple(target.event_shape)}; torch.distributions.Independent combines independent numbers to a vector"
+            )
+        support = target.support if support is None else support
+        target = target.log_prob
+    if not isinstance(support, constraints.Constraint):
+        raise TypeError(f"transformed: support must be a constraint of torch.distributions, but is {support!r}")
+    if support.event_dim > 1:
+        raise ValueError(f"transformed: support must be over vectors or single numbers, but is {support}")
+    if support.event_dim == 0:
+        support = constraints.independent(support, 1)
+    return BoundedLogDensity(as_log_density(target), support)
+
+
+__all__ = ["BoundedLogDensity", "transformed"]
