@@ -105,6 +105,11 @@ def mlp() -> densities.MLPLogDensity:
 
 
 @functools.cache
+def bounded() -> densities.BoundedLogDensity:
+    return samplers.transformed(torch.distributions.Dirichlet(torch.tensor([2.0, 3.0, 4.0, 5.0])))
+
+
+@functools.cache
 def conv() -> densities.ConvLogDensity:
     torch.manual_seed(1)
     return densities.ConvLogDensity((1, 2, 2), 4)
@@ -200,6 +205,9 @@ DOORS = [
     Door("MLPLogDensity.score_hvp", score_hvp, lambda: {"x": normal(B, D), "probe": normal(B, D)}),
     Door("MLPLogDensity.laplacian", lambda x: mlp().laplacian(x), lambda: {"x": normal(B, D)}, leading=("x",)),
     Door("ConvLogDensity", lambda x: conv()(x), lambda: {"x": normal(B, 4)}, leading=("x",)),
+    Door("BoundedLogDensity", lambda z: bounded()(z), lambda: {"z": normal(B, D)}, leading=("z",)),
+    Door("BoundedLogDensity.constrained", lambda z, log_q: bounded().constrained(z, log_q)[1],
+         lambda: {"z": normal(B, D), "log_q": normal(B)}, ("log_q",)),
     Door("DiscreteMLPEnergy", lambda x: energy()(x), lambda: {"x": random_bits(B, D)}, leading=("x",)),
     Door("IsingEnergy", lambda x: ising()(x), lambda: {"x": random_bits(B, D)}, leading=("x",)),
     Door("hessian_trace|MLPLogDensity", lambda x: svgdx.hessian_trace(mlp(), x, 2, "hutchinson", generator()).trace,
@@ -227,6 +235,10 @@ TARGETS: dict[str, tuple[str, Callable[[Callable[[Tensor], Any]], Any]]] = {
     "energy_nll": (
         "energy_nll: target",
         lambda f: bits.energy_nll(f, random_bits(B, D), bits.Estimate(0.0, 0.0)),
+    ),
+    "transformed": (
+        "transformed: target",
+        lambda f: samplers.transformed(f, torch.distributions.constraints.positive)(normal(B, D)),
     ),
     "exact_log_z": ("exact_log_z: target", lambda f: bits.exact_log_z(f, D)),
     "ais_log_z": (

@@ -7,6 +7,7 @@ from typing import overload
 from torch import Tensor, distributions
 from torch.distributions import biject_to, constraints
 
+from svgdx import _checks
 from svgdx.densities.base import LogDensity, LogProb, as_log_density
 
 
@@ -20,16 +21,22 @@ class BoundedLogDensity(LogDensity):
         transform: T.
     """
 
-    def __init__(self, target: LogProb, support: constraints.Constraint) -> None:
+    def __init__(self, target: LogProb, support: constraints.Constraint, dim: int | None = None) -> None:
         super().__init__()
         self.target = target
         self.transform = biject_to(support)
+        # D; None if it is not known.
+        self.dim = None if dim is None else self.transform.inverse_shape((dim,))[-1]
 
     def forward(self, z: Tensor) -> Tensor:
-        """The log density in nats, up to the constant of p: (..., D) -> (...)."""
+        """The log density in nats, up to the constant of p: (..., D) -> (...).
+
+        Raises TypeError or ValueError if z or what p returns has another shape.
+        """
+        z = _checks.features("BoundedLogDensity", "z", z, self.dim)
         x = self.transform(z)
         volume: Tensor = self.transform.log_abs_det_jacobian(z, x)
-        return self.target(x) + volume
+        return _checks.returned("transformed", "target", self.target(x), x) + volume
 
     @overload
     def constrained(self, z: Tensor) -> Tensor: ...
@@ -45,9 +52,16 @@ class BoundedLogDensity(LogDensity):
         Returns:
             x (..., D'); with log_q also the log density of x, (...). On a simplex D' is D + 1, and the density is with
             respect to the first D coordinates, as in ``torch.distributions.Dirichlet``.
+
+        Raises:
+            TypeError, ValueError: z or log_q has another shape.
         """
+        z = _checks.features("BoundedLogDensity.constrained", "z", z, self.dim)
         x: Tensor = self.transform(z)
-        return x if log_q is None else (x, log_q - self.transform.log_abs_det_jacobian(z, x))
+        if log_q is None:
+            return x
+        log_q = _checks.per_row("BoundedLogDensity.constrained", "log_q", log_q, z.shape[:-1], "z")
+        return x, log_q - self.transform.log_abs_det_jacobian(z, x)
 
 
 def transformed(
@@ -69,13 +83,14 @@ def transformed(
         ValueError: the distribution or the support is not over vectors.
         NotImplementedError: torch.distributions has no bijection to the support.
     """
+    dim = None
     if isinstance(target, distributions.Distribution):
         if len(target.event_shape) != 1:
             raise ValueError(
                 f"transformed: target must be a distribution over vectors (D,), but its event shape is "
                 f"{tuple(target.event_shape)}; torch.distributions.Independent combines independent numbers to a vector"
             )
-        support = target.support if support is None else support
+        support, dim = target.support if support is None else support, target.event_shape[0]
         target = target.log_prob
     if not isinstance(support, constraints.Constraint):
         raise TypeError(f"transformed: support must be a constraint of torch.distributions, but is {support!r}")
@@ -83,7 +98,7 @@ def transformed(
         raise ValueError(f"transformed: support must be over vectors or single numbers, but is {support}")
     if support.event_dim == 0:
         support = constraints.independent(support, 1)
-    return BoundedLogDensity(as_log_density(target), support)
+    return BoundedLogDensity(as_log_density(target), support, dim)
 
 
 __all__ = ["BoundedLogDensity", "transformed"]
