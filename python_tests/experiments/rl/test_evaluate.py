@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
 pytest.importorskip("gymnasium", reason="reinforcement learning needs the packages of svgdx[rl]")
@@ -33,6 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Straight:
     """Moves one unit per step, in another direction in each copy of the environment."""
 
+    device = torch.device("cpu")
     directions = np.array([[1, 0], [-1, 0], [0, 1], [0, -1], [0.7, 0.7]], np.float32)
 
     def predict(self, observation: Any, *_: Any, **__: Any) -> tuple[Any, None]:
@@ -67,7 +69,7 @@ def test_an_evaluation_is_printed_and_written_and_depends_only_on_its_seed(
         written.append(json.loads((run / "evaluation.json").read_text()))
     assert written[0] == written[1] != written[2]
     first = written[0]
-    assert first["settings"] == {"episodes": 12, "actions": "sampled", "seed": 0, "threads": 1}
+    assert first["settings"] == {"episodes": 12, "actions": "sampled", "seed": 0, "threads": 1, "device": "cpu"}
     assert (first["step"], len(first["returns"]), len(first["goals"])) == (40, 12, 12)
     assert first["mean"] == pytest.approx(np.mean(first["returns"]))
     assert first["goal_shares"] == [first["goals"].count(goal) / 12 for goal in range(4)]
