@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import sys
@@ -77,7 +78,9 @@ def _prepare_streams() -> None:
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            # A stream whose file was exchanged beneath it, as in a forked process, may refuse.
+            with contextlib.suppress(OSError):
+                stream.reconfigure(errors="replace")
 
 
 def _run(arguments: list[str]) -> int:
