@@ -16,7 +16,19 @@ class Roles(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Rewrites the docstrings of a package once all of it is loaded."""
+        _fill_reference(pkg)
         _rewrite(pkg, pkg)
+
+
+def _fill_reference(package: griffe.Module) -> None:
+    """Gives svgdx.reference the references of all ops, which it takes from their rooms at run time."""
+    reference = package["reference"]
+    reference.exports = []
+    for room in package["ops"].modules.values():
+        for name in map(str, room.exports or ()):
+            if f"{name}_reference" in room.members:
+                reference.set_member(name, griffe.Alias(name, room.members[f"{name}_reference"], parent=reference))
+                reference.exports.append(name)
 
 
 def _rewrite(obj: griffe.Object, package: griffe.Module) -> None:

@@ -71,12 +71,7 @@ class Names:
 
     def has(self, name: str) -> bool:
         """Whether a dotted name leads to something."""
-        folder, (_, *rest) = self.package, name.split(".")
-        while rest and (folder / rest[0] / "__init__.py").exists():
-            folder, rest = folder / rest[0], rest[1:]
-        module = folder / "__init__.py"
-        if rest and (folder / f"{rest[0]}.py").exists():
-            module, rest = folder / f"{rest[0]}.py", rest[1:]
+        module, rest = self._module(name)
         if not rest:
             return True
         node = self._defined(module).get(rest[0])
@@ -84,9 +79,23 @@ class Names:
             return node is not None
         return rest[1] in _attributes(node)
 
+    def _module(self, name: str) -> tuple[Path, list[str]]:
+        """The file of the module that a dotted name begins with, and the rest of the name."""
+        folder, (_, *rest) = self.package, name.split(".")
+        while rest and (folder / rest[0] / "__init__.py").exists():
+            folder, rest = folder / rest[0], rest[1:]
+        if rest and (folder / f"{rest[0]}.py").exists():
+            return folder / f"{rest[0]}.py", rest[1:]
+        return folder / "__init__.py", rest
+
     def _defined(self, module: Path) -> dict[str, ast.AST]:
         if module not in self.known:
-            self.known[module] = dict(_definitions(ast.parse(module.read_text()).body))
+            names = self.known[module] = {}
+            for name, node in _definitions(ast.parse(module.read_text()).body):
+                if name == "*" and isinstance(node, ast.ImportFrom):
+                    names.update(self._defined(self._module(node.module or "")[0]))
+                else:
+                    names[name] = node
         return self.known[module]
 
 

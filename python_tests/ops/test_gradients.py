@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 from ops.backends import Backend
 from ops.samples import DIFFERENTIABLE, LEADS, Inputs, Variant, assert_close, cancellation, gradients, sample_inputs, to
 from torch import Tensor
+
+from svgdx.ops import second_derivatives
 
 SIZES = [(1, 1), (1, 5), (2, 1), (3, 2), (5, 7), (9, 16), (16, 3), (17, 17), (33, 5), (65, 2), (64, 20), (130, 4)]
 WIDE_SIZES = [(2, 17), (5, 40), (9, 64), (3, 300), (20, 100)]
@@ -129,12 +132,28 @@ def test_expanded_upstream_gradient(variant: Variant) -> None:
 
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
-def test_second_derivatives_are_refused(variant: Variant) -> None:
-    inputs = sample_inputs(variant, (), 3, 2)
-    x = inputs["x"].requires_grad_()
-    (grad,) = torch.autograd.grad(sum(out.square().sum() for out in variant(inputs)), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"svgdx::\w+_backward cannot.*svgdx\.reference"):
-        grad.sum().backward()
+@pytest.mark.parametrize("mode", ["rows", "number"])
+def test_second_derivatives(variant: Variant, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those of the reference, also if rows are summed in several blocks, or are refused by name."""
+    monkeypatch.setattr(second_derivatives, "BLOCK_ELEMENTS", 20)
+    inputs = sample_inputs(variant, (2,), 5, 3, bandwidth=mode)
+
+    def gradients_of_penalty(function: Callable[[Inputs], tuple[Tensor, ...]]) -> dict[str, Tensor]:
+        def penalty(values: Inputs) -> tuple[Tensor]:
+            tensors = [value for value in values.values() if isinstance(value, Tensor)]
+            total = sum(out.square().sum() for out in function(values))
+            grads = torch.autograd.grad(total, tensors, create_graph=True)
+            return (torch.stack([grad.square().sum() for grad in grads]),)
+
+        return gradients(penalty, inputs)
+
+    if variant.op in ("svgd_jacobian_sqnorm", "svgd_logdet"):
+        with pytest.raises(RuntimeError, match=r"svgdx::\w+_backward cannot.*svgdx\.reference"):
+            gradients_of_penalty(variant)
+        return
+    expected = gradients_of_penalty(variant.reference)
+    for name, grad in gradients_of_penalty(variant).items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-9)
 
 
 def test_reference_has_second_derivatives() -> None:

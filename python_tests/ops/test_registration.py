@@ -17,46 +17,12 @@ from torch import Tensor
 from svgdx import ops, reference
 
 Function = Callable[..., Any]
-BACKWARDS = [
-    ("svgd_phi_trace_backward", Variant("svgd_phi_trace"), ("phi", "trace")),
-    ("svgd_phi_trace_backward", Variant("svgd_phi_trace"), ("phi", None)),
-    ("svgd_phi_trace_backward", Variant("svgd_phi_trace"), (None, "trace")),
-    ("svgd_step_backward", Variant("svgd_step", ("hessian_trace",)), ("phi", "trace")),
-    ("svgd_field_backward", Variant("svgd_field"), ("phi", "trace")),
-    ("svgd_jacobian_sqnorm_backward", Variant("svgd_jacobian_sqnorm"), ("trace",)),
-    ("svgd_jacobian_sqnorm_backward", Variant("svgd_jacobian_sqnorm", ("probe", "hvp")), ("trace",)),
-    ("svgd_logdet_backward", Variant("svgd_logdet"), ("trace",)),
-    ("svgd_logdet_backward", Variant("svgd_logdet", ("hessian",)), ("trace",)),
-    ("ksd_backward", Variant("ksd"), ("row",)),
-]
 
 
 def op_arguments(variant: Variant, inputs: Inputs) -> tuple[Any, ...]:
     """Positional arguments of torch.ops.svgdx.<op>."""
     statistic = dict(variant.fixed).get("statistic")
     return (*inputs.values(), *([] if statistic is None else [statistic == "u"]))
-
-
-@pytest.mark.parametrize("lead", [(), (2, 1)], ids=str)
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_opcheck(variant: Variant, lead: tuple[int, ...]) -> None:
-    inputs = sample_inputs(variant, lead, 4, 3)
-    if variant.differentiable:
-        inputs = {name: value.requires_grad_() for name, value in inputs.items()}
-    torch.library.opcheck(getattr(torch.ops.svgdx, variant.op).default, op_arguments(variant, inputs))
-
-
-@pytest.mark.parametrize(("name", "variant", "requested"), BACKWARDS, ids=lambda value: str(value))
-def test_opcheck_backward(name: str, variant: Variant, requested: tuple[str | None, ...]) -> None:
-    inputs = sample_inputs(variant, (2,), 4, 3)
-    points = inputs.get("query", inputs["x"])
-    shapes = {"phi": points.shape, "trace": points.shape[:-1], "row": points.shape[:-2]}
-    upstream = [None if key is None else torch.randn(shapes[key], dtype=torch.float64) for key in requested]
-    inputs.pop("log_q", None)
-    arguments: list[Any] = [*upstream, *inputs.values()]
-    expected = {"svgd_jacobian_sqnorm_backward": 6, "svgd_logdet_backward": 6}.get(name, len(arguments))
-    arguments += [None] * (expected - len(arguments)) + ([True] if name == "ksd_backward" else [])
-    torch.library.opcheck(getattr(torch.ops.svgdx, name).default, tuple(arguments))
 
 
 @pytest.mark.parametrize("bandwidth", ["number", "rows"])

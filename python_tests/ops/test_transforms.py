@@ -111,10 +111,24 @@ def test_func_jacrev_and_functional_call() -> None:
     torch.testing.assert_close(actual, expected, **EXACT)
 
 
-def test_second_derivatives_by_func_are_refused() -> None:
-    x = torch.randn(3, 2, dtype=torch.float64)
-    with pytest.raises(RuntimeError, match="ksd_backward cannot be differentiated"):
-        torch.func.jacrev(torch.func.jacrev(lambda x: ops.ksd(x, -x, 0.8)))(x)
+@pytest.mark.parametrize("backend", [None, "aot_eager"], ids=["eager", "compiled"])
+def test_transforms_of_transforms(backend: str | None) -> None:
+    """grad, jacrev, vmap of grad and nested ones, also under torch.compile, agree with those of the reference."""
+    x = torch.randn(2, 4, 2, dtype=torch.float64)
+    grad, jacrev, vmap = torch.func.grad, torch.func.jacrev, torch.vmap
+    transforms: dict[str, Any] = {
+        "grad": lambda f: grad(lambda x: f(x)[0].square().sum())(x),
+        "jacrev": lambda f: jacrev(f)(x[0]),
+        "vmap of grad": lambda f: vmap(grad(lambda x: f(x)[1].square().sum()))(x),
+        "grad of grad": lambda f: grad(lambda x: grad(lambda y: f(y)[0].cos().sum())(x).square().sum())(x[0]),
+        "jacrev of jacrev": lambda f: jacrev(jacrev(lambda x: f(x)[1].sum()))(x[0]),
+        "vmap of jacrev of grad": lambda f: vmap(jacrev(grad(lambda x: f(x)[0].cos().sum())))(x),
+    }
+    for name, transform in transforms.items():
+        torch._dynamo.reset()
+        call = transform if backend is None else torch.compile(transform, backend=backend, fullgraph=True)
+        expected = transform(lambda x: reference.svgd_phi_trace(x, -x, 0.8))
+        torch.testing.assert_close(call(lambda x: ops.svgd_phi_trace(x, -x, 0.8)), expected, **EXACT, msg=name)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)

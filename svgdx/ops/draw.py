@@ -18,7 +18,6 @@ from torch import Tensor
 
 from svgdx import _checks
 from svgdx._checks import wide
-from svgdx.ops.dispatch import Keyed
 from svgdx.ops.philox import (
     arranged,
     fraction53,
@@ -29,6 +28,7 @@ from svgdx.ops.philox import (
     times_fraction,
     words_for,
 )
+from svgdx.ops.registration.dispatch import Keyed
 from svgdx.ops.trajectory import are_states, log_softmax
 
 __all__ = ["gfn_sample_backward", "gfn_sample_forward", "integers", "normal", "uniform"]
@@ -287,7 +287,7 @@ def _sample_op(name: str) -> Keyed:
         _checks.draw(name, values[4], values[5])
 
     line = "logits[*,3D] state[*,D]i8 seed offset temperature epsilon -> action[*]i64 log_prob[*]c next_state[*,D]i8"
-    return Keyed(name, line, defaults=(1.0, 0.0), autocast=False, limit=limit)
+    return Keyed(name, line, autocast=False, limit=limit)
 
 
 _uniform = Keyed("uniform", "like[*] seed offset -> numbers[*]", autocast=False)

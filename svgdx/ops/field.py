@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from svgdx._checks import Scalar, compute_dtype, wide
-from svgdx.ops.dispatch import Op
+from svgdx.ops.registration.dispatch import Op
+from svgdx.ops.second_derivatives import field_terms, ksd_terms, query_terms, second_derivatives, step_terms
 
 __all__ = ["ksd", "svgd_field", "svgd_phi", "svgd_phi_trace", "svgd_step"]
 
@@ -41,7 +42,7 @@ def svgd_phi(x: Tensor, score: Tensor, bandwidth: Scalar) -> Tensor:
         bandwidth: sigma > 0, in the units of x: a number, a 0-d tensor or one value per batch row, (...).
 
     Returns:
-        phi, (..., M, D), in the dtype of x. Differentiable once in x, score and bandwidth.
+        phi, (..., M, D), in the dtype of x. Differentiable in x, score and bandwidth.
 
     Raises:
         TypeError: if x or score is not a tensor, or bandwidth is neither a number nor a tensor.
@@ -77,7 +78,7 @@ def svgd_phi_trace(x: Tensor, score: Tensor, bandwidth: Scalar) -> tuple[Tensor,
         x, score, bandwidth: as in :func:`svgd_phi`.
 
     Returns:
-        phi (..., M, D) and t (..., M), in the dtype of x. Differentiable once in x, score and bandwidth.
+        phi (..., M, D) and t (..., M), in the dtype of x. Differentiable in x, score and bandwidth.
 
     Raises:
         TypeError, ValueError, RuntimeError: as in :func:`svgd_phi`.
@@ -121,7 +122,7 @@ def svgd_step(
             by M. None omits the term.
 
     Returns:
-        x' (..., M, D) in the dtype of x and log q' (..., M) in the dtype of log_q. Differentiable once in all inputs.
+        x' (..., M, D) in the dtype of x and log q' (..., M) in the dtype of log_q. Differentiable in all inputs.
 
     Raises:
         TypeError, ValueError, RuntimeError: as in :func:`svgd_phi`; a number step_size must be finite.
@@ -164,8 +165,7 @@ def svgd_field(query: Tensor, x: Tensor, score: Tensor, bandwidth: Scalar) -> tu
         x, score, bandwidth: as in :func:`svgd_phi`.
 
     Returns:
-        phi (..., N, D) and its divergence (..., N), in the dtype of x; zero for M = 0. Differentiable once in all
-        inputs.
+        phi (..., N, D) and its divergence (..., N), in the dtype of x; zero for M = 0. Differentiable in all inputs.
 
     Raises:
         TypeError, ValueError, RuntimeError: as in :func:`svgd_phi`.
@@ -206,7 +206,7 @@ def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u") -> Te
         statistic: "u" averages over i != j (unbiased, may be negative, needs M >= 2), "v" over all pairs (>= 0).
 
     Returns:
-        The squared discrepancy, (...), in the dtype of x; zero for M = 0. Differentiable once in x, score and
+        The squared discrepancy, (...), in the dtype of x; zero for M = 0. Differentiable in x, score and
         bandwidth.
 
     Raises:
@@ -318,22 +318,23 @@ def _ksd_formula(inputs: Sequence[Any], needs: Sequence[bool], grad: Tensor) -> 
 
 _phi = Op("svgd_phi", "x[*,M,D] score[*,M,D] bandwidth[~]>0 -> phi[*,M,D]", _phi_formula)
 _phi_trace = Op("svgd_phi_trace", "x[*,M,D] score[*,M,D] bandwidth[~]>0 -> phi[*,M,D] trace[*,M]", _phi_trace_formula)
-_phi_trace_backward = _phi_trace.backward("x score bandwidth")
+_phi_trace_backward = _phi_trace.backward("x score bandwidth", second=second_derivatives(field_terms))
 _step = Op(
     "svgd_step",
     "x[*,M,D] score[*,M,D] bandwidth[~]>0 step_size[~] log_q[*,M]w hessian_trace[*,M]w? -> x[*,M,D] log_q[*,M]w",
     _step_formula,
 )
-_step_backward = _step.backward("x score bandwidth step_size", "x score bandwidth step_size hessian_trace")
+_step_backward = _step.backward(
+    "x score bandwidth step_size", "x score bandwidth step_size hessian_trace", second_derivatives(step_terms)
+)
 _field = Op(
     "svgd_field", "query[*,N,D] x[*,M,D] score[*,M,D] bandwidth[~]>0 -> phi[*,N,D] divergence[*,N]", _field_formula
 )
-_field_backward = _field.backward("query x score bandwidth")
+_field_backward = _field.backward("query x score bandwidth", second=second_derivatives(query_terms))
 _ksd = Op(
     "ksd",
     "x[*,M,D] score[*,M,D] bandwidth[~]>0 unbiased? -> ksd[*]",
     _ksd_formula,
-    defaults=(True,),
     limit=_statistic_size,
 )
-_ksd_backward = _ksd.backward("x score bandwidth", "x score bandwidth unbiased")
+_ksd_backward = _ksd.backward("x score bandwidth", "x score bandwidth unbiased", second_derivatives(ksd_terms))

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from svgdx import _checks
 from svgdx._checks import Scalar, wide
-from svgdx.ops.dispatch import Op
 from svgdx.ops.field import off_diagonal, pairs, per_row_value
+from svgdx.ops.registration.dispatch import Op
 
 __all__ = ["svgd_jacobian_sqnorm", "svgd_logdet"]
 
@@ -150,7 +150,6 @@ _sqnorm = Op(
     "svgd_jacobian_sqnorm",
     "x[*,M,D] score[*,M,D] bandwidth[~]>0 probe[*,M,D]? hvp[*,M,D]? -> sqnorm[*,M]",
     _sqnorm_formula,
-    defaults=(None, None),
     limit=_both_or_none,
 )
 _sqnorm_backward = _sqnorm.backward("x score bandwidth probe hvp")
@@ -158,7 +157,6 @@ _logdet = Op(
     "svgd_logdet",
     "x[*,M,D] score[*,M,D] bandwidth[~]>0 step_size[~] hessian[*,M,D,D]? -> logdet[*,M]",
     _logdet_formula,
-    defaults=(None,),
     limit=_largest_dim,
 )
 _logdet_backward = _logdet.backward("x score bandwidth step_size hessian")

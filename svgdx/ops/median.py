@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from svgdx._checks import wide
-from svgdx.ops.dispatch import Op
+from svgdx.ops.registration.dispatch import Op
 
 __all__ = ["median_distance"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from svgdx import _checks
 from svgdx._checks import wide
 from svgdx.activations import ACTIVATIONS, COMPILED
-from svgdx.ops.dispatch import Op
+from svgdx.ops.registration.dispatch import Op
 
 __all__ = ["mlp_laplacian", "mlp_score_hvp"]
 

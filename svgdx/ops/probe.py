@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from svgdx._checks import wide
-from svgdx.ops.dispatch import Keyed, Op
 from svgdx.ops.philox import philox, seed_and_offset
+from svgdx.ops.registration.dispatch import Keyed, Op
 
 __all__ = ["probe_trace", "rademacher"]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from svgdx._checks import wide
-from svgdx.ops.dispatch import Op
+from svgdx.ops.registration.dispatch import Op
 
 __all__ = ["gfn_trajectory_log_prob", "linear_trajectory_log_prob", "masked_trajectory_log_prob"]
 
@@ -217,7 +217,6 @@ _trajectory = Op(
     "gfn_trajectory_log_prob_forward",
     "logits[*,T+1,3D] actions[*,T]i64 initial_state[*,D]i8? -> log_pf[*]c log_pb[*]c normalizers[*,T+1,2]c",
     _trajectory_formula,
-    defaults=(None,),
     keeps=True,
     autocast=False,
 )
@@ -227,7 +226,6 @@ _linear = Op(
     "hidden[*,T+1,H] weight[3D,H] bias[3D]? actions[*,T]i64 initial_state[*,D]i8?"
     " -> log_pf[*]c log_pb[*]c normalizers[*,T+1,2]c",
     _linear_formula,
-    defaults=(None,),
     keeps=True,
     autocast=False,
 )

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 
 from svgdx import _checks, _library
-from svgdx._checks import Scalar
-from svgdx.ops.signature import NUMBER, PLAIN, PROBES, SHARED, Signature
+from svgdx.ops.registration.recording import Formula, is_dual, recorded, reference_of
+from svgdx.ops.registration.signature import NUMBER, PLAIN, PROBES, SHARED, Argument, Signature
 
-__all__ = ["Keyed", "Op"]
-
-Formula = Callable[..., tuple[Tensor | None, ...]]
-
+__all__ = ["OPS", "Keyed", "Op"]
 
 Limit = Callable[[dict[str, Any], Sequence[Any]], str | None]
+Second = Callable[[Sequence[Any], Sequence[int], Sequence[Tensor | None]], tuple[Tensor | None, ...]]
+
+# Every op by name, the backward ops included.
+OPS: dict[str, Op] = {}
 
 
 class Op:
@@ -26,10 +30,9 @@ class Op:
     Args:
         name: name of the op, whose schema and kernels the compiled library defines; of another overload than the
             default one, op and overload as in "rademacher.key".
-        line: the op's signature, see svgdx/ops/signature.py.
+        line: the op's signature, see svgdx/ops/registration/signature.py.
         formula: ``formula(inputs, needs, *grads)`` returns one gradient per input; ``needs`` tells which ones are
             required, and the gradient of an unused output is None. Without a formula the outputs do not require grad.
-        defaults: values of the last arguments if they are omitted.
         keeps: whether the last output is only for the gradient; it is then appended to ``inputs`` of the formula.
         autocast: whether autocast converts the inputs to float32.
         limit: ``limit(sizes, values)`` returns what is wrong with arguments that have the right shapes, or None.
@@ -40,7 +43,6 @@ class Op:
         name: str,
         line: str,
         formula: Formula | None = None,
-        defaults: tuple[Any, ...] = (),
         keeps: bool = False,
         autocast: bool = True,
         limit: Limit | None = None,
@@ -48,21 +50,24 @@ class Op:
         self.name = name
         operator = name.partition(".")[0]
         self.signature = Signature(operator.removesuffix("_forward") if keeps else operator, line)
-        self._defaults = defaults
         self._limit = limit
-        arguments = enumerate(self.signature.arguments)
-        self._checked = [(i, argument) for i, argument in arguments if argument.rank != PLAIN]
-        self._first = next(i for i, argument in self._checked if argument.rank != NUMBER)
-        self._register(self.signature.ranks, self._fake, formula is not None, _rules_of(formula, keeps), autocast)
+        arguments = list(enumerate(self.signature.arguments))
+        self._numbers = [(i, argument) for i, argument in arguments if argument.rank == NUMBER]
+        self._tensors = [(i, argument) for i, argument in arguments if argument.rank not in (PLAIN, NUMBER)]
+        self._first = self._tensors[0][0]
+        self._reads = slice(1 if arguments[0][1].name == "like" else 0, None)
+        self._register(self.signature.ranks, self._fake, formula, keeps, autocast)
 
-    def backward(self, gradients: str, inputs: str | None = None) -> Op:
+    def backward(self, gradients: str, inputs: str | None = None, second: Second | None = None) -> Op:
         """The backward op, whose outputs look like the arguments that they are the gradients of.
 
         Args:
             gradients: names of the arguments that its outputs are the gradients of.
             inputs: names of its arguments after the upstream gradients; the same names by default.
+            second: ``second(args, positions, grads)`` returns the gradients of all its arguments; its outputs are the
+                gradients of those at the positions. Without it, second derivatives are refused.
         """
-        return _BackwardOp(self, gradients.split(), (inputs or gradients).split())
+        return _BackwardOp(self, gradients.split(), (inputs or gradients).split(), second)
 
     def check(self, *values: Any) -> dict[str, Any]:
         """Check the arguments as the compiled op does; return the sizes by symbol.
@@ -78,33 +83,42 @@ class Op:
 
     def checked(self, *args: Any) -> Any:
         """Call the op; tensor arguments must be tensors, and numbers may also be Python numbers."""
-        values = list(args)
-        for i, argument in self._checked:
-            value = values[i]
-            if isinstance(value, Tensor) or (value is None and argument.optional):
-                continue
-            if argument.rank != NUMBER:
-                _checks.tensor(self.signature.op, argument.name, value)
-            values[i] = number(self.signature.op, argument.name, value, args[self._first], argument.positive)
-        return self(*values)
+        values = args
+        for i, argument in self._numbers:
+            if not isinstance(args[i], Tensor):
+                value = _number(self.signature.op, argument, args[i], self._tensors[0][1].name, args[self._first])
+                values = (*values[:i], value, *values[i + 1 :])
+        try:
+            return self(*values)
+        except (RuntimeError, TypeError):
+            # The compiled op checks its tensors; that they are tensors is checked only once it has failed.
+            for i, argument in self._tensors:
+                if not (args[i] is None and argument.optional):
+                    _checks.tensor(self.signature.op, argument.name, args[i])
+            raise
 
     def _fake(self, *args: Any) -> Any:
-        missing = len(self.signature.arguments) - len(args)
-        values = (*args, *self._defaults[len(self._defaults) - missing :]) if missing else args
+        values = self._complete(args)
         return self.signature.outputs_for(self.check(*values), *values)
+
+    def _complete(self, args: Sequence[Any]) -> tuple[Any, ...]:
+        """Append the defaults of the last arguments, which the dispatcher leaves out."""
+        missing = self._op._schema.arguments[len(args) :]
+        return (*args, *(argument.default_value for argument in missing)) if missing else tuple(args)
 
     def _register(
         self,
         ranks: Sequence[int],
         fake: Callable[..., Any],
-        differentiable: bool,
-        rules: tuple[Callable[..., None], Callable[..., Any]],
+        formula: Formula | None,
+        keeps: bool,
         autocast: bool,
         gradient_of: Sequence[int] | None = None,
     ) -> None:
+        OPS[self.name] = self
         self._ranks = ranks
         self._gradient_of = gradient_of
-        self._differentiable = differentiable
+        self._differentiable = formula is not None
         if _library.disabled():
             return
         _library.require()
@@ -115,21 +129,33 @@ class Op:
         torch.library.register_vmap(qualname, self._vmap)
         for device in ("cpu", "cuda") if autocast else ():
             torch.library.register_autocast(qualname, device, torch.float32)
-        setup_context, backward = rules
-        torch.library.register_autograd(qualname, backward, setup_context=setup_context)
-        self._function = _function_of(self, setup_context, backward)
-        self._recorded = _recorded_of(self, setup_context, backward)
+        self._recorded = recorded(self.name, self._op, formula, keeps)
+        torch.library.impl(qualname, "Autograd")(self._record)
 
     def __call__(self, *args: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return self._op(*args)
-        # torch.library's autograd kernel does not support torch.func's transforms; a Function with a vmap rule does.
-        if torch._C._are_functorch_transforms_active():
-            return self._function.apply(*args)
-        # torch.library's autograd kernel is written in Python and costs as much as a small op, so record without it.
+        # The dispatcher would call `_record` through Python, which costs as much as a small op; autocast and dual
+        # numbers must come first.
+        if torch._C._is_any_autocast_enabled() or forward_ad._current_level >= 0:
+            return self._op(*args)
         if self._differentiable and torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            # Autocast must change the inputs before they are saved.
-            return self._op(*args) if torch._C._is_any_autocast_enabled() else self._recorded.apply(*args)
+            return self._recorded.apply(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return self._op(*args)
+
+    def _record(self, *args: Any) -> Any:
+        """The op's kernel for autograd, also at a level of torch.func, which torch.library's own does not support."""
+        args = self._complete(args)
+        if forward_ad._current_level >= 0 and any(map(is_dual, args[self._reads])):
+            _checks.fail(
+                self.name,
+                "forward-mode derivatives are not implemented; use reverse mode (torch.func.vjp, jacrev or grad), or "
+                f"{reference_of(self.name)} for forward mode",
+            )
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            with enable_single_level_autograd_function():
+                return self._recorded.apply(*args)
         with torch._C._AutoDispatchBelowAutograd():
             return self._op(*args)
 
@@ -213,7 +239,7 @@ class Keyed:
 class _BackwardOp(Op):
     """The backward op of another op; its arguments are that op's upstream gradients, then some of its arguments."""
 
-    def __init__(self, forward: Op, gradients: Sequence[str], inputs: Sequence[str]) -> None:
+    def __init__(self, forward: Op, gradients: Sequence[str], inputs: Sequence[str], second: Second | None) -> None:
         self.name = f"{forward.name.removesuffix('_forward')}_backward"
         signature = forward.signature
         outputs = {output.name: output for output in signature.outputs}
@@ -221,10 +247,26 @@ class _BackwardOp(Op):
             output for output in signature.outputs if output.name not in inputs or output.name in signature.index
         ]
         arguments = [signature.arguments[signature.index[n]] if n in signature.index else outputs[n] for n in inputs]
-        ranks = [argument.rank for argument in (*upstream, *arguments)]
+        self.forward, self.arguments, self.upstream, self.second = (
+            forward,
+            (*upstream, *arguments),
+            len(upstream),
+            second,
+        )
+        ranks = [argument.rank for argument in self.arguments]
         positions = [len(upstream) + inputs.index(name) for name in gradients]
+        self._reads = slice(None)
         self._reference = len(upstream) + next(i for i, argument in enumerate(arguments) if argument.rank != NUMBER)
-        self._register(ranks, self._fake, True, _refuse_twice(self.name), False, positions)
+
+        def formula(args: Sequence[Any], needs: Sequence[bool], *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+            if second is None:
+                raise RuntimeError(
+                    f"svgdx::{self.name} cannot be differentiated: the op only has first derivatives; use "
+                    f"{reference_of(self.name)} for second derivatives"
+                )
+            return second(args, positions, grads)
+
+        self._register(ranks, self._fake, formula, False, False, positions)
 
     def _fake(self, *args: Any) -> Any:
         like = args[self._reference]
@@ -238,83 +280,23 @@ class _BackwardOp(Op):
         return gradients[0] if len(gradients) == 1 else tuple(gradients)
 
 
-def number(op: str, name: str, value: Scalar, x: Tensor, positive: bool = True) -> Tensor:
-    """Convert a bandwidth or step size to the tensor that the op takes."""
-    if isinstance(value, Tensor):
-        return value
-    value = _checks.number(op, name, value, positive)
-    # On the device of x, so that neither the op nor its gradient has to copy and CUDA graphs can capture the op.
+def _number(op: str, argument: Argument, value: Any, first: str, x: Any) -> Tensor:
+    """Convert a bandwidth or step size to the tensor that the op takes; ``first`` is the name of x."""
+    value = _checks.number(op, argument.name, value, argument.positive)
     if torch.compiler.is_compiling():
+        _checks.tensor(op, first, x)
         # A sum, because the compiler treats a number as variable only in arithmetic; otherwise each value recompiles.
         return torch.zeros((), dtype=torch.float64, device=x.device) + value
-    return torch.scalar_tensor(value, dtype=torch.float64, device=x.device)
+    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() > 0:
+        return torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
+    return _constant(value)
 
 
-def _rules_of(formula: Formula | None, keeps: bool) -> tuple[Callable[..., None], Callable[..., Any]]:
-    """Return setup_context and backward in the form that torch.library and autograd.Function expect."""
-
-    def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
-        if formula is None:
-            ctx.mark_non_differentiable(*([output] if isinstance(output, Tensor) else output))
-            return
-        saved_outputs = (output[-1],) if keeps else ()
-        ctx.mark_non_differentiable(*saved_outputs)
-        ctx.set_materialize_grads(False)
-        ctx.is_tensor = [isinstance(value, Tensor) for value in inputs]
-        ctx.plain = [None if isinstance(value, Tensor) else value for value in inputs]
-        ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)), *saved_outputs)
-
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if formula is None or all(grad is None for grad in grads):
-            return (None,) * len(ctx.needs_input_grad)
-        saved = iter(ctx.saved_tensors)
-        inputs = [
-            next(saved) if is_tensor else plain for is_tensor, plain in zip(ctx.is_tensor, ctx.plain, strict=True)
-        ]
-        inputs += saved
-        # Trailing arguments left at their defaults are inputs of setup_context but not of autograd.
-        needs = (*ctx.needs_input_grad, *(False,) * (len(inputs) - len(ctx.needs_input_grad)))
-        input_grads = formula(inputs, needs, *grads)
-        return tuple(grad if need else None for grad, need in zip(input_grads, ctx.needs_input_grad, strict=False))
-
-    return setup_context, backward
-
-
-def _refuse_twice(name: str) -> tuple[Callable[..., None], Callable[..., Any]]:
-    def setup_context(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
-        pass
-
-    def backward(ctx: Any, *grads: Tensor | None) -> None:
-        raise RuntimeError(
-            f"svgdx::{name} cannot be differentiated: the ops only have first derivatives; "
-            "use svgdx.reference for second derivatives"
-        )
-
-    return setup_context, backward
-
-
-def _function_of(op: Op, setup_context: Callable[..., None], backward: Callable[..., Any]) -> Any:
-    """Wrap the op in an autograd.Function for torch.func."""
-    members = {
-        "forward": staticmethod(lambda *args: op(*args)),
-        "setup_context": staticmethod(setup_context),
-        "backward": staticmethod(backward),
-        "vmap": staticmethod(op._vmap),
-    }
-    return type(op.name, (torch.autograd.Function,), members)
-
-
-def _recorded_of(op: Op, setup_context: Callable[..., None], backward: Callable[..., Any]) -> Any:
-    """Wrap the op in an autograd.Function without torch.func's rules, which is the fastest to apply."""
-
-    def forward(ctx: Any, *args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            output = op._op(*args)
-        setup_context(ctx, args, output)
-        return output
-
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(f"{op.name}_recorded", (torch.autograd.Function,), members)
+@functools.lru_cache(maxsize=256)
+def _constant(value: float) -> Tensor:
+    """A number on the CPU, which the op passes to its kernels by value."""
+    with torch.inference_mode(False):
+        return torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
 
 
 def _front(rank: int) -> int:
