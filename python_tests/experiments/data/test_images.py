@@ -195,3 +195,10 @@ def test_patches_are_of_real_photographs() -> None:
     assert images.train.max() == 1
     assert images.held_out_labels is not None
     assert images.held_out_labels.unique().tolist() == list(range(6))
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "images.gz"
+    path.write_bytes(gzip.compress(b"")[:10] + b"\xff" * 20)
+    with pytest.raises(UsageError, match=f"^{path}: cannot be read: .*invalid"):
+        read_idx_images(path)

@@ -6,15 +6,19 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
 
+import safetensors.torch
+import torch
 from experiments.small_runs import command, resume
 
 from svgdx import cli
-from svgdx.experiments.run.checkpoint import is_temporary, temporary_beside, write_atomically
+from svgdx.experiments.run import checkpoint
+from svgdx.experiments.run.checkpoint import Checkpoint, is_temporary, temporary_beside, write_atomically
 from svgdx.experiments.run.errors import StoppedError, UsageError
 from svgdx.experiments.run.folder import RunFolder
 
@@ -173,3 +177,23 @@ def test_exhausted_memory_leaves_no_new_folder(tmp_path: Path) -> None:
     assert used.path.exists()
     with pytest.raises(RuntimeError, match="another"), used.named_memory():
         raise RuntimeError("another")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"step": None}, "its metadata lacks 'step'"),
+        ({"metrics_bytes": None}, "its metadata lacks 'metrics_bytes'"),
+        ({"step": "many"}, "its metadata cannot be read: invalid literal"),
+        ({"pending": "{"}, "its metadata cannot be read: Expecting"),
+        ({"pending": "[" * 100_000}, "its metadata cannot be read: maximum recursion"),
+    ],
+)
+def test_metadata_that_is_missing_or_damaged_is_named(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    path = tmp_path / "step-00000001.safetensors"
+    checkpoint.save(path, Checkpoint(1, 0, {"weight": torch.zeros(2)}))
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = {name: value for name, value in (file.metadata() | changes).items() if value is not None}
+    safetensors.torch.save_file({"weight": torch.zeros(2)}, path, metadata)
+    with pytest.raises(UsageError, match=rf"^{path}: corrupt checkpoint: {reason}"):
+        checkpoint.load(path)
