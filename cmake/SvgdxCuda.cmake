@@ -67,7 +67,7 @@ math(EXPR nvcc_jobs "(${cores} + 1) / 2")
 set_property(GLOBAL APPEND PROPERTY JOB_POOLS nvcc=${nvcc_jobs})
 
 # ---- Library ---------------------------------------------------------------------------------------------------------
-file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/*/cuda/*.cu)
+file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/*/cuda/*.cu csrc/*/cuda/*.cpp)
 
 # torch's own libtorch_cuda.so exists only in CUDA builds of torch. This stand-in has the same soname and defines the
 # functions of the stable ABI that live there, so that linking works with any torch; at load time torch's own is used.

@@ -18,8 +18,9 @@
 #define SVGDX_LIBRARY(m) SVGDX_LIBRARY_OF(SVGDX_NAMESPACE, m)
 #define SVGDX_IMPL(key, m) SVGDX_IMPL_OF(SVGDX_NAMESPACE, key, m)
 
-// The inner ops that exist on the CPU only have a namespace of their own, SVGDX_NAMESPACE followed by _cpu.
-#define SVGDX_CPU_NAME_OF(name) name##_cpu
-#define SVGDX_CPU_NAME(name) SVGDX_CPU_NAME_OF(name)
-#define SVGDX_CPU_LIBRARY(m) SVGDX_LIBRARY_OF(SVGDX_CPU_NAME(SVGDX_NAMESPACE), m)
-#define SVGDX_CPU_IMPL(m) SVGDX_IMPL_OF(SVGDX_CPU_NAME(SVGDX_NAMESPACE), CPU, m)
+// Inner ops, whose Python side is private to one folder and prepares every argument, have a namespace of their own:
+// SVGDX_NAMESPACE followed by _inner.
+#define SVGDX_INNER_NAME_OF(name) name##_inner
+#define SVGDX_INNER_NAME(name) SVGDX_INNER_NAME_OF(name)
+#define SVGDX_INNER_LIBRARY(m) SVGDX_LIBRARY_OF(SVGDX_INNER_NAME(SVGDX_NAMESPACE), m)
+#define SVGDX_INNER_IMPL(m) SVGDX_IMPL_OF(SVGDX_INNER_NAME(SVGDX_NAMESPACE), SVGDX_KEY, m)

@@ -1,16 +1,12 @@
 // Host layer of svgd_jacobian_sqnorm and svgd_logdet, compiled once for each backend.
 #include "common/particles.h"
 #include "jacobian/args.h"
-#include "jacobian/gram.h"
 #include SVGDX_BACKEND_HEADER(jacobian, gram.h)
 
 namespace svgdx::SVGDX_BACKEND {
 
 // Largest D for which A_i, D x D per particle, is formed; above it |J|^2 is computed from Gram matrices.
 constexpr int64_t kJacobianDim = 16;
-// float64 elements that the Gram route holds at once in a batch of (M, M) matrices.
-constexpr int64_t kGramNumbers = int64_t(1) << 20;
-
 static void check_probe(const Particles& p, const OptionalTensor& probe, const OptionalTensor& hvp) {
   SVGDX_CHECK(probe.has_value() == hvp.has_value(), p.op, probe ? "hvp" : "probe",
               " must be given as well: probe and hvp go together");
@@ -99,53 +95,6 @@ static Five svgd_logdet_backward(const Tensor& grad, const Tensor& x, const Tens
   return {p.result(grad_x), p.result(grad_score), grad_bandwidth, grad_step, p.result(grad_hessian)};
 }
 
-// The Gram route, in float64, for a few batch rows at a time.
-struct Gram {
-  const Particles& p;
-  Tensor beta;  // (batch, 1, 1)
-  Gram(const Particles& p, const Tensor& bandwidth) : p(p) {
-    Tensor sigma = as_type(bandwidth, ScalarType::Double);
-    if (sigma.is_cpu() != p.x.is_cpu()) sigma = torch::stable::to(sigma, p.x.device());
-    sigma = aten("expand", "", torch::stable::reshape(sigma, {-1, 1, 1}),
-                 torch::headeronly::IntHeaderOnlyArrayRef({p.batch, 1, 1}), false);
-    const Tensor squared = mul(sigma, sigma), root = aten("sqrt", "", sigma);
-    // Plus zero, or NaN for a bandwidth that is not positive, which only a GPU lets pass to here.
-    beta = torch::stable::subtract(aten("reciprocal", "", squared), torch::stable::subtract(root, root));
-  }
-  int64_t step() const { return std::max<int64_t>(1, kGramNumbers / (p.count * p.count)); }
-  Tensor part(const Tensor& t, int64_t begin, int64_t n, int64_t width) const {
-    Tensor flat = torch::stable::reshape(t, {p.batch, p.count, width});
-    return torch::stable::narrow(flat, 0, begin, n);
-  }
-  OptionalTensor part(const OptionalTensor& t, int64_t begin, int64_t n) const {
-    return t ? OptionalTensor(part(*t, begin, n, p.dim)) : std::nullopt;
-  }
-  Tensor beta_of(int64_t begin, int64_t n) const {
-    Tensor all = beta;
-    return torch::stable::narrow(all, 0, begin, n);
-  }
-  gram::Rows rows(int64_t begin, int64_t n, const OptionalTensor& probe, const OptionalTensor& hvp) const {
-    return gram_rows(part(p.x, begin, n, p.dim), part(p.score, begin, n, p.dim), beta_of(begin, n),
-                     part(probe, begin, n), part(hvp, begin, n));
-  }
-  void write(const Tensor& all, int64_t begin, int64_t n, int64_t width, const Tensor& value) const {
-    Tensor flat = torch::stable::view(all, {p.batch, p.count, width});
-    Tensor target = torch::stable::narrow(flat, 0, begin, n);
-    torch::stable::copy_(target, value);
-  }
-};
-
-static Tensor gram_forward(const Particles& p, const Tensor& bandwidth, const OptionalTensor& probe,
-                           const OptionalTensor& hvp) {
-  const Gram gram(p, bandwidth);
-  const Tensor result = p.per_row();
-  for (int64_t begin = 0; begin < p.batch; begin += gram.step()) {
-    const int64_t n = std::min(gram.step(), p.batch - begin);
-    gram.write(result, begin, n, 1, gram_sqnorm(gram.rows(begin, n, probe, hvp), gram.beta_of(begin, n)));
-  }
-  return result;
-}
-
 static Tensor svgd_jacobian_sqnorm(const Tensor& x, const Tensor& score, const Tensor& bandwidth,
                                    const OptionalTensor& probe_in, const OptionalTensor& hvp_in) {
   const Guard guard(x);
@@ -158,7 +107,7 @@ static Tensor svgd_jacobian_sqnorm(const Tensor& x, const Tensor& score, const T
     const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
     if (p.empty()) return;
     if (p.dim > kJacobianDim) {
-      result = gram_forward(p, bandwidth, probe, hvp);
+      result = gram_forward<T>(p, bandwidth, sigma.view(), probe, hvp);
       return;
     }
     JacobianArgs<T> args = jacobian_args<T>(p, sigma);
@@ -172,13 +121,13 @@ static Tensor svgd_jacobian_sqnorm(const Tensor& x, const Tensor& score, const T
 
 static Five gram_backward(const Particles& p, const Tensor& w, const Tensor& bandwidth, const OptionalTensor& probe,
                           const OptionalTensor& hvp) {
-  const Gram gram(p, bandwidth);
+  const GramBatches gram(p, bandwidth);
   const Tensor grad_x = p.like_x(), grad_score = p.like_x(), euler = p.per_row();
   const Sizes probe_shape = probe ? p.shape : Sizes{0};
   const Tensor grad_probe = new_empty(p.x, probe_shape, p.compute), grad_hvp = new_empty(p.x, probe_shape, p.compute);
-  for (int64_t begin = 0; begin < p.batch; begin += gram.step()) {
-    const int64_t n = std::min(gram.step(), p.batch - begin);
-    const gram::GramForward forward(gram.rows(begin, n, probe, hvp), gram.beta_of(begin, n));
+  for (int64_t begin = 0; begin < p.batch; begin += gram.step(kGramNumbers)) {
+    const int64_t n = std::min(gram.step(kGramNumbers), p.batch - begin);
+    const gram::GramForward forward(rows_of(gram, begin, n, probe, hvp), gram.beta_of(begin, n));
     const gram::Gradients grads = gram::backward(forward, as_type(gram.part(w, begin, n, 1), ScalarType::Double));
     gram.write(grad_x, begin, n, p.dim, grads.x);
     gram.write(grad_score, begin, n, p.dim, grads.score);

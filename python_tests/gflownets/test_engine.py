@@ -52,7 +52,7 @@ def forward_inputs(dtype: torch.dtype = torch.float32) -> Inputs:
 
 def backward_inputs(dtype: torch.dtype = torch.float32) -> Inputs:
     forward = forward_inputs(dtype)
-    actions, reached = torch.ops.svgdx_cpu.mlp_rollout(*forward.values())
+    actions, reached = torch.ops.svgdx_inner.mlp_rollout(*forward.values())
     set_time = torch.zeros(B, D, dtype=torch.int32)
     set_time.scatter_(1, actions // 2, torch.arange(STEPS, dtype=torch.int32).expand(B, STEPS))
     final = torch.cat([reached[:SPLIT], forward["state"][SPLIT:]])
@@ -75,7 +75,7 @@ INPUTS = {"mlp_rollout": forward_inputs, "mlp_rollout_backward": backward_inputs
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("name", INPUTS)
 def test_opcheck(name: str, dtype: torch.dtype) -> None:
-    op = getattr(torch.ops.svgdx_cpu, name).default
+    op = getattr(torch.ops.svgdx_inner, name).default
     torch.library.opcheck(op, tuple(INPUTS[name](dtype).values()), test_utils=("test_schema", "test_faketensor"))
 
 
@@ -112,4 +112,4 @@ def test_bad_input_is_named(name: str, argument: str) -> None:
     inputs = INPUTS[name]()
     inputs[argument] = BAD[name][argument](inputs[argument])
     with pytest.raises(RuntimeError, match=rf"svgdx::\w+: .*{argument}"):
-        getattr(torch.ops.svgdx_cpu, name)(*inputs.values())
+        getattr(torch.ops.svgdx_inner, name)(*inputs.values())

@@ -116,7 +116,7 @@ def test_opcheck(name: str, fewest: bool) -> None:
     inputs = inputs_of(name)
     if fewest:
         inputs |= {"depth": 0} if name == "mlp_minimum" else {"streams": 1}
-    op = getattr(torch.ops.svgdx_cpu, name).default
+    op = getattr(torch.ops.svgdx_inner, name).default
     torch.library.opcheck(op, tuple(inputs.values()), test_utils=("test_schema", "test_faketensor"))
 
 
@@ -147,4 +147,4 @@ def test_bad_input_is_named(name: str, argument: str) -> None:
     inputs = inputs_of(name)
     inputs[argument] = BAD[name][argument](inputs[argument])
     with pytest.raises(RuntimeError, match=rf"svgdx::{name}: .*{argument}"):
-        getattr(torch.ops.svgdx_cpu, name)(*inputs.values())
+        getattr(torch.ops.svgdx_inner, name)(*inputs.values())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from svgdx._checks import readable
 from svgdx.rl.critics import MinimumQ
+from svgdx.rl.sweeps import CompiledSweeps, tanh_target
 from svgdx.samplers.targets import Derivatives, Target, rademacher
 from svgdx.streams import Source
 
@@ -107,6 +108,11 @@ class MaxEntropyTarget(CriticTarget):
     def from_critic(self, x: Tensor, hessian: str, graph: bool, generator: Source) -> Derivatives:
         if hessian == "exact" and graph:
             return super().from_critic(x, hessian, graph, generator)
+        if hessian != "exact" and x.is_cuda and isinstance(self.critic.sweeps, CompiledSweeps):
+            probe = None if hessian == "none" else rademacher(x, generator)
+            with torch.set_grad_enabled(graph):
+                values = tanh_target(self.critic.sweeps, x, probe, self.temperature, graph)
+            return Derivatives(values.score, values.log_prob, values.trace, probe, values.hvp)
         with torch.set_grad_enabled(graph):
             action = x.tanh()
             slope = 1 - action.square()

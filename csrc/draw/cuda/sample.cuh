@@ -26,6 +26,12 @@ struct SamplePlan {
     return {rows, int(ceil_div(args.dim, 32)), chunks, std::min(chunks, kCachedPacks)};
   }
   SVGDX_HD int words() const { return double_bit_words(groups); }
+  // Bytes of dynamic shared memory.
+  template <class S>
+  size_t shared() const {
+    return carve_bytes<WidePack<S>>(size_t(cached) * kRowThreads) +
+           carve_bytes<uint32_t>(size_t(rows.rows()) * size_t(words()));
+  }
 };
 
 // One row of logits during its draw; a lane's pack k is pack k * lanes + lane of the segment.
@@ -169,9 +175,9 @@ __device__ inline void read_states(const SampleArgs<S>& args, const SamplePlan& 
   });
 }
 
+// Draws for a block of rows that begins at `first`; every thread of the block must call it.
 template <class S>
-__global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
-    sample_kernel(SampleArgs<S> args, SamplePlan plan, int64_t first_block) {
+__device__ inline void sample_rows(const SampleArgs<S>& args, const SamplePlan& plan, int64_t first) {
   using C = Compute<S>;
   SVGDX_SHARED(C, partial, kRowWarps);
   SVGDX_SHARED(uint64_t, partial_sum, kRowWarps);
@@ -179,7 +185,6 @@ __global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
   SharedCarver carver;
   SVGDX_CARVE(carver, WidePack<S>, cache, plan.cached * kRowThreads);
   SVGDX_CARVE(carver, uint32_t, words, plan.rows.rows() * plan.words());
-  const int64_t first = (first_block + blockIdx.x) * plan.rows.rows();
   if (threadIdx.x < kRowThreads / 8) bad[threadIdx.x] = 0;
   __syncthreads();
   read_states(args, plan, first, words, bad);
@@ -212,10 +217,15 @@ __global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
 }
 
 template <class S>
+__global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
+    sample_kernel(SampleArgs<S> args, SamplePlan plan, int64_t first_block) {
+  sample_rows(args, plan, (first_block + blockIdx.x) * plan.rows.rows());
+}
+
+template <class S>
 void gfn_sample(const SampleArgs<S>& args, void* stream) {
   const SamplePlan plan = SamplePlan::of(args);
-  const size_t shared = carve_bytes<WidePack<S>>(size_t(plan.cached) * kRowThreads) +
-                        carve_bytes<uint32_t>(size_t(plan.rows.rows()) * size_t(plan.words()));
+  const size_t shared = plan.template shared<S>();
   const char* op = args.forward ? "gfn_sample_forward" : "gfn_sample_backward";
   launch_blocks(op, ceil_div(args.batch, plan.rows.rows()), [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((sample_kernel<S>), grid, kRowThreads, shared, stream, args, plan, first);

@@ -3,9 +3,12 @@
 #pragma once
 
 #include "jacobian/cpu/gram_kernel.h"
-#include "jacobian/gram.h"
+#include "jacobian/gram_batches.h"
 
 namespace svgdx::cpu {
+
+// Numbers of a batch of (M, M) matrices.
+constexpr int64_t kGramNumbers = int64_t(1) << 20;
 
 template <class T>
 gram::Rows gram_rows_of(const Tensor& x, const Tensor& score, const Tensor& beta, const OptionalTensor& probe,
@@ -86,6 +89,25 @@ inline Tensor gram_sqnorm(const gram::Rows& rows, const Tensor& beta) {
   args.kf = data<double>(kf), args.kg = data<double>(kg), args.ke = data<double>(ke);
   torch::stable::parallel_for(0, items, grain,
                               [&](int64_t begin, int64_t end) { SVGDX_ISA_CALL(gram_finish, args, begin, end); });
+  return result;
+}
+
+inline gram::Rows rows_of(const GramBatches& gram, int64_t begin, int64_t n, const OptionalTensor& probe,
+                          const OptionalTensor& hvp) {
+  const Particles& p = gram.p;
+  return gram_rows(gram.part(p.x, begin, n, p.dim), gram.part(p.score, begin, n, p.dim), gram.beta_of(begin, n),
+                   gram.part(probe, begin, n), gram.part(hvp, begin, n));
+}
+
+template <class T>
+Tensor gram_forward(const Particles& p, const Tensor& bandwidth, PerBatch<T>, const OptionalTensor& probe,
+                    const OptionalTensor& hvp) {
+  const GramBatches gram(p, bandwidth);
+  const Tensor result = p.per_row();
+  for (int64_t begin = 0; begin < p.batch; begin += gram.step(kGramNumbers)) {
+    const int64_t n = std::min(gram.step(kGramNumbers), p.batch - begin);
+    gram.write(result, begin, n, 1, gram_sqnorm(rows_of(gram, begin, n, probe, hvp), gram.beta_of(begin, n)));
+  }
   return result;
 }
 

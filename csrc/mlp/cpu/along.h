@@ -4,7 +4,15 @@
 
 #include "mlp/cpu/minimum.h"
 
-namespace svgdx {
+namespace svgdx::cpu {
+
+inline void check_order(const char* op, const MinimumShape& shape, const Tensor& order) {
+  for (int64_t i = 0; i < shape.rows; ++i) {
+    const int64_t r = data<int32_t>(order)[i], within = r < 0 ? ~r : r;
+    SVGDX_CHECK(within < shape.block && i / shape.block * shape.block + within < shape.rows, op,
+                "order must contain rows of a block, but contains ", r);
+  }
+}
 
 template <class C>
 class MlpAlong {
@@ -20,7 +28,7 @@ class MlpAlong {
         second_(new_empty(direction, {order > 1 ? shape.rows : 0, shape.dim}, direction.scalar_type())) {}
 
   std::tuple<Tensor, Tensor> run() {
-    parallel_blocks(shape_.blocks(), [&](int64_t begin, int64_t end) {
+    parallel_blocks(blocks_of(shape_), [&](int64_t begin, int64_t end) {
       // The derivatives of each hidden unit's argument, then two matrices of the widest layer.
       const int64_t most = streams_ * shape_.block * (shape_.units + 2 * std::max(shape_.widest, shape_.dim));
       const Tensor memory = new_empty(first_, {most}, first_.scalar_type());
@@ -122,4 +130,4 @@ class MlpAlong {
   Tensor first_, second_;
 };
 
-}  // namespace svgdx
+}  // namespace svgdx::cpu

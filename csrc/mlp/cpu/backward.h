@@ -5,14 +5,9 @@
 
 #include "draw/host.h"
 #include "mlp/cpu/rollout_kernel.h"
+#include "mlp/rollout.h"
 
-namespace svgdx {
-
-struct MlpBackwardTensors {
-  Tensor grad_logits, hidden, set_time, final, deeper, head;
-  int64_t split;
-  double slope;
-};
+namespace svgdx::cpu {
 
 template <class S>
 class MlpBackward {
@@ -117,4 +112,4 @@ class MlpBackward {
   Tensor flat_, sums_;
 };
 
-}  // namespace svgdx
+}  // namespace svgdx::cpu

@@ -1,46 +1,19 @@
-// min(f_1, f_2) of two multilayer perceptrons of the same shape, with its gradient in x and derivatives of that
-// gradient along a direction. Rows are processed in blocks whose size depends on the shape only; one thread takes a
-// block through all sweeps. A row is differentiated only in the network with the smaller value: within a block, the
-// rows of the first network come first, and everything that the sweeps save is in that order.
+// The sweeps through min(f_1, f_2) on the CPU. Rows are processed in blocks whose size depends on the shape only; one
+// thread takes a block through all sweeps. A row is differentiated only in the network with the smaller value: within
+// a block, the rows of the first network come first, and everything that the sweeps save is in that order:
+//   order (rows): the row of the block stored here: r for the first network, ~r for the second,
+//   values (rows, units) and back (rows, inner), each layer by layer.
 #pragma once
 
-#include <algorithm>
-#include <vector>
-
 #include "common/parallel_blocks.h"
-#include "common/tensors.h"
 #include "mlp/cpu/minimum_kernel.h"
+#include "mlp/minimum.h"
 
-namespace svgdx {
+namespace svgdx::cpu {
 
-// The networks' shape. The parameters of one network are the transpose of the first layer's weight columns for x, then
-// weight and bias of each later layer.
-struct MinimumShape {
-  int64_t rows, dim, group;     // group: the rows of x that share a shift of the first layer
-  std::vector<int64_t> widths;  // D, hidden widths, 1
-  Activation activation;
-  std::vector<int64_t> weight, bias, before;  // offsets in the parameters; before: the hidden units of earlier layers
-  int64_t parameters = 0, units = 0, widest = 0, block;
-  int64_t inner;  // the hidden units below the last hidden layer
+constexpr int64_t kNetworksSaved = 1;
 
-  MinimumShape(int64_t rows, int64_t group, std::vector<int64_t> all, Activation activation)
-      : rows(rows), dim(all[0]), group(group), widths(std::move(all)), activation(activation) {
-    for (size_t i = 0; i + 1 < widths.size(); ++i) {
-      weight.push_back(parameters);
-      parameters += widths[i] * widths[i + 1];
-      bias.push_back(parameters);
-      if (i > 0) parameters += widths[i + 1];
-      before.push_back(units);
-      if (i + 2 < widths.size()) units += widths[i + 1];
-      widest = std::max(widest, widths[i + 1]);
-    }
-    inner = units - widths[widths.size() - 2];
-    block = rows >= 512 ? 128 : rows >= 128 ? 64 : rows >= 64 ? 32 : 16;
-  }
-
-  int64_t layers() const { return int64_t(widths.size()) - 2; }
-  int64_t blocks() const { return (rows + block - 1) / block; }
-};
+inline int64_t blocks_of(const MinimumShape& shape) { return (shape.rows + shape.block - 1) / shape.block; }
 
 // A matrix over borrowed memory.
 template <class C>
@@ -71,7 +44,7 @@ struct MinimumWeights {
       }
     }
   }
-  const C* of(int k) const { return parameters + k * shape.parameters; }
+  const C* of(int k) const { return parameters + k * shape.pitch; }
   const C* head(int k) const { return of(k) + shape.weight[shape.layers()]; }
 
   // Maps in (rows, width of layer i - 1) to out (rows, width of layer i); back() is the reverse.
@@ -93,13 +66,6 @@ struct PerUnit {
   }
 };
 
-// What the sweeps save for derivatives of the score; rows are ordered within their block.
-struct MinimumKept {
-  Tensor order;   // (rows): the row of the block stored here: r for the first network, ~r for the second
-  Tensor values;  // (rows, units): a(z)
-  Tensor back;    // (rows, inner): the gradient in a(z)
-};
-
 template <class C>
 class MlpMinimum {
  public:
@@ -117,7 +83,7 @@ class MlpMinimum {
               units(x, shape.inner)} {}
 
   void run() {
-    parallel_blocks(shape_.blocks(), [&](int64_t begin, int64_t end) {
+    parallel_blocks(blocks_of(shape_), [&](int64_t begin, int64_t end) {
       Memory memory(shape_, value_);
       for (int64_t i = begin; i < end; ++i) block(i, memory);
     });
@@ -233,4 +199,4 @@ class MlpMinimum {
   MinimumKept kept_;
 };
 
-}  // namespace svgdx
+}  // namespace svgdx::cpu

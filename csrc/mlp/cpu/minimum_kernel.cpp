@@ -2,34 +2,10 @@
 
 #include "common/vec_math.h"
 #include "common/vec_rows.h"
+#include "mlp/curves.h"
 
 namespace svgdx::SVGDX_ISA {
 namespace {
-
-// a'(z), a''(z) and a'''(z) from a(z).
-template <Activation kKind, class C>
-struct Curves {
-  Vec<C> slope, second, third;
-
-  SVGDX_INLINE explicit Curves(Vec<C> a) {
-    const Vec<C> zero{}, one = splat<C>(1), two = splat<C>(2);
-    if constexpr (kKind == Activation::elu) {
-      slope = a > zero ? one : a + one;
-      second = third = a < zero ? slope : zero;
-    } else if constexpr (kKind == Activation::softplus) {
-      slope = -VecMath<C>::expm1(-a);
-      second = slope * (one - slope);
-      third = second * (one - two * slope);
-    } else if constexpr (kKind == Activation::tanh) {
-      slope = one - a * a;
-      second = -two * a * slope;
-      third = two * slope * (two - splat<C>(3) * slope);
-    } else {
-      slope = a > zero ? one : zero;
-      second = third = zero;
-    }
-  }
-};
 
 template <Activation kKind, bool kValue, bool kHead, class C>
 void layer_rows(const MinimumLayer<C>& args) {
@@ -60,7 +36,7 @@ void minimum_back_rows(const MinimumBack<C>& args) {
     C *to = args.out + r * width, *kept = args.kept ? args.kept + r * width : nullptr;
     for_vectors<C>(width, [&](int64_t i, auto at) {
       const Vec<C> a = at.load(value + i);
-      at.store(to + i, Curves<kKind, C>(a).slope * at.load(grad + i));
+      at.store(to + i, curves<kKind, VecMath<C>>(a).slope * at.load(grad + i));
       if (kept) at.store(kept + i, a);
     });
   }
@@ -72,12 +48,12 @@ void along_rows(const AlongLayer<C>& args) {
   const C *first = args.first, *second = args.second, *value = args.value;
   C *value_first = args.value_first, *value_second = args.value_second;
   for_vectors<C>(count, [&](int64_t i, auto at) {
-    const Curves<kKind, C> curves(at.load(value + i));
+    const auto d = curves<kKind, VecMath<C>>(at.load(value + i));
     const Vec<C> h1 = at.load(first + i);
-    at.store(value_first + i, curves.slope * h1);
+    at.store(value_first + i, d.slope * h1);
     if (!kTwo) return;
-    const Vec<C> bent = curves.second * h1 * h1;
-    at.store(value_second + i, second ? bent + curves.slope * at.load(second + i) : bent);
+    const Vec<C> bent = d.second * h1 * h1;
+    at.store(value_second + i, second ? bent + d.slope * at.load(second + i) : bent);
   });
 }
 
@@ -93,14 +69,14 @@ void along_back_rows(const AlongBack<C>& args) {
     const C* grad_second = kTwo && !args.last ? args.grad_second + row : nullptr;
     C *out_first = args.out_first + row, *out_second = kTwo ? args.out_second + row : nullptr;
     for_vectors<C>(width, [&](int64_t i, auto at) {
-      const Curves<kKind, C> curves(at.load(value + i));
+      const auto d = curves<kKind, VecMath<C>>(at.load(value + i));
       const Vec<C> h1 = at.load(first + i), g = at.load(back + i), g1 = grad ? at.load(grad + i) : Vec<C>{};
-      const Vec<C> bend = curves.second * h1;
-      at.store(out_first + i, g * bend + curves.slope * g1);
+      const Vec<C> bend = d.second * h1;
+      at.store(out_first + i, g * bend + d.slope * g1);
       if (!kTwo) return;
       const Vec<C> h2 = second ? at.load(second + i) : Vec<C>{}, g2 = grad ? at.load(grad_second + i) : Vec<C>{};
-      const Vec<C> third = curves.third * h1 * h1 + curves.second * h2;
-      at.store(out_second + i, g * third + splat<C>(2) * bend * g1 + curves.slope * g2);
+      const Vec<C> third = d.third * h1 * h1 + d.second * h2;
+      at.store(out_second + i, g * third + splat<C>(2) * bend * g1 + d.slope * g2);
     });
   }
 }
@@ -109,7 +85,7 @@ void along_back_rows(const AlongBack<C>& args) {
 
 template <class C>
 void minimum_layer(const MinimumLayer<C>& args) {
-  with_activation(args.activation, [&](auto tag) {
+  with_curves(args.activation, [&](auto tag) {
     if (!args.head_weight) return layer_rows<tag.kind, true, false>(args);
     args.value ? layer_rows<tag.kind, true, true>(args) : layer_rows<tag.kind, false, true>(args);
   });
@@ -117,19 +93,19 @@ void minimum_layer(const MinimumLayer<C>& args) {
 
 template <class C>
 void minimum_back(const MinimumBack<C>& args) {
-  with_activation(args.activation, [&](auto tag) { minimum_back_rows<tag.kind>(args); });
+  with_curves(args.activation, [&](auto tag) { minimum_back_rows<tag.kind>(args); });
 }
 
 template <class C>
 void along_layer(const AlongLayer<C>& args) {
-  with_activation(args.activation, [&](auto tag) {
+  with_curves(args.activation, [&](auto tag) {
     args.value_second ? along_rows<tag.kind, true>(args) : along_rows<tag.kind, false>(args);
   });
 }
 
 template <class C>
 void along_back(const AlongBack<C>& args) {
-  with_activation(args.activation, [&](auto tag) {
+  with_curves(args.activation, [&](auto tag) {
     args.out_second ? along_back_rows<tag.kind, true>(args) : along_back_rows<tag.kind, false>(args);
   });
 }

@@ -10,17 +10,14 @@
 #include "draw/cpu/kernels.h"
 #include "draw/host.h"
 #include "mlp/cpu/rollout_kernel.h"
+#include "mlp/rollout.h"
 
-namespace svgdx {
+namespace svgdx::cpu {
 
-struct MlpRolloutTensors {
-  Tensor argument, state, columns, deeper, deeper_bias, head, head_bias, hidden;
-  OptionalTensor logits;
-  int64_t split, steps, first_visit;
-  double slope;
-  int64_t seed, forward_offset, backward_offset;
-  double temperature, epsilon, backward_epsilon;
-};
+template <class F>
+void with_rollout_storage(const char*, ScalarType type, F f) {
+  with_storage(type, f);
+}
 
 template <class S>
 class MlpRollout {
@@ -79,10 +76,9 @@ class MlpRollout {
     }
   }
 
-  // The activations (rows, H) of one layer: those of this visit, or, if nothing is recorded, always the same memory.
+  // The block's activations (rows, H) of one layer.
   Tensor activations(const Block& at, int64_t layer, int64_t step) const {
-    const Tensor visits = torch::stable::select(t_.hidden, 0, layer);
-    Tensor one = torch::stable::select(visits, 0, t_.hidden.size(1) > 1 ? t_.first_visit + step : 0);
+    Tensor one = t_.activations(layer, step);
     return torch::stable::narrow(one, 0, at.row, at.rows);
   }
 
@@ -159,4 +155,4 @@ class MlpRollout {
   std::optional<SampleArgs<S>> failed_;
 };
 
-}  // namespace svgdx
+}  // namespace svgdx::cpu

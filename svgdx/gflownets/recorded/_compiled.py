@@ -1,6 +1,6 @@
-"""Private to svgdx.gflownets.recorded: the compiled rollout of an MLPPolicy on the CPU, and its gradient.
+"""Private to svgdx.gflownets.recorded: the compiled rollout of an MLPPolicy, and its gradient.
 
-Each thread works on a block of rows; :attr:`svgdx.gflownets.recorded.Weights.compiled` says when it is used.
+:attr:`svgdx.gflownets.recorded.Weights.compiled` says when it is used.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def advance(
         The actions (B, steps) in forward order and the states (B, D) reached.
     """
     with torch._C._AutoDispatchBelowAutograd():
-        moves: tuple[Tensor, Tensor] = torch.ops.svgdx_cpu.mlp_rollout.default(
+        moves: tuple[Tensor, Tensor] = torch.ops.svgdx_inner.mlp_rollout.default(
             argument,
             states.contiguous(),
             split,
@@ -73,7 +73,7 @@ def gradients(
     """Gradients of the policy's parameters, in their order, from that of the logits (B, T+1, 3D)."""
     deeper, _ = weights.stacked()
     with torch._C._AutoDispatchBelowAutograd():
-        flat = torch.ops.svgdx_cpu.mlp_rollout_backward.default(
+        flat = torch.ops.svgdx_inner.mlp_rollout_backward.default(
             grad_logits,
             hidden,
             split,
@@ -113,5 +113,5 @@ def _backward_fake(
 
 
 if not _library.disabled():
-    torch.library.register_fake("svgdx_cpu::mlp_rollout", _rollout_fake)
-    torch.library.register_fake("svgdx_cpu::mlp_rollout_backward", _backward_fake)
+    torch.library.register_fake("svgdx_inner::mlp_rollout", _rollout_fake)
+    torch.library.register_fake("svgdx_inner::mlp_rollout_backward", _backward_fake)

@@ -31,8 +31,8 @@ class Weights:
 
     @property
     def compiled(self) -> bool:
-        """Whether the rollout is compiled: on the CPU, for piecewise linear activations."""
-        if self.first.device.type != "cpu" or self.slope is None or _library.disabled():
+        """Whether the rollout is compiled: for piecewise linear activations."""
+        if self.first.device.type not in ("cpu", "cuda") or self.slope is None or _library.disabled():
             return False
         # Not with rounded products: the compiled rollout rounds before the bias and after it, torch's addmm once.
         return self.first.dtype == self.dtype == compute_dtype(self.first)

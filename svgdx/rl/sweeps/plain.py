@@ -1,4 +1,4 @@
-"""The sweeps in torch's own operations, for devices without compiled ones; part of svgdx.rl.sweeps.
+"""The sweeps in torch's own operations, for dtypes without compiled ones; part of svgdx.rl.sweeps.
 
 Every critic is differentiated at every particle, and the smaller one is selected afterwards: selecting rows first would
 need their number, for which the host would wait for the device.

@@ -1,0 +1,13 @@
+#include "jacobian/cuda/gram_pairs.cuh"
+
+namespace svgdx::cuda {
+
+#define SVGDX_INSTANTIATE(T)                             \
+  template void gram_rows(const GramInputs<T>&, void*);  \
+  template void gram_dots(const GramPairs<T>&, void*);   \
+  template void gram_kernel(const GramPairs<T>&, void*); \
+  template void gram_finish(const GramPairs<T>&, void*);
+SVGDX_INSTANTIATE(float)
+SVGDX_INSTANTIATE(double)
+
+}  // namespace svgdx::cuda
