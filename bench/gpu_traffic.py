@@ -19,6 +19,9 @@ from simt import backend, harness
 from torch import Tensor
 
 from svgdx import ops
+from svgdx.activations import COMPILED
+
+INNER = torch.ops.svgdx_inner
 
 PARTICLES = {"field": 160, "jacobian": 96, "median": 160}
 PARTICLE_KINDS = ("float", "double")
@@ -109,7 +112,64 @@ def runs(kind: str, field_dims: tuple[int, ...], jacobian_dims: tuple[int, ...])
         x, score, hessian = normal(kind, 1, m, dim), normal(kind, 1, m, dim), normal(kind, 1, m, dim, dim)
         sigma = dim**0.5
         yield from measured(kind, dim, lambda v=(x, score, sigma, 0.3, hessian): ops.svgd_logdet(*v))
+    x, score, probe, hvp = (normal(kind, 1, m, 64, gradient=False) for _ in range(4))
+    yield from measured(kind, 64, lambda: ops.svgd_jacobian_sqnorm(x, score, 8.0, probe, hvp))
     yield from measured(kind, 16, lambda: ops.median_distance(normal(kind, 1, PARTICLES["median"], 16)))
+
+
+def twin_runs(kind: str) -> Iterator[dict[str, Traffic]]:
+    """Runs of the sweeps through twin critics, and of the density that is made of them."""
+    states, actions, dim, width = 6, 4, 8, 256
+    widths = torch.tensor([dim, width, width, 1])
+    count = dim * width + width * (width + 1) + width + 4
+    network = (normal(kind, 2, count, gradient=False) / 16, widths, COMPILED["elu"])
+    shift, temperature = normal(kind, 2, states, width, gradient=False), torch.ones((), dtype=DTYPES[kind])
+    u, v = (normal(kind, states * actions, dim, gradient=False) for _ in range(2))
+    trace = normal(kind, len(u), gradient=False)
+
+    def calls() -> None:
+        *_, order, values, back = INNER.mlp_minimum(u, shift, *network, 2)
+        INNER.mlp_along(v, order, values, back, *network, 2)
+        saved = INNER.mlp_tanh_target(u, v, temperature, shift, *network, True)
+        order, values, back, gradient, product, third = saved[4:]
+        INNER.mlp_tanh_target_backward(
+            trace, v, trace, u, v, temperature, gradient, product, third, order, values, back, *network
+        )
+
+    with backend.running(counters=True) as results:
+        calls()
+    yield from (by_instance(result, kind, dim, True) for result in results)
+
+
+def rollout_runs(kind: str) -> Iterator[dict[str, Traffic]]:
+    """Runs of the rollout of an MLP policy and of its gradient."""
+    batch, split, dim, width, steps = 12, 8, 64, 256, 3
+    deeper, head = normal(kind, 1, width, width, gradient=False), normal(kind, 3 * dim, width, gradient=False)
+    hidden, logits = torch.zeros(2, steps + 1, batch, width), torch.zeros(batch, steps + 1, 3 * dim)
+    hidden, logits = hidden.to(DTYPES[kind]), logits.to(DTYPES[kind])
+    state = torch.full((batch, dim), -1, dtype=torch.int8)
+    state[split:] = 1
+    draws = (1, 2, 3, 1.0, 0.1, 0.0)
+    with backend.running(counters=True) as results:
+        _, final = INNER.mlp_rollout(
+            normal(kind, batch, width, gradient=False),
+            state,
+            split,
+            steps,
+            normal(kind, dim, width, gradient=False),
+            deeper,
+            normal(kind, 1, width, gradient=False),
+            head,
+            normal(kind, 3 * dim, gradient=False),
+            0.01,
+            hidden,
+            0,
+            logits,
+            *draws,
+        )
+        set_time = torch.zeros(batch, dim, dtype=torch.int32)
+        INNER.mlp_rollout_backward(logits, hidden, split, set_time, final, deeper, head, 0.01)
+    yield from (by_instance(result, kind, dim, True) for result in results)
 
 
 def gfn_runs(kind: str) -> Iterator[dict[str, Traffic]]:
@@ -162,6 +222,7 @@ def measure(
     """Traffic by kernel instance, the worst one if several runs launch the same instance."""
     worst: dict[str, Traffic] = {}
     entries = [entry for kind in kinds for entry in runs(kind, field_dims, jacobian_dims)]
+    entries += [entry for kind in kinds for entry in (*twin_runs(kind), *rollout_runs(kind))]
     entries += [entry for kind in storage for entry in (*gfn_runs(kind), *trace_runs(kind))]
     for name, traffic in (item for entry in entries for item in entry.items()):
         if name not in worst or traffic.global_ratio > worst[name].global_ratio:

@@ -125,8 +125,8 @@ static Five gram_backward(const Particles& p, const Tensor& w, const Tensor& ban
   const Tensor grad_x = p.like_x(), grad_score = p.like_x(), euler = p.per_row();
   const Sizes probe_shape = probe ? p.shape : Sizes{0};
   const Tensor grad_probe = new_empty(p.x, probe_shape, p.compute), grad_hvp = new_empty(p.x, probe_shape, p.compute);
-  for (int64_t begin = 0; begin < p.batch; begin += gram.step(kGramNumbers)) {
-    const int64_t n = std::min(gram.step(kGramNumbers), p.batch - begin);
+  for (int64_t begin = 0; begin < p.batch; begin += gram.step(gram_numbers())) {
+    const int64_t n = std::min(gram.step(gram_numbers()), p.batch - begin);
     const gram::GramForward forward(rows_of(gram, begin, n, probe, hvp), gram.beta_of(begin, n));
     const gram::Gradients grads = gram::backward(forward, as_type(gram.part(w, begin, n, 1), ScalarType::Double));
     gram.write(grad_x, begin, n, p.dim, grads.x);

@@ -1,4 +1,4 @@
-"""The two CPU ops of the compiled rollout: opcheck, and errors for bad input that name the argument."""
+"""The two ops of the compiled rollout: opcheck, the CUDA library, and errors for bad input that name the argument."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from simt import backend
 from torch import Tensor
 
 from svgdx import _library, gflownets  # noqa: F401 - registers the fake kernels
@@ -77,6 +78,55 @@ INPUTS = {"mlp_rollout": forward_inputs, "mlp_rollout_backward": backward_inputs
 def test_opcheck(name: str, dtype: torch.dtype) -> None:
     op = getattr(torch.ops.svgdx_inner, name).default
     torch.library.opcheck(op, tuple(INPUTS[name](dtype).values()), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_rollout_on_cuda(dtype: torch.dtype, recorded: bool) -> None:
+    """The CUDA library on the SIMT harness draws the same actions as the CPU library."""
+    for split in (0, SPLIT, B):
+        inputs = forward_inputs(dtype)
+        inputs["split"], inputs["state"][:split], inputs["state"][split:] = split, -1, torch.ones(B - split, D).char()
+        if not recorded:
+            inputs |= {"logits": None, "hidden": inputs["hidden"][:, :1].contiguous()}
+        on_cuda = {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+        expected = torch.ops.svgdx_inner.mlp_rollout(*inputs.values())
+        with backend.running(seed=split, preempt=0.02) as calls:
+            moves = torch.ops.svgdx_inner.mlp_rollout(*on_cuda.values())
+        assert all(torch.equal(one, other) for one, other in zip(moves, expected, strict=True))
+        # A kernel for the first layer of the first visit; in each visit one per deeper layer and one after the head.
+        assert calls[0].launches == 1 + (STEPS + recorded) * (DEEPER + 1)
+        if recorded:
+            for name in ("argument", "hidden", "logits"):
+                torch.testing.assert_close(on_cuda[name], inputs[name])
+
+
+def test_on_cuda_a_row_without_a_move_stays() -> None:
+    inputs = forward_inputs()
+    inputs["state"][0, 1:] = 1
+    inputs["state"][-1] = -1
+    with backend.running():
+        actions, states = torch.ops.svgdx_inner.mlp_rollout(*inputs.values())
+    assert int(actions[0, 0]) // 2 == 0
+    assert bool((actions[0, 1:] == -1).all())
+    assert bool((actions[-1] == -1).all())
+    assert bool((states[-1] == -1).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_gradient_on_cuda(dtype: torch.dtype) -> None:
+    """Over all states at once and, with tiny limits, over chunks of them."""
+    inputs = tuple(backward_inputs(dtype).values())
+    expected = torch.ops.svgdx_inner.mlp_rollout_backward(*inputs)
+    for limits in ({}, {"kRolloutNumbers": 64}):
+        with backend.running(limits=limits, preempt=0.02):
+            torch.testing.assert_close(torch.ops.svgdx_inner.mlp_rollout_backward(*inputs), expected)
+
+
+def test_on_cuda_half_precision_is_refused() -> None:
+    inputs = forward_inputs(torch.bfloat16)
+    with backend.running(), pytest.raises(RuntimeError, match="mlp_rollout: hidden must be float32 or float64 on CUDA"):
+        torch.ops.svgdx_inner.mlp_rollout(*inputs.values())
 
 
 BAD: dict[str, dict[str, Any]] = {

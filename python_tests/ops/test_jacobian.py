@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from ops.backends import Backend
+from simt import backend as simt
 from torch import Tensor
 
-from svgdx import ops
+from svgdx import ops, reference
 
 LogDensity = Callable[[Tensor], Tensor]
 
@@ -162,3 +164,32 @@ def test_ksd_against_the_stein_operator(statistic: str) -> None:
 
     pairs = [stein(i, j) for i in range(5) for j in range(5) if statistic == "v" or i != j]
     torch.testing.assert_close(ops.ksd(x, score, 1.1, statistic), torch.stack(pairs).mean(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("probed", [False, True])
+def test_sqnorm_of_clusters_far_apart(backend: Backend, probed: bool, dtype: torch.dtype) -> None:
+    """Above 16 dimensions the relative error is at most that of float64 times (1 + rho^2)^2, for particles up to rho
+    bandwidths from their mean, and once rounded to the dtype: float32 would lose all digits at the largest rho."""
+    n, m, d = 2, 9, 20
+    for distance in (0.0, 10.0, 100.0):
+        x, score, probe, hvp = torch.randn(4, n, m, d)
+        x[:, ::2, 0] += distance * d**0.5
+        sigma = torch.tensor([0.8, 1.5]) * d**0.5
+        inputs = [value.to(dtype).to(backend.device) for value in (x, score, sigma, *((probe, hvp) if probed else ()))]
+        exact = reference.svgd_jacobian_sqnorm(*(value.double() for value in inputs))
+        rho = (inputs[0].double() - inputs[0].double().mean(-2, keepdim=True)).norm(dim=-1) / inputs[2][
+            :, None
+        ].double()
+        bound = 2**-52 * (1 + rho.square().amax(-1, keepdim=True)).square() + torch.finfo(dtype).eps
+        error = (ops.svgd_jacobian_sqnorm(*inputs).double() - exact).abs() / exact
+        assert bool((error <= bound).all()), distance
+
+
+def test_sqnorm_on_cuda_takes_six_launches() -> None:
+    """Four kernels, and two products of torch's."""
+    x, score, probe, hvp = torch.randn(4, 3, 5, 40)
+    for terms in ((), (probe, hvp)):
+        with simt.running() as calls:
+            ops.svgd_jacobian_sqnorm(x, score, torch.tensor(6.0), *terms)
+        assert [call.launches for call in calls] == [4]

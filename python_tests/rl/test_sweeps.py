@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from simt import backend
 from torch import Tensor
 
 pytest.importorskip("gymnasium", reason="reinforcement learning needs the packages of svgdx[rl]")
@@ -13,8 +14,9 @@ pytest.importorskip("stable_baselines3", reason="reinforcement learning needs th
 
 from svgdx import _library
 from svgdx.activations import FROM_VALUE
+from svgdx.rl import targets
 from svgdx.rl.critics import Critics
-from svgdx.rl.sweeps import CompiledSweeps, Network, PlainSweeps, Sweeps
+from svgdx.rl.sweeps import CompiledSweeps, Network, PlainSweeps, Sweeps, tanh_target
 
 if _library.disabled():
     pytest.skip("SVGDX_DISABLE: the compiled sweeps are off", allow_module_level=True)
@@ -60,6 +62,79 @@ def test_compiled_and_plain_sweeps_agree(size: Any, activation: str, dtype: torc
     expected = everything(PlainSweeps(networks), action, direction)
     tolerance = {} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(everything(CompiledSweeps(networks), action, direction), expected, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("activation", FROM_VALUE)
+def test_the_sweeps_on_cuda(activation: str, dtype: torch.dtype) -> None:
+    """The CUDA library on the SIMT harness, with parameters that are aligned and not."""
+    for size, padding in [(SIZES[0], 0), (SIZES[2], 1), (SIZES[3], 3), ((2, 3, 2, 2, (256, 260)), 3)]:
+        networks, action, direction = problem(size, activation, dtype)
+        sweeps = CompiledSweeps(networks)
+        expected = everything(PlainSweeps(networks), action, direction)
+        sweeps.parameters = torch.cat([sweeps.parameters, sweeps.parameters.new_full((2, padding), torch.nan)], 1)
+        with backend.running(seed=padding, preempt=0.02 * (padding == 1)) as calls:
+            actual = everything(sweeps, action, direction)
+        tolerance = {} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-3}
+        torch.testing.assert_close(actual, expected, **tolerance)
+        # Kernels beside torch's products: a layer up each, one down less, and the choice of the smaller network.
+        layers = len(size[-1])
+        assert [call.launches for call in calls] == [layers + 1, 2 * layers, 2 * layers, 2 * layers, 2 * layers]
+
+
+def test_on_cuda_a_nan_stays_with_its_particle_and_is_the_minimum() -> None:
+    networks, action, direction = problem(SIZES[2])
+    sweeps = CompiledSweeps(networks)
+    with backend.running():
+        clean = everything(sweeps, action, direction)
+        action[1, 3, 0] = torch.nan
+        others = torch.ones(action.shape[:2], dtype=torch.bool)
+        others[1, 3] = False
+        for actual, expected in zip(everything(sweeps, action, direction), clean, strict=True):
+            assert bool(actual[1, 3].isnan().any())
+            assert torch.equal(actual[others], expected[others])
+        nan_network = networks[0]._replace(weights=[torch.full_like(w, torch.nan) for w in networks[0].weights])
+        for pair in ([nan_network, networks[1]], [networks[1], nan_network]):
+            value, score, _ = CompiledSweeps(pair).minimum(direction, 1)
+            assert score is not None
+            assert bool(value.isnan().all())
+            assert bool(score.isnan().all())
+
+
+@pytest.mark.parametrize("probed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_target_on_cuda(dtype: torch.dtype, probed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One op of the CUDA library computes what svgdx.rl.targets does, and its gradient."""
+    for b, m, s, d, hidden in [(3, 5, 2, 3, (7,)), (4, 6, 3, 2, (9, 5)), (2, 3, 2, 40, (8, 12))]:
+        torch.manual_seed(m)
+        critic = Critics(s, d, hidden, "softplus").to(dtype)
+        minimum, alpha = critic.minimum_at(torch.randn(b, s, dtype=dtype)), torch.tensor(0.37, dtype=dtype)
+        u = torch.randn(b, m, d, dtype=dtype, requires_grad=True)
+        probe = torch.randn(b, m, d, dtype=dtype).sign() if probed else None
+        monkeypatch.setattr(targets, "rademacher", lambda x, generator, probe=probe: probe)
+        for graph in (False, True):
+            target = targets.MaxEntropyTarget(minimum, alpha)
+            expected = target.from_critic(u, "hutchinson" if probed else "none", graph, None)
+            assert isinstance(minimum.sweeps, CompiledSweeps)
+            with backend.running(seed=m):
+                actual = tanh_target(minimum.sweeps, u, probe, alpha, graph)
+                names = ["log_prob", "score", *(["trace", "hvp"] if probed else [])]
+                pairs = [(getattr(actual, name), getattr(expected, name)) for name in names]
+                tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {}
+                for one, other in pairs:
+                    torch.testing.assert_close(one, other.detach(), check_stride=False, **tolerance)
+                if not graph:
+                    continue
+                upstream = [torch.randn_like(one) for one, _ in pairs[:3]]
+                # Without the log density, as in most losses, and without the score and the trace.
+                for used in (slice(0, 3), slice(1, 3), slice(0, 1)):
+                    grads = [
+                        torch.autograd.grad(
+                            [pair[side] for pair in pairs[:3][used]], u, upstream[used], retain_graph=True
+                        )
+                        for side in (0, 1)
+                    ]
+                    torch.testing.assert_close(*grads, **tolerance)
 
 
 @pytest.mark.parametrize("threads", [2, 3])

@@ -3,8 +3,9 @@
     with backend.running(seed=1, preempt=0.05) as calls:
         svgdx.ops.svgd_phi(x, score, 0.5)   # raises AssertionError if the harness reports anything
 
-Inside the block, the kernels of ``torch.ops.svgdx`` for the CPU are those of the CUDA library; all else, such as
-autograd, vmap and autocast, is the package's own. ``calls`` collects a Result for every op that ran.
+Inside the block, the kernels of ``torch.ops.svgdx`` and ``torch.ops.svgdx_inner`` for the CPU are those of the CUDA
+library; all else, such as autograd, vmap and autocast, is the package's own. ``calls`` collects a Result for every op
+that ran.
 """
 
 from __future__ import annotations
@@ -38,13 +39,16 @@ TINY = {
     "kMlpNumbers": 5 * 16,
     "kLinearRows": 3,
     "kLinearNumbers": 64,
+    "kGramElements": 2**11,
+    "kRolloutNumbers": 64,
 }
 
 
 class Library:
     """The library of ops; its kernels are registered in a namespace of their own, with the schemas of the package."""
 
-    NAMESPACE = "svgdx_simt"
+    # The package's namespaces; those of the library end in _simt.
+    NAMESPACES = ("svgdx", "svgdx_inner")
 
     def __init__(self) -> None:
         self.simt = harness.load("ops")
@@ -53,12 +57,13 @@ class Library:
         self.options: dict[str, Any] = {}
         self.calls: list[harness.Result] = []
         self.on_host: set[str] = set()
-        self._definitions = torch.library.Library(self.NAMESPACE, "FRAGMENT")
-        self.ops = {}
-        for op in implemented(self.NAMESPACE):
-            schema = PLANTED.get(op) or str(overload("svgdx", op)._schema).removeprefix("svgdx::")
-            self._definitions.define(schema)
-            self.ops[op] = overload(self.NAMESPACE, op)
+        self._definitions = {name: torch.library.Library(f"{name}_simt", "FRAGMENT") for name in self.NAMESPACES}
+        self.ops: dict[str, Any] = {}
+        for namespace, definitions in self._definitions.items():
+            for op in implemented(f"{namespace}_simt"):
+                schema = PLANTED.get(op) or str(overload(namespace, op)._schema)
+                definitions.define(schema.removeprefix(f"{namespace}::"))
+                self.ops[op] = overload(f"{namespace}_simt", op)
 
     def run(self, op: str, *args: Any) -> Any:
         """Run an op and raise AssertionError if the harness reports anything."""
@@ -115,15 +120,17 @@ def running(
         options: the options of ``harness.Simt.begin``.
     """
     library = load()
-    overrides = torch.library.Library("svgdx", "IMPL")
+    overrides = {name: torch.library.Library(name, "IMPL") for name in library.NAMESPACES}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Warning only once for all operators")
         for op in library.ops.keys() - PLANTED.keys():
-            overrides.impl(op, functools.partial(library.run, op), "CPU", allow_override=True)
+            namespace = library.ops[op].namespace.removesuffix("_simt")
+            overrides[namespace].impl(op, functools.partial(library.run, op), "CPU", allow_override=True)
     library.options, library.on_host, library.calls = options, set(on_host), []
     former = library.set_limits(limits or {})
     try:
         yield library.calls
     finally:
         library.set_limits(former)
-        overrides._destroy()
+        for override in overrides.values():
+            override._destroy()

@@ -7,8 +7,8 @@
 
 namespace svgdx::cpu {
 
-// Numbers of a batch of (M, M) matrices.
-constexpr int64_t kGramNumbers = int64_t(1) << 20;
+// Of a batch of (M, M) matrices.
+constexpr int64_t gram_numbers() { return int64_t(1) << 20; }
 
 template <class T>
 gram::Rows gram_rows_of(const Tensor& x, const Tensor& score, const Tensor& beta, const OptionalTensor& probe,
@@ -104,8 +104,8 @@ Tensor gram_forward(const Particles& p, const Tensor& bandwidth, PerBatch<T>, co
                     const OptionalTensor& hvp) {
   const GramBatches gram(p, bandwidth);
   const Tensor result = p.per_row();
-  for (int64_t begin = 0; begin < p.batch; begin += gram.step(kGramNumbers)) {
-    const int64_t n = std::min(gram.step(kGramNumbers), p.batch - begin);
+  for (int64_t begin = 0; begin < p.batch; begin += gram.step(gram_numbers())) {
+    const int64_t n = std::min(gram.step(gram_numbers()), p.batch - begin);
     gram.write(result, begin, n, 1, gram_sqnorm(rows_of(gram, begin, n, probe, hvp), gram.beta_of(begin, n)));
   }
   return result;

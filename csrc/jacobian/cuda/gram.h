@@ -1,13 +1,14 @@
 // The Gram route's forward pass on CUDA: four kernels around two batched products of torch's.
 #pragma once
 
+#include "common/limits.h"
 #include "jacobian/cuda/gram_pairs.h"
 #include "jacobian/gram_batches.h"
 
 namespace svgdx::cuda {
 
-// Numbers of a batch of (M, M) matrices; about 15 such matrices exist at once.
-constexpr int64_t kGramNumbers = int64_t(1) << 21;
+// Of a batch of (M, M) matrices, in the backward pass.
+inline int64_t gram_numbers() { return kGramElements; }
 
 // For the backward pass, with torch's own ops.
 inline gram::Rows rows_of(const GramBatches& gram, int64_t begin, int64_t n, const OptionalTensor& probe,
@@ -57,7 +58,7 @@ template <class T>
 Tensor gram_forward(const Particles& p, const Tensor&, PerBatch<T> sigma, const OptionalTensor& probe,
                     const OptionalTensor& hvp) {
   const Tensor result = p.per_row();
-  const int64_t step = std::max<int64_t>(1, kGramNumbers / (p.count * p.count)), row = p.count * p.dim;
+  const int64_t step = std::max<int64_t>(1, kGramElements / (p.count * p.count)), row = p.count * p.dim;
   const auto from = [](const T* all, int64_t offset) { return all ? all + offset : nullptr; };
   for (int64_t begin = 0; begin < p.batch; begin += step) {
     const PerBatch<T> bandwidths{sigma.data + begin * sigma.stride, sigma.stride};

@@ -2,6 +2,7 @@
 // over all states at once, or over chunks of them whose gradients fit into memory.
 #pragma once
 
+#include "common/limits.h"
 #include "mlp/cuda/visit.h"
 #include "mlp/rollout.h"
 
@@ -9,8 +10,6 @@ namespace svgdx::cuda {
 
 template <class S>
 class MlpBackward {
-  static constexpr int64_t kNumbers = int64_t(1) << 25;  // of a chunk's widest gradient
-
  public:
   explicit MlpBackward(const MlpBackwardTensors& t)
       : t_(t),
@@ -19,7 +18,8 @@ class MlpBackward {
         width_(t.hidden.size(3)),
         dim_(t.final.size(1)),
         length_(width_ * (dim_ + 1) + (layers_ - 1) * width_ * (width_ + 1) + 3 * dim_ * (width_ + 1)),
-        most_(std::min(std::max<int64_t>(1, states_), std::max<int64_t>(1, kNumbers / std::max(3 * dim_, width_)))),
+        most_(std::min(std::max<int64_t>(1, states_),
+                       std::max<int64_t>(1, kRolloutNumbers / std::max(3 * dim_, width_)))),
         flat_(torch::stable::reshape(t.hidden, {layers_, states_, width_})),
         grad_logits_(numbers(most_, 3 * dim_)),
         visited_(numbers(most_, dim_)),

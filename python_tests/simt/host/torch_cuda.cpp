@@ -58,9 +58,9 @@ struct Effect {
 };
 
 constexpr Effect kEffects[] = {
-    {"aten::mm.out", 3, 4},          {"aten::matmul", 3, 0},          {"aten::copy_", 2, 1}, {"aten::zero_", 0, 1},
-    {"aten::clone", 1, 0},           {"aten::mul.Tensor", 3, 0},      {"aten::exp", 1, 0},   {"aten::contiguous", 1, 0},
-    {"aten::to.dtype_layout", 1, 0}, {"aten::sum.dim_IntList", 1, 0},
+    {"aten::mm.out", 3, 4},     {"aten::bmm.out", 3, 4},         {"aten::matmul", 3, 0},          {"aten::copy_", 2, 1},
+    {"aten::zero_", 0, 1},      {"aten::clone", 1, 0},           {"aten::mul.Tensor", 3, 0},      {"aten::exp", 1, 0},
+    {"aten::contiguous", 1, 0}, {"aten::to.dtype_layout", 1, 0}, {"aten::sum.dim_IntList", 1, 0},
 };
 
 }  // namespace

@@ -1,7 +1,7 @@
 """The door to what rollouts of an MLPPolicy record, and to the gradient from that record.
 
 To follow one gradient, read the private modules in this order: `_weights`, the matrices of the policy; `_buffers`, the
-memory that successive rollouts share; `_record`, the activations at every state; `_compiled`, the rollout on the CPU
+memory that successive rollouts share; `_record`, the activations at every state; `_compiled`, the compiled rollout
 and its gradient; `_inner_ops`, log-probabilities beneath autograd; `_gradients`, the gradient from a record; and
 `_autograd`, which makes it a function of the policy's parameters.
 """

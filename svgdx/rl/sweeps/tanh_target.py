@@ -96,7 +96,9 @@ def _target_fake(
     return tuple(torch.empty_like(each) for each in shapes)
 
 
-def _backward_fake(of_log_prob: Tensor | None, of_score: Tensor | None, of_trace: Tensor | None, u: Tensor, *_: Any) -> Tensor:
+def _backward_fake(
+    of_log_prob: Tensor | None, of_score: Tensor | None, of_trace: Tensor | None, u: Tensor, *_: Any
+) -> Tensor:
     return torch.empty_like(u)
 
 
