@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from pretended import generators
+from pretended import cuda_only, generators  # noqa: F401 - registers the bodies
 from pretended.counts import Counts, place
 from pretended.generators import CudaGenerator, is_cuda
 from pretended.tensors import CPU, CUDA, PretendedTensor, is_made_in_cpp

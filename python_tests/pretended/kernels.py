@@ -15,7 +15,7 @@ from svgdx import _library
 
 CSRC = Path(__file__).parents[2] / "csrc"
 # A block that registers functions, with the dispatch key; SVGDX_KEY is compiled once for the CPU and once for CUDA.
-REGISTRATION = re.compile(r"^SVGDX_(CPU_)?IMPL\((?:(\w+), )?m\) \{(.*?)(?:^| )\}$", re.MULTILINE | re.DOTALL)
+REGISTRATION = re.compile(r"^SVGDX_(INNER_)?IMPL\((?:(\w+), )?m\) \{(.*?)(?:^| )\}$", re.MULTILINE | re.DOTALL)
 NAME = re.compile(r'm\.impl\("([\w.]+)"')
 CUDA_KEYS = ("CUDA", "CompositeExplicitAutograd", "CompositeImplicitAutograd", "CompositeExplicitAutogradNonFunctional")
 # Widest particles that one thread holds in registers; wider ones take the paths of several kernels.
@@ -29,10 +29,11 @@ def sourced() -> dict[str, bool]:
     for path in sorted(CSRC.glob("*/**/*.cpp")):
         if path.is_relative_to(CSRC / "simt"):
             continue
-        for on_cpu, key, body in REGISTRATION.findall(path.read_text()):
-            namespace = "svgdx_cpu" if on_cpu else "svgdx"
+        for inner, key, body in REGISTRATION.findall(path.read_text()):
+            namespace = "svgdx_inner" if inner else "svgdx"
             # Files below cuda/ are compiled for CUDA only, those below cpu/ for the CPU only.
-            of_cuda = not on_cpu and (key in CUDA_KEYS or (key == "SVGDX_KEY" and path.parent.name != "cpu"))
+            backend = inner or key == "SVGDX_KEY"
+            of_cuda = key in CUDA_KEYS or (backend and path.parent.name != "cpu")
             for name in NAME.findall(body):
                 has_cuda[f"{namespace}::{name}"] = has_cuda.get(f"{namespace}::{name}", False) or of_cuda
     return has_cuda
@@ -79,6 +80,35 @@ def _score_hvp(args: Sequence[Any]) -> int:
     return 2 + (hidden - 1) + hidden + 2 * (hidden - 1) + 2
 
 
+def _minimum(args: Sequence[Any]) -> int:
+    layers = len(args[3]) - 2
+    return 4 * layers if args[5] > 0 else 2 * layers + 1
+
+
+def _along(args: Sequence[Any]) -> int:
+    return 4 * (len(args[5]) - 2)
+
+
+def _tanh_target(args: Sequence[Any]) -> int:
+    probe, widths = args[1], args[5]
+    return 2 + 4 * (len(widths) - 2) * (1 if probe is None else 2)
+
+
+def _tanh_target_backward(args: Sequence[Any]) -> int:
+    _, of_score, of_trace, *_, widths, _ = args
+    return 1 if of_score is None and of_trace is None else 2 + 4 * (len(widths) - 2)
+
+
+def _rollout(args: Sequence[Any]) -> int:
+    steps, deeper, is_recorded = args[3], len(args[5]), args[12] is not None
+    return 1 + (steps + is_recorded) * (2 * deeper + 2)
+
+
+def _rollout_backward(args: Sequence[Any]) -> int:
+    layers = len(args[1])
+    return 4 * layers + 4
+
+
 # Kernels of one call; ops that are not listed launch one.
 LAUNCHES: dict[str, int | Callable[[Sequence[Any]], int]] = {
     "median_distance": 7,
@@ -89,8 +119,14 @@ LAUNCHES: dict[str, int | Callable[[Sequence[Any]], int]] = {
     "svgd_phi_trace_backward": _by_width(3, 6),
     "svgd_step_backward": _by_width(5, 8),
     "svgd_field_backward": _by_width(3, 6),
-    "svgd_jacobian_sqnorm": _by_width(1, 99),
+    "svgd_jacobian_sqnorm": _by_width(1, 6),
     "mlp_score_hvp": _score_hvp,
+    "mlp_minimum": _minimum,
+    "mlp_along": _along,
+    "mlp_tanh_target": _tanh_target,
+    "mlp_tanh_target_backward": _tanh_target_backward,
+    "mlp_rollout": _rollout,
+    "mlp_rollout_backward": _rollout_backward,
     "gfn_trajectory_log_prob_forward": 3,
     "gfn_trajectory_log_prob_backward": 2,
 }
