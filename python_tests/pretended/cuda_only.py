@@ -79,7 +79,10 @@ def tanh_target_backward(
     third: Tensor,
     *network: Any,
 ) -> Tensor:
-    with torch.enable_grad():
+    with torch.enable_grad(), torch._C._PreserveDispatchKeyGuard():
+        # An op runs beneath autograd, which is needed again here.
+        for key in (torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView):
+            torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
         leaf = u.detach().requires_grad_()
         action = leaf.tanh()
         slope = 1 - action.square()

@@ -122,8 +122,7 @@ void gram_dots(const GramPairs<T>& args, void* stream) {
   });
 }
 
-// A warp per particle i, for all j. Two blocks of 256 threads keep the six sums in registers, at an occupancy of a
-// half.
+// A warp per particle i, for all j. Occupancy is below one half: the six sums and their operands stay in registers.
 template <class T>
 __global__ void __launch_bounds__(kGramThreads, 2)
     gram_kernel_kernel(GramPairs<T> args, Divider by_particles, int64_t first_block) {
