@@ -66,6 +66,7 @@ class SteinActor(nn.Module):
     """
 
     limit: Tensor
+    log_limit: Tensor
     progress: Tensor
 
     def __init__(
@@ -81,6 +82,7 @@ class SteinActor(nn.Module):
         self.features_extractor = features_extractor
         self.settings = settings
         self.register_buffer("limit", limit)
+        self.register_buffer("log_limit", limit.log(), persistent=False)
         # The fraction of the training that is done, from which "epsilon-greedy" takes its probability.
         self.register_buffer("progress", torch.zeros(()))
         widths = [state_dim, *hidden]
@@ -143,7 +145,7 @@ class SteinActor(nn.Module):
         u = chain.x
         if chain.log_q is None:
             return SteinSample(u.tanh(), None, chain)
-        log_volume = (log_tanh_slope(u) + self.limit.log()).sum(-1)
+        log_volume = (log_tanh_slope(u) + self.log_limit).sum(-1)
         return SteinSample(u.tanh(), chain.log_q - log_volume, chain)
 
     def candidates(self, initial: DiagonalGaussian, target: Target, noise: Tensor) -> SteinSample:

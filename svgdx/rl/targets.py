@@ -109,7 +109,7 @@ class MaxEntropyTarget(CriticTarget):
         if hessian == "exact" and graph:
             return super().from_critic(x, hessian, graph, generator)
         if hessian != "exact" and x.is_cuda and isinstance(self.critic.sweeps, CompiledSweeps):
-            probe = None if hessian == "none" else rademacher(x, generator)
+            probe = None if hessian == "none" else self.probe(x, generator)
             with torch.set_grad_enabled(graph):
                 values = tanh_target(self.critic.sweeps, x, probe, self.temperature, graph)
             return Derivatives(values.score, values.log_prob, values.trace, probe, values.hvp)

@@ -58,7 +58,9 @@ class Runner:
         self.recorded = recorded or sampler.stop is not None or len(sampler.callbacks) > 0
         lead = x.shape[:-2]
         self.steps = 0
-        length = torch.zeros(lead, dtype=torch.int64, device=x.device)
+        # Without a stop it is filled at the end.
+        new_length = torch.empty if sampler.stop is None else torch.zeros
+        length = new_length(lead, dtype=torch.int64, device=x.device)
         control = sampler.control
         self.box = sampler.initial.box(control.deviations) if isinstance(control, Truncation) else None
         mask = None if self.box is None else control.inside(x.detach(), self.box)  # type: ignore[union-attr]
@@ -68,7 +70,6 @@ class Runner:
         self.hessian = sampler.hessian if self.follows or sampler.bound != "none" else "none"
         # The kernel adds its change of log q to zeros: added to log q itself, its last digits would be lost.
         self.zeros = x.new_zeros(x.shape[:-1])
-        self.nan = x.new_full((), torch.nan)
         self.announced = False  # that something is not finite
         _announce_coinciding(x.detach())
         self.leaf: torch.Tensor | None = None
@@ -124,7 +125,7 @@ class Runner:
         """The chain after its last step. On the CPU a UserWarning says if particles or densities are not finite."""
         self._announce_end()
         if self.stopping is None:
-            self.chain.length += self.steps
+            self.chain.length.fill_(self.steps)
         return self.chain
 
     def _announce_score(self, index: int, x: Tensor, score: Tensor) -> None:
@@ -241,7 +242,7 @@ class Runner:
         proposal: Proposal,
     ) -> StepRecord:
         with torch.no_grad():
-            ensemble, score, nan = self.ensemble, derivatives.score, self.nan
+            ensemble, score, nan = self.ensemble, derivatives.score, x.new_full((), torch.nan)
             if self.sampler.kernel.bandwidth.per_dimension:
                 sigma = sigma.mean(-1)
             norm = ensemble.mean(torch.linalg.vector_norm(score, dim=-1))
