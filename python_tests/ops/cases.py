@@ -50,13 +50,6 @@ class Variant:
     def max_dim(self) -> int | None:
         return 16 if self.op == "svgd_logdet" else None
 
-    @property
-    def shared(self) -> tuple[str, ...]:
-        """Arguments without leading dimensions."""
-        if self.op == "masked_trajectory_log_prob":
-            return ("logits", "mask", "actions", "offsets")
-        return ("weight", "bias")
-
     def arguments(self) -> list[str]:
         """Names of the tensor arguments, including the optional ones in use."""
         parameters = inspect.signature(getattr(svgdx.reference, self.op)).parameters
@@ -101,6 +94,8 @@ STEPPED = [
 ]
 MASKED = Variant("masked_trajectory_log_prob")
 TRAJECTORIES = [*STEPPED, MASKED]
+# Arguments of a policy, without leading dimensions.
+LAYER = ("weight", "bias")
 DRAWS = [sample("gfn_sample_forward"), sample("gfn_sample_backward")]
 VARIANTS = [*PARTICLES, *TRAJECTORIES, *DRAWS]
 DIFFERENTIABLE = [variant for variant in VARIANTS if variant.differentiable]

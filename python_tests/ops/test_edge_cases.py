@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ops.samples import DIFFERENTIABLE, VARIANTS, Inputs, Variant, gradients, sample_inputs
+from ops.cases import PARTICLES, Inputs, Variant, gradients, sample_inputs
 from torch import Tensor
 
 from svgdx import ops
@@ -15,7 +15,7 @@ EMPTY = [((0,), 4, 3), ((2, 0, 3), 4, 3), ((2,), 0, 3), ((2,), 4, 0), ((), 0, 2)
 
 @pytest.mark.parametrize("mode", ["rows", "number"])
 @pytest.mark.parametrize(("lead", "m", "d"), EMPTY, ids=str)
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.op != "median_distance"], ids=str)
+@pytest.mark.parametrize("variant", [v for v in PARTICLES if v.op != "median_distance"], ids=str)
 def test_empty(variant: Variant, lead: tuple[int, ...], m: int, d: int, mode: str, device: str) -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         inputs = sample_inputs(variant, lead, m, d, dtype, device, mode)
@@ -54,7 +54,7 @@ def test_no_query_points(device: str) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
 @pytest.mark.parametrize(("m", "d"), [(6, 3), (33, 9), (5, 40)], ids=str)
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", PARTICLES, ids=str)
 def test_nan_stays_in_its_batch_row(variant: Variant, m: int, d: int, bad: float, device: str) -> None:
     if not variant.takes(m, d):
         pytest.skip("D <= 16")
@@ -88,7 +88,7 @@ def strided(tmp_path: object, rows: int, m: int, d: int, stride: int) -> Tensor:
     return view.copy_(torch.randn(rows, m, d))
 
 
-@pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
+@pytest.mark.parametrize("variant", [v for v in PARTICLES if v.differentiable], ids=str)
 def test_strides_past_2_to_the_31(variant: Variant, tmp_path: object) -> None:
     """Strides work if the last row starts at element 2^32 of its storage."""
     inputs = sample_inputs(variant, (3,), 5, 4, torch.float32)
@@ -99,7 +99,7 @@ def test_strides_past_2_to_the_31(variant: Variant, tmp_path: object) -> None:
         assert torch.equal(out, expected)
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", PARTICLES, ids=str)
 def test_sizes_past_2_to_the_31(variant: Variant) -> None:
     """Shapes of 2^33 elements work on the meta device, which needs no memory."""
     m, d = (2**17, 2**16) if variant.max_dim is None else (2**30, 8)

@@ -7,6 +7,9 @@ import torch
 from ops.cases import MODES, PARTICLES, Variant, gradients, sample_inputs, to
 from ops.errors import cancellation
 from ops.test_forward import check
+from ops.test_gradients import check as check_gradients
+
+PARTICLE_GRADIENTS = [variant for variant in PARTICLES if variant.differentiable]
 
 
 @pytest.mark.parametrize("variant", PARTICLES, ids=str)
@@ -88,3 +91,44 @@ def test_integer_numbers_and_numpy_scalars() -> None:
         torch.testing.assert_close(
             phi_and_trace, variant.reference({**inputs, "bandwidth": 2.0}), rtol=1e-12, atol=1e-12
         )
+
+
+@pytest.mark.parametrize("m", [300, 517])
+@pytest.mark.parametrize("variant", PARTICLE_GRADIENTS, ids=str)
+def test_gradients_of_many_particles(variant: Variant, m: int) -> None:
+    check_gradients(variant, sample_inputs(variant, (), m, 3, torch.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("variant", PARTICLE_GRADIENTS, ids=str)
+def test_gradients_in_half_precision(variant: Variant, dtype: torch.dtype, device: str) -> None:
+    inputs = sample_inputs(variant, (2,), 9, 4, dtype, device)
+    actual, wide = gradients(variant, inputs), gradients(variant, to(inputs, torch.float32))
+    for name, grad in actual.items():
+        assert grad.dtype == inputs[name].dtype
+        # Upstream gradients are rounded to half precision too.
+        error = (grad.double() - wide[name].double()).abs().max().item()
+        assert error <= 8 * torch.finfo(dtype).eps * max(g.abs().max().item() for g in wide.values())
+
+
+@pytest.mark.parametrize("variant", PARTICLE_GRADIENTS, ids=str)
+def test_gradients_of_far_off_clusters(variant: Variant, device: str) -> None:
+    """Gradients, including that of sigma, do not depend on the distance between clusters that do not interact."""
+    inputs = sample_inputs(variant, (), 20, 3, torch.float32, device)
+    inputs["bandwidth"] = torch.tensor(1.0, device=device)
+    for name in ("x", "query"):
+        if name in inputs:
+            side = torch.where(torch.arange(inputs[name].shape[0], device=device) % 2 == 0, 100.0, -100.0)
+            inputs[name] = inputs[name] + side[:, None]
+    exact = gradients(variant.reference, to(inputs, torch.float64))
+    for name, grad in gradients(variant, inputs).items():
+        error = (grad.double() - exact[name]).abs().max().item()
+        # Euler's identity, which gives the gradient in sigma, multiplies rounding errors by the distance.
+        tolerance = 3e-4 if name == "bandwidth" else 2e-5
+        assert error <= tolerance * max(exact[name].abs().max().item(), 0.1), name
+
+
+def test_median_distance_is_detached() -> None:
+    x = torch.randn(4, 2, requires_grad=True)
+    for out in (torch.ops.svgdx.median_distance(x), Variant("median_distance")({"x": x})[0]):
+        assert not out.requires_grad

@@ -7,6 +7,7 @@ import torch
 from ops.backends import Backend
 from ops.cases import (
     DRAWS,
+    LAYER,
     MASKED,
     PARTICLES,
     TRAJECTORIES,
@@ -67,6 +68,6 @@ def test_layouts_give_the_same_bits(variant: Variant, layout: str, backend: Back
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != MASKED and v not in DRAWS], ids=str)
 def test_expanded_inputs_give_the_same_bits(variant: Variant, backend: Backend) -> None:
     inputs = sample_inputs(variant, (1,), 17, 5, torch.float32, backend.device)
-    expanded = {k: v if k in variant.shared else v.expand(4, *v.shape[1:]) for k, v in inputs.items()}
+    expanded = {k: v if k in LAYER else v.expand(4, *v.shape[1:]) for k, v in inputs.items()}
     for out, expected in zip(variant(expanded), variant({k: v.clone() for k, v in expanded.items()}), strict=True):
         assert torch.equal(out, expected)

@@ -1,35 +1,39 @@
-"""First derivatives of every op: gradcheck, and against autograd through the reference."""
+"""First and second derivatives: gradcheck, and against autograd through the reference."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import pytest
 import torch
 from ops.backends import Backend
-from ops.samples import DIFFERENTIABLE, LEADS, Inputs, Variant, assert_close, cancellation, gradients, sample_inputs, to
+from ops.cases import (
+    DIFFERENTIABLE,
+    MODES,
+    PARTICLES,
+    STEPPED,
+    TRAJECTORIES,
+    Inputs,
+    Variant,
+    gradients,
+    is_floating,
+    sample_inputs,
+    samples_of,
+    to,
+)
+from ops.errors import assert_close, cancellation, largest_logit
 from torch import Tensor
 
 from svgdx.ops import second_derivatives
 
-SIZES = [(1, 1), (1, 5), (2, 1), (3, 2), (5, 7), (9, 16), (16, 3), (17, 17), (33, 5), (65, 2), (64, 20), (130, 4)]
-WIDE_SIZES = [(2, 17), (5, 40), (9, 64), (3, 300), (20, 100)]
 
-
-def check(variant: Variant, inputs: Inputs, factor: float = 10.0) -> None:
-    exact = gradients(variant.reference, to(inputs, torch.float64))
-    eager = gradients(variant.reference, inputs)
-    actual = gradients(variant, inputs)
-    assert actual.keys() == exact.keys()
-    # Gradients of one loss share its terms, and hence the magnitude of what cancels.
-    scale = max(
-        [cancellation(variant, inputs) / inputs["x"].shape[-2]] + [g.abs().max().item() for g in exact.values()]
-    )
-    for name, grad in actual.items():
-        assert grad.dtype == inputs[name].dtype
-        terms = euler_terms(inputs, exact) if name == "bandwidth" else 0.0
-        assert_close(grad, exact[name], eager[name], scale + terms, factor)
+def terms_of(variant: Variant, inputs: Inputs, exact: dict[str, Tensor]) -> float:
+    """Magnitude of what cancels; the gradients of one loss share its terms."""
+    if variant.has_particles:
+        return max([cancellation(inputs) / inputs["x"].shape[-2], *(g.abs().max().item() for g in exact.values())])
+    # A probability has the rounding error of a logit; a gradient of the last layer sums over all rows.
+    floats = [value.double() for value in inputs.values() if is_floating(value) and value.numel()]
+    return 1.0 + largest_logit(inputs) * max([1.0, *(float(value.abs().max()) for value in floats)])
 
 
 def euler_terms(inputs: Inputs, exact: dict[str, Tensor]) -> float:
@@ -39,12 +43,27 @@ def euler_terms(inputs: Inputs, exact: dict[str, Tensor]) -> float:
     return float(terms.square().sum().sqrt() / torch.as_tensor(inputs["bandwidth"]).detach().cpu().double().min())
 
 
-@pytest.mark.parametrize("bandwidth", ["number", "scalar", "rows"])
-@pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
+def check(variant: Variant, inputs: Inputs, factor: float = 10.0) -> None:
+    exact = gradients(variant.reference, to(inputs, torch.float64))
+    eager = gradients(variant.reference, inputs)
+    actual = gradients(variant, inputs)
+    assert actual.keys() == exact.keys()
+    for name, grad in actual.items():
+        assert grad.dtype == inputs[name].dtype
+        terms = euler_terms(inputs, exact) if name == "bandwidth" else 0.0
+        assert_close(grad, exact[name], eager[name], terms_of(variant, inputs, exact) + terms, factor)
+
+
+@pytest.mark.parametrize(
+    ("variant", "bandwidth"),
+    [(v, mode) for v in DIFFERENTIABLE for mode in (MODES if v.has_particles else MODES[:1])],
+    ids=str,
+)
 def test_gradcheck(variant: Variant, bandwidth: str) -> None:
-    for lead, (m, d) in [((), (3, 2)), ((2,), (2, 3)), ((2, 1), (4, 1))]:
-        inputs = sample_inputs(variant, lead, m, d, bandwidth=bandwidth)
-        names = [name for name, value in inputs.items() if isinstance(value, Tensor)]
+    sizes = [((), 3, 2), ((2,), 2, 3), ((2, 1), 4, 1)]
+    for lead, a, b in sizes if variant.has_particles else [((), 3, 2), ((2,), 2, 2), ((2, 1), 4, 1), ((2,), 1, 0)]:
+        inputs = sample_inputs(variant, lead, a, b, bandwidth=bandwidth, width=3)
+        names = [name for name, value in inputs.items() if is_floating(value)]
 
         def function(*values: Tensor, names: list[str] = names, inputs: Inputs = inputs) -> tuple[Tensor, ...]:
             return variant({**inputs, **dict(zip(names, values, strict=True))})
@@ -53,63 +72,29 @@ def test_gradcheck(variant: Variant, bandwidth: str) -> None:
         assert torch.autograd.gradcheck(function, values, fast_mode=False, nondet_tol=0.0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_sizes(variant: Variant, dtype: torch.dtype, backend: Backend) -> None:
-    leads, modes = itertools.cycle(LEADS), itertools.cycle(["rows", "scalar", "number"])
-    for m, d in SIZES + WIDE_SIZES:
-        if variant.takes(m, d) and (not backend.simulated or m * d <= 320):
-            check(variant, sample_inputs(variant, next(leads), m, d, dtype, backend.device, next(modes)))
-
-
-@pytest.mark.parametrize("m", [300, 517])
-@pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
-def test_many_particles(variant: Variant, m: int) -> None:
-    check(variant, sample_inputs(variant, (), m, 3, torch.float32))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
-def test_half_precision(variant: Variant, dtype: torch.dtype, device: str) -> None:
-    inputs = sample_inputs(variant, (2,), 9, 4, dtype, device)
-    actual, wide = gradients(variant, inputs), gradients(variant, to(inputs, torch.float32))
-    for name, grad in actual.items():
-        assert grad.dtype == inputs[name].dtype
-        # Upstream gradients are rounded to half precision too.
-        error = (grad.double() - wide[name].double()).abs().max().item()
-        assert error <= 8 * torch.finfo(dtype).eps * max(g.abs().max().item() for g in wide.values())
-
-
-@pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
-def test_far_off_clusters(variant: Variant, device: str) -> None:
-    """Gradients, including that of sigma, do not depend on the distance between clusters that do not interact."""
-    inputs = sample_inputs(variant, (), 20, 3, torch.float32, device)
-    inputs["bandwidth"] = torch.tensor(1.0, device=device)
-    for name in ("x", "query"):
-        if name in inputs:
-            side = torch.where(torch.arange(inputs[name].shape[0], device=device) % 2 == 0, 100.0, -100.0)
-            inputs[name] = inputs[name] + side[:, None]
-    exact = gradients(variant.reference, to(inputs, torch.float64))
-    for name, grad in gradients(variant, inputs).items():
-        error = (grad.double() - exact[name]).abs().max().item()
-        # Euler's identity, which gives the gradient in sigma, multiplies rounding errors by the distance.
-        tolerance = 3e-4 if name == "bandwidth" else 2e-5
-        assert error <= tolerance * max(exact[name].abs().max().item(), 0.1), name
+    for inputs in samples_of(variant, dtype, backend, limit=700 if backend.simulated else None):
+        check(variant, inputs)
+    if not variant.has_particles and not backend.simulated:
+        check(variant, sample_inputs(variant, (1,), 784, 40, dtype, backend.device))
 
 
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_one_input_at_a_time(variant: Variant) -> None:
     """A gradient does not depend on which others are requested, and those not requested are not computed."""
     inputs = sample_inputs(variant, (2,), 5, 3)
-    together = gradients(variant, inputs)
-    for name, grad in together.items():
+    for name, grad in gradients(variant, inputs).items():
         alone = gradients(variant, inputs, [name])
         assert alone.keys() == {name}
         torch.testing.assert_close(alone[name], grad, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
-    "variant", [v for v in DIFFERENTIABLE if v.op in ("svgd_phi_trace", "svgd_step", "svgd_field")]
+    "variant",
+    [v for v in DIFFERENTIABLE if v in STEPPED or v.op in ("svgd_phi_trace", "svgd_step", "svgd_field")],
+    ids=str,
 )
 @pytest.mark.parametrize("which", [0, 1])
 def test_one_output_at_a_time(variant: Variant, which: int) -> None:
@@ -123,15 +108,17 @@ def test_one_output_at_a_time(variant: Variant, which: int) -> None:
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_expanded_upstream_gradient(variant: Variant) -> None:
     """sum().backward() passes a gradient with stride 0."""
-    inputs = sample_inputs(variant, (2,), 7, 3)
-    x = inputs["x"].clone().requires_grad_()
-    sum(out.sum() for out in variant({**inputs, "x": x})).backward()
-    expected = inputs["x"].clone().requires_grad_()
-    sum(out.sum() for out in variant.reference({**inputs, "x": expected})).backward()
-    torch.testing.assert_close(x.grad, expected.grad, rtol=1e-10, atol=1e-11)
+    actual, expected = (sample_inputs(variant, (2, 2), 7, 3) for _ in range(2))
+    for function, inputs in ((variant, actual), (variant.reference, expected)):
+        leaves = [value.requires_grad_() for value in inputs.values() if is_floating(value)]
+        sum(out.sum() for out in function(inputs)).backward()
+        assert all(leaf.grad is not None for leaf in leaves)
+    for name, value in actual.items():
+        if is_floating(value):
+            torch.testing.assert_close(value.grad, expected[name].grad, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
+@pytest.mark.parametrize("variant", [v for v in PARTICLES if v.differentiable], ids=str)
 @pytest.mark.parametrize("mode", ["rows", "number"])
 def test_second_derivatives(variant: Variant, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are those of the reference, also if rows are summed in several blocks, or are refused by name."""
@@ -156,14 +143,18 @@ def test_second_derivatives(variant: Variant, mode: str, monkeypatch: pytest.Mon
         torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("variant", TRAJECTORIES, ids=str)
+def test_second_derivatives_of_trajectories_are_refused(variant: Variant) -> None:
+    inputs = sample_inputs(variant, (2,), 3, 2)
+    leaf = next(value for value in inputs.values() if is_floating(value)).requires_grad_()
+    (grad,) = torch.autograd.grad(sum(out.square().sum() for out in variant(inputs)), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"svgdx::\w+_backward cannot.*svgdx\.reference"):
+        grad.sum().backward()
+
+
 def test_reference_has_second_derivatives() -> None:
     for variant in DIFFERENTIABLE:
-        inputs = sample_inputs(variant, (), 3, 2)
-        x = inputs["x"].clone().requires_grad_()
-        assert torch.autograd.gradgradcheck(lambda x, v=variant, i=inputs: v.reference({**i, "x": x}), x)
-
-
-def test_median_distance_is_detached() -> None:
-    x = torch.randn(4, 2, requires_grad=True)
-    for out in (torch.ops.svgdx.median_distance(x), Variant("median_distance")({"x": x})[0]):
-        assert not out.requires_grad
+        inputs = sample_inputs(variant, () if variant.has_particles else (2,), 3, 2)
+        name = "x" if variant.has_particles else next(n for n, value in inputs.items() if is_floating(value))
+        leaf = inputs[name].clone().requires_grad_()
+        assert torch.autograd.gradgradcheck(lambda x, v=variant, i=inputs, n=name: v.reference({**i, n: x}), leaf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import forkserver
 import pytest
 import torch
 import torch._dynamo.testing
-from ops.samples import DIFFERENTIABLE, VARIANTS, Inputs, Variant, gradients, sample_inputs
+from ops.cases import DIFFERENTIABLE, DRAWS, STEPPED, VARIANTS, Inputs, Variant, gradients, sample_inputs
 from torch import Tensor
 
 from svgdx import ops, reference
@@ -21,15 +22,20 @@ Function = Callable[..., Any]
 
 def op_arguments(variant: Variant, inputs: Inputs) -> tuple[Any, ...]:
     """Positional arguments of torch.ops.svgdx.<op>."""
-    statistic = dict(variant.fixed).get("statistic")
-    return (*inputs.values(), *([] if statistic is None else [statistic == "u"]))
+    values = {**inputs, **dict(variant.fixed)}
+    order = inspect.signature(getattr(reference, variant.op)).parameters
+    arguments = [values[name] for name in order if name in values]
+    return tuple(value == "u" if isinstance(value, str) else value for value in arguments)
 
 
-@pytest.mark.parametrize("bandwidth", ["number", "rows"])
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize(
+    ("variant", "bandwidth"),
+    [(v, mode) for v in VARIANTS for mode in (("rows", "number") if v.has_particles else ("rows",))],
+    ids=str,
+)
 def test_compile_without_graph_breaks(variant: Variant, bandwidth: str) -> None:
     torch._dynamo.reset()
-    inputs = sample_inputs(variant, (2,), 5, 3, bandwidth="number" if bandwidth == "number" else "rows")
+    inputs = sample_inputs(variant, (2,), 5, 3, bandwidth=bandwidth)
     compiled = torch.compile(lambda values: variant(values), fullgraph=True, backend="aot_eager")
     for out, expected in zip(compiled(inputs), variant(inputs), strict=True):
         assert torch.equal(out, expected)
@@ -57,6 +63,22 @@ def test_compile_with_inductor(variant: Variant) -> None:
         torch.testing.assert_close(grad, expected_grads[name], rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.slow
+def test_compile_trajectories_with_inductor() -> None:
+    torch._dynamo.reset()
+    variant = STEPPED[0]
+    inputs = sample_inputs(variant, (2,), 5, 3)
+
+    def loss(values: Inputs) -> tuple[Tensor, ...]:
+        """The op compiles between pointwise operations, which the compiler fuses."""
+        log_pf, log_pb = variant({**values, "logits": values["logits"].tanh()})
+        return ((log_pf - log_pb).square(),)
+
+    compiled = torch.compile(loss, fullgraph=True)
+    torch.testing.assert_close(compiled(inputs), loss(inputs), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradients(compiled, inputs), gradients(loss, inputs), rtol=1e-10, atol=1e-12)
+
+
 def test_compile_with_dynamic_shapes_and_numbers() -> None:
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
@@ -73,12 +95,46 @@ def test_compile_with_dynamic_shapes_and_numbers() -> None:
     assert counter.frame_count <= 2
 
 
+def test_compile_with_dynamic_shapes_and_offsets() -> None:
+    """Neither a rollout's next offset nor another batch size triggers recompilation."""
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+
+    @torch.compile(fullgraph=True, backend=counter, dynamic=True)
+    def step(logits: Tensor, state: Tensor, offset: int) -> tuple[Tensor, ...]:
+        return ops.gfn_sample_forward(logits, state, 7, offset)
+
+    for batch, dim, offset in [(3, 4, 2), (5, 6, 3), (7, 9, 2**40), (8, 9, -5)]:
+        inputs = sample_inputs(DRAWS[0], (batch,), dim, 0)
+        for out, expected in zip(step(*inputs.values(), offset), step_eagerly(inputs, offset), strict=True):
+            assert torch.equal(out, expected)
+    assert counter.frame_count <= 2
+
+    @torch.compile(fullgraph=True, backend=counter, dynamic=True)
+    def log_prob(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.gfn_trajectory_log_prob(logits, actions)
+
+    counter.frame_count = 0
+    for batch, dim in [(3, 4), (5, 6), (7, 9)]:
+        inputs = sample_inputs(STEPPED[0], (batch,), dim, dim)
+        for out, expected in zip(log_prob(**inputs), STEPPED[0](inputs), strict=True):
+            assert torch.equal(out, expected)
+    assert counter.frame_count == 1
+
+
+def step_eagerly(inputs: Inputs, offset: int) -> tuple[Tensor, ...]:
+    return ops.gfn_sample_forward(**inputs, seed=7, offset=offset)
+
+
 def test_compiled_bad_input_names_the_argument() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(ops.svgd_phi, fullgraph=True, backend="aot_eager")
     x = torch.randn(4, 2)
     with pytest.raises(RuntimeError, match="score must have the shape of x"):
         compiled(x, x[:-1], 1.0)
+    compiled = torch.compile(ops.gfn_trajectory_log_prob, fullgraph=True, backend="aot_eager")
+    with pytest.raises(RuntimeError, match=r"actions must have shape \(\.\.\., T\) to match logits, "):
+        compiled(torch.randn(2, 3, 9), torch.zeros(2, 3, dtype=torch.int64))
 
 
 def test_export() -> None:
@@ -94,10 +150,25 @@ def test_export() -> None:
     torch.testing.assert_close(program.module()(x, log_q), Step()(x, log_q))
 
 
+def test_export_of_trajectories() -> None:
+    class Step(torch.nn.Module):
+        def forward(self, logits: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            action, log_prob, state = ops.gfn_sample_forward(logits, state, 1, 2)
+            rows = torch.stack([logits, logits], -2)
+            return log_prob, ops.gfn_trajectory_log_prob(rows, action[..., None])[0]
+
+    state = torch.full((3, 4), -1, dtype=torch.int8)
+    logits = torch.randn(3, 12, dtype=torch.float64)
+    program = torch.export.export(Step(), (logits, state))
+    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert {"svgdx.gfn_sample_forward.default", "svgdx.gfn_trajectory_log_prob_forward.default"} <= names
+    torch.testing.assert_close(program.module()(logits, state), Step()(logits, state))
+
+
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_meta_tensors_have_the_right_shapes(variant: Variant) -> None:
-    for lead in [(), (2, 3)]:
-        inputs = sample_inputs(variant, lead, 5, 3, torch.float32)
+    for lead, dtype in [((), torch.float64), ((2, 3), torch.bfloat16)]:
+        inputs = sample_inputs(variant, lead, 5, 3, dtype)
         meta = {name: value.to("meta") for name, value in inputs.items()}
         for out, expected in zip(variant(meta), variant(inputs), strict=True):
             assert out.is_meta
@@ -143,3 +214,16 @@ def test_torch_ops_records_gradients(variant: Variant) -> None:
     expected = gradients(variant, inputs)
     for name, grad in gradients(direct, inputs).items():
         assert torch.equal(grad, expected[name])
+
+
+def test_normalizers_are_the_softmaxes(device: str) -> None:
+    """The forward op's third output is the detached log-sum-exp over the valid actions, or zero if a row has none."""
+    inputs = sample_inputs(STEPPED[0], (3,), 4, 4, device=device)
+    logits = inputs["logits"].requires_grad_()
+    _, _, normalizers = torch.ops.svgdx.gfn_trajectory_log_prob_forward(**inputs)
+    assert not normalizers.requires_grad
+    zero = torch.zeros(3, dtype=torch.float64, device=device)
+    first = torch.stack([logits[:, 0, :8].logsumexp(-1), zero], -1)
+    last = torch.stack([zero, logits[:, -1, 8:].logsumexp(-1)], -1)
+    torch.testing.assert_close(normalizers[:, 0], first, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(normalizers[:, -1], last, rtol=1e-12, atol=1e-12)

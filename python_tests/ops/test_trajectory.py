@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 from ops.backends import Backend
-from ops.cases import MASKED, STEPPED, TRAJECTORIES, Inputs, Variant, sample_inputs, to
+from ops.cases import MASKED, STEPPED, TRAJECTORIES, Inputs, Variant, gradients, sample_inputs, to
 from ops.errors import assert_same, largest_logit
 from ops.test_forward import check
 from torch import Tensor
@@ -171,3 +171,54 @@ def test_probabilities_of_all_trajectories_sum_to_one() -> None:
     )
     torch.testing.assert_close(by_end, torch.ones_like(by_end))
     assert reference.gfn_trajectory_log_prob(table[index], actions)[0].shape == log_pf.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("variant", TRAJECTORIES, ids=str)
+def test_gradients_in_half_precision(variant: Variant, dtype: torch.dtype, device: str) -> None:
+    inputs = sample_inputs(variant, (2,), 21, 9, dtype, device)
+    actual, wide = gradients(variant, inputs), gradients(variant, to(inputs, torch.float32))
+    for name, grad in actual.items():
+        assert grad.dtype == dtype
+        if "linear" not in variant.op:
+            assert torch.equal(grad, wide[name].to(dtype))
+        else:
+            # The layer's matrix products round to half precision, the logits' gradients too.
+            error = (grad.double() - wide[name].double()).abs().max().item()
+            assert error <= 16 * torch.finfo(dtype).eps * max(g.abs().max().item() for g in wide.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_entries_that_are_not_valid_get_exactly_zero(dtype: torch.dtype, device: str) -> None:
+    dim, steps = 19, 7
+    variant = STEPPED[1]
+    inputs = sample_inputs(variant, (3,), dim, steps, dtype, device)
+    grad = gradients(variant, inputs)["logits"]
+    state = inputs["initial_state"].clone()
+    rows = torch.arange(3, device=device)
+    for t in range(steps + 1):
+        valid = torch.cat([(state == -1).repeat_interleave(2, -1) & (t < steps), (state >= 0) & (t > 0)], -1)
+        # With a single valid action the probability is 1, so its gradient is zero too.
+        assert torch.equal(grad[:, t] == 0, ~valid | (valid.sum(-1, keepdim=True) == 1)) or t == 1
+        assert bool((grad[:, t][~valid] == 0).all())
+        if t < steps:
+            action = inputs["actions"][:, t]
+            state[rows, action // 2] = (action % 2).to(torch.int8)
+    masked = sample_inputs(MASKED, (5,), 4, 3, dtype, device)
+    grad = gradients(MASKED, masked)["logits"]
+    assert bool((grad[~masked["mask"]] == 0).all())
+    assert bool((grad[masked["mask"].sum(-1) > 1].abs().sum(-1) > 0).all())
+
+
+@pytest.mark.parametrize("variant", [STEPPED[1], MASKED], ids=str)
+def test_gradients_at_large_and_infinite_logits(variant: Variant, device: str) -> None:
+    inputs = sample_inputs(variant, (4,), 6, 4, torch.float32, device)
+    if variant == MASKED:
+        inputs["mask"][:, 12:] = True
+    p_f = torch.arange(18, device=device) < 12  # so that every softmax keeps an entry
+    for change in (lambda x: x * 1e4, lambda x: x + 1e4, lambda x: x.masked_fill((x < -2) & p_f, -torch.inf)):
+        changed = {**inputs, "logits": change(inputs["logits"])}
+        grad = gradients(variant, changed)["logits"]
+        assert bool(grad.isfinite().all())
+        expected = gradients(variant.reference, to(changed, torch.float64))["logits"]
+        torch.testing.assert_close(grad.double(), expected, rtol=1e-3, atol=2e-3)

@@ -307,8 +307,10 @@ def _front(rank: int) -> int:
 def _lead(ranks: Sequence[int], in_dims: Sequence[int | None], args: Sequence[Any]) -> tuple[torch.Size, torch.device]:
     """Leading shape of one mapped row and the device, taken from the first argument (..., M, D)."""
     i = next(i for i, rank in enumerate(ranks) if rank == 2 and args[i] is not None)
-    one = args[i] if in_dims[i] is None else args[i].select(in_dims[i], 0)
-    return one.shape[:-2], one.device
+    sizes = list(args[i].shape)
+    if in_dims[i] is not None:
+        del sizes[in_dims[i]]
+    return torch.Size(sizes[:-2]), args[i].device
 
 
 def _per_row(value: Tensor, dim: int | None, shape: Sequence[int]) -> Tensor:
