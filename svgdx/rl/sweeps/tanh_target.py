@@ -44,7 +44,7 @@ class _TanhTarget(torch.autograd.Function):
         rows, lead = u.detach().reshape(-1, u.shape[-1]).contiguous(), u.shape[:-1]
         probe = None if probe is None else probe.reshape(rows.shape).contiguous()
         network = (sweeps.parameters, sweeps.widths, sweeps.activation)
-        ctx.network, ctx.constants = network, (rows, probe, temperature.detach().to(u.dtype))
+        ctx.shape, ctx.network, ctx.constants = u.shape, network, (rows, probe, temperature.detach().to(u.dtype))
         log_prob, score, trace, hvp, *ctx.tape = torch.ops.svgdx_inner.mlp_tanh_target.default(
             *ctx.constants, sweeps.shift, *network, graph
         )
@@ -73,9 +73,7 @@ class _TanhTarget(torch.autograd.Function):
         grad_u = torch.ops.svgdx_inner.mlp_tanh_target_backward.default(
             *grads, *ctx.constants, gradient, product, third, order, values, back, *ctx.network
         )
-        shape = next(grad.shape for grad in (of_score, of_log_prob, of_trace) if grad is not None)
-        shape = shape if of_score is not None else (*shape, rows.shape[-1])
-        return grad_u.view(shape), None, None, None, None
+        return grad_u.view(ctx.shape), None, None, None, None
 
 
 def _target_fake(
