@@ -108,7 +108,6 @@ __device__ inline void first_layer(const RolloutVisit<S>& args, const VisitRows&
   }
 }
 
-// In float64 the draws may need registers that leave an occupancy just below one half.
 template <class S>
 __global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
     rollout_visit_kernel(RolloutVisit<S> args, VisitPlan plan, int64_t first_block) {
