@@ -11,7 +11,7 @@ from torch import Tensor
 
 from svgdx import Stream, hessian_trace, ops
 from svgdx.samplers import LearntGaussian, ReplayBuffer, gibbs_sweep, gwg_step, langevin
-from svgdx.streams import forked, stream_of, stream_seed
+from svgdx.streams import seeded, stream_of, stream_seed
 
 DRAWS: dict[str, Callable[[Stream], Tensor]] = {
     "normal": lambda stream: stream.normal((3, 5)),
@@ -127,9 +127,9 @@ def test_a_replay_buffer_takes_distinct_rows() -> None:
     assert torch.equal(chains, buffer.chains[rows])
 
 
-def test_forked_restores_the_generator() -> None:
+def test_seeded_restores_the_generator() -> None:
     state = torch.get_rng_state()
-    with forked(4):
+    with seeded(4):
         inside = torch.randn(3)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(4)

@@ -225,6 +225,7 @@ class Runner:
         if probability < 1 and not self.stream.happens(probability):
             return move.x_next, move.gain
         assert move.gain is not None
+        chain.corrections += 1
         corrected = move._replace(gain=-move.gain)
         terms = (self.hessian, sampler.density)
         x_next, change, accepted = control.correct(corrected, sampler.kernel, sampler.target, terms, self.stream)

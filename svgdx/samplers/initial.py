@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributions, nn
 
 from svgdx import _checks
-from svgdx.streams import Source, Stream, forked, stream_of
+from svgdx.streams import Source, Stream, seeded, stream_of
 
 
 class Initial(Protocol):
@@ -112,7 +112,7 @@ class FixedInitial:
         stream = stream_of("SVGD", generator, self.device)
         x = _gaussian_sample(distribution, shape, stream)
         if x is None:
-            with forked(stream.seed(), stream.device):
+            with seeded(stream.seed(), stream.device):
                 x = (distribution.rsample if distribution.has_rsample else distribution.sample)(shape)
         log_q = distribution.log_prob(x)
         # The distribution's own batch comes before the particles.

@@ -105,7 +105,8 @@ class Chain:
     group, x, log_q and mask are those of this rank; means and records are those of all.
 
     A chain with a stop ends on the CPU once every problem has stopped. On a GPU, which is not asked, it makes all
-    steps; running then has one () bool for each, false if no problem moved.
+    steps; running then has one () bool for each, false if no problem moved. corrections: the number of steps that
+    Metropolis-Hastings made.
     """
 
     x: Tensor
@@ -115,6 +116,7 @@ class Chain:
     steps: list[StepRecord] = field(default_factory=list)
     ensemble: Ensemble = field(default_factory=LocalEnsemble)
     running: list[Tensor] = field(default_factory=list)
+    corrections: int = 0
 
     def history(self) -> dict[str, Tensor]:
         """Each quantity of StepRecord over the steps, (L, ...); NaN in steps in which no problem moved."""

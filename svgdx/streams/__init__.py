@@ -5,7 +5,7 @@ None.
 """
 
 from svgdx.streams.draws import Source, Stream, stream_of
-from svgdx.streams.forks import forked
+from svgdx.streams.forks import seeded
 from svgdx.streams.seeds import stream_seed
 
-__all__ = ["Source", "Stream", "forked", "stream_of", "stream_seed"]
+__all__ = ["Source", "Stream", "seeded", "stream_of", "stream_seed"]

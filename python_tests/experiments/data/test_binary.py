@@ -13,14 +13,15 @@ pytest.importorskip("sklearn", reason="training needs the packages of svgdx[trai
 
 from scipy.io import savemat
 
+from svgdx import Stream
 from svgdx.experiments.data import binary
 from svgdx.experiments.run.errors import UsageError
 
 DATA_ROOT = Path(os.environ.get("SVGDX_DATA_ROOT", Path(__file__).parents[2] / ".." / "shared" / "data"))
 
 
-def draw(seed: int = 1) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def draw(seed: int = 1) -> Stream:
+    return Stream(seed)
 
 
 def test_digits_have_intensities_and_bits_drawn_from_them(digits: torch.Tensor) -> None:
@@ -42,8 +43,8 @@ def test_static_bits_stay_and_dynamic_bits_are_drawn_anew() -> None:
     images = binary.load_binary_images("digits", None)
     rows = torch.arange(500)
     assert torch.equal(images.batch(rows, "static", draw()), images.train[:500])
-    generator = draw()
-    drawn = torch.stack([images.batch(rows, "dynamic", generator) for _ in range(100)])
+    stream = draw()
+    drawn = torch.stack([images.batch(rows, "dynamic", stream) for _ in range(100)])
     assert drawn.dtype == torch.int8
     assert not torch.equal(drawn[0], drawn[1])
     # The largest of 32,000 means of 100 draws; a mean has a standard deviation of at most 0.05.

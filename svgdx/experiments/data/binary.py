@@ -12,6 +12,7 @@ from torch import Tensor
 
 from svgdx.experiments.data.images import load_images
 from svgdx.experiments.run.errors import UsageError
+from svgdx.streams import Stream
 
 DATASETS = ("digits", "mnist", "omniglot", "silhouettes")
 OMNIGLOT_FILE = "chardata.mat"
@@ -47,13 +48,13 @@ class BinaryImages:
         """0.98 mean + 0.01 of the training bits, (D,): probabilities of a base distribution that excludes no image."""
         return 0.98 * self.train.float().mean(0) + 0.01
 
-    def batch(self, rows: Tensor, binarisation: str, generator: torch.Generator) -> Tensor:
+    def batch(self, rows: Tensor, binarisation: str, stream: Stream) -> Tensor:
         """Training images as bits (B, D), int8.
 
         Args:
             rows: indices of the images, (B,).
             binarisation: "static" takes the bits of `train`; "dynamic" draws new ones.
-            generator: for "dynamic".
+            stream: for "dynamic".
 
         Raises:
             ValueError: an unknown binarisation.
@@ -62,14 +63,13 @@ class BinaryImages:
             return self.train[rows]
         if binarisation != "dynamic":
             raise ValueError(f"BinaryImages: binarisation must be static or dynamic, but is {binarisation!r}")
-        return binarise(self.probabilities[rows], generator)
+        probabilities = self.probabilities[rows]
+        return stream.bernoulli(probabilities, probabilities).to(torch.int8)
 
 
-def binarise(probabilities: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws independent int8 bits of the same shape, which are 1 with these probabilities."""
-    uniform = torch.rand(
-        probabilities.shape, generator=generator, dtype=probabilities.dtype, device=probabilities.device
-    )
+def binarise(probabilities: Tensor, seed: int) -> Tensor:
+    """The static bits, int8, of images on the CPU: 1 with these probabilities, the same in all runs."""
+    uniform = torch.rand(probabilities.shape, generator=torch.Generator().manual_seed(seed), dtype=probabilities.dtype)
     return (uniform < probabilities).to(torch.int8)
 
 
@@ -97,8 +97,7 @@ def load_binary_images(name: str, root: str | None) -> BinaryImages:
         train, test = _read_mat(root, SILHOUETTES_FILE, ("train_data", "test_data"), images_are_columns=False)
         # The files hold dark objects on a bright background.
         train, test = 1 - train, 1 - test
-    seeds = (torch.Generator().manual_seed(TRAIN_SEED), torch.Generator().manual_seed(TEST_SEED))
-    return BinaryImages(train, binarise(train, seeds[0]), binarise(test, seeds[1]))
+    return BinaryImages(train, binarise(train, TRAIN_SEED), binarise(test, TEST_SEED))
 
 
 def _read_mat(root: str | None, file: str, names: tuple[str, str], images_are_columns: bool) -> tuple[Tensor, Tensor]:

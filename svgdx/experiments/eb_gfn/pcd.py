@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from svgdx.experiments.eb_gfn.base import EVALUATION, PROPOSAL, START, EnergyTrainer
-from svgdx.experiments.run import parallel
 from svgdx.experiments.run.compute.guard import Quantities
 from svgdx.experiments.run.loop import stream
 from svgdx.samplers import gibbs_sweep, gwg_step
@@ -19,10 +18,9 @@ class PCDTrainer(EnergyTrainer):
     """
 
     def build(self) -> None:
-        base = self.task.base().cpu()
-        generator = None if parallel.main() else stream(self.config.seed, 0, START)
-        uniform = torch.rand(self.config.chains or self.config.batch, self.task.dim, generator=generator)
-        self.chains = (uniform < base).to(self.device, torch.int8)
+        start = stream(self.config.seed, 0, START, device=self.device)
+        shape = (self.config.chains or self.config.batch, self.task.dim)
+        self.chains = start.bernoulli(self.task.base(), shape).to(torch.int8)
 
     def negatives(self, data: Tensor, quantities: Quantities) -> tuple[Tensor, Tensor]:
         config = self.config

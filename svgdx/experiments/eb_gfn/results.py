@@ -20,6 +20,7 @@ from svgdx.experiments.eb_gfn.trainer import EBGFNTrainer
 from svgdx.experiments.metrics import bits
 from svgdx.experiments.run.checkpoint import write_atomically
 from svgdx.experiments.run.folder import RunFolder
+from svgdx.streams import Stream
 
 # Purposes of the evaluation's random numbers.
 _POINTS, _PATHS, _LOG_Z, _SAMPLES, _AIS = range(1, 6)
@@ -131,7 +132,7 @@ def _annealed(trainer: EnergyTrainer, points: Tensor, settings: EvaluationSettin
         trainer.task.base(),
         settings.ais_temperatures,
         settings.ais_chains,
-        torch.Generator(trainer.device).manual_seed(settings.seed + _AIS),
+        Stream(settings.seed + _AIS, device=trainer.device),
         settings.ais_transition,
         settings.ais_steps,
     )

@@ -16,6 +16,7 @@ from svgdx.experiments.eb_gfn.config import SYNTHETIC, EBGFNConfig
 from svgdx.experiments.metrics.bits import neg_log_rmse
 from svgdx.experiments.run.compute.device import torch_device
 from svgdx.experiments.run.figures import sample_paths, write_sample_grid
+from svgdx.streams import Stream
 
 # Seeds of what is the same in all runs, so that their results can be compared.
 _DATA_SEED, _HELD_OUT_SEED, _MEAN_SEED = 1, 2, 3
@@ -109,7 +110,7 @@ class Ising:
         self._held_out: Tensor | None = None
 
     def batch(self, count: int, seed: int) -> Tensor:
-        return self.data[random_rows(len(self.data), count, torch.Generator(self.device).manual_seed(seed))]
+        return self.data[Stream.of_seed(seed, self.device).integers(len(self.data), (count,))]
 
     def held_out(self, count: int, seed: int) -> Tensor:
         if self._held_out is None:
@@ -144,9 +145,9 @@ class Images:
         self.dim = self.images.train.shape[1]
 
     def batch(self, count: int, seed: int) -> Tensor:
-        generator = torch.Generator(self.images.train.device).manual_seed(seed)
-        rows = random_rows(len(self.images.train), count, generator)
-        return self.images.batch(rows, self.binarisation, generator)
+        stream = Stream.of_seed(seed, self.images.train.device)
+        rows = stream.integers(len(self.images.train), (count,))
+        return self.images.batch(rows, self.binarisation, stream)
 
     def held_out(self, count: int, seed: int) -> Tensor:
         return self.images.test[:count]
@@ -175,11 +176,6 @@ class Images:
 def smoothed_mean(bits: Tensor) -> Tensor:
     """0.98 mean + 0.01 of bits (N, D), which lies inside (0, 1): (D,)."""
     return 0.98 * bits.float().mean(0) + 0.01
-
-
-def random_rows(rows: int, count: int, generator: torch.Generator) -> Tensor:
-    """Indices of `count` rows, drawn with replacement, on the device of the generator: (count,), int64."""
-    return torch.randint(rows, (count,), generator=generator, device=generator.device)
 
 
 def coupling_of(energy: nn.Module) -> Tensor:

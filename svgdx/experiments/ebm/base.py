@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from svgdx.experiments.data.images import Images
@@ -16,6 +15,7 @@ from svgdx.experiments.run.figures import sample_paths, warn_if_unwritten, write
 from svgdx.experiments.run.folder import RunFolder
 from svgdx.experiments.run.loop import Trainer, stream
 from svgdx.experiments.run.recorder import Record
+from svgdx.streams import Stream
 
 # Purposes of random numbers, see `svgdx.experiments.run.loop.stream_seed`.
 TRAIN, EVALUATE, START = 0, 1, 2
@@ -40,7 +40,7 @@ class ImageTrainer(Trainer):
         self.config, self.distances = config, distances
         self.images = dataclasses.replace(images, train=images.train.to(self.device))
 
-    def samples(self, count: int, generator: torch.Generator) -> Tensor:
+    def samples(self, count: int, stream: Stream) -> Tensor:
         """Samples of the model in its present state, (count, D)."""
         raise NotImplementedError
 
@@ -53,18 +53,22 @@ class ImageTrainer(Trainer):
         progress = min(1.0, self.step / (0.8 * config.steps))
         return float(config.noise * (config.noise_end / config.noise) ** progress)
 
-    def noisy_images(self, count: int, generator: torch.Generator) -> Tensor:
+    def noisy_images(self, count: int, stream: Stream) -> Tensor:
         """Training images drawn with replacement, with the noise of this step: (count, D)."""
         train = self.images.train
-        rows = torch.randint(len(train), (count,), generator=generator)
-        return train[rows] + self.noise() * torch.randn(count, train.shape[1], generator=generator)
+        rows = stream.integers(len(train), (count,))
+        return train[rows] + self.noise() * stream.normal((count, train.shape[1]))
+
+    def stream(self, purpose: int) -> Stream:
+        """The random numbers of this step for a purpose, on the device of the run."""
+        return stream(self.config.seed, self.step, purpose, device=self.device)
 
     def learning_rate(self, rate: float) -> float:
         """The rate of this step: `rate` for the first half of the run, then falling linearly to a hundredth of it."""
         return rate * min(1.0, 2 * (1 - self.step / self.config.steps) + 0.01)
 
     def evaluate(self, record: Record, folder: RunFolder, check_stop: Callable[[], None]) -> tuple[Record, str]:
-        samples = self.samples(self.config.eval_samples, stream(self.config.seed, self.step, EVALUATE))
+        samples = self.samples(self.config.eval_samples, self.stream(EVALUATE))
         if not bool(samples.isfinite().all()):
             raise DivergedError(f"step {self.step}: evaluation samples are not finite")
         check_stop()

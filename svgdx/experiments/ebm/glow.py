@@ -19,8 +19,9 @@ from svgdx.experiments.run.compute.adam import descend
 from svgdx.experiments.run.compute.generators import seeded
 from svgdx.experiments.run.compute.guard import Quantities
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.loop import stream
+from svgdx.experiments.run.loop import stream, stream_seed
 from svgdx.experiments.run.parallel import check_finite
+from svgdx.streams import Stream
 
 # An image is halved at most this often.
 _MOST_LEVELS = 3
@@ -83,9 +84,12 @@ class Glow(nn.Module):
         return log_prob
 
     @torch.no_grad()
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Samples (count, D). normflows draws from torch's global generator, whose state is restored."""
-        with seeded(int(torch.randint(2**62, (), generator=generator)), next(self.parameters()).device):
+    def sample(self, count: int, stream: Stream) -> Tensor:
+        """Samples (count, D). normflows draws from torch's global generator, whose state is restored.
+
+        The numbers of the CPU and of a GPU differ.
+        """
+        with seeded(stream.seed(), stream.device):
             samples: Tensor = self.flow.sample(count)[0]
         return samples.flatten(1)
 
@@ -110,9 +114,8 @@ class GlowTrainer(ImageTrainer):
 
     def __init__(self, config: EBMConfig, images: Images, distances: ImageDistances) -> None:
         super().__init__(config, images, distances)
-        start = stream(config.seed, 0, START, shared=True)
-        first = self.noisy_images(256, start).cpu()
-        with seeded(start.initial_seed()):
+        first = self.noisy_images(256, stream(config.seed, 0, START, shared=True, device=self.device)).cpu()
+        with seeded(stream_seed(config.seed, 0, START, shared=True)):
             self.glow = Glow(images.shape, config.glow_blocks, config.glow_width, first)
         self.glow.to(self.device)
         self.adam = torch.optim.Adam(self.glow.parameters(), config.glow_lr, fused=True)
@@ -122,7 +125,7 @@ class GlowTrainer(ImageTrainer):
     def update(self) -> Quantities:
         self.step += 1
         config = self.config
-        real = self.noisy_images(config.batch * config.particles, stream(config.seed, self.step, TRAIN))
+        real = self.noisy_images(config.batch * config.particles, self.stream(TRAIN))
         loss = -self.glow.log_prob(real).mean()
         quantities: Quantities = {"noise": self.noise(), "nll": loss.detach()}
         check_finite(self.step, quantities)
@@ -130,5 +133,5 @@ class GlowTrainer(ImageTrainer):
             group["lr"] = self.learning_rate(config.glow_lr)
         return quantities | descend(self.step, self.adam, loss, "glow", CLIP)
 
-    def samples(self, count: int, generator: torch.Generator) -> Tensor:
-        return self.glow.sample(count, generator)
+    def samples(self, count: int, stream: Stream) -> Tensor:
+        return self.glow.sample(count, stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -29,6 +30,7 @@ from svgdx.samplers import (
     step_bound,
 )
 from svgdx.samplers.control import Control
+from svgdx.streams import Stream
 
 
 class Negatives(Protocol):
@@ -42,42 +44,40 @@ class Negatives(Protocol):
     modules: dict[str, nn.Module]
     optimisers: dict[str, torch.optim.Optimizer]
 
-    def draw(self, energy: nn.Module, step: int, generator: torch.Generator) -> tuple[Tensor, Quantities]:
+    def draw(self, energy: nn.Module, step: int, stream: Stream) -> tuple[Tensor, Quantities]:
         """Draws the samples of an update, (batch * particles, D), detached, and returns quantities to log with them."""
 
-    def sample(self, energy: nn.Module, count: int, generator: torch.Generator) -> Tensor:
+    def sample(self, energy: nn.Module, count: int, stream: Stream) -> Tensor:
         """Draws samples (count, D) for an evaluation as in training, but changes no state."""
 
 
 class LangevinNegatives:
     """Short runs of Langevin dynamics that start from N(0, I) or from a buffer of chains."""
 
-    def __init__(self, config: EBMConfig, train: Tensor, generator: torch.Generator) -> None:
+    def __init__(self, config: EBMConfig, train: Tensor, stream: Stream) -> None:
         self.config, self.dim = config, train.shape[1]
-        self.buffer = ReplayBuffer(config.buffer, self.dim, generator) if config.chains == "persistent" else None
+        self.buffer = ReplayBuffer(config.buffer, self.dim, stream) if config.chains == "persistent" else None
         self.modules: dict[str, nn.Module] = {} if self.buffer is None else {"buffer": self.buffer}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
 
-    def draw(self, energy: nn.Module, step: int, generator: torch.Generator) -> tuple[Tensor, Quantities]:
+    def draw(self, energy: nn.Module, step: int, stream: Stream) -> tuple[Tensor, Quantities]:
         config, count = self.config, self.config.batch * self.config.particles
         if self.buffer is None:
-            start = torch.randn(count, self.dim, generator=generator)
+            start = stream.normal((count, self.dim))
         else:
-            rows, start = self.buffer.draw(count, config.restart, generator)
-        run = langevin(energy, start, config.svgd_steps, config.langevin_step, config.langevin_noise, generator)
+            rows, start = self.buffer.draw(count, config.restart, stream)
+        run = langevin(energy, start, config.svgd_steps, config.langevin_step, config.langevin_noise, stream)
         quantities: Quantities = {"score_norm": run.score_norm, "steps": float(config.svgd_steps)}
         check_finite(step, quantities | {"samples": run.x.square().mean()})
         if self.buffer is not None:
             self.buffer.keep(rows, run.x)
         return run.x, quantities
 
-    def sample(self, energy: nn.Module, count: int, generator: torch.Generator) -> Tensor:
+    def sample(self, energy: nn.Module, count: int, stream: Stream) -> Tensor:
         config = self.config
-        if self.buffer is None:
-            start = torch.randn(count, self.dim, generator=generator)
-        else:
-            start = self.buffer.draw(count, 0.0, generator)[1]
-        return langevin(energy, start, config.svgd_steps, config.langevin_step, config.langevin_noise, generator).x
+        buffer = self.buffer
+        start = stream.normal((count, self.dim)) if buffer is None else buffer.draw(count, 0.0, stream)[1]
+        return langevin(energy, start, config.svgd_steps, config.langevin_step, config.langevin_noise, stream).x
 
 
 class SVGDNegatives:
@@ -93,21 +93,22 @@ class SVGDNegatives:
         self.modules: dict[str, nn.Module] = {"sampler": self.sampler}
         self.optimisers: dict[str, torch.optim.Optimizer] = {"sampler_adam": self.adam}
 
-    def draw(self, energy: nn.Module, step: int, generator: torch.Generator) -> tuple[Tensor, Quantities]:
+    def draw(self, energy: nn.Module, step: int, stream: Stream) -> tuple[Tensor, Quantities]:
         config = self.config
         learns = config.attached_steps > 0 and step % config.sampler_every == 0
         attached: frozenset[int] = frozenset()
         if learns:
-            order = torch.randperm(config.svgd_steps, generator=generator)
+            # On the host, which builds the graph.
+            order = Stream.of_seed(stream.seed()).permutation(config.svgd_steps)
             attached = frozenset(order[: config.attached_steps].tolist())
         self.sampler.progress = step / config.steps
         batch = (config.batch,)
         with torch.set_grad_enabled(learns):
             chain = self.sampler.run(
-                config.particles, config.svgd_steps, batch=batch, generator=generator, attached=attached
+                config.particles, config.svgd_steps, batch=batch, generator=stream, attached=attached
             )
         assert chain.log_q is not None
-        quantities = chain_quantities(chain, self.sampler, generator)
+        quantities = chain_quantities(chain, self.sampler, stream)
         check_finite(step, quantities)
         # A reference for the bandwidth, learnt or not.
         quantities["sigma_median"] = median_distance(chain.x.detach()[0]) / math.sqrt(2 * math.log(config.particles))
@@ -119,9 +120,9 @@ class SVGDNegatives:
         return chain.x.detach().flatten(0, 1), quantities
 
     @torch.no_grad()
-    def sample(self, energy: nn.Module, count: int, generator: torch.Generator) -> Tensor:
+    def sample(self, energy: nn.Module, count: int, stream: Stream) -> Tensor:
         config, chains = self.config, math.ceil(count / self.config.particles)
-        x = self.sampler.sample(config.particles, config.svgd_steps, batch=(chains,), generator=generator)
+        x = self.sampler.sample(config.particles, config.svgd_steps, batch=(chains,), generator=stream)
         return x.flatten(0, 1)[:count]
 
 
@@ -150,7 +151,7 @@ def sampler_of(config: EBMConfig, energy: nn.Module, train: Tensor) -> SVGD:
     )
 
 
-def chain_quantities(chain: Chain, sampler: SVGD, generator: torch.Generator) -> Quantities:
+def chain_quantities(chain: Chain, sampler: SVGD, stream: Stream) -> Quantities:
     """The quantities of a chain that are logged: entropy in nats, number of steps, and those of the steps.
 
     Quantities of the steps are means over the steps; eps_bound is the smallest, or that at the last particles if the
@@ -160,20 +161,38 @@ def chain_quantities(chain: Chain, sampler: SVGD, generator: torch.Generator) ->
     if not chain.steps:
         return quantities
     history = chain.history()
-    quantities |= {name: history[name].mean() for name in ("score_norm", "sigma", "eps", "trace", "discrepancy")}
-    bounded = sampler.bound != "none"
-    quantities["eps_bound"] = history["eps_bound"].min() if bounded else last_bound(chain, sampler, generator)
-    if isinstance(sampler.control, MetropolisHastings):
-        rejection = 1 - history["acceptance"].nanmean()
-        # With epsilon-greedy control, steps that were not corrected, possibly all, have no acceptance.
-        if not isinstance(sampler.control, EpsilonGreedy) or bool(rejection.isfinite()):
-            quantities["mh_rejection"] = rejection
+    names = ("score_norm", "sigma", "eps", "trace", "discrepancy")
+    quantities |= {name: over_steps(chain, history[name], torch.mean, torch.nanmean) for name in names}
+    if sampler.bound != "none":
+        quantities["eps_bound"] = over_steps(chain, history["eps_bound"], torch.amin, _nanmin)
+    else:
+        quantities["eps_bound"] = last_bound(chain, sampler, stream)
+    if chain.corrections > 0:
+        # With epsilon-greedy control, steps that were not corrected have no acceptance.
+        quantities["mh_rejection"] = 1 - history["acceptance"].nanmean()
     return quantities
 
 
-def last_bound(chain: Chain, sampler: SVGD, generator: torch.Generator) -> Tensor:
+Reduction = Callable[[Tensor], Tensor]
+
+
+def over_steps(chain: Chain, values: Tensor, reduce: Reduction, reduce_present: Reduction) -> Tensor:
+    """A mean or an extremum over the steps of a chain, (); the second reduction leaves out NaN.
+
+    A chain on a GPU has NaN in steps in which nothing moved; one that stopped at once gives 0.
+    """
+    if not chain.running:
+        return reduce(values)
+    return torch.where(torch.stack(chain.running).any(), reduce_present(values), 0)
+
+
+def _nanmin(values: Tensor) -> Tensor:
+    return torch.where(values.isnan(), torch.inf, values).min()
+
+
+def last_bound(chain: Chain, sampler: SVGD, stream: Stream) -> Tensor:
     """eps_UB at the last particles, (), without the Hessian's term if the sampler omits it."""
     x = chain.x.detach()
-    derivatives = sampler.target.derivatives(x, sampler.hessian, generator=generator)
+    derivatives = sampler.target.derivatives(x, sampler.hessian, generator=stream)
     sqnorm = sampler.kernel.sqnorm(x, derivatives.score, chain.steps[-1].sigma, derivatives.probe, derivatives.hvp)
     return step_bound(sqnorm).min()

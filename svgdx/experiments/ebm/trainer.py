@@ -14,8 +14,9 @@ from svgdx.experiments.metrics.images import ImageDistances
 from svgdx.experiments.run.compute.adam import descend
 from svgdx.experiments.run.compute.generators import seeded
 from svgdx.experiments.run.compute.guard import Quantities
-from svgdx.experiments.run.loop import stream
+from svgdx.experiments.run.loop import stream_seed
 from svgdx.experiments.run.parallel import check_finite
+from svgdx.streams import Stream
 
 
 class EBMTrainer(ImageTrainer):
@@ -28,35 +29,34 @@ class EBMTrainer(ImageTrainer):
 
     def __init__(self, config: EBMConfig, images: Images, distances: ImageDistances) -> None:
         super().__init__(config, images, distances)
-        start = stream(config.seed, 0, START, shared=True)
         # Made on the CPU, so that its parameters are the same on every device.
-        with seeded(start.initial_seed()):
+        with seeded(stream_seed(config.seed, 0, START, shared=True)):
             self.energy = energy_of(config, images.shape)
         self.energy.to(self.device)
         self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, betas=(0.0, 0.999), fused=True)
-        self.negatives = self._negatives(images.train, stream(config.seed, 0, START))
+        self.negatives = self._negatives(images.train, self.stream(START))
         self.modules = {"energy": self.energy, **self.negatives.modules}
         self.optimisers = {"energy_adam": self.energy_adam, **self.negatives.optimisers}
 
-    def _negatives(self, train: Tensor, generator: torch.Generator) -> Negatives:
+    def _negatives(self, train: Tensor, stream: Stream) -> Negatives:
         if self.config.sampler == "langevin":
-            return LangevinNegatives(self.config, train, generator)
+            return LangevinNegatives(self.config, train, stream)
         return SVGDNegatives(self.config, self.energy, train, self.device)
 
     def update(self) -> Quantities:
         self.step += 1
-        generator = stream(self.config.seed, self.step, TRAIN)
+        stream = self.stream(TRAIN)
         self.energy.requires_grad_(False)
-        samples, quantities = self.negatives.draw(self.energy, self.step, generator)
+        samples, quantities = self.negatives.draw(self.energy, self.step, stream)
         check_finite(self.step, quantities)
         self.energy.requires_grad_(True)
-        self._update_energy(samples, generator, quantities)
+        self._update_energy(samples, stream, quantities)
         return quantities
 
-    def _update_energy(self, samples: Tensor, generator: torch.Generator, quantities: Quantities) -> None:
+    def _update_energy(self, samples: Tensor, stream: Stream, quantities: Quantities) -> None:
         config = self.config
         quantities["noise"] = self.noise()
-        real = self.noisy_images(len(samples), generator)
+        real = self.noisy_images(len(samples), stream)
         real.requires_grad_(config.gradient_penalty > 0)
         f_samples, f_data = self.energy(samples), self.energy(real)
         of_samples, of_data = f_samples.mean(), f_data.mean()
@@ -75,8 +75,8 @@ class EBMTrainer(ImageTrainer):
             group["lr"] = self.learning_rate(config.energy_lr)
         quantities |= descend(self.step, self.energy_adam, loss, "energy", CLIP)
 
-    def samples(self, count: int, generator: torch.Generator) -> Tensor:
-        return self.negatives.sample(self.energy, count, generator)
+    def samples(self, count: int, stream: Stream) -> Tensor:
+        return self.negatives.sample(self.energy, count, stream)
 
 
 def energy_of(config: EBMConfig, shape: tuple[int, int, int]) -> torch.nn.Module:

@@ -12,6 +12,7 @@ from svgdx import _checks
 from svgdx.densities.base import LogProb, as_log_density
 from svgdx.densities.discrete import bernoulli_log_prob, check_base
 from svgdx.samplers import gibbs_sweep, gwg_step
+from svgdx.streams import Source, stream_of
 
 TRANSITIONS = ("gibbs", "gwg")
 
@@ -117,7 +118,7 @@ def ais_log_z(
     base_probability: Tensor,
     temperatures: int,
     chains: int,
-    generator: torch.Generator,
+    generator: Source,
     transition: str = "gibbs",
     steps: int = 1,
 ) -> Estimate:
@@ -132,7 +133,7 @@ def ais_log_z(
         base_probability: probability of each bit under p0, (D,), inside (0, 1), such as the smoothed mean of the data.
         temperatures: number of intervals of b, at least 1.
         chains: number of chains, each of which gives a weight, at least 2.
-        generator: on the device of base_probability.
+        generator: a Stream or a torch.Generator on the device of base_probability.
         transition: "gibbs" for `steps` sweeps at each temperature, or "gwg" for `steps` flips.
         steps: see transition; at least 1.
 
@@ -151,8 +152,8 @@ def ais_log_z(
     base_probability = _checks.features("ais_log_z", "base_probability", base_probability, rank=1)
     check_base("ais_log_z", base_probability)
     log_density = as_log_density(target)
-    uniform = torch.rand(chains, len(base_probability), generator=generator, device=base_probability.device)
-    x = (uniform < base_probability).to(base_probability.dtype)
+    stream = stream_of("ais_log_z", generator, base_probability.device)
+    x = stream.bernoulli(base_probability, (chains, len(base_probability))).to(base_probability.dtype)
     log_weight = torch.zeros(chains, dtype=torch.float64, device=x.device)
     for index in range(temperatures):
         value = _checks.returned("ais_log_z", "target", log_density(x), x)
@@ -161,9 +162,9 @@ def ais_log_z(
             break
         annealed = _Annealed(log_density, base_probability, (index + 1) / temperatures)
         if transition == "gibbs":
-            x = gibbs_sweep(annealed, x, generator, steps)
+            x = gibbs_sweep(annealed, x, stream, steps)
         else:
-            x = gwg_step(annealed, x, generator, steps=steps)
+            x = gwg_step(annealed, x, stream, steps=steps)
     return log_z_estimate(log_weight)
 
 

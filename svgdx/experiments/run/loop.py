@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from svgdx import streams
 from svgdx.experiments.run import checkpoint, parallel
 from svgdx.experiments.run.checkpoint import Checkpoint
 from svgdx.experiments.run.compute.device import torch_device
@@ -16,6 +16,7 @@ from svgdx.experiments.run.compute.guard import Quantities
 from svgdx.experiments.run.errors import StoppedError
 from svgdx.experiments.run.folder import RunFolder
 from svgdx.experiments.run.recorder import Record, Recorder, RunOptions, named_divergence, signals
+from svgdx.streams import Stream
 
 # Exit code of a run that a signal ended.
 INTERRUPTED = 130
@@ -89,16 +90,12 @@ def stream_seed(seed: int, step: int, purpose: int, shared: bool = False) -> int
 
     shared: whether the bits are the same on every rank, those of rank 0 and of a run with one rank.
     """
-    entropy = [seed % 2**64, step, purpose, *([] if shared or parallel.main() else [parallel.rank()])]
-    words = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
-    return int(words[0]) << 32 | int(words[1])
+    return streams.stream_seed(seed, step, purpose, 0 if shared else parallel.rank())
 
 
-def stream(
-    seed: int, step: int, purpose: int, shared: bool = False, device: torch.device | str = "cpu"
-) -> torch.Generator:
-    """A generator of random numbers on a device, seeded by `stream_seed`."""
-    return torch.Generator(device).manual_seed(stream_seed(seed, step, purpose, shared))
+def stream(seed: int, step: int, purpose: int, shared: bool = False, device: torch.device | str = "cpu") -> Stream:
+    """The stream of random numbers on a device that `stream_seed` starts, the same on every device."""
+    return Stream.of_seed(stream_seed(seed, step, purpose, shared), device)
 
 
 def run(trainer: Trainer, folder: RunFolder, resume: bool, chosen: Path | None, quiet: bool) -> bool:

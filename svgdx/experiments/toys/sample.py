@@ -20,6 +20,7 @@ from svgdx.experiments.toys import plots
 from svgdx.experiments.toys.config import SampleConfig
 from svgdx.experiments.toys.targets import Toy, Truth, load_toy, truth_of
 from svgdx.samplers import RBF, SVGD, Chain, Learnt, LearntGaussian, Scheduled, SteinStop, preset
+from svgdx.streams import Stream
 
 # Purposes of random numbers.
 _TRAIN, _SAMPLE = 0, 1
@@ -162,5 +163,5 @@ def follow(sampler: SVGD, config: SampleConfig) -> tuple[Chain, list[Tensor], li
     return chain, positions, entropies
 
 
-def _stream(config: SampleConfig, purpose: int) -> torch.Generator:
+def _stream(config: SampleConfig, purpose: int) -> Stream:
     return stream(config.seed, 0, purpose, device=torch_device(config.device))

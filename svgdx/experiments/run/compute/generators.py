@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
-CPU = torch.device("cpu")
+from svgdx.streams import seeded
 
-
-@contextmanager
-def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
-    """Seeds the default generators of the CPU and of `device` inside, and puts their states back afterwards.
-
-    Generators of other GPUs are left alone, which torch.manual_seed would seed as well.
-    """
-    gpus = []
-    if device.type == "cuda":
-        gpus = [torch.cuda.current_device() if device.index is None else device.index]
-    with torch.random.fork_rng(gpus):
-        torch.default_generator.manual_seed(seed)
-        for gpu in gpus:
-            torch.cuda.default_generators[gpu].manual_seed(seed)
-        yield
+__all__ = ["restore", "seeded", "states"]
 
 
 def states(device: torch.device) -> dict[str, Tensor]:
