@@ -75,6 +75,21 @@ def test_categorical_frequencies() -> None:
     assert float(((counts - expected)[possible].square() / expected[possible]).sum()) < 13.8  # 0.999, two degrees
 
 
+def test_streams_that_split_off_draw_on_their_own() -> None:
+    def draws(count: int, key: bool) -> list[Tensor]:
+        stream = Stream.of_key(torch.tensor([3, 4])) if key else Stream(3)
+        child = stream.split()
+        drawn = [child.normal((5,)) for _ in range(count)]
+        return [*drawn[:1], stream.normal((5,)), stream.split().normal((5,)), stream.normal((5,))]
+
+    for key in (False, True):
+        few, many = draws(1, key), draws(9, key)
+        assert all(torch.equal(one, other) for one, other in zip(few, many, strict=True))
+        assert len({float(numbers[0]) for numbers in few}) == 4
+    grandchild = Stream(3).split().split()
+    assert not torch.equal(grandchild.normal((5,)), Stream(3).split().normal((5,)))
+
+
 def test_decisions_on_the_host() -> None:
     stream = Stream(5)
     decisions = [stream.happens(0.3) for _ in range(3000)]

@@ -48,6 +48,7 @@ def plain_chain(model: SVGD) -> tuple[Tensor, Tensor]:
     """The same chain by the reference formulas, with every step attached and no bound."""
     stream = stream_of("plain_chain", draw(), torch.device("cpu"))
     noise = stream.normal((B, M, D), torch.float64)
+    stream = stream.split()
     mean, std = model.get_parameter("initial.mean"), model.get_parameter("initial.log_std").exp()
     x = mean + std * noise
     log_q = Normal(mean, std).log_prob(x).sum(-1)

@@ -210,7 +210,8 @@ class SVGD(nn.Module):
         x, log_q = self.initial.draw(count, batch, stream)
         log_q = log_q if log_prob else None  # type: ignore[assignment]
         particles = self.placement.particles(self, x, log_q, steps, recorded)
-        runner = Runner(self, particles, x, log_q, parameters, stream, recorded)
+        # A chain that stops early draws less, which must not matter for what the caller draws next.
+        runner = Runner(self, particles, x, log_q, parameters, stream.split(), recorded)
         graph = torch.is_grad_enabled() and self.optimizer is None
         graph = graph and (x.requires_grad or any(parameter.requires_grad for parameter in self.parameters()))
         # Autocast would round the kernel's products; a target that wants it enters it on its own.

@@ -54,7 +54,7 @@ class Stream:
     def _start(self, seed: int, device: torch.device) -> None:
         # As torch takes it, signed.
         self._key: int | Tensor = (seed + 2**63) % 2**64 - 2**63
-        self.device, self.count = device, 0
+        self.device, self.count, self._first = device, 0, 0
 
     def normal(self, shape: Shape, dtype: torch.dtype | None = None) -> Tensor:
         """Standard normal numbers of a shape and dtype, or those of a tensor; see :func:`svgdx.ops.normal`."""
@@ -99,13 +99,26 @@ class Stream:
             )
         return mixed([self._key % 2**64, self._next()])
 
+    def split(self) -> Stream:
+        """A stream of its own: however much it draws, later draws of this one are the same.
+
+        Raises RuntimeError if this stream has a key and is split off itself.
+        """
+        number = self._next()
+        if self._first > 0:
+            return Stream.of_seed(self.seed(), self.device)
+        child = Stream.__new__(Stream)
+        child._start(0, self.device)
+        child._key, child._first = self._key, number + 1 << 32
+        return child
+
     def happens(self, probability: float) -> bool:
         """Decides on the host, with this probability. Raises RuntimeError if the stream has a key."""
         return self.seed() < probability * 2**64
 
     def _next(self) -> int:
         self.count += 1
-        return self.count - 1
+        return self._first + self.count - 1
 
     def _like(self, shape: Shape, dtype: torch.dtype | None) -> Tensor:
         if isinstance(shape, Tensor):
