@@ -307,9 +307,9 @@ def _front(rank: int) -> int:
 def _lead(ranks: Sequence[int], in_dims: Sequence[int | None], args: Sequence[Any]) -> tuple[torch.Size, torch.device]:
     """Leading shape of one mapped row and the device, taken from the first argument (..., M, D)."""
     i = next(i for i, rank in enumerate(ranks) if rank == 2 and args[i] is not None)
-    sizes = list(args[i].shape)
-    if in_dims[i] is not None:
-        del sizes[in_dims[i]]
+    sizes, dim = list(args[i].shape), in_dims[i]
+    if dim is not None:
+        del sizes[dim]
     return torch.Size(sizes[:-2]), args[i].device
 
 
