@@ -166,16 +166,16 @@ def test_exhausted_memory_leaves_no_new_folder(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "new", "")
     with (
         pytest.raises(UsageError, match=r"out of memory: .*; choose smaller settings; nothing was written"),
-        folder.named_memory(),
+        folder.at_work(),
     ):
         raise MemoryError("Unable to allocate 9 TiB")
     assert not folder.path.exists()
     used = RunFolder.create(tmp_path / "used", "")
     used.append_metrics({"step": 0})
-    with pytest.raises(StoppedError, match=r"out of memory: .*allocate memory"), used.named_memory():
+    with pytest.raises(StoppedError, match=r"out of memory: .*allocate memory"), used.at_work():
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
     assert used.path.exists()
-    with pytest.raises(RuntimeError, match="another"), used.named_memory():
+    with pytest.raises(RuntimeError, match="another"), used.at_work():
         raise RuntimeError("another")
 
 

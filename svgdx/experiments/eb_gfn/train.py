@@ -33,7 +33,7 @@ def main(options: argparse.Namespace) -> int:
     """Runs `svgdx train eb-gfn` and returns its exit code."""
     with parallel.launched(options.timeout):
         config, task, folder = open_run(options, EBGFNConfig, "eb-gfn", load_task)
-        with folder.named_memory():
+        with folder.at_work():
             return run(config, task, folder, options.resume, options.checkpoint, options.quiet)
 
 

@@ -68,7 +68,7 @@ def run(
     with signals() as stop:
         for config, folder in runs:
             try:
-                with folder.named_memory():
+                with folder.at_work():
                     if not _train(config, folder, stop, resume, chosen, quiet):
                         return INTERRUPTED
             except UsageError:

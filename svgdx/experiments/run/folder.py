@@ -48,6 +48,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.events = path / "tensorboard"
+        self._lock: Lock | None = None
 
     @staticmethod
     def check_free(path: Path) -> None:
@@ -109,8 +110,10 @@ class RunFolder:
         return folder
 
     @contextlib.contextmanager
-    def named_memory(self) -> Iterator[None]:
-        """Names the cause if memory is exhausted inside, and removes the folder if nothing was recorded in it.
+    def at_work(self) -> Iterator[None]:
+        """Gives the lock back at the end, and names the cause if memory is exhausted inside.
+
+        The folder is then removed if nothing was recorded in it.
 
         Raises:
             UsageError: memory was exhausted before anything was recorded. StoppedError: later.
@@ -124,6 +127,8 @@ class RunFolder:
             if self.discard_unused():
                 raise UsageError(f"{text}; choose smaller settings; nothing was written") from error
             raise StoppedError(text) from error
+        finally:
+            self._lock = None
 
     def discard_unused(self) -> bool:
         """Removes the folder of a run that has recorded nothing; returns whether it did."""

@@ -32,7 +32,7 @@ def main(options: argparse.Namespace) -> int:
     # Before the folder is made, so that a refused run leaves none.
     toy = load_toy(config.target)
     folder = RunFolder.create(options.out, config.to_yaml(), "sample")
-    with folder.named_memory():
+    with folder.at_work():
         return run(config, toy, folder, options.quiet)
 
 
