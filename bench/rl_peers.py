@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 
 from svgdx.rl import SteinPolicy, SteinSAC
+from svgdx.streams import stream_of
 
 BATCH, STATES, ACTIONS = 100, 17, 6
 
@@ -96,7 +97,7 @@ class Plain:
         repeated = state[:, None].expand(-1, particles, -1).reshape(-1, state.shape[-1])
         mean, log_std = self.net(state).chunk(2, -1)
         mean, std = mean[:, None], log_std.clamp(-20, 2).exp().clamp(0.1, 1)[:, None]
-        noise = torch.randn(len(state), particles, mean.shape[-1])
+        noise = stream_of("peer", None, mean.device).normal((len(state), particles, mean.shape[-1]))
         x = mean + std * noise
         log_q = -(0.5 * noise.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
         low, high = (mean - 3 * std).detach(), (mean + 3 * std).detach()
