@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
 
@@ -16,6 +17,7 @@ from pretended.gpu import pretended_cuda
 
 from svgdx import _library, cli, doctor
 from svgdx.experiments.eb_gfn.config import EBGFNConfig
+from svgdx.experiments.run import parallel
 from svgdx.experiments.run.compute import device, generators
 from svgdx.experiments.run.errors import UsageError
 
@@ -60,6 +62,19 @@ def test_each_process_of_torchrun_takes_its_own_gpu(monkeypatch: pytest.MonkeyPa
         patch.setenv("LOCAL_RANK", "2")
         with pytest.raises(UsageError, match="no GPU for process 2 of this machine, because torch sees only 2"):
             device.resolved("cuda")
+
+
+def test_ranks_with_a_gpu_exchange_its_tensors_by_nccl_and_objects_by_gloo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
+    taken: list[int] = []
+    with pretended_cuda(), monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "device_count", lambda: 2)
+        patch.setattr(torch.cuda, "set_device", taken.append)
+        assert parallel._backend() == "cpu:gloo,cuda:nccl"
+    assert taken == [1]
+    if not torch.cuda.is_available():
+        assert parallel._backend() == "gloo"
 
 
 def test_the_doctor_says_which_device_a_command_takes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,8 +44,11 @@ class Negatives(Protocol):
     modules: dict[str, nn.Module]
     optimisers: dict[str, torch.optim.Optimizer]
 
-    def draw(self, energy: nn.Module, step: int, stream: Stream) -> tuple[Tensor, Quantities]:
-        """Draws the samples of an update, (batch * particles, D), detached, and returns quantities to log with them."""
+    def draw(self, energy: nn.Module, step: int, stream: Stream, recorded: bool = True) -> tuple[Tensor, Quantities]:
+        """Draws the samples of an update, (batch * particles, D), detached, and returns quantities with them.
+
+        recorded: whether someone will read the quantities; otherwise those that cost launches may be left out.
+        """
 
     def sample(self, energy: nn.Module, count: int, stream: Stream) -> Tensor:
         """Draws samples (count, D) for an evaluation as in training, but changes no state."""
@@ -60,7 +63,7 @@ class LangevinNegatives:
         self.modules: dict[str, nn.Module] = {} if self.buffer is None else {"buffer": self.buffer}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
 
-    def draw(self, energy: nn.Module, step: int, stream: Stream) -> tuple[Tensor, Quantities]:
+    def draw(self, energy: nn.Module, step: int, stream: Stream, recorded: bool = True) -> tuple[Tensor, Quantities]:
         config, count = self.config, self.config.batch * self.config.particles
         if self.buffer is None:
             start = stream.normal((count, self.dim))
@@ -93,7 +96,7 @@ class SVGDNegatives:
         self.modules: dict[str, nn.Module] = {"sampler": self.sampler}
         self.optimisers: dict[str, torch.optim.Optimizer] = {"sampler_adam": self.adam}
 
-    def draw(self, energy: nn.Module, step: int, stream: Stream) -> tuple[Tensor, Quantities]:
+    def draw(self, energy: nn.Module, step: int, stream: Stream, recorded: bool = True) -> tuple[Tensor, Quantities]:
         config = self.config
         learns = config.attached_steps > 0 and step % config.sampler_every == 0
         attached: frozenset[int] = frozenset()
@@ -102,16 +105,26 @@ class SVGDNegatives:
             order = Stream.of_seed(stream.seed()).permutation(config.svgd_steps)
             attached = frozenset(order[: config.attached_steps].tolist())
         self.sampler.progress = step / config.steps
+        # Without a bound, the one that is logged draws a probe; the draws after it must be the same in any case.
+        recorded = recorded or (config.bound == "none" and config.hessian != "none")
         batch = (config.batch,)
         with torch.set_grad_enabled(learns):
             chain = self.sampler.run(
-                config.particles, config.svgd_steps, batch=batch, generator=stream, attached=attached
+                config.particles,
+                config.svgd_steps,
+                batch=batch,
+                generator=stream,
+                attached=attached,
+                recorded=recorded,
             )
         assert chain.log_q is not None
-        quantities = chain_quantities(chain, self.sampler, stream)
-        check_finite(step, quantities)
-        # A reference for the bandwidth, learnt or not.
-        quantities["sigma_median"] = median_distance(chain.x.detach()[0]) / math.sqrt(2 * math.log(config.particles))
+        quantities: Quantities = {}
+        if recorded:
+            quantities |= chain_quantities(chain, self.sampler, stream)
+            check_finite(step, quantities)
+            # A reference for the bandwidth, learnt or not.
+            median = median_distance(chain.x.detach()[0])
+            quantities["sigma_median"] = median / math.sqrt(2 * math.log(config.particles))
         loss = (chain.log_q - energy(chain.x)).mean()
         quantities["sampler_loss"] = loss.detach()
         check_finite(step, quantities)

@@ -47,7 +47,7 @@ class EBMTrainer(ImageTrainer):
         self.step += 1
         stream = self.stream(TRAIN)
         self.energy.requires_grad_(False)
-        samples, quantities = self.negatives.draw(self.energy, self.step, stream)
+        samples, quantities = self.negatives.draw(self.energy, self.step, stream, self.is_read)
         check_finite(self.step, quantities)
         self.energy.requires_grad_(True)
         self._update_energy(samples, stream, quantities)

@@ -45,6 +45,16 @@ class Trainer:
         self.modules: dict[str, nn.Module] = {}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
 
+    @property
+    def is_read(self) -> bool:
+        """Whether the quantities of this step are read: on the CPU always, on a GPU if something is due.
+
+        On a GPU, quantities that are not read and cost launches may be left out.
+        """
+        options = self.options
+        due = self.step % options.log_every == 0 or self.step % options.eval_every == 0
+        return due or self.step >= self.last_step or self.device.type == "cpu"
+
     def update(self) -> Quantities:
         """Makes one update and returns its quantities.
 

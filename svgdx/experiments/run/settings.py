@@ -349,7 +349,8 @@ uninterrupted run. A larger {length} lengthens a run, finished or not;
 whatever depends on the length, such as learning rates, follows the new length from then on.
 
 `torchrun --nproc-per-node N -m svgdx train ...` trains on N processes. Each draws its own --batch, gradients are
-averaged, and rank 0 writes the run folder. Processes that torchrun restarts continue from the last checkpoint.
+averaged, and rank 0 writes the run folder. With --device cuda, each takes the GPU of its LOCAL_RANK. Processes that
+torchrun restarts continue from the last checkpoint.
 
 Exit codes: 0 finished; 1 diverged, or a file could not be written (the last checkpoint is kept); 2 the request is
 invalid; 130 interrupted."""
