@@ -20,7 +20,7 @@ from svgdx import SVGD, cli  # noqa: E402
 from svgdx.experiments.run import loop  # noqa: E402
 from svgdx.experiments.run.compute.adam import descend  # noqa: E402
 from svgdx.experiments.run.compute.guard import Quantities, floats  # noqa: E402
-from svgdx.experiments.run.errors import DivergedError  # noqa: E402
+from svgdx.experiments.run.errors import DivergedError, require_finite_tensors  # noqa: E402
 from svgdx.experiments.run.folder import RunFolder  # noqa: E402
 from svgdx.experiments.run.loop import Trainer  # noqa: E402
 from svgdx.experiments.run.recorder import Record  # noqa: E402
@@ -141,6 +141,18 @@ def test_quantities_are_read_in_one_copy_and_keep_their_order() -> None:
         numbers = floats(quantities)
         assert counts.totals()["waits"] == 1
     assert list(numbers.items()) == [("a", torch.tensor(0.1).item()), ("b", 2.0), ("c", 1.0)]
+
+
+def test_tensors_on_the_gpu_are_checked_with_one_wait() -> None:
+    with pretended_cuda() as counts:
+        tensors = {"a": torch.ones(3, device="cuda"), "b": torch.full((2, 2), 1e3, device="cuda")}
+        counts.clear()
+        require_finite_tensors(3, tensors)
+        # Its norm overflows, though all of it is finite.
+        require_finite_tensors(3, tensors | {"c": torch.full((9,), 3e38, device="cuda")})
+        assert counts.totals()["waits"] == 1 + 4
+        with pytest.raises(DivergedError, match="step 3: b is not finite"):
+            require_finite_tensors(3, tensors | {"b": torch.full((2,), torch.inf, device="cuda")})
 
 
 def test_an_optimiser_on_the_gpu_must_be_fused() -> None:

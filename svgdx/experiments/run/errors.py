@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class UsageError(Exception):
@@ -34,6 +34,10 @@ def require_finite(step: int, quantities: dict[str, Any]) -> None:
 
 def require_finite_tensors(step: int, tensors: dict[str, Tensor]) -> None:
     """Raises DivergedError, naming the step and the first tensor that holds a value that is not finite."""
+    on_gpu = [tensor for tensor in tensors.values() if tensor.is_floating_point() and tensor.device.type != "cpu"]
+    # One wait for all of them; the norm of finite numbers may overflow.
+    if on_gpu and len(on_gpu) == len(tensors) and bool(nn.utils.get_total_norm(on_gpu).isfinite()):
+        return
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise DivergedError(f"step {step}: {name} is not finite")
