@@ -1,13 +1,14 @@
 """What one update of every trainer costs on a GPU stays within budgets.json: launches, waits, copies from the host.
 
-    python -m pretended.test_budgets
+    python -m pretended.test_budgets NAME...
 
-in python_tests lowers the budgets to what is counted now. A budget may only fall.
+in python_tests lowers these budgets, or all of them, to what is counted now. A budget may only fall.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,14 +105,14 @@ def test_every_budget_has_its_update() -> None:
     assert json.loads(BUDGETS.read_text()).keys() == UPDATES.keys()
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     budgets = json.loads(BUDGETS.read_text()) if BUDGETS.exists() else {}
-    for name in UPDATES:
+    for name in names or UPDATES:
         totals = counted(name).totals()
         budgets[name] = {sort: min(count, budgets.get(name, totals)[sort]) for sort, count in totals.items()}
-    lines = [f'  "{name}": {json.dumps(budgets[name])}' for name in UPDATES]
+    lines = [f'  "{name}": {json.dumps(budgets[name])}' for name in UPDATES if name in budgets]
     BUDGETS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
