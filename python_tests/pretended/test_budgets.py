@@ -56,7 +56,7 @@ def gfn_update(**changes: Any) -> Callable[[], object]:
 
 def stein_model(preset: str) -> Any:
     options = {"env": "svgdx/Multigoal-v0", "hidden": 16, "preset": preset, "device": "cuda", "batch": 8, "buffer": 50}
-    config = models.resolved(RLConfig.from_options(options | {"update_after": 10, "random_steps": 10, "updates": 1}))
+    config = models.resolved(RLConfig.from_options(options | {"update_after": 10, "random_steps": 50, "updates": 1}))
     model = models.make(config, environment.make(config))
     model.learn(50)
     return model
