@@ -24,8 +24,6 @@ EXACT: dict[str, tuple[str, dict[str, Any]]] = {
     "ebm met-svgd": ("ebm", {}),
     "ebm met-svgd-mh": ("ebm", {"config": "met-svgd-mh", "mh_iterations": 3}),
     "ebm met-svgd-lc": ("ebm", {"config": "met-svgd-lc", "stop_threshold": 1e-12}),
-    "ebm met-svgd-no-bound": ("ebm", {"config": "met-svgd-no-bound"}),
-    "ebm p-svgd": ("ebm", {"config": "p-svgd"}),
     "ebm langevin, persistent": ("ebm", {"config": "langevin", "chains": "persistent", "buffer": 80}),
     "eb-gfn pcd-gibbs": ("eb-gfn", {"sampler": "pcd-gibbs"}),
     "eb-gfn pcd-gwg": ("eb-gfn", {"sampler": "pcd-gwg", "flips": 3, "data": "2spirals"}),
@@ -33,18 +31,13 @@ EXACT: dict[str, tuple[str, dict[str, Any]]] = {
 # The compiled rollouts and sweeps of the CPU round in another order than those of CUDA.
 CLOSE: dict[str, tuple[str, dict[str, Any]]] = {
     "eb-gfn tb": ("eb-gfn", {}),
-    "eb-gfn subtb, uniform P_B": ("eb-gfn", {"data": "2spirals", "loss": "subtb", "backward_policy": "uniform"}),
     "eb-gfn vargrad, persistent": ("eb-gfn", {"loss": "vargrad", "negatives": "persistent", "sweeps": 2}),
     "eb-gfn scratch, digits": ("eb-gfn", {"data": "digits", "negatives": "scratch", "binarisation": "dynamic"}),
     "rl met-svgd": ("rl", {"algo": "stein"}),
-    "rl p-svgd": ("rl", {"algo": "stein", "preset": "p-svgd"}),
-    "rl met-svgd-mh, tuned": ("rl", {"algo": "stein", "preset": "met-svgd-mh", "alpha_rule": "tuned"}),
-    "rl met-svgd-lc": ("rl", {"algo": "stein", "preset": "met-svgd-lc"}),
 }
 # Algorithms of other packages, which draw from torch's generator of the device: they only have to train.
 OTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "ebm glow": ("ebm", {"config": "glow", "glow_blocks": 1, "glow_width": 4}),
-    "rl sac": ("rl", {"algo": "sac"}),
     "rl sac-nf": ("rl", {"algo": "sac-nf", "alpha_rule": "tuned"}),
 }
 RUNS = EXACT | CLOSE | OTHER
