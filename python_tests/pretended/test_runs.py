@@ -33,11 +33,11 @@ CLOSE: dict[str, tuple[str, dict[str, Any]]] = {
     "eb-gfn tb": ("eb-gfn", {}),
     "eb-gfn vargrad, persistent": ("eb-gfn", {"loss": "vargrad", "negatives": "persistent", "sweeps": 2}),
     "eb-gfn scratch, digits": ("eb-gfn", {"data": "digits", "negatives": "scratch", "binarisation": "dynamic"}),
-    "rl met-svgd": ("rl", {"algo": "stein"}),
 }
-# Algorithms of other packages, which draw from torch's generator of the device: they only have to train.
+# Runs that draw from torch's generators, whose numbers depend on the device: they only have to train.
 OTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "ebm glow": ("ebm", {"config": "glow", "glow_blocks": 1, "glow_width": 4}),
+    "rl met-svgd": ("rl", {"algo": "stein"}),
     "rl sac-nf": ("rl", {"algo": "sac-nf", "alpha_rule": "tuned"}),
 }
 RUNS = EXACT | CLOSE | OTHER
