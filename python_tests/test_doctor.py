@@ -46,6 +46,7 @@ def test_this_installation_has_no_problem(capsys: pytest.CaptureFixture[str]) ->
     assert report["build"]["version"] == report["svgdx"]["version"]
     assert report["simd"] in report["build"]["simd_levels"]
     assert report["threads"]["torch"] == torch.get_num_threads()
+    assert report["products"]["route"] in ("torch", "onednn")
 
 
 def test_text_reports_the_same_facts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,9 +94,11 @@ def test_simd_level_can_be_lowered(level: str, tmp_path: pathlib.Path) -> None:
     assert level != "baseline" or simd == "baseline"
 
 
-def test_unknown_simd_level(tmp_path: pathlib.Path) -> None:
-    problems = examine(tmp_path, 1, SVGDX_ISA="sse9")["problems"]
-    assert problems == ["SVGDX_ISA must be baseline, avx2 or avx512, but is 'sse9'"]
+def test_unknown_simd_level_and_route(tmp_path: pathlib.Path) -> None:
+    assert examine(tmp_path, 1, SVGDX_ISA="sse9", SVGDX_PRODUCTS="mkl")["problems"] == [
+        "SVGDX_ISA must be baseline, avx2 or avx512, but is 'sse9'",
+        "SVGDX_PRODUCTS must be torch or onednn, but is 'mkl'",
+    ]
 
 
 def test_nothing_built(broken: pathlib.Path) -> None:

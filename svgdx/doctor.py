@@ -38,6 +38,7 @@ def examine() -> dict[str, Any]:
         "libraries": {name: _describe(library) for name, library in _library.libraries.items()},
         "torch": _torch_facts(),
         "simd": _simd_level(),
+        "products": _product_facts(),
         "threads": {"torch": torch.get_num_threads(), "cores": len(os.sched_getaffinity(0))},
         "disabled": _library.disabled(),
         "device": automatic()._asdict(),
@@ -68,6 +69,7 @@ def render(report: dict[str, Any]) -> str:
         ("torch", f"{torch_facts['version']} {cuda_version}, {gpus}"),
         ("SIMD in use", report["simd"] or "none"),
         ("device", f"{report['device']['name']}, as --device auto takes it: {report['device']['reason']}"),
+        ("products", _products(report["products"])),
         ("threads", f"{report['threads']['torch']} on {report['threads']['cores']} cores"),
     ]
     if report["disabled"]:
@@ -75,6 +77,17 @@ def render(report: dict[str, Any]) -> str:
     lines += [("PROBLEM", problem) for problem in report["problems"]] or [("problems", "none")]
     width = max(len(title) for title, _ in lines)
     return "\n".join(f"{title:<{width}}  {text}" for title, text in lines)
+
+
+def _products(facts: dict[str, Any] | None) -> str:
+    if facts is None:
+        return "not measured"
+    rates = f"torch {facts['torch']:.0f} and oneDNN {facts['onednn']:.0f} GFLOP/s a thread"
+    if facts["onednn"] == 0:
+        rates = f"torch {facts['torch']:.0f} GFLOP/s a thread; this torch has no oneDNN"
+    elif not facts["exact"]:
+        rates += "; oneDNN rounds to a narrower type"
+    return f"large float32 products take the route {facts['route']}: {rates}"
 
 
 def _cuda_build(cuda: dict[str, Any]) -> str:
@@ -118,13 +131,27 @@ def _simd_level() -> str | None:
     return level.decode() if level else None
 
 
+def _product_facts() -> dict[str, Any] | None:
+    if not _library.libraries["cpu"].loaded:
+        return None
+    try:
+        return _library.product_facts()._asdict()
+    except RuntimeError:  # SVGDX_PRODUCTS names no route
+        return None
+
+
 def _problems(report: dict[str, Any]) -> list[str]:
     problems = _build_problems(report)
     cpu, cuda = report["libraries"]["cpu"], report["libraries"]["cuda"]
     if not cpu["loaded"]:
         return [*problems, f"the CPU library is not loaded: {cpu['reason']}"]
+    wrong = []
     if report["simd"] is None:
-        return [*problems, f"SVGDX_ISA must be baseline, avx2 or avx512, but is '{os.environ.get('SVGDX_ISA')}'"]
+        wrong.append(f"SVGDX_ISA must be baseline, avx2 or avx512, but is '{os.environ.get('SVGDX_ISA')}'")
+    if report["products"] is None:
+        wrong.append(f"SVGDX_PRODUCTS must be torch or onednn, but is '{os.environ.get('SVGDX_PRODUCTS')}'")
+    if wrong:
+        return problems + wrong
     if not _library.disabled():
         problems += _wrong_results()
     built = report["build"] is not None and report["build"]["cuda"]["built"]

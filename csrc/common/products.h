@@ -1,11 +1,13 @@
-// torch's matrix products, split into blocks whose size depends only on the shape, one thread per block: if torch
+// Batches of matrix products, split into blocks whose size depends only on the shape, one thread per block: if torch
 // itself parallelises a product, the order of its additions may depend on the number of threads.
 #pragma once
 
 #include <algorithm>
 
+#include "common/backend.h"
 #include "common/parallel_blocks.h"
 #include "common/tensors.h"
+#include SVGDX_BACKEND_HEADER(common, multiply.h)
 
 namespace svgdx {
 
@@ -31,12 +33,12 @@ inline Tensor part_of(const Tensor& t, int64_t k, int64_t row, int64_t rows, int
                                   torch::stable::Device(torch::headeronly::DeviceType::CPU), t.scalar_type());
 }
 
-// a (n, R, K) times b (n, K, C). `symmetric` asserts that the result is symmetric: only the blocks on and above the
-// diagonal are computed, then mirrored.
-inline Tensor product(const Tensor& a, const Tensor& b, bool symmetric = false) {
-  if (!a.is_cpu()) return torch::stable::matmul(a, b);
+// result (n, R, C) = a (n, R, K) times b (n, K, C) on the CPU, where one(a, b, result, column) computes a block that
+// starts at a column. `symmetric` asserts that the result is symmetric: only the blocks on and above the diagonal are
+// computed, then mirrored.
+template <class One>
+void product_blocks(const Tensor& a, const Tensor& b, const Tensor& result, bool symmetric, const One& one) {
   const int64_t n = a.size(0), rows = a.size(1), inner = a.size(2), cols = b.size(2);
-  const Tensor result = new_empty(a, {n, rows, cols}, a.scalar_type());
   const ProductBlocks blocks(rows, inner, cols);  // never wide when symmetric: then rows = cols
   const int64_t per_matrix = blocks.down * blocks.across, items = n * per_matrix;
   parallel_blocks(items, [&](int64_t begin, int64_t end) {
@@ -47,13 +49,22 @@ inline Tensor product(const Tensor& a, const Tensor& b, bool symmetric = false) 
       const int64_t row = block / blocks.across * blocks.row_step, height = std::min(blocks.row_step, rows - row);
       const int64_t col = symmetric ? row : block % blocks.across * blocks.col_step;
       const int64_t width = symmetric ? cols - col : std::min(blocks.col_step, cols - col);
-      aten("mm", "out", part_of(a, k, row, height, 0, inner), part_of(b, k, 0, inner, col, width),
-           part_of(result, k, row, height, col, width));
+      one(part_of(a, k, row, height, 0, inner), part_of(b, k, 0, inner, col, width),
+          part_of(result, k, row, height, col, width), col);
       const int64_t next = row + height;
       if (!symmetric || next == rows) continue;
       Tensor below = part_of(result, k, next, rows - next, row, height);
       torch::stable::copy_(below, torch::stable::transpose(part_of(result, k, row, height, next, rows - next), 0, 1));
     }
+  });
+}
+
+// a (n, R, K) times b (n, K, C).
+inline Tensor product(const Tensor& a, const Tensor& b, bool symmetric = false) {
+  if (!a.is_cpu()) return torch::stable::matmul(a, b);
+  const Tensor result = new_empty(a, {a.size(0), a.size(1), b.size(2)}, a.scalar_type());
+  product_blocks(a, b, result, symmetric, [](const Tensor& left, const Tensor& right, const Tensor& block, int64_t) {
+    SVGDX_BACKEND::multiply(left, right, block);
   });
   return result;
 }

@@ -129,10 +129,4 @@ struct MlpTensors {
 
 inline Tensor some_rows(Tensor t, int64_t first, int64_t rows) { return torch::stable::narrow(t, 0, first, rows); }
 
-inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out) { aten("mm", "out", a, b, out); }
-
-inline void multiply_transposed(const Tensor& a, const Tensor& b, const Tensor& out) {
-  multiply(a, torch::stable::transpose(b, 0, 1), out);
-}
-
 }  // namespace svgdx

@@ -66,11 +66,11 @@ class MlpScoreHvp {
   void block(int64_t first, int64_t rows, const std::vector<Layer>& layers) const {
     void* stream = SVGDX_BACKEND::stream(t_.x);
     const size_t last = layers.size() - 1;
-    multiply(some_rows(t_.x, first, rows), transposed_[0], some_rows(layers[0].product, 0, rows));
-    multiply(some_rows(probe_, first, rows), transposed_[0], some_rows(layers[0].product, rows, rows));
+    SVGDX_BACKEND::multiply(some_rows(t_.x, first, rows), transposed_[0], some_rows(layers[0].product, 0, rows));
+    SVGDX_BACKEND::multiply(some_rows(probe_, first, rows), transposed_[0], some_rows(layers[0].product, rows, rows));
     for (size_t i = 0; i <= last; ++i) {
       const Layer& layer = layers[i];
-      if (i > 0) multiply(layers[i - 1].stacked, transposed_[i], layer.product);
+      if (i > 0) SVGDX_BACKEND::multiply(layers[i - 1].stacked, transposed_[i], layer.product);
       const bool kept = i < last;
       const MlpForward<C> args{rows,
                                layer.width,
@@ -85,13 +85,13 @@ class MlpScoreHvp {
     }
     for (size_t i = last; i > 0; --i) {
       const Layer& below = layers[i - 1];
-      multiply(layers[i].stacked, t_.weight[i], below.product);
+      SVGDX_BACKEND::multiply(layers[i].stacked, t_.weight[i], below.product);
       const MlpReverse<C> args{
           rows, below.width, data<C>(below.product), data<C>(below.slope), data<C>(below.bend), out<C>(below.stacked)};
       mlp_reverse<C>(args, stream);
     }
-    multiply(some_rows(layers[0].stacked, 0, rows), first_, some_rows(score_, first, rows));
-    multiply(some_rows(layers[0].stacked, rows, rows), first_, some_rows(hvp_, first, rows));
+    SVGDX_BACKEND::multiply(some_rows(layers[0].stacked, 0, rows), first_, some_rows(score_, first, rows));
+    SVGDX_BACKEND::multiply(some_rows(layers[0].stacked, rows, rows), first_, some_rows(hvp_, first, rows));
   }
 
   const MlpTensors& t_;
@@ -134,7 +134,8 @@ class MlpLaplacians {
     for (int64_t layer = 0; layer <= last; ++layer) {
       const int64_t width = t_.widths[layer + 1], all = rows * (t_.dim + 2);
       const Tensor product = matrix(product_memory, 0, layer == 0 ? rows : all, width);
-      multiply_transposed(inputs, layer == 0 ? t_.first() : t_.weight[layer], product);
+      Tensor weight = layer == 0 ? t_.first() : t_.weight[layer];
+      SVGDX_BACKEND::multiply(inputs, torch::stable::transpose(weight, 0, 1), product);
       inputs = matrix(stacked_memory, 0, all, width);
       const C* made = data<C>(product);
       MlpLaplacian<C> args{rows,

@@ -41,7 +41,8 @@ struct Layer {
       : walks(checked(op, hidden_in, weight, bias_in), "hidden", hidden_in, weight.size(0) / 3, actions, initial),
         hidden(torch::stable::reshape(detached(hidden_in), {walks.shape.rows(), hidden_in.size(hidden_in.dim() - 1)})),
         weight_t(torch::stable::transpose(detached(weight), 0, 1)),
-        bias(bias_in ? OptionalTensor(detached(*bias_in)) : std::nullopt),
+        bias(bias_in ? OptionalTensor(as_type(detached(*bias_in), compute_type(bias_in->scalar_type())))
+                     : std::nullopt),
         rows(walks.shape.rows()) {
     // About 2.5 MB of float logits per block, so that they stay in the cache between the product and the pass over
     // rows.
@@ -51,9 +52,8 @@ struct Layer {
   int64_t blocks() const { return (rows + block - 1) / block; }
 
   // Writes the logits of rows [first, first + count) to `to`, (count, 3D).
-  void logits(int64_t first, int64_t count, Tensor to) const {
-    aten("mm", "out", rows_of(hidden, first, count), weight_t, to);
-    if (bias) torch::stable::copy_(to, torch::stable::subtract(to, *bias, -1.0));
+  void logits(int64_t first, int64_t count, const Tensor& to) const {
+    SVGDX_BACKEND::multiply(rows_of(hidden, first, count), weight_t, to, bias);
   }
 };
 
@@ -87,7 +87,7 @@ static void blocks_backward(const Layer& layer, int64_t first, int64_t count, co
       const Tensor logits = rows_of(part, at, rows);
       layer.logits(first + at, rows, logits);
       with_storage(part.scalar_type(), [&](auto storage) { rows_backward(storage, first + at, rows, logits); });
-      aten("mm", "out", logits, weight, rows_of(grad_hidden, first + at, rows));
+      SVGDX_BACKEND::multiply(logits, weight, rows_of(grad_hidden, first + at, rows));
     }
   });
 }

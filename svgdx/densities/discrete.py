@@ -56,8 +56,8 @@ class DiscreteMLPEnergy(Energy):
         self.dim = dim
         layers: list[nn.Module] = []
         for width in [dim] + [hidden] * (depth - 1):
-            layers += [nn.Linear(width, hidden), ACTIVATIONS[activation].module()]
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden, 1))
+            layers += [Linear(width, hidden), ACTIVATIONS[activation].module()]
+        self.layers = nn.Sequential(*layers, Linear(hidden, 1))
         self.register_buffer("base", None if base is None else base.detach().to(torch.get_default_dtype()))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -45,8 +45,8 @@ class MLPLogDensity(LogDensity):
         self.dim = dim
         layers: list[nn.Module] = []
         for width in [dim] + [hidden] * (depth - 1):
-            layers += [nn.Linear(width, hidden), ACTIVATIONS[activation].module()]
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden, 1))
+            layers += [Linear(width, hidden), ACTIVATIONS[activation].module()]
+        self.layers = nn.Sequential(*layers, Linear(hidden, 1))
         self.activation = activation
         self.confinement = confinement
         self._frozen: Packed | None = None

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from svgdx._checks import features, one_of
 from svgdx.activations import ACTIVATIONS
+from svgdx.densities.linear import Linear
 
 aten = torch.ops.aten
 SLOPE = 0.01  # of leaky_relu
@@ -90,8 +91,8 @@ class MLPPolicy(nn.Module):
         self.activation = one_of("MLPPolicy", "activation", activation, tuple(IN_PLACE))
         self.learnt_backward = learnt_backward
         self.matmul_dtype = matmul_dtype
-        self.layers = nn.ModuleList(nn.Linear(width, hidden) for width in [dim] + [hidden] * (depth - 1))
-        self.head = nn.Linear(hidden, 3 * dim if learnt_backward else 2 * dim)
+        self.layers = nn.ModuleList(Linear(width, hidden) for width in [dim] + [hidden] * (depth - 1))
+        self.head = Linear(hidden, 3 * dim if learnt_backward else 2 * dim)
 
     def linears(self) -> list[nn.Linear]:
         """The linear layers, the head last."""
@@ -129,8 +130,8 @@ class MLPFlow(nn.Module):
             raise ValueError(f"MLPFlow: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}")
         self.dim = dim
         self.activation = one_of("MLPFlow", "activation", activation, tuple(IN_PLACE))
-        self.layers = nn.ModuleList(nn.Linear(width, hidden) for width in [dim] + [hidden] * (depth - 1))
-        self.head = nn.Linear(hidden, 1)
+        self.layers = nn.ModuleList(Linear(width, hidden) for width in [dim] + [hidden] * (depth - 1))
+        self.head = Linear(hidden, 1)
 
     def forward(self, states: Tensor) -> Tensor:
         """log F in nats, (..., D) -> (...), in the dtype of the parameters."""

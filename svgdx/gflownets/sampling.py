@@ -11,6 +11,7 @@ from svgdx import _checks, ops
 from svgdx.gflownets.policies import IN_PLACE, MLPPolicy, logits_of
 from svgdx.gflownets.recorded import Record, Weights, advance, states_at_once, trajectory_forward
 from svgdx.gflownets.trajectories import Trajectories
+from svgdx.densities.linear import product
 
 _FORWARD, _BACKWARD = 0, 1
 
@@ -341,10 +342,10 @@ class _Incremental:
         hidden = self.hidden if self.record is None else self.record.hidden[:, step]
         into(argument if argument.dtype == hidden.dtype else hidden[0].copy_(argument), hidden[0])
         for i, (weight, bias) in enumerate(self.weights.deeper):
-            torch.addmm(bias, hidden[i], weight.t(), out=hidden[i + 1])
+            product(hidden[i], weight.t(), bias, hidden[i + 1])
             into(hidden[i + 1], hidden[i + 1])
         weight, bias = self.weights.head
-        return torch.addmm(bias, hidden[-1], weight.t(), out=self.out)
+        return product(hidden[-1], weight.t(), bias, self.out)
 
 
 def _rows(table: Tensor, index: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from svgdx.activations import ACTIVATIONS
+from svgdx.densities.linear import Linear
 from svgdx.rl.presets import SteinSettings
 from svgdx.rl.targets import log_tanh_slope
 from svgdx.samplers import RBF, SVGD, Chain, EpsilonGreedy, Fixed, Heuristic, Learnt, MetropolisHastings, SteinStop
@@ -86,8 +87,8 @@ class SteinActor(nn.Module):
         # The fraction of the training that is done, from which "epsilon-greedy" takes its probability.
         self.register_buffer("progress", torch.zeros(()))
         widths = [state_dim, *hidden]
-        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(widths))
-        self.head = nn.Linear(widths[-1], 2 * limit.numel())
+        self.layers = nn.ModuleList(Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(widths))
+        self.head = Linear(widths[-1], 2 * limit.numel())
         self.activation = ACTIVATIONS[activation].function
         self.kernel = RBF(self._bandwidth())
         start = settings.step_size

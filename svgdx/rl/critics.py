@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from svgdx import ops
 from svgdx._checks import one_of
 from svgdx.activations import FROM_VALUE
+from svgdx.densities.linear import Linear, linear
 from svgdx.rl.sweeps import Network, PlainSweeps, sweeps_of
 
 
@@ -40,7 +41,7 @@ class Critic(nn.Module):
         if min(hidden, default=1) < 1:
             raise ValueError(f"Critic: hidden must be positive widths, but is {hidden}")
         widths = [action_dim + state_dim, *hidden, 1]
-        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(widths))
         self.action_dim, self.activation = action_dim, activation
 
     @property
@@ -52,7 +53,7 @@ class Critic(nn.Module):
         """Q at states (B, S) as a function of the action, differentiable in states and parameters."""
         first, *later = self.linear
         of_action, of_state = first.weight[:, : self.action_dim], first.weight[:, self.action_dim :]
-        shift = nn.functional.linear(state, of_state, first.bias)
+        shift = linear(state, of_state, first.bias)
         weights = [of_action, *(layer.weight for layer in later)]
         return Network(shift, weights, [layer.bias for layer in later], self.activation)
 

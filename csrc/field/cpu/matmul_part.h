@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "common/products.h"
-#include "field/cpu/spread.h"
+#include "field/cpu/expanded.h"
 
 namespace svgdx::SVGDX_ISA {
 
@@ -43,9 +43,14 @@ struct Side {
         hb(batches * count),
         delta(batches * count) {}
 
-  const C* x_row(int64_t row) const { return data<C>(x) + row * dim; }
-  const C* c_row(int64_t row) const { return data<C>(cq) + row * width; }
-  const C* q_row(int64_t row) const { return c_row(row) + dim; }
+  ExpandedRow<C> row(int64_t i) const {
+    const C* const c = data<C>(cq) + i * width;
+    return {data<C>(x) + i * dim, c, c + dim, n.get()[i], w.get()[i], hb.get()[i], delta.get()[i]};
+  }
+  // The columns of batch row k of the call.
+  ExpandedColumns<C> columns(int64_t k) const {
+    return {w.get() + k * count, hb.get() + k * count, delta.get() + k * count, count};
+  }
 
   template <class T>
   void fill(int64_t row, const Source<T>& s, int64_t source_row, const C* centre, C beta, Upstream<T, C> up) {

@@ -3,6 +3,7 @@
 // only.
 #pragma once
 
+#include "common/cpu/multiply.h"
 #include "draw/host.h"
 #include "mlp/cpu/rollout_kernel.h"
 #include "mlp/rollout.h"
@@ -83,13 +84,13 @@ class MlpBackward {
     C* at = out<C>(sums_) + (g + 1) * length_;
     at = add(at, logits, hidden(layers_ - 1), work);
     Tensor grad = rows_of(work.grads[0], 0, rows), other = rows_of(work.grads[1], 0, rows);
-    aten("mm", "out", logits, t_.head, grad);
+    cpu::multiply(logits, t_.head, grad);
     for (int64_t layer = layers_ - 1; layer >= 0; --layer) {
       const Tensor here = hidden(layer);
       SVGDX_ISA_CALL(mlp_activate_backward, rows * width_, data<S>(here), C(t_.slope), out<S>(grad));
       at = add(at, grad, layer > 0 ? hidden(layer - 1) : states, work);
       if (layer == 0) break;
-      aten("mm", "out", grad, torch::stable::select(t_.deeper, 0, layer - 1), other);
+      cpu::multiply(grad, torch::stable::select(t_.deeper, 0, layer - 1), other);
       std::swap(grad, other);
     }
   }
@@ -101,7 +102,7 @@ class MlpBackward {
     const Tensor product = torch::stable::reshape(
         rows_of(torch::stable::reshape(work.product, {work.product.numel()}), 0, outputs * columns),
         {outputs, columns});
-    aten("mm", "out", torch::stable::transpose(grad, 0, 1), inputs, product);
+    cpu::multiply(torch::stable::transpose(grad, 0, 1), inputs, product);
     SVGDX_ISA_CALL(mlp_add_rows, 1, outputs * columns, data<S>(product), weight);
     SVGDX_ISA_CALL(mlp_add_rows, grad.size(0), outputs, data<S>(grad), bias);
     return weight;

@@ -5,6 +5,7 @@
 //   values (rows, units) and back (rows, inner), each layer by layer.
 #pragma once
 
+#include "common/cpu/multiply.h"
 #include "common/parallel_blocks.h"
 #include "mlp/cpu/minimum_kernel.h"
 #include "mlp/minimum.h"
@@ -49,10 +50,10 @@ struct MinimumWeights {
 
   // Maps in (rows, width of layer i - 1) to out (rows, width of layer i); back() is the reverse.
   void forward(int k, int64_t i, int64_t rows, const C* in, C* out) const {
-    aten("mm", "out", over(in, rows, shape.widths[i]), transposed[k][i], over(out, rows, shape.widths[i + 1]));
+    cpu::multiply(over(in, rows, shape.widths[i]), transposed[k][i], over(out, rows, shape.widths[i + 1]));
   }
   void back(int k, int64_t i, int64_t rows, const C* in, C* out) const {
-    aten("mm", "out", over(in, rows, shape.widths[i + 1]), weight[k][i], over(out, rows, shape.widths[i]));
+    cpu::multiply(over(in, rows, shape.widths[i + 1]), weight[k][i], over(out, rows, shape.widths[i]));
   }
 };
 

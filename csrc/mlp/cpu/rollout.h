@@ -5,6 +5,7 @@
 
 #include <mutex>
 
+#include "common/cpu/multiply.h"
 #include "common/parallel_blocks.h"
 #include "common/storage.h"
 #include "draw/cpu/kernels.h"
@@ -67,11 +68,10 @@ class MlpRollout {
   int64_t blocks_in(int64_t rows) const { return (rows + block_ - 1) / block_; }
 
   void walk(const Block& at) {
-    const Tensor product = new_empty(t_.hidden, {at.rows, width_}, t_.hidden.scalar_type());
     std::vector<int64_t> location(at.rows);
     std::vector<C> factor(at.rows);
     for (int64_t step = 0; step < t_.steps || (step == t_.steps && t_.logits); ++step) {
-      visit(at, step, step > 0 ? location.data() : nullptr, factor.data(), product);
+      visit(at, step, step > 0 ? location.data() : nullptr, factor.data());
       if (step == t_.steps || !draw(at, step, location.data(), factor.data())) return;
     }
   }
@@ -82,22 +82,22 @@ class MlpRollout {
     return torch::stable::narrow(one, 0, at.row, at.rows);
   }
 
-  void visit(const Block& at, int64_t step, const int64_t* location, const C* factor, const Tensor& product) const {
+  void visit(const Block& at, int64_t step, const int64_t* location, const C* factor) const {
     Tensor here = activations(at, 0, step);
     const MlpFirstLayer<S> first{
         at.rows,     width_,      out<C>(t_.argument) + at.row * width_, data<C>(t_.columns), location, factor,
         C(t_.slope), out<S>(here)};
     SVGDX_ISA_CALL(mlp_first_layer, first);
     for (int64_t layer = 1; layer < layers_; ++layer) {
-      const Tensor weight = torch::stable::select(t_.deeper, 0, layer - 1);
-      aten("mm", "out", here, torch::stable::transpose(weight, 0, 1), product);
-      here = activations(at, layer, step);
-      SVGDX_ISA_CALL(mlp_activate, at.rows, width_, data<S>(product), data<C>(t_.deeper_bias) + (layer - 1) * width_,
-                     C(t_.slope), out<S>(here));
+      Tensor weight = torch::stable::select(t_.deeper, 0, layer - 1);
+      const Tensor next = activations(at, layer, step);
+      cpu::multiply(here, torch::stable::transpose(weight, 0, 1), next,
+                    torch::stable::select(t_.deeper_bias, 0, layer - 1), t_.slope);
+      here = next;
     }
     const Tensor logits = part(logits_, at);
-    aten("mm", "out", here, torch::stable::transpose(t_.head, 0, 1), logits);
-    SVGDX_ISA_CALL(mlp_add_bias, at.rows, 3 * dim_, data<C>(t_.head_bias), out<S>(logits));
+    Tensor head = t_.head;
+    cpu::multiply(here, torch::stable::transpose(head, 0, 1), logits, t_.head_bias);
     if (t_.logits) keep(at, at.forward ? step : t_.steps - step, data<S>(logits));
   }
 

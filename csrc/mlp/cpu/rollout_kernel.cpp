@@ -34,23 +34,6 @@ void mlp_first_layer(const MlpFirstLayer<S>& args) {
 }
 
 template <class S>
-void mlp_activate(int64_t rows, int64_t width, const S* in, const Compute<S>* bias, Compute<S> slope, S* out) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const S* __restrict from = in + r * width;
-    S* __restrict to = out + r * width;
-    for (int64_t i = 0; i < width; ++i) to[i] = narrow<S>(activation(widen(from[i]) + bias[i], slope));
-  }
-}
-
-template <class S>
-void mlp_add_bias(int64_t rows, int64_t width, const Compute<S>* bias, S* values) {
-  for (int64_t r = 0; r < rows; ++r) {
-    S* __restrict row = values + r * width;
-    for (int64_t i = 0; i < width; ++i) row[i] = narrow<S>(widen(row[i]) + bias[i]);
-  }
-}
-
-template <class S>
 void mlp_activate_backward(int64_t count, const S* result, Compute<S> slope, S* grad) {
   const S* __restrict y = result;
   S* __restrict g = grad;
@@ -85,12 +68,10 @@ void mlp_add_rows(int64_t rows, int64_t width, const S* values, Compute<S>* sums
   }
 }
 
-#define SVGDX_INSTANTIATE(S)                                                                 \
-  template void mlp_first_layer(const MlpFirstLayer<S>&);                                    \
-  template void mlp_activate(int64_t, int64_t, const S*, const Compute<S>*, Compute<S>, S*); \
-  template void mlp_add_bias(int64_t, int64_t, const Compute<S>*, S*);                       \
-  template void mlp_activate_backward(int64_t, const S*, Compute<S>, S*);                    \
-  template void mlp_gather(const MlpGather<S>&);                                             \
+#define SVGDX_INSTANTIATE(S)                                              \
+  template void mlp_first_layer(const MlpFirstLayer<S>&);                 \
+  template void mlp_activate_backward(int64_t, const S*, Compute<S>, S*); \
+  template void mlp_gather(const MlpGather<S>&);                          \
   template void mlp_add_rows(int64_t, int64_t, const S*, Compute<S>*);
 SVGDX_INSTANTIATE(float)
 SVGDX_INSTANTIATE(double)

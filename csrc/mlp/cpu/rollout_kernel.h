@@ -35,10 +35,6 @@ struct MlpGather {
 }  // namespace svgdx
 
 SVGDX_ISA_DECLARE(template <class S> void mlp_first_layer(const MlpFirstLayer<S>& args);
-                  // out = activation(in + bias), (rows, width).
-                  template <class S> void mlp_activate(int64_t rows, int64_t width, const S* in, const Compute<S>* bias,
-                                                       Compute<S> slope, S* out);
-                  template <class S> void mlp_add_bias(int64_t rows, int64_t width, const Compute<S>* bias, S* values);
                   // Multiplies grad by the derivative of the activation, computed from the activation's result.
                   template <class S>
                   void mlp_activate_backward(int64_t count, const S* result, Compute<S> slope, S* grad);

@@ -14,6 +14,7 @@ from svgdx.gflownets.recorded._gradients import gradients
 from svgdx.gflownets.recorded._record import Record
 from svgdx.gflownets.recorded._weights import Weights
 from svgdx.gflownets.trajectories import VOID, Trajectories
+from svgdx.densities.linear import product
 
 
 def recorded_log_prob(policy: MLPPolicy, trajectories: Trajectories) -> tuple[Tensor, Tensor]:
@@ -61,14 +62,14 @@ def _replay(policy: MLPPolicy, trajectories: Trajectories) -> Trajectories:
     for start in range(0, steps + 1, size):
         times = torch.arange(start, min(start + size, steps + 1), device=final.device)
         states = torch.where(set_times < times[:, None, None], final, VOID).flatten(0, 1)
-        argument = torch.addmm(weights.first_bias, states, weights.first.t()).to(weights.dtype)
+        argument = product(states, weights.first.t(), weights.first_bias).to(weights.dtype)
         hidden = [layer[start : start + size].flatten(0, 1) for layer in record.hidden]
         into(argument, hidden[0])
         for i, (weight, bias) in enumerate(weights.deeper):
-            torch.addmm(bias, hidden[i], weight.t(), out=hidden[i + 1])
+            product(hidden[i], weight.t(), bias, hidden[i + 1])
             into(hidden[i + 1], hidden[i + 1])
         if record.logits is not None:
-            logits = torch.addmm(weights.head[1], hidden[-1], weights.head[0].t())
+            logits = product(hidden[-1], weights.head[0].t(), weights.head[1])
             record.logits[:, start : start + size] = logits.view(-1, batch, logits.shape[1]).transpose(0, 1)
     if record.logits is not None:
         sums = _inner_ops.trajectory_forward(record.logits, trajectories.actions, trajectories.initial)

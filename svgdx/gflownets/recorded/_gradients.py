@@ -11,6 +11,7 @@ from svgdx.gflownets.policies import IN_PLACE
 from svgdx.gflownets.recorded import _compiled, _inner_ops, _record
 from svgdx.gflownets.recorded._record import Record
 from svgdx.gflownets.trajectories import VOID, Trajectories
+from svgdx.densities.linear import product
 
 
 def gradients(record: Record, trajectories: Trajectories, grad_pf: Tensor, grad_pb: Tensor) -> list[Tensor]:
@@ -118,15 +119,15 @@ class _Sums:
             self.memory = [grad.new_empty(len(grad), self.record.hidden.shape[3]) for _ in range(2)]
         # The other buffer may hold grad.
         self.memory.reverse()
-        return torch.mm(grad, weight, out=self.memory[0][: len(grad)])
+        return product(grad, weight, out=self.memory[0][: len(grad)])
 
 
 def _accumulate(totals: Sequence[Tensor], grad: Tensor, inputs: Tensor) -> None:
     """Adds the gradients of a linear layer's weight and bias."""
     weight, bias = totals
     if weight.dtype == grad.dtype:
-        weight.addmm_(grad.t(), inputs)
+        weight.add_(product(grad.t(), inputs))
         bias.add_(grad.sum(0))
     else:
-        weight.add_(torch.mm(grad.t(), inputs))
+        weight.add_(product(grad.t(), inputs))
         bias.add_(grad.sum(0, dtype=bias.dtype))

@@ -8,6 +8,7 @@ from torch import Tensor
 from svgdx import _library
 from svgdx._checks import compute_dtype
 from svgdx.gflownets.policies import IN_PLACE, MLPPolicy
+from svgdx.densities.linear import product
 
 
 class Weights:
@@ -43,7 +44,7 @@ class Weights:
 
     def argument(self, states: Tensor) -> Tensor:
         """The argument of the first layer's activation, (B, D) -> (B, H)."""
-        return torch.addmm(self.first_bias, states.to(self.first.dtype), self.first.t())
+        return product(states.to(self.first.dtype), self.first.t(), self.first_bias)
 
     def columns(self) -> Tensor:
         """The first layer's weight by location, (D, H)."""

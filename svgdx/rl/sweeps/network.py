@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.nn import functional
 
 from svgdx.activations import ACTIVATIONS
+from svgdx.densities.linear import linear
 
 
 class Network(NamedTuple):
@@ -38,14 +38,14 @@ class Network(NamedTuple):
         if len(self.weights) == 1:
             return []
         function = ACTIVATIONS[self.activation].function
-        first = functional.linear(action, self.weights[0]).add_(self.shift.unsqueeze(-2))
+        first = linear(action, self.weights[0]).add_(self.shift.unsqueeze(-2))
         values = [function(first.flatten(0, 1))]
         for weight, bias in zip(self.weights[1:-1], self.biases[:-1], strict=True):
-            values.append(function(functional.linear(values[-1], weight, bias)))
+            values.append(function(linear(values[-1], weight, bias)))
         return values
 
     def output(self, action: Tensor, hidden: list[Tensor]) -> Tensor:
         """Q (B M,) from the values of the hidden layers."""
         if not hidden:
-            return functional.linear(action, self.weights[0]).add_(self.shift.unsqueeze(-2)).flatten()
-        return functional.linear(hidden[-1], self.weights[-1], self.biases[-1]).squeeze(-1)
+            return linear(action, self.weights[0]).add_(self.shift.unsqueeze(-2)).flatten()
+        return linear(hidden[-1], self.weights[-1], self.biases[-1]).squeeze(-1)

@@ -1,0 +1,277 @@
+// Batches of small problems of any dimension: one thread takes a problem through all steps in its cache, with products
+// of its own. The algebra is that of pack.h; a problem whose particles are too far apart for it is computed in double.
+#include <torch/csrc/stable/ops.h>
+
+#include <optional>
+#include <vector>
+
+#include "common/buffer.h"
+#include "common/vec_products.h"
+#include "field/cpu/expanded.h"
+#include "field/cpu/kernels.h"
+
+namespace svgdx::SVGDX_ISA {
+namespace {
+
+// n of the columns in the padding, where kappa is then exactly 0; small, so that no product with it overflows.
+constexpr double kPadding = 2048;
+
+// The whole batch's arrays of one side, (batch, count, dim); null means zeros.
+template <class T>
+struct SmallSource {
+  const T *x, *score, *grad_phi, *grad_trace;
+};
+
+// Reads rows of `dim` numbers of T as vectors of C, whose lanes past the row's end are zero.
+template <class T, class C>
+class RowReader {
+ public:
+  RowReader(int64_t dim, int64_t total) : dim_(dim), tail_(dim % kLanes<C>), total_(total) {
+    for (int lane = 0; lane < kLanes<C>; ++lane) inside_[lane] = lane < tail_ ? -1 : 0;
+  }
+  // Calls f(i, vector) for each vector of the row that starts at `start`; a null array is zero.
+  template <class F>
+  SVGDX_INLINE void operator()(const T* array, int64_t start, const F& f) const {
+    int64_t i = 0;
+    for (; i + kLanes<C> <= dim_; i += kLanes<C>) f(i, array ? whole(array + start + i) : Vec<C>{});
+    if (tail_ > 0) f(i, array ? tail(array, start + i) : Vec<C>{});
+  }
+
+ private:
+  static SVGDX_INLINE Vec<C> whole(const T* p) {
+    if constexpr (std::is_same_v<T, C>) {
+      return load(p);
+    } else {
+      Vec<C> v;
+      for (int lane = 0; lane < kLanes<C>; ++lane) v[lane] = C(p[lane]);
+      return v;
+    }
+  }
+  SVGDX_INLINE Vec<C> tail(const T* array, int64_t at) const {
+    // What follows the row is read too, and masked, unless the array ends.
+    if (std::is_same_v<T, C> && at + kLanes<C> <= total_) {
+      return (Vec<C>)((typename VecType<C>::I)whole(array + at) & inside_);
+    }
+    Vec<C> v{};
+    for (int64_t lane = 0; lane < tail_; ++lane) v[lane] = C(array[at + lane]);
+    return v;
+  }
+
+  int64_t dim_, tail_, total_;
+  typename VecType<C>::I inside_;
+};
+
+// One side (rows or columns) of one problem: x centred, [C | q] side by side, scalars; padded to whole vectors.
+template <class C>
+struct SmallSide {
+  int64_t count, dim, width, stride, padded;
+  bool gradients;
+  Buffer<C> x, cq, n, w, hb, delta;
+
+  SmallSide(int64_t count, int64_t dim, bool gradients)
+      : count(count),
+        dim(dim),
+        width(padded_to_lanes<C>(dim)),
+        stride(gradients ? 2 * width : width),
+        padded(padded_to_lanes<C>(count)),
+        gradients(gradients),
+        x(count * width),
+        cq(count * stride),
+        n(padded),
+        w(padded),
+        hb(padded),
+        delta(padded) {
+    for (int64_t i = 0; i < padded; ++i) {
+      n.get()[i] = C(kPadding);
+      w.get()[i] = hb.get()[i] = delta.get()[i] = C(0);
+    }
+  }
+  ExpandedRow<C> row(int64_t i) const {
+    const C* const c = cq.get() + i * stride;
+    return {x.get() + i * width, c, c + width, n.get()[i], w.get()[i], hb.get()[i], delta.get()[i]};
+  }
+
+  // Fills it with problem b; returns the largest n.
+  template <class T>
+  C fill(const SmallSource<T>& s, const RowReader<T, C>& read, int64_t b, const C* centre, C beta, Upstream<T, C> up) {
+    C most = 0;
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t at = b * count + j;
+      C *const xr = x.get() + j * width, *const cr = cq.get() + j * stride;
+      Vec<C> norm{}, x_c{};
+      read(s.x, at * dim, [&](int64_t i, Vec<C> v) {
+        const Vec<C> r = v - load(centre + i);
+        store(xr + i, r);
+        norm += r * r;
+      });
+      read(s.score, at * dim, [&](int64_t i, Vec<C> v) {
+        const Vec<C> r = load(xr + i), c = v - beta * r;
+        store(cr + i, c);
+        x_c += r * c;
+      });
+      const C half = C(0.5) * beta * horizontal_sum<C>(norm);
+      n.get()[j] = half * C(pair::kLog2E);
+      w.get()[j] = horizontal_sum<C>(x_c) + half;
+      most = std::max(most, n.get()[j]);
+      if (!gradients) continue;
+      const C bh = s.grad_trace ? beta * C(s.grad_trace[at]) * up.h_scale : C(0);
+      C* const qr = cr + width;
+      Vec<C> x_q{};
+      read(s.grad_phi, at * dim, [&](int64_t i, Vec<C> v) {
+        const Vec<C> r = load(xr + i), q = v * up.g_scale - bh * r;
+        store(qr + i, q);
+        x_q += r * q;
+      });
+      hb.get()[j] = bh;
+      delta.get()[j] = beta * horizontal_sum<C>(x_q) + bh * (C(dim + 1) + half);
+    }
+    return most;
+  }
+};
+
+// The memory of one thread, and the steps of one problem in it.
+template <class T, class C>
+class SmallProblem {
+ public:
+  SmallProblem(const FieldShape& shape, bool self, bool gradients)
+      : shape_(shape),
+        self_(self),
+        gradients_(gradients),
+        read_(shape.dim, shape.batch * shape.cols * shape.dim),
+        read_rows_(shape.dim, shape.batch * shape.rows * shape.dim),
+        cols_(shape.cols, shape.dim, gradients),
+        own_rows_(self ? 0 : shape.rows, shape.dim, gradients),
+        centre_(cols_.width),
+        transposed_((gradients ? 3 : 1) * shape.dim * cols_.padded),
+        gram_(shape.rows * cols_.padded),
+        kernel_(gradients ? shape.rows * cols_.padded : 0),
+        weighted_(gradients ? shape.rows * cols_.padded : 0),
+        products_(shape.rows * cols_.stride),
+        weighted_x_(gradients ? shape.rows * cols_.width : 0),
+        sums_(shape.rows) {
+    // The lanes past dim of a side stay zero, because the centre's do.
+    std::fill_n(centre_.get(), cols_.width, C(0));
+  }
+
+  // Both return false, without a result, if the particles are too far apart for C.
+  bool forward(const FieldArgs<T>& a, int64_t b) {
+    const C beta = beta_of<T, C>(a.bandwidth, b);
+    if (!fill({a.x, a.score, nullptr, nullptr}, {a.query, nullptr, nullptr, nullptr}, b, beta, {C(0), C(0)})) {
+      return false;
+    }
+    kernel_values(beta, gram_.get());
+    const int64_t width = cols_.width;
+    small_product<C>(shape_.rows, shape_.cols, width, gram_.get(), cols_.padded, cols_.cq.get(), width, products_.get(),
+                     width);
+    for (int64_t i = 0; i < shape_.rows; ++i) {
+      finish_forward_row<T, C>(a, b, i, beta, rows().row(i), sums_[i], products_.get() + i * width);
+    }
+    return true;
+  }
+
+  bool backward(const FieldGradArgs<T>& a, int64_t b) {
+    const C beta = beta_of<T, C>(a.bandwidth, b);
+    if (!fill({a.col_x, a.col_score, a.col_grad_phi, a.col_grad_trace},
+              {a.row_x, a.row_score, a.row_grad_phi, a.row_grad_trace}, b, beta, Upstream<T, C>(a, b))) {
+      return false;
+    }
+    const int64_t padded = cols_.padded, width = cols_.width, stride = cols_.stride, matrix = shape_.dim * padded;
+    C *const c_t = transposed_.get() + matrix, *const q_t = c_t + matrix, *const weighted = weighted_.get();
+    small_transpose<C>(shape_.cols, shape_.dim, cols_.cq.get(), stride, c_t, padded);
+    small_transpose<C>(shape_.cols, shape_.dim, cols_.cq.get() + width, stride, q_t, padded);
+    kernel_values(beta, kernel_.get());
+    const C* const row_c = rows().cq.get();
+    small_product<C>(shape_.rows, shape_.dim, padded, row_c + width, stride, c_t, padded, weighted, padded);
+    small_product<C>(shape_.rows, shape_.dim, padded, row_c, stride, q_t, padded, weighted, padded, true);
+    const ExpandedColumns<C> columns{cols_.w.get(), cols_.hb.get(), cols_.delta.get(), padded};
+    std::pair<C, C> weights[kSmallParticles];
+    for (int64_t i = 0; i < shape_.rows; ++i) {
+      weights[i] = weight_row<C>(weighted + i * padded, kernel_.get() + i * padded, gram_.get() + i * padded,
+                                 rows().row(i), columns);
+    }
+    small_product<C>(shape_.rows, shape_.cols, stride, kernel_.get(), padded, cols_.cq.get(), stride, products_.get(),
+                     stride);
+    small_product<C>(shape_.rows, shape_.cols, width, weighted, padded, cols_.x.get(), width, weighted_x_.get(), width);
+    for (int64_t i = 0; i < shape_.rows; ++i) {
+      C* const sum_c = products_.get() + i * stride;
+      finish_backward_row<T, C>(a, b, i, beta, rows().row(i), sums_[i], weights[i], sum_c, sum_c + width,
+                                weighted_x_.get() + i * width);
+    }
+    return true;
+  }
+
+ private:
+  const SmallSide<C>& rows() const { return self_ ? cols_ : own_rows_; }
+
+  bool fill(const SmallSource<T>& cols, const SmallSource<T>& rows, int64_t b, C beta, Upstream<T, C> up) {
+    C* const centre = centre_.get();
+    const C inv_m = C(1) / C(shape_.cols);
+    std::fill_n(centre, cols_.width, C(0));
+    for (int64_t j = 0; j < shape_.cols; ++j) {
+      read_(cols.x, (b * shape_.cols + j) * shape_.dim,
+            [&](int64_t i, Vec<C> v) { store(centre + i, load(centre + i) + v * inv_m); });
+    }
+    C most = cols_.template fill<T>(cols, read_, b, centre, beta, up);
+    if (!self_) most = std::max(most, own_rows_.template fill<T>(rows, read_rows_, b, centre, beta, up));
+    if (std::is_same_v<T, C> && sizeof(C) == 4 && most > C(kMaxSpread)) return false;
+    small_transpose<C>(shape_.cols, shape_.dim, cols_.x.get(), cols_.width, transposed_.get(), cols_.padded);
+    return true;
+  }
+
+  // Writes log2 kappa to gram_ and kappa to `kernel`, which may be the same array, and the rows' sums to sums_.
+  void kernel_values(C beta, C* kernel) {
+    const int64_t padded = cols_.padded;
+    small_product<C>(shape_.rows, shape_.dim, padded, rows().x.get(), cols_.width, transposed_.get(), padded,
+                     gram_.get(), padded);
+    for (int64_t i = 0; i < shape_.rows; ++i) {
+      sums_[i] = kernel_row<C>(gram_.get() + i * padded, kernel + i * padded, padded, beta * C(pair::kLog2E),
+                               rows().n.get()[i], cols_.n.get(), cols_.w.get(), self_ ? i : -1);
+    }
+  }
+
+  FieldShape shape_;
+  bool self_, gradients_;
+  RowReader<T, C> read_, read_rows_;
+  SmallSide<C> cols_, own_rows_;
+  Buffer<C> centre_, transposed_, gram_, kernel_, weighted_, products_, weighted_x_;
+  std::vector<KernelSums<C>> sums_;
+};
+
+// Calls solve(problem, b) for each problem, in the compute type, or in double if it returns false.
+template <class T, class Solve>
+void each_problem(const FieldShape& shape, bool self, bool gradients, const Solve& solve) {
+  const int64_t work = std::max<int64_t>(1, shape.rows * shape.cols * shape.dim);
+  torch::stable::parallel_for(0, shape.batch, 1 + (int64_t(1) << 15) / work, [&](int64_t begin, int64_t end) {
+    SmallProblem<T, T> narrow(shape, self, gradients);
+    std::optional<SmallProblem<T, double>> wide;
+    for (int64_t b = begin; b < end; ++b) {
+      if (solve(narrow, b)) continue;
+      if (!wide) wide.emplace(shape, self, gradients);
+      solve(*wide, b);
+    }
+  });
+}
+
+}  // namespace
+
+bool field_small_fits(const FieldShape& shape) {
+  const int64_t most = std::max(shape.rows, shape.cols);
+  return most <= kSmallParticles && most * shape.dim <= kSmallNumbers &&
+         (shape.batch >= 4 || most * most * shape.dim <= kSmallWork);
+}
+
+template <class T>
+void field_forward_small(const FieldArgs<T>& args) {
+  each_problem<T>(args.shape, args.self, false, [&](auto& problem, int64_t b) { return problem.forward(args, b); });
+}
+template <class T>
+void field_backward_small(const FieldGradArgs<T>& args) {
+  each_problem<T>(args.shape, args.self, true, [&](auto& problem, int64_t b) { return problem.backward(args, b); });
+}
+
+template void field_forward_small(const FieldArgs<float>&);
+template void field_forward_small(const FieldArgs<double>&);
+template void field_backward_small(const FieldGradArgs<float>&);
+template void field_backward_small(const FieldGradArgs<double>&);
+
+}  // namespace svgdx::SVGDX_ISA
