@@ -95,7 +95,7 @@ def _by_onednn() -> None:
 def _derivatives(function: object, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     assert callable(function)
     first = torch.autograd.grad(function(*inputs).square().sum(), inputs, create_graph=True)
-    second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), inputs)
+    second = torch.autograd.grad(torch.stack([gradient.square().sum() for gradient in first]).sum(), inputs)
     return [*first, *second]
 
 

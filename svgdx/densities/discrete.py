@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from svgdx._checks import features, one_of
 from svgdx.activations import ACTIVATIONS
 from svgdx.densities.base import Energy
+from svgdx.densities.linear import Linear
 
 
 def bernoulli_log_prob(x: Tensor, probability: Tensor) -> Tensor:

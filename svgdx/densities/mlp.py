@@ -12,6 +12,7 @@ from svgdx import _library, ops
 from svgdx._checks import differentiates, features, one_of, same_shape
 from svgdx.activations import ACTIVATIONS, SMOOTH
 from svgdx.densities.base import LogDensity
+from svgdx.densities.linear import Linear
 
 if not _library.disabled():
     from svgdx.ops import mlp

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from svgdx import _checks, ops
+from svgdx.densities.linear import product
 from svgdx.gflownets.policies import IN_PLACE, MLPPolicy, logits_of
 from svgdx.gflownets.recorded import Record, Weights, advance, states_at_once, trajectory_forward
 from svgdx.gflownets.trajectories import Trajectories
-from svgdx.densities.linear import product
 
 _FORWARD, _BACKWARD = 0, 1
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svgdx.densities.linear import product
 from svgdx.gflownets.policies import IN_PLACE, MLPPolicy
 from svgdx.gflownets.recorded import _inner_ops, _record
 from svgdx.gflownets.recorded._gradients import gradients
 from svgdx.gflownets.recorded._record import Record
 from svgdx.gflownets.recorded._weights import Weights
 from svgdx.gflownets.trajectories import VOID, Trajectories
-from svgdx.densities.linear import product
 
 
 def recorded_log_prob(policy: MLPPolicy, trajectories: Trajectories) -> tuple[Tensor, Tensor]:

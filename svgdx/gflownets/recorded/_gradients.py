@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from svgdx.densities.linear import product
 from svgdx.gflownets.policies import IN_PLACE
 from svgdx.gflownets.recorded import _compiled, _inner_ops, _record
 from svgdx.gflownets.recorded._record import Record
 from svgdx.gflownets.trajectories import VOID, Trajectories
-from svgdx.densities.linear import product
 
 
 def gradients(record: Record, trajectories: Trajectories, grad_pf: Tensor, grad_pb: Tensor) -> list[Tensor]:

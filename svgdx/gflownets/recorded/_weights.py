@@ -7,8 +7,8 @@ from torch import Tensor
 
 from svgdx import _library
 from svgdx._checks import compute_dtype
-from svgdx.gflownets.policies import IN_PLACE, MLPPolicy
 from svgdx.densities.linear import product
+from svgdx.gflownets.policies import IN_PLACE, MLPPolicy
 
 
 class Weights:
