@@ -14,6 +14,21 @@ SVGDX_INLINE int64_t padded_to_lanes(int64_t n) {
   return (n + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
+template <class C, int S, size_t... kLane>
+SVGDX_INLINE Vec<C> rotated(Vec<C> v, std::index_sequence<kLane...>) {
+  return __builtin_shufflevector(v, v, ((int(kLane) + S) % kLanes<C>)...);
+}
+
+// The sum of the lanes by halving, for rows so short that one addition after another would take longer than the row.
+template <class C, int S = kLanes<C> / 2>
+SVGDX_INLINE C lane_sum(Vec<C> v) {
+  if constexpr (S == 0) {
+    return v[0];
+  } else {
+    return lane_sum<C, S / 2>(v + rotated<C, S>(v, std::make_index_sequence<kLanes<C>>()));
+  }
+}
+
 // out (R rows, V vectors) = or += a (R, inner) times b (inner, V vectors).
 template <class C, int R, int V>
 inline void product_tile(int64_t inner, const C* a, int64_t a_stride, const C* b, int64_t b_stride, C* out,

@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "common/vec_products.h"
 #include "field/cpu/spread.h"
 
 namespace svgdx::SVGDX_ISA {
@@ -30,7 +31,7 @@ KernelSums<C> kernel_row(C* gram, C* kernel, int64_t cols, C scale, C row_n, con
     sums[1] += kappa * load(col_w + j);
     sums[2] += kappa * log_kappa;
   }
-  KernelSums<C> total{horizontal_sum<C>(sums[0]), horizontal_sum<C>(sums[1]), horizontal_sum<C>(sums[2])};
+  KernelSums<C> total{lane_sum<C>(sums[0]), lane_sum<C>(sums[1]), lane_sum<C>(sums[2])};
   for (; j < cols; ++j) {
     C log_kappa = gram[j] * scale - row_n - col_n[j], kappa = exp2_nonpositive<C>(splat(log_kappa))[0];
     if (j == self) log_kappa = kappa = C(0);
@@ -87,7 +88,7 @@ std::pair<C, C> weight_row(C* weighted, const C* kernel, const C* log2_kappa, co
     sum_weight += value;
     sum_h += kappa * h;
   }
-  C total_h = horizontal_sum<C>(sum_h), total_weight = horizontal_sum<C>(sum_weight);
+  C total_h = lane_sum<C>(sum_h), total_weight = lane_sum<C>(sum_weight);
   for (; j < cols.count; ++j) {
     weighted[j] = weigh(weighted[j], kernel[j], log2_kappa[j], cols.w[j], cols.hb[j], cols.delta[j]);
     total_weight += weighted[j];

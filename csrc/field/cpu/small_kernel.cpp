@@ -16,6 +16,12 @@ namespace {
 // n of the columns in the padding, where kappa is then exactly 0; small, so that no product with it overflows.
 constexpr double kPadding = 2048;
 
+// From one row of a matrix to the next: a power of two would use few of the cache's sets.
+template <class C>
+int64_t spaced(int64_t width) {
+  return width * sizeof(C) % 512 == 0 ? width + kLanes<C> : width;
+}
+
 // The whole batch's arrays of one side, (batch, count, dim); null means zeros.
 template <class T>
 struct SmallSource {
@@ -64,7 +70,7 @@ class RowReader {
 // One side (rows or columns) of one problem: x centred, [C | q] side by side, scalars; padded to whole vectors.
 template <class C>
 struct SmallSide {
-  int64_t count, dim, width, stride, padded;
+  int64_t count, dim, width, x_stride, stride, padded;
   bool gradients;
   Buffer<C> x, cq, n, w, hb, delta;
 
@@ -72,10 +78,11 @@ struct SmallSide {
       : count(count),
         dim(dim),
         width(padded_to_lanes<C>(dim)),
-        stride(gradients ? 2 * width : width),
+        x_stride(spaced<C>(width)),
+        stride(spaced<C>(gradients ? 2 * width : width)),
         padded(padded_to_lanes<C>(count)),
         gradients(gradients),
-        x(count * width),
+        x(count * x_stride),
         cq(count * stride),
         n(padded),
         w(padded),
@@ -88,7 +95,7 @@ struct SmallSide {
   }
   ExpandedRow<C> row(int64_t i) const {
     const C* const c = cq.get() + i * stride;
-    return {x.get() + i * width, c, c + width, n.get()[i], w.get()[i], hb.get()[i], delta.get()[i]};
+    return {x.get() + i * x_stride, c, c + width, n.get()[i], w.get()[i], hb.get()[i], delta.get()[i]};
   }
 
   // Fills it with problem b; returns the largest n.
@@ -97,7 +104,7 @@ struct SmallSide {
     C most = 0;
     for (int64_t j = 0; j < count; ++j) {
       const int64_t at = b * count + j;
-      C *const xr = x.get() + j * width, *const cr = cq.get() + j * stride;
+      C *const xr = x.get() + j * x_stride, *const cr = cq.get() + j * stride;
       Vec<C> norm{}, x_c{};
       read(s.x, at * dim, [&](int64_t i, Vec<C> v) {
         const Vec<C> r = v - load(centre + i);
@@ -109,9 +116,9 @@ struct SmallSide {
         store(cr + i, c);
         x_c += r * c;
       });
-      const C half = C(0.5) * beta * horizontal_sum<C>(norm);
+      const C half = C(0.5) * beta * lane_sum<C>(norm);
       n.get()[j] = half * C(pair::kLog2E);
-      w.get()[j] = horizontal_sum<C>(x_c) + half;
+      w.get()[j] = lane_sum<C>(x_c) + half;
       most = std::max(most, n.get()[j]);
       if (!gradients) continue;
       const C bh = s.grad_trace ? beta * C(s.grad_trace[at]) * up.h_scale : C(0);
@@ -123,7 +130,7 @@ struct SmallSide {
         x_q += r * q;
       });
       hb.get()[j] = bh;
-      delta.get()[j] = beta * horizontal_sum<C>(x_q) + bh * (C(dim + 1) + half);
+      delta.get()[j] = beta * lane_sum<C>(x_q) + bh * (C(dim + 1) + half);
     }
     return most;
   }
@@ -136,18 +143,18 @@ class SmallProblem {
   SmallProblem(const FieldShape& shape, bool self, bool gradients)
       : shape_(shape),
         self_(self),
-        gradients_(gradients),
         read_(shape.dim, shape.batch * shape.cols * shape.dim),
         read_rows_(shape.dim, shape.batch * shape.rows * shape.dim),
         cols_(shape.cols, shape.dim, gradients),
         own_rows_(self ? 0 : shape.rows, shape.dim, gradients),
+        line_(spaced<C>(cols_.padded)),
         centre_(cols_.width),
-        transposed_((gradients ? 3 : 1) * shape.dim * cols_.padded),
-        gram_(shape.rows * cols_.padded),
-        kernel_(gradients ? shape.rows * cols_.padded : 0),
-        weighted_(gradients ? shape.rows * cols_.padded : 0),
+        transposed_((gradients ? 3 : 1) * shape.dim * line_),
+        gram_(shape.rows * line_),
+        kernel_(gradients ? shape.rows * line_ : 0),
+        weighted_(gradients ? shape.rows * line_ : 0),
         products_(shape.rows * cols_.stride),
-        weighted_x_(gradients ? shape.rows * cols_.width : 0),
+        weighted_x_(gradients ? shape.rows * cols_.x_stride : 0),
         sums_(shape.rows) {
     // The lanes past dim of a side stay zero, because the centre's do.
     std::fill_n(centre_.get(), cols_.width, C(0));
@@ -160,11 +167,11 @@ class SmallProblem {
       return false;
     }
     kernel_values(beta, gram_.get());
-    const int64_t width = cols_.width;
-    small_product<C>(shape_.rows, shape_.cols, width, gram_.get(), cols_.padded, cols_.cq.get(), width, products_.get(),
-                     width);
+    const int64_t stride = cols_.stride;
+    small_product<C>(shape_.rows, shape_.cols, cols_.width, gram_.get(), line_, cols_.cq.get(), stride, products_.get(),
+                     stride);
     for (int64_t i = 0; i < shape_.rows; ++i) {
-      finish_forward_row<T, C>(a, b, i, beta, rows().row(i), sums_[i], products_.get() + i * width);
+      finish_forward_row<T, C>(a, b, i, beta, rows().row(i), sums_[i], products_.get() + i * stride);
     }
     return true;
   }
@@ -175,27 +182,29 @@ class SmallProblem {
               {a.row_x, a.row_score, a.row_grad_phi, a.row_grad_trace}, b, beta, Upstream<T, C>(a, b))) {
       return false;
     }
-    const int64_t padded = cols_.padded, width = cols_.width, stride = cols_.stride, matrix = shape_.dim * padded;
+    const int64_t padded = cols_.padded, width = cols_.width, stride = cols_.stride, matrix = shape_.dim * line_;
     C *const c_t = transposed_.get() + matrix, *const q_t = c_t + matrix, *const weighted = weighted_.get();
-    small_transpose<C>(shape_.cols, shape_.dim, cols_.cq.get(), stride, c_t, padded);
-    small_transpose<C>(shape_.cols, shape_.dim, cols_.cq.get() + width, stride, q_t, padded);
+    small_transpose<C>(shape_.cols, shape_.dim, cols_.cq.get(), stride, c_t, line_);
+    small_transpose<C>(shape_.cols, shape_.dim, cols_.cq.get() + width, stride, q_t, line_);
     kernel_values(beta, kernel_.get());
     const C* const row_c = rows().cq.get();
-    small_product<C>(shape_.rows, shape_.dim, padded, row_c + width, stride, c_t, padded, weighted, padded);
-    small_product<C>(shape_.rows, shape_.dim, padded, row_c, stride, q_t, padded, weighted, padded, true);
+    small_product<C>(shape_.rows, shape_.dim, padded, row_c + width, stride, c_t, line_, weighted, line_);
+    small_product<C>(shape_.rows, shape_.dim, padded, row_c, stride, q_t, line_, weighted, line_, true);
     const ExpandedColumns<C> columns{cols_.w.get(), cols_.hb.get(), cols_.delta.get(), padded};
     std::pair<C, C> weights[kSmallParticles];
     for (int64_t i = 0; i < shape_.rows; ++i) {
-      weights[i] = weight_row<C>(weighted + i * padded, kernel_.get() + i * padded, gram_.get() + i * padded,
+      weights[i] = weight_row<C>(weighted + i * line_, kernel_.get() + i * line_, gram_.get() + i * line_,
                                  rows().row(i), columns);
     }
-    small_product<C>(shape_.rows, shape_.cols, stride, kernel_.get(), padded, cols_.cq.get(), stride, products_.get(),
+    small_product<C>(shape_.rows, shape_.cols, 2 * width, kernel_.get(), line_, cols_.cq.get(), stride, products_.get(),
                      stride);
-    small_product<C>(shape_.rows, shape_.cols, width, weighted, padded, cols_.x.get(), width, weighted_x_.get(), width);
+    const int64_t x_stride = cols_.x_stride;
+    small_product<C>(shape_.rows, shape_.cols, width, weighted, line_, cols_.x.get(), x_stride, weighted_x_.get(),
+                     x_stride);
     for (int64_t i = 0; i < shape_.rows; ++i) {
       C* const sum_c = products_.get() + i * stride;
       finish_backward_row<T, C>(a, b, i, beta, rows().row(i), sums_[i], weights[i], sum_c, sum_c + width,
-                                weighted_x_.get() + i * width);
+                                weighted_x_.get() + i * x_stride);
     }
     return true;
   }
@@ -214,25 +223,26 @@ class SmallProblem {
     C most = cols_.template fill<T>(cols, read_, b, centre, beta, up);
     if (!self_) most = std::max(most, own_rows_.template fill<T>(rows, read_rows_, b, centre, beta, up));
     if (std::is_same_v<T, C> && sizeof(C) == 4 && most > C(kMaxSpread)) return false;
-    small_transpose<C>(shape_.cols, shape_.dim, cols_.x.get(), cols_.width, transposed_.get(), cols_.padded);
+    small_transpose<C>(shape_.cols, shape_.dim, cols_.x.get(), cols_.x_stride, transposed_.get(), line_);
     return true;
   }
 
   // Writes log2 kappa to gram_ and kappa to `kernel`, which may be the same array, and the rows' sums to sums_.
   void kernel_values(C beta, C* kernel) {
     const int64_t padded = cols_.padded;
-    small_product<C>(shape_.rows, shape_.dim, padded, rows().x.get(), cols_.width, transposed_.get(), padded,
-                     gram_.get(), padded);
+    small_product<C>(shape_.rows, shape_.dim, padded, rows().x.get(), cols_.x_stride, transposed_.get(), line_,
+                     gram_.get(), line_);
     for (int64_t i = 0; i < shape_.rows; ++i) {
-      sums_[i] = kernel_row<C>(gram_.get() + i * padded, kernel + i * padded, padded, beta * C(pair::kLog2E),
+      sums_[i] = kernel_row<C>(gram_.get() + i * line_, kernel + i * line_, padded, beta * C(pair::kLog2E),
                                rows().n.get()[i], cols_.n.get(), cols_.w.get(), self_ ? i : -1);
     }
   }
 
   FieldShape shape_;
-  bool self_, gradients_;
+  bool self_;
   RowReader<T, C> read_, read_rows_;
   SmallSide<C> cols_, own_rows_;
+  int64_t line_;  // from one row of (rows, columns) to the next
   Buffer<C> centre_, transposed_, gram_, kernel_, weighted_, products_, weighted_x_;
   std::vector<KernelSums<C>> sums_;
 };
