@@ -59,8 +59,10 @@ class Linear(nn.Linear):
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        return product(rows, weight.mT, None if bias is None else bias.contiguous()).view(*x.shape[:-1], -1)
+        result = x.new_empty(*x.shape[:-1], len(weight))  # not a view, which users could not change in place
+        rows, shift = x.reshape(-1, x.shape[-1]), None if bias is None else bias.contiguous()
+        product(rows, weight.mT, shift, result.view(len(rows), len(weight)))
+        return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
