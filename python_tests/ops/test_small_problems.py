@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ops.samples import Variant, gradients, sample_inputs, to
+from ops.cases import Variant, gradients, sample_inputs, to
 
 PHI_TRACE, FIELD, STEP = Variant("svgd_phi_trace"), Variant("svgd_field"), Variant("svgd_step", ("hessian_trace",))
 # Both sides of a vector's width in particles and dimensions, one particle, and the largest counts.
@@ -17,7 +17,7 @@ def test_float32_agrees_with_the_reference_in_float64(variant: Variant, m: int, 
     inputs = sample_inputs(variant, (5,), m, d, torch.float32)
     exact = to(inputs, torch.float64)
     results = [*variant(inputs), *gradients(variant, inputs).values()]
-    expected = [*variant.reference(exact), *gradients(variant, exact).values()]
+    expected = [*variant.reference(exact), *gradients(variant.reference, exact).values()]
     for result, value in zip(results, expected, strict=True):
         torch.testing.assert_close(result.double(), value, rtol=2e-4, atol=2e-5 * float(value.abs().max()) + 1e-6)
 
