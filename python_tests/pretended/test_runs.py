@@ -33,11 +33,12 @@ CLOSE: dict[str, tuple[str, dict[str, Any]]] = {
     "eb-gfn tb": ("eb-gfn", {}),
     "eb-gfn vargrad, persistent": ("eb-gfn", {"loss": "vargrad", "negatives": "persistent", "sweeps": 2}),
     "eb-gfn scratch, digits": ("eb-gfn", {"data": "digits", "negatives": "scratch", "binarisation": "dynamic"}),
+    "rl met-svgd": ("rl", {"algo": "stein"}),
+    "rl p-svgd": ("rl", {"algo": "stein", "preset": "p-svgd"}),
 }
 # Runs that draw from torch's generators, whose numbers depend on the device: they only have to train.
 OTHER: dict[str, tuple[str, dict[str, Any]]] = {
     "ebm glow": ("ebm", {"config": "glow", "glow_blocks": 1, "glow_width": 4}),
-    "rl met-svgd": ("rl", {"algo": "stein"}),
     "rl sac-nf": ("rl", {"algo": "sac-nf", "alpha_rule": "tuned"}),
 }
 RUNS = EXACT | CLOSE | OTHER
@@ -77,7 +78,9 @@ def test_a_run_on_the_gpu_equals_that_on_the_cpu_up_to_rounding(tmp_path: Path, 
     on_cpu, on_gpu = (timeless(run) for run in on_both(name, tmp_path))
     assert len(on_cpu) == len(on_gpu)
     for one, other in zip(on_cpu, on_gpu, strict=True):
-        assert other == pytest.approx(one, rel=1e-3, abs=1e-4)
+        assert other.keys() == one.keys()
+        for quantity, value in one.items():
+            assert other[quantity] == pytest.approx(value, rel=1e-3, abs=1e-4), (one["step"], quantity)
 
 
 @pytest.mark.parametrize("name", OTHER)

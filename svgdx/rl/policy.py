@@ -24,6 +24,7 @@ from svgdx.rl.critics import Critics, MinimumQ
 from svgdx.rl.extension import GeneratorPolicy
 from svgdx.rl.presets import settings_of
 from svgdx.rl.targets import make_target
+from svgdx.streams import Source, Stream, stream_of
 
 TEST_ACTIONS = ("best", "softmax", "fixed")
 _MODULES = {ACTIVATIONS[name].module: name for name in FROM_VALUE}
@@ -186,7 +187,7 @@ class SteinPolicy(GeneratorPolicy):
         log_prob: bool = True,
         recorded: bool = False,
         critic: MinimumQ | None = None,
-        generator: torch.Generator | None = None,
+        generator: Source = None,
     ) -> SteinSample:
         """Draws M particles for each of B observations.
 
@@ -215,28 +216,37 @@ class SteinPolicy(GeneratorPolicy):
         if deterministic and self.test_action == "fixed":
             target = make_target(self.settings.target, critic, self.temperature, self.probes)
             sample = self.actor.candidates(self._initial(observation), target, self.noise)
+            chosen = self._best(critic, sample)
         else:
-            sample = self.sample(observation, log_prob=False, critic=critic, generator=self.generator)
-        chosen = self._chosen(critic, sample, deterministic)
+            stream = stream_of("SteinPolicy", self.generator, self.temperature.device)
+            sample = self.sample(observation, log_prob=False, critic=critic, generator=stream)
+            chosen = self._chosen(critic, sample, deterministic, stream)
         action = sample.action.gather(1, chosen[:, None, None].expand(-1, 1, sample.action.shape[-1]))
         # On the CPU the critics' score was checked at every step.
         if action.device.type != "cpu" and not bool(action.isfinite().all()):
             raise FloatingPointError("SteinPolicy: an action is NaN or infinite")
         return action.view(-1, *self.action_space.shape)
 
-    def _chosen(self, critic: MinimumQ, sample: SteinSample, deterministic: bool) -> Tensor:
+    def _chosen(self, critic: MinimumQ, sample: SteinSample, deterministic: bool, stream: Stream) -> Tensor:
         """The index of the particle that acts, (B,)."""
-        weight = sample.weights()
-        weight = torch.ones_like(sample.action[..., 0]) if weight is None else weight
         if not deterministic:
-            return weight.multinomial(1, generator=self.generator).squeeze(-1)
-        q = critic.value(sample.action)
+            weight = sample.weights()
+            weight = torch.ones_like(sample.action[..., 0]) if weight is None else weight
+            return stream.categorical(weight.log())
+        if self.test_action == "softmax":
+            return stream.categorical(self._values_of_counted(critic, sample) / self.test_temperature)
+        return self._best(critic, sample)
+
+    def _best(self, critic: MinimumQ, sample: SteinSample) -> Tensor:
+        """The index of the particle of largest Q, (B,)."""
+        return self._values_of_counted(critic, sample).argmax(-1)
+
+    def _values_of_counted(self, critic: MinimumQ, sample: SteinSample) -> Tensor:
+        """Q of the particles, (B, M), -inf for those that truncation left out."""
+        q, weight = critic.value(sample.action), sample.weights()
         if not torch.compiler.is_compiling() and not bool(q.isfinite().all()):
             raise FloatingPointError("SteinPolicy: a critic's value of an action is NaN or infinite")
-        q = q.masked_fill(weight == 0, -torch.inf)
-        if self.test_action == "softmax":
-            return (q / self.test_temperature).softmax(-1).multinomial(1, generator=self.generator).squeeze(-1)
-        return q.argmax(-1)
+        return q if weight is None else q.masked_fill(weight == 0, -torch.inf)
 
 
 class SteinCnnPolicy(SteinPolicy):
