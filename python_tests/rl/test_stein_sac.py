@@ -20,6 +20,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples  # noqa: E
 from stable_baselines3.common.utils import set_random_seed  # noqa: E402
 
 from svgdx.rl import PRESETS, SteinPolicy, SteinSAC, SteinSettings  # noqa: E402
+from svgdx.streams import Stream  # noqa: E402
 
 SMALL = {"net_arch": [16, 16]}
 
@@ -119,11 +120,12 @@ def test_which_particle_acts() -> None:
     weight = sample.weights()
     assert weight is not None
     best = q.masked_fill(weight == 0, -torch.inf).argmax(-1)
+    stream = Stream(0)
     # At so low a temperature, the softmax chooses the best particle.
-    assert (model.policy._chosen(critic, sample, True) == best).float().mean() > 0.95
+    assert (model.policy._chosen(critic, sample, True, stream) == best).float().mean() > 0.95
     model.policy.test_action = "best"
-    assert torch.equal(model.policy._chosen(critic, sample, True), best)
-    drawn = torch.stack([model.policy._chosen(critic, sample, False) for _ in range(60)])
+    assert torch.equal(model.policy._chosen(critic, sample, True, stream), best)
+    drawn = torch.stack([model.policy._chosen(critic, sample, False, stream) for _ in range(60)])
     assert len(drawn.unique()) == 10
     assert bool(weight[torch.arange(64), drawn].all())
 

@@ -54,8 +54,9 @@ class SteinPolicy(GeneratorPolicy):
             probability proportional to exp(Q / test_temperature).
         test_temperature: in units of return.
         test_particles: at least this many particles at a state with "fixed".
-        features_extractor_class, features_extractor_kwargs, normalize_images, share_features_extractor, n_critics,
-            optimizer_class, optimizer_kwargs: as for the policy of SAC. The optimizer is for actor and critics.
+        features_extractor_class, features_extractor_kwargs, normalize_images: as for the policy of SAC.
+        share_features_extractor, n_critics: as for the policy of SAC.
+        optimizer_class, optimizer_kwargs: as for the policy of SAC; for the actor and for the critics.
 
     Raises:
         ValueError: a space of another kind, or an unknown setting.

@@ -57,13 +57,14 @@ COMMANDS = {
     **{
         f"ebm {name}": f"{_EBM} {name}"
         for name in (
-            "met-svgd", "met-svgd-sigma", "met-svgd-no-trace", "met-svgd-no-bound", "met-svgd-mh", "p-svgd",
-            "langevin", "glow",
+            "met-svgd", "met-svgd-sigma", "met-svgd-no-trace", "met-svgd-no-bound", "p-svgd", "langevin", "glow",
         )
     },
+    # At a smaller bandwidth its gradient is rounding, which Adam makes as large as any other.
+    "ebm met-svgd-mh": f"{_EBM} met-svgd-mh --bandwidth-start 1",
     "ebm met-svgd-lc": f"{_EBM} met-svgd-lc --stop-threshold 1e-3 --patience 2",
     "ebm langevin, persistent": f"{_EBM} langevin --chains persistent --buffer 24",
-    "ebm met-svgd, epsilon-greedy": f"{_EBM} met-svgd --control epsilon-greedy",
+    "ebm met-svgd, epsilon-greedy": f"{_EBM} met-svgd --control epsilon-greedy --bandwidth-start 1",
     "ebm patches": _PATCHES,
     "eb-gfn 2spirals, tb": f"{_GFN} 2spirals --loss tb",
     "eb-gfn 2spirals, db": f"{_GFN} 2spirals --loss db",
