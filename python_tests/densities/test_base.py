@@ -247,7 +247,7 @@ def test_what_is_no_energy_is_refused() -> None:
 def test_densities_tell_their_sign() -> None:
     """Each class of the package has one base, and names it in the first line of its docstring."""
     classes = [getattr(densities, name) for name in densities.__all__ if isinstance(getattr(densities, name), type)]
-    assert len(classes) == 7
+    assert len(classes) == 8
     for cls in classes:
         is_energy = issubclass(cls, Energy)
         assert is_energy != issubclass(cls, LogDensity)
