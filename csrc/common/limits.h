@@ -12,7 +12,7 @@ namespace svgdx {
 
 SVGDX_LIMIT(kMaxGrid, 0x7fffffff);  // blocks of a launch
 
-// Of pair matrices that are held at a time, few enough for the second-level cache of large GPUs.
+// Numbers of the pair matrices held at one time: few enough to fit the second-level cache of large GPUs.
 SVGDX_LIMIT(kPairElements, int64_t(1) << 22);
 SVGDX_LIMIT(kMostCols, 8192);
 

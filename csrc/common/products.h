@@ -61,8 +61,9 @@ void product_blocks(const Tensor& a, const Tensor& b, const Tensor& result, bool
 
 // a (n, R, K) times b (n, K, C).
 inline Tensor product(const Tensor& a, const Tensor& b, bool symmetric = false) {
-  if (!a.is_cpu()) return torch::stable::matmul(a, b);
   const Tensor result = new_empty(a, {a.size(0), a.size(1), b.size(2)}, a.scalar_type());
+  // Autocast leaves a product with `out` in its dtype, but not aten::matmul.
+  if (!a.is_cpu()) return aten("bmm", "out", a, b, result);
   product_blocks(a, b, result, symmetric, [](const Tensor& left, const Tensor& right, const Tensor& block, int64_t) {
     SVGDX_BACKEND::multiply(left, right, block);
   });

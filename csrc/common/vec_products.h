@@ -1,5 +1,5 @@
-// Products and transposes of small matrices in a core's cache, without a call of torch's. Rows of the second factor and
-// of results are padded to whole vectors.
+// Products and transposes of small matrices in a core's cache, without calling torch. The rows of the second factor and
+// those of the result are padded to whole vectors.
 #pragma once
 
 #include <algorithm>

@@ -5,9 +5,9 @@
 //   |sum_j kappa_ij z_ij r_ij^T|^2 = [K (F o G) o K + 2 K b (K F) + 2 K a (K G) + 2 k K a b] summed over j
 //                                    + 2 (sum_j K a) (sum_j K b),   k_i = sum_j kappa_ij, j = i excluded throughout.
 // The expansion cancels if particles are many sigma apart: for particles up to rho sigma from their mean, the relative
-// error is up to (1 + rho^2)^2 times that of the type. It is evaluated in float64, because float32 would have an error
-// of 1e-4 at rho = 6, and which rho there is, the host would have to wait for. Only (M, M) matrices are
-// formed, for a few batch rows at a time.
+// error is up to (1 + rho^2)^2 times that of the type. It is evaluated in float64: float32 would have an error of 1e-4
+// at rho = 6, and the host cannot know rho without waiting for the GPU. Only (M, M) matrices are formed, for a few
+// batch rows at a time.
 #pragma once
 
 #include <algorithm>

@@ -58,7 +58,7 @@ def test_facts_are_measured() -> None:
     facts = _library.product_facts()
     assert facts.route in ("torch", "onednn")
     assert facts.torch > 0.1
-    assert facts.exact == (facts.onednn > 0)  # oneDNN computes in float32 unless it is told otherwise
+    assert facts.exact == (facts.onednn > 0)  # oneDNN computes in float32 by default
 
 
 def test_by_onednn() -> None:

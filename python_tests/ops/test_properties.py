@@ -112,9 +112,7 @@ def test_vanishing_bandwidth(size: tuple[int, int], seed: int) -> None:
     inputs = draw(Variant("svgd_phi_trace"), size, seed)
     grid = torch.arange(size[0], dtype=torch.float64)[:, None].expand_as(inputs["x"])
     phi, trace = ops.svgd_phi_trace(grid, inputs["score"], 1e-3)
-    # The route of small problems above 8 dimensions subtracts sums, and keeps fewer digits so far from the mean.
-    rtol = 1e-14 if size[1] <= 8 else 1e-9
-    torch.testing.assert_close(phi, inputs["score"] / size[0], rtol=rtol, atol=0)
+    torch.testing.assert_close(phi, inputs["score"] / size[0], rtol=1e-14, atol=0)
     assert (trace == 0).all()
     assert (ops.svgd_jacobian_sqnorm(grid, inputs["score"], 1e-3) == 0).all()
     assert (ops.svgd_logdet(grid, inputs["score"], 1e-3, 0.5) == 0).all()

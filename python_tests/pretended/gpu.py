@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from svgdx import _library
 
 NO_NUMPY = "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
-# Factories that copy what the host has; the others fill memory by a kernel, or leave it as it is.
+# Factories that copy from the host. Of the others, some launch a kernel that fills the memory and some launch nothing.
 FROM_HOST = ("tensor", "as_tensor", "asarray", "new_tensor")
 EMPTY = ("empty", "empty_strided", "empty_like", "new_empty")
 
@@ -148,7 +148,7 @@ def _check_generator(generator: Any, wanted: bool) -> None:
 
 
 class _CppMode(TorchDispatchMode):
-    """Marks tensors that C++ makes by itself, as in a backward formula: on a GPU they would be where they are used."""
+    """Marks tensors that C++ creates, as in a backward formula; a GPU would have them where they are used."""
 
     def __init__(self, factories: list[int]) -> None:
         super().__init__()

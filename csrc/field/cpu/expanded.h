@@ -58,8 +58,10 @@ void finish_forward_row(const FieldArgs<T>& a, int64_t b, int64_t i, C beta, con
                         const KernelSums<C>& sums, C* z) {
   const int64_t dim = a.shape.dim;
   const C trace = (C(dim) - row.half()) * sums.kappa - dot<C>(row.x, z, dim) + sums.kappa_w + C(kLn2) * sums.kappa_log;
-  const C weight = beta * (a.self ? sums.kappa + C(1) : sums.kappa), own = a.self ? C(1) : C(0);
-  for (int64_t d = 0; d < dim; ++d) z[d] += weight * row.x[d] + own * row.c[d];
+  const C weight = beta * sums.kappa;
+  // Its own score, which C + beta x would round where beta is large.
+  const T* const own = a.self ? a.score + (b * a.shape.rows + i) * dim : nullptr;
+  for (int64_t d = 0; d < dim; ++d) z[d] += weight * row.x[d] + (own ? C(own[d]) : C(0));
   finish_forward<T, C>(a, b, i, beta, z, 1, trace);
 }
 
@@ -102,14 +104,18 @@ template <class T, class C>
 void finish_backward_row(const FieldGradArgs<T>& a, int64_t b, int64_t i, C beta, const ExpandedRow<C>& row,
                          const KernelSums<C>& sums, std::pair<C, C> weights, C* kappa_c, C* kappa_q, C* weighted_x) {
   const int64_t dim = a.shape.dim;
-  const C h = row.hb / beta, kappa_h = weights.first / beta, self = a.self ? C(1) : C(0);
+  const int64_t at = (b * a.shape.rows + i) * dim;
+  const C h = row.hb / beta, kappa_h = weights.first / beta, g_scale = Upstream<T, C>(a, b).g_scale;
+  const T *const own = a.self ? a.row_score + at : nullptr, *const own_grad = a.self && a.row_grad_phi
+                                                                                  ? a.row_grad_phi + at
+                                                                                  : nullptr;
   const C trace =
       (C(dim) - row.half()) * sums.kappa - dot<C>(row.x, kappa_c, dim) + sums.kappa_w + C(kLn2) * sums.kappa_log;
   C *z = kappa_c, *gs = kappa_q, *gx = weighted_x;
   for (int64_t d = 0; d < dim; ++d) {
     gx[d] = row.q[d] * sums.kappa - h * z[d] - gs[d] + row.c[d] * kappa_h - row.x[d] * weights.second + gx[d];
-    gs[d] += row.x[d] * weights.first + self * (row.q[d] + row.hb * row.x[d]);
-    z[d] += beta * row.x[d] * sums.kappa + self * (row.c[d] + beta * row.x[d]);
+    gs[d] += row.x[d] * weights.first + (own_grad ? C(own_grad[d]) * g_scale : C(0));
+    z[d] += beta * row.x[d] * sums.kappa + (own ? C(own[d]) : C(0));
   }
   finish_backward<T, C>(a, b, i, beta, {gx, gs, z, 1, trace});
 }

@@ -1,5 +1,6 @@
-// Batches of small problems of any dimension: one thread takes a problem through all steps in its cache, with products
-// of its own. The algebra is that of pack.h; a problem whose particles are too far apart for it is computed in double.
+// Batches of small problems of any dimension: one thread takes a problem through all steps in its cache and multiplies
+// the matrices itself. The algebra is that of pack.h; if the particles are too far apart for it, the problem is
+// computed in double.
 #include <torch/csrc/stable/ops.h>
 
 #include <optional>

@@ -7,7 +7,7 @@
 
 namespace svgdx::cpu {
 
-// Of a batch of (M, M) matrices.
+// The most numbers of a batch of (M, M) matrices.
 constexpr int64_t gram_numbers() { return int64_t(1) << 20; }
 
 template <class T>

@@ -7,7 +7,7 @@
 
 namespace svgdx::cuda {
 
-// Of a batch of (M, M) matrices, in the backward pass.
+// The most numbers of a batch of (M, M) matrices in the backward pass.
 inline int64_t gram_numbers() { return kGramElements; }
 
 // For the backward pass, with torch's own ops.
