@@ -37,6 +37,7 @@ FREE = {
     aten._unsafe_view.default, aten.detach.default, aten.alias.default, aten.lift_fresh.default, aten.resize_.default,
     aten.set_.source_Tensor, aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default,
     aten.empty_strided.default, aten.new_empty_strided.default, aten._local_scalar_dense.default,
+    aten.squeeze_.default, aten.squeeze_.dim, aten.squeeze_.dims, aten.unsqueeze_.default, aten.transpose_.default,
 }  # fmt: skip
 MIXED = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
 

@@ -232,7 +232,8 @@ class SteinPolicy(GeneratorPolicy):
         """The index of the particle that acts, (B,)."""
         if not deterministic:
             weight = sample.weights()
-            weight = torch.ones_like(sample.action[..., 0]) if weight is None else weight
+            if weight is None:
+                return stream.integers(sample.action.shape[1], sample.action.shape[:1])
             return stream.categorical(weight.log())
         if self.test_action == "softmax":
             return stream.categorical(self._values_of_counted(critic, sample) / self.test_temperature)

@@ -95,7 +95,8 @@ def _ising_sweep(coupling: Tensor, chains: Tensor, uniforms: Tensor) -> Tensor:
     spins = 2 * chains.to(coupling.dtype) - 1
     # Locations come first, so that a draw reads and writes contiguous memory.
     spins = spins.T.contiguous()
+    up, down = spins.new_ones(()), spins.new_full((), -1)
     for location, threshold in enumerate(torch.logit(uniforms)):
         log_odds = 4 * (coupling[location] @ spins)
-        spins[location] = 2 * (threshold < log_odds).to(spins.dtype) - 1
+        spins[location] = torch.where(threshold < log_odds, up, down)
     return (spins.T > 0).to(chains.dtype)
