@@ -50,7 +50,7 @@ static std::tuple<Tensor, Tensor> along(const Tensor& direction, const Tensor& o
 
 }  // namespace svgdx::SVGDX_BACKEND
 
-SVGDX_INNER_IMPL(m) {
+SVGDX_INNER_IMPL(SVGDX_KEY, m) {
   m.impl("mlp_minimum", TORCH_BOX(&svgdx::SVGDX_BACKEND::minimum));
   m.impl("mlp_along", TORCH_BOX(&svgdx::SVGDX_BACKEND::along));
 }

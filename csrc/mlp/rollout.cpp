@@ -73,7 +73,7 @@ static Tensor backward(const Tensor& grad_logits, const Tensor& hidden, int64_t 
 
 }  // namespace svgdx::SVGDX_BACKEND
 
-SVGDX_INNER_IMPL(m) {
+SVGDX_INNER_IMPL(SVGDX_KEY, m) {
   m.impl("mlp_rollout", TORCH_BOX(&svgdx::SVGDX_BACKEND::rollout));
   m.impl("mlp_rollout_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::backward));
 }

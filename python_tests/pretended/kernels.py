@@ -15,7 +15,7 @@ from svgdx import _library
 
 CSRC = Path(__file__).parents[2] / "csrc"
 # A block that registers functions, with the dispatch key; SVGDX_KEY is compiled once for the CPU and once for CUDA.
-REGISTRATION = re.compile(r"^SVGDX_(INNER_)?IMPL\((?:(\w+), )?m\) \{(.*?)(?:^| )\}$", re.MULTILINE | re.DOTALL)
+REGISTRATION = re.compile(r"^SVGDX_(INNER_)?IMPL\((\w+), m\) \{(.*?)(?:^| )\}$", re.MULTILINE | re.DOTALL)
 NAME = re.compile(r'm\.impl\("([\w.]+)"')
 CUDA_KEYS = ("CUDA", "CompositeExplicitAutograd", "CompositeImplicitAutograd", "CompositeExplicitAutogradNonFunctional")
 # Widest particles that one thread holds in registers; wider ones take the paths of several kernels.
@@ -27,13 +27,10 @@ def sourced() -> dict[str, bool]:
     """Whether each op that the sources register, such as "svgdx::svgd_phi", has a CUDA body."""
     has_cuda: dict[str, bool] = {}
     for path in sorted(CSRC.glob("*/**/*.cpp")):
-        if path.is_relative_to(CSRC / "simt"):
-            continue
         for inner, key, body in REGISTRATION.findall(path.read_text()):
             namespace = "svgdx_inner" if inner else "svgdx"
             # Files below cuda/ are compiled for CUDA only, those below cpu/ for the CPU only.
-            backend = inner or key == "SVGDX_KEY"
-            of_cuda = key in CUDA_KEYS or (backend and path.parent.name != "cpu")
+            of_cuda = key in CUDA_KEYS or (key == "SVGDX_KEY" and path.parent.name != "cpu")
             for name in NAME.findall(body):
                 has_cuda[f"{namespace}::{name}"] = has_cuda.get(f"{namespace}::{name}", False) or of_cuda
     return has_cuda

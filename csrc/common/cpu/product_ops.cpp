@@ -51,8 +51,6 @@ SVGDX_INNER_LIBRARY(m) {
   m.def("product_facts() -> Tensor");
 }
 
-SVGDX_INNER_IMPL(m) { m.impl("product", TORCH_BOX(&::svgdx::product_into)); }
+SVGDX_INNER_IMPL(SVGDX_KEY, m) { m.impl("product", TORCH_BOX(&::svgdx::product_into)); }
 
-SVGDX_IMPL_OF(SVGDX_INNER_NAME(SVGDX_NAMESPACE), CompositeExplicitAutograd, m) {
-  m.impl("product_facts", TORCH_BOX(&::svgdx::product_facts));
-}
+SVGDX_INNER_IMPL(CompositeExplicitAutograd, m) { m.impl("product_facts", TORCH_BOX(&::svgdx::product_facts)); }

@@ -124,7 +124,7 @@ static Tensor backward(const OptionalTensor& grad_log_prob, const OptionalTensor
 
 }  // namespace svgdx::cuda
 
-SVGDX_INNER_IMPL(m) {
+SVGDX_INNER_IMPL(SVGDX_KEY, m) {
   m.impl("mlp_tanh_target", TORCH_BOX(&svgdx::cuda::forward));
   m.impl("mlp_tanh_target_backward", TORCH_BOX(&svgdx::cuda::backward));
 }
