@@ -245,17 +245,17 @@ class RBF(Kernel):
         if self.bandwidth.per_dimension:
             return super().direction_at(query, x, score, sigma, query_score)
         field, _ = ops.svgd_field(query, x, score, sigma)
-        own, _ = _own_pair(query, x, score, sigma)
-        return field + (query_score - own) / x.shape[-2]
+        kernel, z, _ = _own_pair(query, x, score, sigma)
+        return field + (query_score - kernel * z) / x.shape[-2]
 
     def trace_at(self, query: Tensor, x: Tensor, score: Tensor, sigma: Tensor) -> Tensor:
         if self.bandwidth.per_dimension:
             return super().trace_at(query, x, score, sigma)
         _, divergence = ops.svgd_field(query, x, score, sigma)
-        own, offset = _own_pair(query, x, score, sigma)
+        kernel, z, offset = _own_pair(query, x, score, sigma)
         beta = sigma.square().reciprocal()[..., None]
-        kernel = torch.exp(-0.5 * beta * offset.square().sum(-1))
-        return divergence - beta * (kernel * x.shape[-1] - (offset * own).sum(-1)) / x.shape[-2]
+        own = kernel.squeeze(-1) * x.shape[-1] - (offset * (kernel * z)).sum(-1)
+        return divergence - beta * own / x.shape[-2]
 
 
 class InverseMultiquadric(Kernel):
@@ -270,12 +270,12 @@ class InverseMultiquadric(Kernel):
         return Profile(k, w, 3 * w / (1 + u))
 
 
-def _own_pair(query: Tensor, x: Tensor, score: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """The Gaussian kernel's term of a particle's own old position, k (s_i + r_i / sigma^2), and r_i, (..., M, D)."""
+def _own_pair(query: Tensor, x: Tensor, score: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A particle and its own old position: the kernel (..., M, 1), z = s + r / sigma^2 and r, each (..., M, D)."""
     offset = query - x
     beta = sigma.square().reciprocal()[..., None, None]
     kernel = torch.exp(-0.5 * beta * offset.square().sum(-1, keepdim=True))
-    return kernel * (score + beta * offset), offset
+    return kernel, score + beta * offset, offset
 
 
 def _scaled_phi_trace(x: Tensor, score: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

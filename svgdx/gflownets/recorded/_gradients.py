@@ -125,9 +125,5 @@ class _Sums:
 def _accumulate(totals: Sequence[Tensor], grad: Tensor, inputs: Tensor) -> None:
     """Adds the gradients of a linear layer's weight and bias."""
     weight, bias = totals
-    if weight.dtype == grad.dtype:
-        weight.add_(product(grad.t(), inputs))
-        bias.add_(grad.sum(0))
-    else:
-        weight.add_(product(grad.t(), inputs))
-        bias.add_(grad.sum(0, dtype=bias.dtype))
+    weight.add_(product(grad.t(), inputs))
+    bias.add_(grad.sum(0, dtype=bias.dtype))
