@@ -294,7 +294,7 @@ def _number(op: str, argument: Argument, value: Any, first: str, x: Any) -> Tens
 
 @functools.lru_cache(maxsize=256)
 def _constant(value: float) -> Tensor:
-    """A number on the CPU, which the op passes to its kernels by value."""
+    """A number on the CPU, from which the op makes one on the device of x without a wait."""
     with torch.inference_mode(False):
         return torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
 
