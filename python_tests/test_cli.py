@@ -56,7 +56,7 @@ finally:
 """
     result = forkserver.run(["-c", program], tmp_path)
     assert result.returncode == 0, result.stderr
-    expected = ["svgdx.experiments.run.errors", "svgdx.experiments.run.settings"]
+    expected = [f"svgdx.experiments.run.{name}" for name in ("compute", "compute.device", "errors", "settings")]
     assert result.stdout.splitlines()[-1] == f"imported {expected}"
 
 

@@ -94,6 +94,9 @@ def test_a_checkout_uses_the_installed_libraries_of_its_version(
     (site / f"svgdx-{version}.dist-info").mkdir()
     (site / f"svgdx-{version}.dist-info" / "METADATA").write_text(f"Name: svgdx\nVersion: {version}\n")
     monkeypatch.setattr(sys, "path", [str(site)])
+    # Without setup.py it is no checkout, but an installation whose libraries are gone.
+    assert _library.folder_of(checkout) == checkout / "lib"
+    (checkout.parent / "setup.py").touch()
     assert _library.folder_of(checkout) == (site / "svgdx" / "lib" if is_used else checkout / "lib")
     monkeypatch.setattr(_library, "FOLDER", checkout / "lib")
     assert f"This folder hides svgdx {version} in {site}" in _library._not_built("cpu")

@@ -20,11 +20,12 @@ VERSION = re.findall(
 def folder_of(package: pathlib.Path) -> pathlib.Path:
     """The folder of the libraries: the package's own, or that of the installed svgdx if this is a bare checkout.
 
-    In the root of a checkout, `python -m` finds the checkout's package before the installed one.
+    In the root of a checkout, `python -m` finds the checkout's package before the installed one. An installed package
+    without libraries is broken, and is not mended by another.
     """
     own = package / "lib"
-    installed = installed_folder()
-    return own if own.is_dir() or installed is None else installed
+    is_bare_checkout = (package.parent / "setup.py").exists() and not own.is_dir()
+    return (is_bare_checkout and installed_folder()) or own
 
 
 def installed_folder() -> pathlib.Path | None:

@@ -12,7 +12,7 @@ from svgdx.densities.base import LogDensity, LogProb, as_log_density
 
 
 class BoundedLogDensity(LogDensity):
-    """The log density of z in R^D whose image x = T(z) in a support has the density p.
+    """Log density of z in R^D whose image x = T(z) in a support has the density p.
 
     T is the bijection that ``torch.distributions.biject_to`` has for the support, and the log density is
     log p(T(z)) + log |det dT/dz|. Made by :func:`svgdx.samplers.transformed`.
