@@ -28,7 +28,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-PRELOADED = ("torch", "torch.distributed", "numpy", "matplotlib.pyplot", "sklearn.datasets", "stable_baselines3")
+# torch._dynamo takes two seconds, and every optimiser imports it at its first step.
+PRELOADED = (
+    "torch", "torch.distributed", "torch.distributed.run", "torch._dynamo", "numpy", "matplotlib.pyplot",
+    "matplotlib.backends.backend_agg", "sklearn.datasets", "stable_baselines3", "safetensors.torch", "yaml", "zuko",
+)  # fmt: skip
 # Bytes of a request, which has the whole environment and the text of a program.
 LARGEST = 1 << 17
 
@@ -36,7 +40,7 @@ _servers: list[subprocess.Popen[bytes]] = []
 
 
 class Process:
-    """A started program, with the part of subprocess.Popen that the tests use."""
+    """A started program, with the part of subprocess.Popen that the tests use; it is killed if this object dies."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection, self.returncode = connection, None
@@ -70,6 +74,7 @@ def server() -> str:
     """The address of this process's server, which ends with this process."""
     folder = tempfile.TemporaryDirectory(prefix="forkserver-")
     address = f"{folder.name}/socket"
+    write_scripts(address)
     # OpenMP reads this once, and the programs would inherit what the server read.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, address]
@@ -108,19 +113,22 @@ def run(
     return subprocess.CompletedProcess(list(arguments), status, *texts)
 
 
-@functools.cache
 def scripts() -> Path:
-    """A folder for the front of PATH, whose `python` and `svgdx` start through the server."""
-    folder = Path(server()).with_name("bin")
+    """A folder for the front of PATH, whose `python`, `svgdx` and `torchrun` start through the server."""
+    return Path(server()).with_name("bin")
+
+
+def write_scripts(address: str) -> None:
+    folder = Path(address).with_name("bin")
     folder.mkdir()
-    for name, prefix in {"python": [], "svgdx": ["-m", "svgdx"]}.items():
+    programs = {"python": [], "svgdx": ["-m", "svgdx"], "torchrun": ["-m", "torch.distributed.run"]}
+    for name, prefix in programs.items():
         path = folder / name
         path.write_text(
             f"#!{sys.executable} -IS\nimport sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-            f"import forkserver\nsys.exit(forkserver.relay({server()!r}, [*{prefix!r}, *sys.argv[1:]]))\n"
+            f"import forkserver\nsys.exit(forkserver.relay({address!r}, [*{prefix!r}, *sys.argv[1:]]))\n"
         )
         path.chmod(0o755)
-    return folder
 
 
 def request(
@@ -128,16 +136,26 @@ def request(
 ) -> Process:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.connect(address)
-    message = json.dumps({"arguments": [str(a) for a in arguments], "cwd": str(cwd), "environment": dict(environment)})
+    # torchrun starts its ranks by PYTHON_EXEC.
+    environment = {**environment, "PYTHON_EXEC": str(Path(address).with_name("bin") / "python")}
+    message = json.dumps({"arguments": [str(a) for a in arguments], "cwd": str(cwd), "environment": environment})
     socket.send_fds(connection, [message.encode()], [out, error])
     return Process(connection)
 
 
 def relay(address: str, arguments: Sequence[str]) -> int:
-    """Runs a program with this process's folder, environment and output; returns its exit status."""
+    """Runs a program with this process's folder, environment, output and signals; returns its exit status."""
     if arguments[:1] == ["-"]:
         arguments = ["-c", sys.stdin.read(), *arguments[1:]]
-    return request(address, arguments, Path.cwd(), os.environ, 1, 2).wait(600)
+    process = request(address, arguments, Path.cwd(), os.environ, 1, 2)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: os.kill(process.pid, number))
+    status = process.wait(600)
+    if status < 0:
+        with contextlib.suppress(OSError):  # SIGKILL has no handler
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    return status
 
 
 def serve(address: str) -> dict[str, Any]:
@@ -157,6 +175,8 @@ def serve(address: str) -> dict[str, Any]:
         for key, _ in selector.select():
             if key.fd == 0:
                 os._exit(0)
+            elif selector.get_map().get(key.fd) is not key:
+                continue  # It went with an event before this one.
             elif key.fileobj is listener:
                 connection, _ = listener.accept()
                 message, files, *_ = socket.recv_fds(connection, LARGEST, 2)
@@ -172,17 +192,28 @@ def serve(address: str) -> dict[str, Any]:
                 for file in files:
                     os.close(file)
                 connection.send(str(pid).encode())
-                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, connection))
+                program = os.pidfd_open(pid)
+                selector.register(program, selectors.EVENT_READ, (pid, connection))
+                selector.register(connection, selectors.EVENT_READ, program)
+            elif isinstance(key.data, int):
+                # Whoever started the program is gone.
+                selector.unregister(key.fileobj)
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(key.data, signal.SIGKILL)
             else:
                 pid, connection = key.data
                 selector.unregister(key.fd)
                 os.close(key.fd)
+                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                with contextlib.suppress(KeyError):
+                    selector.unregister(connection)
                 with connection, contextlib.suppress(BrokenPipeError):
-                    connection.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
+                    connection.send(str(status).encode())
 
 
 def run_program(arguments: list[str], cwd: str, environment: dict[str, str]) -> None:
     """Runs a program as `python ARGUMENTS` would."""
+    arguments = arguments[1:] if arguments[0] == "-u" else arguments
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

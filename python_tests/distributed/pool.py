@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import forkserver
 import torch
 import torch.distributed as dist
 
@@ -24,7 +25,8 @@ class Pool:
     """The processes; `call(size, function, *args)` runs function(group, *args) on each rank of a group."""
 
     def __init__(self, folder: Path) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(forkserver.PRELOADED))
         self.pipes: list[Connection] = []
         self.processes = []
         for rank in range(WORLD):

@@ -8,18 +8,17 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from svgdx.experiments.run.figures import sample_paths, write_figure
+from svgdx.experiments.run.figures import Panel, sample_paths, write_curves, write_figure
 
-# Panels of curves.png: title, the metrics drawn in it, and the metric on the x-axis.
 PANELS = (
-    ("loss of the GFlowNet", ("policy_loss",), "step"),
-    ("E, nats", ("energy_data", "energy_negatives"), "step"),
-    ("log Z", ("log_z",), "step"),
-    ("acceptance", ("acceptance",), "step"),
-    ("NLL, nats", ("nll",), "step"),
-    ("NLL, nats", ("nll",), "seconds"),
-    ("-log RMSE of J", ("neg_log_rmse",), "step"),
-    ("-log RMSE of J", ("neg_log_rmse",), "seconds"),
+    Panel("loss of the GFlowNet", ("policy_loss",), logarithmic=True),
+    Panel("E, nats", ("energy_data", "energy_negatives")),
+    Panel("log Z", ("log_z",)),
+    Panel("acceptance", ("acceptance",)),
+    Panel("NLL, nats", ("nll",)),
+    Panel("NLL, nats", ("nll",), "seconds"),
+    Panel("-log RMSE of J", ("neg_log_rmse",)),
+    Panel("-log RMSE of J", ("neg_log_rmse",), "seconds"),
 )
 
 
@@ -63,22 +62,4 @@ def couplings(folder: Path, step: int, learnt: np.ndarray, true: np.ndarray) -> 
 
 def curves(path: Path, metrics: list[dict[str, Any]]) -> None:
     """Draws the curves of metrics.jsonl, in those panels of PANELS that have a quantity in it."""
-    logged = {name for record in metrics for name in record}
-    panels = [panel for panel in PANELS if any(name in logged for name in panel[1])]
-    columns = 3
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 3 * rows), layout="constrained", squeeze=False)
-    for axis, (title, names, abscissa) in zip(axes.flat, panels, strict=False):
-        for name in names:
-            points = [(record[abscissa], record[name]) for record in metrics if name in record]
-            axis.plot(*zip(*points, strict=True), label=name.replace("_", " "))
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("seconds of training" if abscissa == "seconds" else "iterations", fontsize=8)
-        axis.grid(alpha=0.3)
-        if title.startswith("loss"):
-            axis.set_yscale("log")
-        if len(names) > 1:
-            axis.legend(fontsize=8)
-    for axis in axes.flat[len(panels) :]:
-        axis.axis("off")
-    write_figure(figure, path, dpi=90)
+    write_curves(path, metrics, PANELS, "iterations")

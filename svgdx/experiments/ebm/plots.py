@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from svgdx.experiments.ebm.runs import EBMRun, Groups, distance_of
-from svgdx.experiments.run.figures import write_figure
+from svgdx.experiments.run.figures import Panel, write_curves, write_figure
 
-# Panels of curves.png: title, then the metrics drawn in it.
-PANELS = {
-    "Fréchet distance to held-out images": ["feature_distance", "pixel_distance", "fid"],
-    "energy f, nats": ["energy_data", "energy_samples"],
-    "|grad f| at the samples": ["score_norm"],
-    "entropy of the sampler, nats": ["entropy"],
-    "step size eps": ["eps", "eps_bound"],
-    "bandwidth sigma": ["sigma", "sigma_median"],
-    "steps of a chain": ["steps"],
-    "fraction of rejected proposals": ["mh_rejection"],
-    "-log p of the data, nats": ["nll"],
-}
+PANELS = (
+    Panel("Fréchet distance to held-out images", ("feature_distance", "pixel_distance", "fid"), logarithmic=True),
+    Panel("energy f, nats", ("energy_data", "energy_samples")),
+    Panel("|grad f| at the samples", ("score_norm",), logarithmic=True),
+    Panel("entropy of the sampler, nats", ("entropy",)),
+    Panel("step size eps", ("eps", "eps_bound"), logarithmic=True),
+    Panel("bandwidth sigma", ("sigma", "sigma_median")),
+    Panel("steps of a chain", ("steps",)),
+    Panel("fraction of rejected proposals", ("mh_rejection",)),
+    Panel("-log p of the data, nats", ("nll",)),
+)
 # Panels of a report beside that of the distance: quantity and title.
 REPORT_PANELS = {
     "score_norm": "norm of grad f at the samples",
@@ -32,31 +30,11 @@ REPORT_PANELS = {
     "eps": "step size; dashed: initial or fixed value",
     "mh_rejection": "fraction of proposals that MH rejects",
 }
-LOGARITHMIC = ("Fréchet distance to held-out images", "|grad f| at the samples", "step size eps")
 
 
 def curves(path: Path, metrics: list[dict[str, Any]]) -> None:
     """Draws the curves of metrics.jsonl over the updates, in those panels of PANELS that have a quantity in it."""
-    logged = {name for record in metrics for name in record}
-    panels = {
-        title: [name for name in names if name in logged] for title, names in PANELS.items() if logged & set(names)
-    }
-    rows = max(1, math.ceil(len(panels) / 3))
-    figure, axes = plt.subplots(rows, 3, figsize=(12, 3 * rows), layout="constrained", squeeze=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.axis("off")
-    for axis, (title, names) in zip(axes.flat, panels.items(), strict=False):
-        for name in names:
-            points = [(record["step"], record[name]) for record in metrics if name in record]
-            axis.plot([step for step, _ in points], [value for _, value in points], label=name.replace("_", " "))
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("updates", fontsize=8)
-        axis.grid(alpha=0.3)
-        if len(names) > 1:
-            axis.legend(fontsize=8)
-        if title in LOGARITHMIC:
-            axis.set_yscale("log")
-    write_figure(figure, path, dpi=90)
+    write_curves(path, metrics, PANELS, "updates")
 
 
 def figures(path: Path, groups: Groups) -> None:

@@ -1,7 +1,8 @@
 """The one way to write a picture as PNG: whole or not at all, and without ending a training if it fails.
 
-`write_figure` takes a figure of matplotlib, `write_image` an array of pixels; either writes several files with the same
-content. Reports call them directly and let an OSError through. A training calls them inside `warn_if_unwritten`.
+`write_figure` takes a figure of matplotlib, `write_curves` the metrics of a run, `write_image` an array of pixels; the
+first and the last write several files with the same content. Reports call them directly and let an OSError through. A
+training calls them inside `warn_if_unwritten`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import io
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 import matplotlib.image
@@ -43,6 +45,55 @@ def write_figure(figure: Figure, *paths: Path, dpi: int = 80) -> None:
     finally:
         plt.close(figure)
     _write(buffer, paths)
+
+
+class Panel(NamedTuple):
+    """One of the plots that `write_curves` draws."""
+
+    title: str
+    names: tuple[str, ...]
+    """Metrics on the y-axis; those that were not logged are left out."""
+    abscissa: str = "step"
+    """The metric on the x-axis: "step" or "seconds"."""
+    logarithmic: bool = False
+
+
+def write_curves(path: Path, metrics: list[dict[str, Any]], panels: Sequence[Panel], updates: str) -> None:
+    """Draws metrics.jsonl as PNG, three plots in a row, without those panels of which nothing was logged.
+
+    Args:
+        path: of the picture.
+        metrics: the lines of metrics.jsonl.
+        panels: the plots.
+        updates: label of an x-axis of steps, such as "updates".
+
+    Raises:
+        OSError: the file cannot be written. A picture that was there is kept.
+    """
+    import matplotlib.pyplot as plt
+
+    logged = {name for record in metrics for name in record}
+    panels = [panel for panel in panels if logged.intersection(panel.names)]
+    rows = max(1, math.ceil(len(panels) / 3))
+    width, height = 12, 3 * rows
+    figure, axes = plt.subplots(rows, 3, figsize=(width, height), squeeze=False)
+    # Fixed margins: a layout that matplotlib solves for costs more than the rest of the drawing.
+    figure.subplots_adjust(0.6 / width, 0.5 / height, 1 - 0.15 / width, 1 - 0.35 / height, wspace=0.25, hspace=0.45)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        names = [name for name in panel.names if name in logged]
+        for name in names:
+            points = [(record[panel.abscissa], record[name]) for record in metrics if name in record]
+            axis.plot(*zip(*points, strict=True), label=name.replace("_", " "))
+        axis.set_title(panel.title, fontsize=10)
+        axis.set_xlabel("seconds of training" if panel.abscissa == "seconds" else updates, fontsize=8)
+        axis.grid(alpha=0.3)
+        if panel.logarithmic:
+            axis.set_yscale("log")
+        if len(names) > 1:
+            axis.legend(fontsize=8)
+    write_figure(figure, path, dpi=90)
 
 
 def write_image(pixels: np.ndarray, *paths: Path) -> None:
@@ -106,4 +157,6 @@ def warn_if_unwritten() -> Iterator[None]:
         print(f"warning: a picture could not be written, the training continues: {error}", file=sys.stderr)
 
 
-__all__ = ["sample_paths", "warn_if_unwritten", "write_figure", "write_image", "write_sample_grid"]
+__all__ = [
+    "Panel", "sample_paths", "warn_if_unwritten", "write_curves", "write_figure", "write_image", "write_sample_grid",
+]  # fmt: skip
