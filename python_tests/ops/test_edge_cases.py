@@ -53,7 +53,7 @@ def test_no_query_points(device: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
-@pytest.mark.parametrize(("m", "d"), [(6, 3), (33, 9), (5, 40)], ids=str)
+@pytest.mark.parametrize(("m", "d"), [(6, 3), (18, 9), (5, 40)], ids=str)
 @pytest.mark.parametrize("variant", PARTICLES, ids=str)
 def test_nan_stays_in_its_batch_row(variant: Variant, m: int, d: int, bad: float, device: str) -> None:
     if not variant.takes(m, d):
@@ -66,10 +66,11 @@ def test_nan_stays_in_its_batch_row(variant: Variant, m: int, d: int, bad: float
         spoilt[name][1].view(-1)[-1] = bad
         if name == "bandwidth" and bad == float("inf"):
             continue
-        for out, expected in zip(variant(spoilt), clean, strict=True):
+        outputs = variant(spoilt)
+        for out, expected in zip(outputs, clean, strict=True):
             assert torch.equal(out[[0, 2]], expected[[0, 2]]), name
         if bad != bad:
-            assert any(out[1].isnan().any() for out in variant(spoilt)), name
+            assert any(out[1].isnan().any() for out in outputs), name
         grads = gradients(variant, spoilt) if variant.differentiable else {}
         for other, grad in grads.items():
             assert torch.equal(grad[[0, 2]], clean_grads[other][[0, 2]]), (name, other)

@@ -78,7 +78,7 @@ def write_curves(path: Path, metrics: list[dict[str, Any]], panels: Sequence[Pan
     width, height = 12, 3 * rows
     figure, axes = plt.subplots(rows, 3, figsize=(width, height), squeeze=False)
     # Fixed margins: a layout that matplotlib solves for costs more than the rest of the drawing.
-    figure.subplots_adjust(0.6 / width, 0.5 / height, 1 - 0.15 / width, 1 - 0.35 / height, wspace=0.25, hspace=0.45)
+    figure.subplots_adjust(0.8 / width, 0.5 / height, 1 - 0.15 / width, 1 - 0.35 / height, wspace=0.28, hspace=0.45)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     for axis, panel in zip(axes.flat, panels, strict=False):
