@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from experiments.small_runs import assert_same_run, command, run_folder, timeles
 from pretended.gpu import pretended_cuda  # noqa: E402
 
 from svgdx import cli  # noqa: E402
-from svgdx.experiments.metrics import features, images  # noqa: E402
 
 SHORT = {"ebm": {"steps": 4, "eval_every": 4}, "eb-gfn": {"iterations": 4}, "rl": {"steps": 60}}
 # Runs whose arithmetic is the same on both devices: metrics, pictures and checkpoints are equal to the bit.
@@ -51,15 +49,6 @@ def trained(name: str, out: Path, device: str) -> Path:
     code = cli.main([word for word in words if changes.get("data", "ising") == "ising" or "--side" not in word])
     assert code == 0
     return run_folder(experiment, out)
-
-
-@pytest.fixture(autouse=True)
-def quick_classifier(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Shortens the training of the classifier, whose quality is tested elsewhere."""
-    images._classifiers.clear()
-    monkeypatch.setattr(features, "UPDATES", 3)
-    yield
-    images._classifiers.clear()
 
 
 def on_both(name: str, folder: Path) -> tuple[Path, Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from svgdx import cli
 from svgdx.experiments.ebm import train
 from svgdx.experiments.ebm.config import CONFIGURATIONS, EBMConfig
 from svgdx.experiments.ebm.trainer import EBMTrainer
-from svgdx.experiments.metrics import features, images
 from svgdx.experiments.run import checkpoint
 from svgdx.samplers import EpsilonGreedy, Heuristic, Learnt, MetropolisHastings
 
@@ -29,15 +27,7 @@ LOGGED = dict.fromkeys(CONFIGURATIONS, OF_SVGD) | {
     "met-svgd-mh": OF_SVGD | {"mh_rejection"},
     "glow": EVERY | {"nll"},
 }
-
-
-@pytest.fixture(autouse=True)
-def quick_classifier(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Shortens the training of the classifier, whose quality is tested elsewhere."""
-    images._classifiers.clear()
-    monkeypatch.setattr(features, "UPDATES", 3)
-    yield
-    images._classifiers.clear()
+pytestmark = pytest.mark.usefixtures("quick_metrics")
 
 
 def records(run: Path) -> list[dict[str, Any]]:

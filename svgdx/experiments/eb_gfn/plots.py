@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 
-from svgdx.experiments.run.figures import Panel, sample_paths, write_curves, write_figure
+from svgdx.experiments.run.figures import Panel, sample_paths, subplots, write_curves, write_figure
 
 PANELS = (
     Panel("loss of the GFlowNet", ("policy_loss",), logarithmic=True),
@@ -35,7 +34,7 @@ def planes(
         log_density: in nats up to a constant, on the grid side x side.
         side: coordinates of the grid.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
+    figure, (axes,) = subplots(1, 3, 4, 4.2)
     extent = (side[0], side[-1], side[0], side[-1])
     for axis, title, points in zip(axes, ("data", f"samples, step {step}"), (data, samples), strict=False):
         axis.scatter(*points.T, s=1, linewidths=0)
@@ -51,7 +50,7 @@ def planes(
 
 def couplings(folder: Path, step: int, learnt: np.ndarray, true: np.ndarray) -> None:
     """Draws the learnt J (D, D) beside the true one, on one scale, into samples-STEP.png and samples.png."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
+    figure, (axes,) = subplots(1, 2, 4.5, 4.2)
     limit = np.abs(true).max()
     for axis, title, values in zip(axes, (f"learnt J, step {step}", "true J"), (learnt, true), strict=True):
         image = axis.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit)

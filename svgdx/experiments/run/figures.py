@@ -47,6 +47,22 @@ def write_figure(figure: Figure, *paths: Path, dpi: int = 80) -> None:
     _write(buffer, paths)
 
 
+def subplots(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A figure of plots, each width x height inches with its margins, and its axes, an array (rows, columns).
+
+    The margins are fixed: a layout that matplotlib solves for costs more than the rest of the drawing.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * width, rows * height), squeeze=False)
+    left, right, bottom, top = 0.8, 0.15, 0.5, 0.35
+    figure.subplots_adjust(
+        left / (columns * width), bottom / (rows * height), 1 - right / (columns * width), 1 - top / (rows * height),
+        wspace=1.1 / (width - 1.1), hspace=1 / (height - 1),
+    )  # fmt: skip
+    return figure, axes
+
+
 class Panel(NamedTuple):
     """One of the plots that `write_curves` draws."""
 
@@ -70,15 +86,9 @@ def write_curves(path: Path, metrics: list[dict[str, Any]], panels: Sequence[Pan
     Raises:
         OSError: the file cannot be written. A picture that was there is kept.
     """
-    import matplotlib.pyplot as plt
-
     logged = {name for record in metrics for name in record}
     panels = [panel for panel in panels if logged.intersection(panel.names)]
-    rows = max(1, math.ceil(len(panels) / 3))
-    width, height = 12, 3 * rows
-    figure, axes = plt.subplots(rows, 3, figsize=(width, height), squeeze=False)
-    # Fixed margins: a layout that matplotlib solves for costs more than the rest of the drawing.
-    figure.subplots_adjust(0.8 / width, 0.5 / height, 1 - 0.15 / width, 1 - 0.35 / height, wspace=0.28, hspace=0.45)
+    figure, axes = subplots(max(1, math.ceil(len(panels) / 3)), 3, 4, 3)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     for axis, panel in zip(axes.flat, panels, strict=False):
@@ -158,5 +168,6 @@ def warn_if_unwritten() -> Iterator[None]:
 
 
 __all__ = [
-    "Panel", "sample_paths", "warn_if_unwritten", "write_curves", "write_figure", "write_image", "write_sample_grid",
+    "Panel", "sample_paths", "subplots", "warn_if_unwritten", "write_curves", "write_figure", "write_image",
+    "write_sample_grid",
 ]  # fmt: skip
