@@ -20,7 +20,9 @@ pytest.importorskip("sklearn", reason="training needs the packages of svgdx[trai
 from distributed.pool import WORLD, Pool
 
 from svgdx import cli
+from svgdx.experiments.data import ising
 from svgdx.experiments.ebm.trainer import EBMTrainer
+from svgdx.experiments.metrics import features
 from svgdx.experiments.run import checkpoint, loop, parallel
 from svgdx.experiments.run.loop import stream_seed
 from svgdx.experiments.run.parallel import check_finite
@@ -39,10 +41,20 @@ PCD = {name: value for name, value in GFN.items() if name != "negatives"} | {"sa
 RUNS = {"ebm": ("ebm", EBM), "langevin": ("ebm", LANGEVIN), "eb-gfn": ("eb-gfn", GFN), "pcd": ("eb-gfn", PCD)}
 
 
+pytestmark = pytest.mark.usefixtures("quick_metrics")
+
+
 def command(name: str, out: Path, **changes: object) -> list[str]:
     model, settings = RUNS[name]
     settings = settings | {key.replace("_", "-"): value for key, value in changes.items()}
     return ["train", model, "--out", str(out), "--quiet", *(f"--{key}={value}" for key, value in settings.items())]
+
+
+def run_command(arguments: list[str]) -> int:
+    """The exit code of a command on one rank, with the short settings of the fixture quick_metrics."""
+    features.UPDATES = 3
+    ising.sample_ising.__defaults__ = (10,)
+    return cli.main(arguments)
 
 
 def train(group: dist.ProcessGroup, arguments: list[str]) -> tuple[int, dict[str, torch.Tensor]]:
@@ -58,7 +70,7 @@ def train(group: dist.ProcessGroup, arguments: list[str]) -> tuple[int, dict[str
 
     original, loop.run = loop.run, run
     try:
-        return cli.main(arguments), parameters
+        return run_command(arguments), parameters
     finally:
         loop.run = original
 
@@ -140,7 +152,7 @@ def interrupted(group: dist.ProcessGroup, arguments: list[str]) -> int:
 
     EBMTrainer.samples = samples
     try:
-        return cli.main(arguments)
+        return run_command(arguments)
     finally:
         EBMTrainer.samples = original
 
@@ -156,7 +168,7 @@ def test_a_signal_in_an_evaluation_ends_every_rank(pool: Pool, tmp_path: Path) -
 
 
 def refused(group: dist.ProcessGroup, arguments: list[str]) -> int:
-    return cli.main(arguments)
+    return run_command(arguments)
 
 
 def test_a_refused_run_ends_on_every_rank(pool: Pool, tmp_path: Path) -> None:
