@@ -7,8 +7,8 @@ PACKAGE ?= .
 DIST ?= dist
 RUN ?= runs/demo
 PYTEST_ARGS ?=
-# Test processes, each with one thread.
-JOBS ?= $(shell nproc)
+# Test processes, each with one thread: one more than there are cores, because some tests wait.
+JOBS ?= $(shell expr $$(nproc) + 1)
 
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip
