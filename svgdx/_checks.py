@@ -113,6 +113,11 @@ def integer(function: str, name: str, value: object) -> int:
         raise TypeError(f"{function}: {name} must be an integer, but is {kind}") from None
 
 
+def seed(function: str, value: object) -> int | Tensor:
+    """Returns a seed, an integer, or a key of two int64 numbers, which the ops check."""
+    return value if isinstance(value, Tensor) and value.dim() > 0 else integer(function, "seed", value)
+
+
 def states(function: str, name: str, value: Tensor) -> Tensor:
     """Returns states of bits as int8, from integers, floats or booleans whose entries are -1 (void), 0 and 1."""
     if value.dtype == torch.int8:

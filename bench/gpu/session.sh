@@ -3,12 +3,13 @@
 #   bench/gpu/session.sh WHEEL OUT [WHEELS]
 # WHEEL is a wheel of svgdx with the CUDA library (make wheel); the results go to the folder OUT. WHEELS is a folder of
 # further wheels, such as those of svgdx[test] and pytest-benchmark; what a stage needs and is not there is reported.
+# OUT/session.md has the tables, rendered from the JSON files beside it.
 # Every stage has a time limit and a log, OUT/STAGE.log; a stage that fails does not stop the others.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 
 if [ $# -lt 2 ]; then
-  sed -n '2,6s/^# \{0,1\}//p' "$root/bench/gpu/session.sh" >&2
+  sed -n '2,7s/^# \{0,1\}//p' "$root/bench/gpu/session.sh" >&2
   exit 2
 fi
 mkdir -p "$2"
@@ -55,18 +56,20 @@ sanitize() {
 
 export root wheel wheels work python OMP_NUM_THREADS=4 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$work/site
 export -f run_pytest install_wheels sanitize
-stage install 60 install_wheels
-stage doctor 30 "$python" -m svgdx.doctor --json
+stage install 40 install_wheels
+stage doctor 20 "$python" -m svgdx.doctor --json
 if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
   echo "torch sees no GPU: the stages after the doctor need one, see $out/doctor.log" >&2
   exit 1
 fi
-stage trainers 120 "$python" "$root/bench/gpu/trainers.py" "$out/trainers.json"
-stage tests 160 run_pytest -m gpu "$root/python_tests"
+stage tests 150 run_pytest -m gpu "$root/python_tests"
+stage trainers 130 "$python" "$root/bench/gpu/trainers.py" "$out/trainers.json"
 stage sanitizer 60 sanitize
-stage field 60 run_pytest -m gpu "$root/bench/bench_field.py" --benchmark-json "$out/field.json"
+stage ops 80 "$python" "$root/bench/gpu/ops.py" "$out/ops.json"
+stage field 50 run_pytest -m gpu "$root/bench/bench_field.py" --benchmark-json "$out/field.json"
 stage trajectory 30 run_pytest -m gpu "$root/bench/bench_trajectory.py" --benchmark-json "$out/trajectory.json"
 for name in field trajectory; do
-  [ ! -s "$out/$name.json" ] || stage "render-$name" 20 "$python" "$root/bench/render.py" "$out/$name.json" "$out/$name"
+  [ ! -s "$out/$name.json" ] || stage "render-$name" 10 "$python" "$root/bench/render.py" "$out/$name.json" "$out/$name"
 done
+stage tables 10 "$python" "$root/bench/gpu/tables.py" "$out"
 exit "$failed"

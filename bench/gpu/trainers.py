@@ -1,66 +1,153 @@
-"""Every trainer on the GPU: its numbers against those stored from a CPU, and the seconds of one run.
+"""Every trainer on the GPU: its numbers against those stored from a CPU, with CUDA graphs and without, and its times.
 
-    python bench/gpu/trainers.py OUT.json
+    python bench/gpu/trainers.py OUT.json [--device cpu] [NAME...]
 
-runs the commands of python_tests/experiments/stored/runs.py with --device cuda. For each it writes the largest
-deviation of any quantity, relative to the largest stored number of its series, and the seconds of a second run with its
-evaluations. A command whose packages are missing is reported as skipped.
+runs the commands of python_tests/experiments/stored/runs.py on the device. For each it writes the largest deviation of
+any quantity, relative to the largest stored number of its series, with --graph off and auto; and for each of UPDATES
+the seconds of one update at the default sizes, with --graph off and auto, and on the CPU. What lacks a package is
+reported as skipped.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "python_tests"))
 
+from experiments.stored import runs  # noqa: E402
 
-def deviations(stored: dict[str, list[float]], series: dict[str, list[float]]) -> dict[str, float]:
-    """The largest relative deviation of each series that both have."""
-    return {
+# Timed updates, after as many that are not.
+WARM, TIMED = 10, 20
+Result = dict[str, Any]
+
+
+def deviation(stored: dict[str, list[float]], series: dict[str, list[float]]) -> Result:
+    """The largest relative deviation, and its series."""
+    by_series = {
         name: max(abs(one - other) for one, other in zip(numbers, series[name], strict=False))
         / max(1e-12, *map(abs, numbers))
         for name, numbers in stored.items()
         if series.get(name)
     }
-
-
-def measured(name: str, stored: dict[str, Any]) -> dict[str, Any]:
-    from experiments.stored import runs
-
-    seconds, series = [], {}
-    # The first run compiles and fills caches.
-    for _ in range(2):
-        with tempfile.TemporaryDirectory() as folder:
-            began = time.perf_counter()
-            series = runs.flattened(runs.run(name, Path(folder), "--device cuda"))
-            seconds.append(time.perf_counter() - began)
-    by_series = deviations(stored[name]["metrics"], series)
     worst = max(by_series, key=lambda key: by_series[key], default="")
-    return {"deviation": by_series.get(worst), "of": worst, "seconds": seconds[-1]}
+    return {"deviation": by_series.get(worst), "of": worst}
 
 
-def main(path: Path) -> int:
-    from experiments.stored import runs
+def compared(name: str, device: str) -> Result:
+    stored = json.loads(runs.STORED.read_text())[name]["metrics"]
+    result: Result = {}
+    modes = ("off", "auto") if runs.COMMANDS[name].startswith("train") else ("",)
+    for mode in modes:
+        more = f"--device {device}" + (f" --graph {mode}" if mode else "")
+        with tempfile.TemporaryDirectory() as folder:
+            result[mode or "off"] = deviation(stored, runs.flattened(runs.run(name, Path(folder), more)))
+    return result
 
-    stored = json.loads(runs.STORED.read_text())
-    results: dict[str, Any] = {}
-    for name in runs.COMMANDS:
-        try:
-            results[name] = measured(name, stored)
-        except ModuleNotFoundError as error:
-            results[name] = {"skipped": str(error)}
-        except Exception as error:
-            results[name] = {"failed": f"{type(error).__name__}: {error}"}
-        print(f"{name}: {results[name]}", flush=True)
-        path.write_text(json.dumps(results, indent=1) + "\n")
-    return int(any("failed" in result for result in results.values()))
+
+def ebm(graph: str, device: str, **changes: Any) -> Any:
+    from svgdx.experiments.ebm import train
+    from svgdx.experiments.ebm.config import EBMConfig
+
+    config = EBMConfig.from_options({"device": device, "graph": graph, "log_every": 1000} | changes)
+    return train.trainer_of(config, train.load_task(config))
+
+
+def eb_gfn(graph: str, device: str, **changes: Any) -> Any:
+    from svgdx.experiments.eb_gfn import train
+    from svgdx.experiments.eb_gfn.config import EBGFNConfig
+
+    config = EBGFNConfig.from_options({"device": device, "graph": graph, "log_every": 1000} | changes)
+    return train.trainer_of(config, train.load_task(config))
+
+
+class Stein:
+    """The updates of SteinSAC, without those of its environment."""
+
+    def __init__(self, graph: str, device: str, **changes: Any) -> None:
+        from svgdx.experiments.rl import environment, models
+        from svgdx.experiments.rl.config import RLConfig
+
+        options = {"env": "Pendulum-v1", "algo": "stein", "buffer": 1000, "update_after": 10**6, "random_steps": 10**6}
+        config = RLConfig.from_options(options | {"device": device, "graph": graph} | changes)
+        config = models.resolved(config)
+        self.model = models.make(config, environment.make(config))
+        self.model.learn(200)
+
+    def update(self) -> None:
+        self.model.update(self.model.replay_buffer.sample(self.model.batch_size))
+
+
+UPDATES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "ebm met-svgd": (ebm, {}),
+    "ebm met-svgd-mh": (ebm, {"config": "met-svgd-mh"}),
+    "ebm langevin": (ebm, {"config": "langevin"}),
+    "ebm patches": (ebm, {"data": "patches", "energy": "conv", "config": "langevin"}),
+    "eb-gfn digits": (eb_gfn, {"data": "digits", "k_schedule": "fixed", "k": 16}),
+    "eb-gfn ising": (eb_gfn, {"data": "ising"}),
+    "eb-gfn pcd-gibbs": (eb_gfn, {"data": "ising", "sampler": "pcd-gibbs"}),
+    "rl met-svgd": (Stein, {"preset": "met-svgd"}),
+    "rl met-svgd-mh": (Stein, {"preset": "met-svgd-mh"}),
+}
+
+
+def seconds_of_update(name: str, graph: str, device: str) -> float:
+    make, changes = UPDATES[name]
+    trainer = make(graph, device, **changes)
+
+    def wait() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    for _ in range(WARM):
+        trainer.update()
+    wait()
+    began = time.perf_counter()
+    for _ in range(TIMED):
+        trainer.update()
+    wait()
+    return (time.perf_counter() - began) / TIMED
+
+
+def timed(name: str, device: str) -> Result:
+    forms = {"off": ("off", device), "auto": ("auto", device), "cpu": ("off", "cpu")}
+    return {"seconds": {form: seconds_of_update(name, *where) for form, where in forms.items()}}
+
+
+def attempt(function: Callable[[str, str], Result], name: str, device: str) -> Result:
+    try:
+        return function(name, device)
+    except ModuleNotFoundError as error:
+        return {"skipped": str(error)}
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("names", nargs="*", help="commands and updates; all by default")
+    parser.add_argument("--device", default="cuda")
+    options = parser.parse_args()
+    results: dict[str, dict[str, Result]] = {"numbers": {}, "updates": {}}
+    for part, names, function in (("updates", UPDATES, timed), ("numbers", runs.COMMANDS, compared)):
+        for name in names:
+            if options.names and name not in options.names:
+                continue
+            results[part][name] = attempt(function, name, options.device)
+            print(f"{part}: {name}: {results[part][name]}", flush=True)
+            options.out.write_text(json.dumps(results, indent=1) + "\n")
+    return int(any("failed" in result for part in results.values() for result in part.values()))
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())

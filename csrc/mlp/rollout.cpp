@@ -3,6 +3,7 @@
 #include "mlp/rollout.h"
 
 #include "common/backend.h"
+#include "common/key.h"
 #include "mlp/expect.h"
 #include SVGDX_BACKEND_HEADER(common, device.h)
 #include SVGDX_BACKEND_HEADER(mlp, backward.h)
@@ -10,12 +11,13 @@
 
 namespace svgdx::SVGDX_BACKEND {
 
-static std::tuple<Tensor, Tensor> rollout(const Tensor& argument, const Tensor& state, int64_t split, int64_t steps,
-                                          const Tensor& columns, const Tensor& deeper, const Tensor& deeper_bias,
-                                          const Tensor& head, const Tensor& head_bias, double slope,
-                                          const Tensor& hidden, int64_t first_visit, const OptionalTensor& logits,
-                                          int64_t seed, int64_t forward_offset, int64_t backward_offset,
-                                          double temperature, double epsilon, double backward_epsilon) {
+static std::tuple<Tensor, Tensor> rollout_with(const Tensor& argument, const Tensor& state, int64_t split,
+                                               int64_t steps, const Tensor& columns, const Tensor& deeper,
+                                               const Tensor& deeper_bias, const Tensor& head, const Tensor& head_bias,
+                                               double slope, const Tensor& hidden, int64_t first_visit,
+                                               const OptionalTensor& logits, const PhiloxKey& forward,
+                                               const PhiloxKey& backward, double temperature, double epsilon,
+                                               double backward_epsilon) {
   const Guard guard(hidden);
   const char* op = "mlp_rollout";
   const ScalarType type = hidden.scalar_type(), sums = compute_type(type);
@@ -40,13 +42,35 @@ static std::tuple<Tensor, Tensor> rollout(const Tensor& argument, const Tensor& 
     SVGDX_CHECK(logits->dim() == 3 && logits->size(1) > steps, op, "logits must hold steps + 1 states");
     expect(op, "logits", *logits, hidden, type, {batch, logits->size(1), 3 * dim}, "shape (B, V, 3D)");
   }
-  const MlpRolloutTensors tensors{argument,        state,  columns,        deeper,          deeper_bias, head,
-                                  head_bias,       hidden, logits,         split,           steps,       first_visit,
-                                  slope,           seed,   forward_offset, backward_offset, temperature, epsilon,
-                                  backward_epsilon};
+  const MlpRolloutTensors tensors{argument,  state,   columns,  deeper,      deeper_bias, head,
+                                  head_bias, hidden,  logits,   split,       steps,       first_visit,
+                                  slope,     forward, backward, temperature, epsilon,     backward_epsilon};
   std::tuple<Tensor, Tensor> result{state, state};
   with_rollout_storage(op, type, [&](auto storage) { result = MlpRollout<decltype(storage)>(tensors).run(); });
   return result;
+}
+
+static std::tuple<Tensor, Tensor> rollout(const Tensor& argument, const Tensor& state, int64_t split, int64_t steps,
+                                          const Tensor& columns, const Tensor& deeper, const Tensor& deeper_bias,
+                                          const Tensor& head, const Tensor& head_bias, double slope,
+                                          const Tensor& hidden, int64_t first_visit, const OptionalTensor& logits,
+                                          int64_t seed, int64_t forward_offset, int64_t backward_offset,
+                                          double temperature, double epsilon, double backward_epsilon) {
+  return rollout_with(argument, state, split, steps, columns, deeper, deeper_bias, head, head_bias, slope, hidden,
+                      first_visit, logits, number_key(seed, forward_offset), number_key(seed, backward_offset),
+                      temperature, epsilon, backward_epsilon);
+}
+
+static std::tuple<Tensor, Tensor> rollout_key(const Tensor& argument, const Tensor& state, int64_t split, int64_t steps,
+                                              const Tensor& columns, const Tensor& deeper, const Tensor& deeper_bias,
+                                              const Tensor& head, const Tensor& head_bias, double slope,
+                                              const Tensor& hidden, int64_t first_visit, const OptionalTensor& logits,
+                                              const Tensor& key, int64_t forward_offset, int64_t backward_offset,
+                                              double temperature, double epsilon, double backward_epsilon) {
+  const TensorKey forward("mlp_rollout", key, forward_offset, "hidden", hidden);
+  const TensorKey backward("mlp_rollout", key, backward_offset, "hidden", hidden);
+  return rollout_with(argument, state, split, steps, columns, deeper, deeper_bias, head, head_bias, slope, hidden,
+                      first_visit, logits, forward.key, backward.key, temperature, epsilon, backward_epsilon);
 }
 
 static Tensor backward(const Tensor& grad_logits, const Tensor& hidden, int64_t split, const Tensor& set_time,
@@ -75,5 +99,6 @@ static Tensor backward(const Tensor& grad_logits, const Tensor& hidden, int64_t 
 
 SVGDX_INNER_IMPL(SVGDX_KEY, m) {
   m.impl("mlp_rollout", TORCH_BOX(&svgdx::SVGDX_BACKEND::rollout));
+  m.impl("mlp_rollout.key", TORCH_BOX(&svgdx::SVGDX_BACKEND::rollout_key));
   m.impl("mlp_rollout_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::backward));
 }

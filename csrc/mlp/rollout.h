@@ -1,6 +1,7 @@
 // The checked arguments of mlp_rollout and mlp_rollout_backward, shared by both backends.
 #pragma once
 
+#include "common/philox.h"
 #include "common/tensors.h"
 
 namespace svgdx {
@@ -10,8 +11,15 @@ struct MlpRolloutTensors {
   OptionalTensor logits;
   int64_t split, steps, first_visit;
   double slope;
-  int64_t seed, forward_offset, backward_offset;
+  PhiloxKey forward, backward;  // of the first step
   double temperature, epsilon, backward_epsilon;
+
+  // The key of a step of forward or backward rows.
+  PhiloxKey key(bool is_forward, int64_t step) const {
+    PhiloxKey key = is_forward ? forward : backward;
+    key.offset += uint64_t(step);
+    return key;
+  }
 
   // The activations (B, H) of one layer: those of this visit, or, if nothing is recorded, always the same memory.
   Tensor activations(int64_t layer, int64_t step) const {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -78,6 +79,22 @@ INPUTS = {"mlp_rollout": forward_inputs, "mlp_rollout_backward": backward_inputs
 def test_opcheck(name: str, dtype: torch.dtype) -> None:
     op = getattr(torch.ops.svgdx_inner, name).default
     torch.library.opcheck(op, tuple(INPUTS[name](dtype).values()), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("on_cuda", [False, True])
+def test_a_key_draws_what_its_seed_draws(on_cuda: bool) -> None:
+    """Its second number is added to the offsets of both kinds of rows."""
+    inputs = forward_inputs()
+    shifted = inputs | {"forward_offset": 7, "backward_offset": (1 << 32) + 7}
+    for key, numbers in (([5, 0], inputs), ([5, 7], shifted)):
+        arguments = [value.clone() if isinstance(value, Tensor) else value for value in inputs.values()]
+        arguments[list(inputs).index("seed")] = torch.tensor(key)
+        with backend.running() if on_cuda else nullcontext():
+            moves = torch.ops.svgdx_inner.mlp_rollout.key(*arguments)
+        expected = torch.ops.svgdx_inner.mlp_rollout(
+            *(v.clone() if isinstance(v, Tensor) else v for v in numbers.values())
+        )
+        assert all(torch.equal(one, other) for one, other in zip(moves, expected, strict=True))
 
 
 @pytest.mark.parametrize("recorded", [False, True])

@@ -28,21 +28,28 @@ class Event(NamedTuple):
 
 @dataclass
 class Counts:
-    """How often each event happened."""
+    """How often each event happened. While a graph is captured nothing is launched, and the host must not wait."""
 
     launches: Counter[Event] = field(default_factory=Counter)
     waits: Counter[Event] = field(default_factory=Counter)
     copies: Counter[Event] = field(default_factory=Counter)
+    capturing: bool = False
 
     def launch(self, kind: str, count: int = 1) -> None:
-        if count > 0:
+        if count > 0 and not self.capturing:
             self.launches[Event(kind, place())] += count
 
     def wait(self, kind: str) -> None:
+        self._refuse(kind)
         self.waits[Event(kind, place())] += 1
 
     def copy_from_host(self, kind: str) -> None:
+        self._refuse(f"a copy from the host, {kind}")
         self.copies[Event(kind, place())] += 1
+
+    def _refuse(self, kind: str) -> None:
+        if self.capturing:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {kind} (at {place()})")
 
     def totals(self) -> dict[str, int]:
         """The number of events of each of the three sorts."""

@@ -17,7 +17,8 @@ import torch
 from pretended import cuda_only, generators  # noqa: F401 - registers the bodies
 from pretended.counts import Counts, place
 from pretended.generators import CudaGenerator, is_cuda
-from pretended.tensors import CPU, CUDA, PretendedTensor, is_made_in_cpp
+from pretended.graphs import Recording
+from pretended.tensors import CPU, CUDA, PretendedTensor, is_made_in_cpp, recorded
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
@@ -158,13 +159,41 @@ class _CppMode(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        result = func(*args, **kwargs)
-        if all(map(is_made_in_cpp, tensors)) if tensors else not self.factories[0]:
-            for x in tree_flatten(result)[0]:
-                if type(x) is Tensor:
-                    x._made_in_cpp = True  # type: ignore[attr-defined]
+        flat, spec = tree_flatten((args, kwargs))
+        tensors = [x for x in flat if isinstance(x, Tensor)]
+        if not (all(map(is_made_in_cpp, tensors)) if tensors else not self.factories[0]):
+            return func(*args, **kwargs)
+        with recorded(func, flat, [is_made_in_cpp(x) for x in flat], spec) as record:
+            result = record(func(*args, **kwargs))
+        for x in tree_flatten(result)[0]:
+            if type(x) is Tensor:
+                x._made_in_cpp = True  # type: ignore[attr-defined]
         return result
+
+
+class _Graph:
+    """What torch.cuda.CUDAGraph is while the GPU is pretended."""
+
+    def __init__(self) -> None:
+        self.recording = Recording()
+
+    def replay(self) -> None:
+        PretendedTensor.counts.launch("a graph")
+        with torch.utils._python_dispatch._disable_current_modes():
+            self.recording.replay()
+
+
+@contextlib.contextmanager
+def _capture(graph: _Graph, pool: Any = None, stream: Any = None) -> Iterator[None]:
+    """What torch.cuda.graph is while the GPU is pretended."""
+    counts = PretendedTensor.counts
+    PretendedTensor.recording, counts.capturing = graph.recording, True
+    try:
+        yield
+    finally:
+        PretendedTensor.recording, counts.capturing = None, False
+        with torch.utils._python_dispatch._disable_current_modes():
+            graph.recording.end()
 
 
 def _grouping(real: Any) -> Any:
@@ -210,7 +239,12 @@ def _cuda_functions() -> dict[str, Any]:
         "get_device_name": lambda device=None: "pretended GPU",
         "get_device_capability": lambda device=None: (9, 0),
         "is_bf16_supported": lambda *_: True,
-        "is_current_stream_capturing": lambda: False,
+        "is_current_stream_capturing": lambda: counts.capturing,
+        "Stream": lambda device=None: mock.Mock(device=CUDA),
+        "current_stream": lambda device=None: mock.Mock(device=CUDA),
+        "stream": lambda stream: contextlib.nullcontext(),
+        "CUDAGraph": _Graph,
+        "graph": _capture,
         "synchronize": lambda device=None: counts.wait("synchronize"),
         "manual_seed": manual_seed,
         "manual_seed_all": manual_seed,

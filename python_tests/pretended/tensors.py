@@ -6,12 +6,14 @@ call of an op, sees cuda:0: what a GPU refuses is refused, and what costs time t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from pretended.counts import Counts, place
 from pretended.generators import generators_of
+from pretended.graphs import Recording
 from pretended.kernels import has_cuda_kernel, launches
 from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
@@ -48,10 +50,12 @@ class PretendedTensor(Tensor):
     Attributes:
         inner: the CPU tensor with its values.
         counts: what all of them together have cost.
+        recording: of the graph that is being captured, if there is one.
     """
 
     inner: Tensor
     counts: ClassVar[Counts] = Counts()
+    recording: ClassVar[Recording | None] = None
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
@@ -96,7 +100,18 @@ class PretendedTensor(Tensor):
         return _dispatch(func, args, kwargs or {})
 
 
-def is_made_in_cpp(tensor: Tensor) -> bool:
+@contextmanager
+def recorded(func: Any, flat: Sequence[Any], is_on_gpu: Sequence[bool], spec: Any) -> Iterator[Callable[[Any], Any]]:
+    """Yields a function to which the result of an op is passed: while a graph is captured, it notes the call."""
+    recording = PretendedTensor.recording
+    if recording is None:
+        yield lambda result: result
+        return
+    call = recording.before(func, flat, is_on_gpu, spec)
+    yield lambda result: recording.after(call, result)
+
+
+def is_made_in_cpp(tensor: Any) -> bool:
     """Whether C++ made a tensor on its own, as backward formulas do: on a GPU it would be there."""
     return getattr(tensor, "_made_in_cpp", False)
 
@@ -105,9 +120,11 @@ def _dispatch(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     flat, spec = tree_flatten((args, kwargs))
     _refuse(func, flat)
     _count(func, args)
-    inner_args, inner_kwargs = tree_unflatten([x.inner if isinstance(x, PretendedTensor) else x for x in flat], spec)
-    with generators_of(func, inner_kwargs):
-        result = func(*inner_args, **inner_kwargs)
+    is_on_gpu = [isinstance(x, PretendedTensor) or is_made_in_cpp(x) for x in flat]
+    flat = [x.inner if isinstance(x, PretendedTensor) else x for x in flat]
+    inner_args, inner_kwargs = tree_unflatten(flat, spec)
+    with recorded(func, flat, is_on_gpu, spec) as record, generators_of(func, inner_kwargs):
+        result = record(func(*inner_args, **inner_kwargs))
     if func is aten._local_scalar_dense.default:
         return result
     outer = tree_map(lambda x: PretendedTensor(x) if type(x) is Tensor else x, result)

@@ -1,5 +1,7 @@
 """What one update of every trainer costs on a GPU stays within budgets.json: launches, waits, copies from the host.
 
+Updates are counted as they are without CUDA graphs; test_captured.py has those that are replayed.
+
     python -m pretended.test_budgets NAME...
 
 in python_tests lowers these budgets, or all of them, to what is counted now. A budget may only fall.
@@ -44,18 +46,19 @@ def of_trainer(trainer: Any, updates: int) -> Callable[[], object]:
 
 
 def ebm_update(name: str, updates: int = 1) -> Callable[[], object]:
-    options = {"config": name, "device": "cuda", "particles": 8, "hidden": 16}
+    options = {"config": name, "device": "cuda", "graph": "off", "particles": 8, "hidden": 16}
     config = EBMConfig.from_options(options | ({"stop_threshold": 1e-12} if name == "met-svgd-lc" else {}))
     return of_trainer(ebm.trainer_of(config, ebm.load_task(config)), updates)
 
 
 def gfn_update(**changes: Any) -> Callable[[], object]:
-    config = EBGFNConfig.from_options(GFN | {"device": "cuda"} | changes)
+    config = EBGFNConfig.from_options(GFN | {"device": "cuda", "graph": "off"} | changes)
     return of_trainer(eb_gfn.trainer_of(config, eb_gfn.load_task(config)), 1)
 
 
 def stein_model(preset: str) -> Any:
     options = {"env": "svgdx/Multigoal-v0", "hidden": 16, "preset": preset, "device": "cuda", "batch": 8, "buffer": 50}
+    options["graph"] = "off"
     config = models.resolved(RLConfig.from_options(options | {"update_after": 10, "random_steps": 50, "updates": 1}))
     model = models.make(config, environment.make(config))
     model.learn(50)

@@ -126,7 +126,7 @@ def sub_trajectory_balance(
     length = time - time[:, None]
     # Weights relative to the largest, so that none overflows.
     longest = length.clamp(min=1) - (steps if lam > 1 else 1)
-    weight = torch.where(length > 0, torch.as_tensor(lam, dtype=a.dtype, device=a.device) ** longest, 0)
+    weight = torch.where(length > 0, a.new_full((), lam) ** longest, 0)
     weight = weight / weight.sum()
     squares = a.square() @ (weight.sum(1) + weight.sum(0))
     return squares - 2 * ((a @ weight) * a).sum(-1)

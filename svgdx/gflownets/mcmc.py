@@ -29,7 +29,7 @@ class Proposal:
         self.log_ratio = _checks.per_row("Proposal", "log_ratio", self.log_ratio, x.shape[:1], "x")
 
 
-def back_and_forth(policy: nn.Module, x: Tensor, steps: int, seed: int, stream: int = 0) -> Proposal:
+def back_and_forth(policy: nn.Module, x: Tensor, steps: int, seed: int | Tensor, stream: int = 0) -> Proposal:
     """Erases K entries of x by P_B, x -> s, and refills them by P_F, s -> x'.
 
     log_ratio = log [P_B(x' -> s) P_F(s -> x)] - log [P_B(x -> s) P_F(s -> x')], each product along the states of the
@@ -56,7 +56,7 @@ def back_and_forth(policy: nn.Module, x: Tensor, steps: int, seed: int, stream: 
 
 
 def accept(
-    proposal: Proposal, log_p_x: Tensor, log_p_new: Tensor, seed: int, rule: str = "metropolis"
+    proposal: Proposal, log_p_x: Tensor, log_p_new: Tensor, seed: int | Tensor, rule: str = "metropolis"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Accepts or rejects each row of a proposal, with Delta = log p(x') - log p(x) + log_ratio.
 
@@ -65,7 +65,8 @@ def accept(
         log_p_x, log_p_new: log density of the target at x and x', (B), in nats up to the same constant; -inf is a
             density of zero, which a chain always leaves and never enters otherwise. A row with a NaN stays, with a
             probability of NaN.
-        seed: of the B uniform numbers, which are the same on every device.
+        seed: of the B uniform numbers, which are the same on every device; an integer, or a key as in
+            :func:`svgdx.ops.uniform`.
         rule: "metropolis", probability min(1, e^Delta), or "barker", 1 / (1 + e^-Delta).
 
     Returns:
@@ -85,7 +86,7 @@ def accept(
     # A chain leaves a state of density zero, even to another one, for which the difference is NaN.
     delta = torch.where((log_p_x.detach() == -torch.inf) & ~log_p_new.isnan(), torch.inf, delta)
     probability = delta.clamp(max=0).exp() if rule == "metropolis" else delta.sigmoid()
-    seed = _checks.integer("accept", "seed", seed)
+    seed = _checks.seed("accept", seed)
     # An offset that no rollout of the same seed has.
     accepted = ops.uniform(delta.double(), seed, -1) < probability
     return torch.where(accepted.unsqueeze(-1), proposal.x_new, proposal.x), accepted, probability

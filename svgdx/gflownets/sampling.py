@@ -19,7 +19,7 @@ _FORWARD, _BACKWARD = 0, 1
 class _Draw(NamedTuple):
     """How moves are drawn. Rows of one kind share an offset per step; another kind or stream has its own offsets."""
 
-    seed: int
+    seed: int | Tensor
     stream: int
     temperature: float
     epsilon: float
@@ -34,7 +34,7 @@ class _Draw(NamedTuple):
 def rollout(
     policy: nn.Module,
     steps: int,
-    seed: int,
+    seed: int | Tensor,
     *,
     forward_from: Tensor | None = None,
     backward_from: Tensor | None = None,
@@ -50,7 +50,8 @@ def rollout(
         policy: maps states (B, D) int8, void -1, to logits (B, 3D). If it has an attribute ``learnt_backward`` that is
             false, P_B is uniform over the set entries, whatever the last D logits are.
         steps: T, an integer, at most the void entries of forward_from and the set entries of backward_from.
-        seed: of all draws, which are the same on CPU and CUDA. Rollouts of one seed differ in `stream`.
+        seed: of all draws, which are the same on CPU and CUDA; an integer, or a key as in :func:`svgdx.ops.uniform`.
+            Rollouts of one seed differ in `stream`.
         forward_from: (Bf, D), states that P_F fills; int8, or any dtype that holds -1 (void), 0 and 1 only.
         backward_from: (Bb, D), states from which P_B erases; dtypes as forward_from.
         temperature, epsilon: exploration of the forward rows: logits are divided by the temperature, and with
@@ -72,10 +73,8 @@ def rollout(
 
     Source: Zhang et al., ICML 2022, algorithm 1; Malkin et al., Trajectory balance, NeurIPS 2022, section 3.
     """
-    steps, seed, stream = (
-        _checks.integer("rollout", name, value)
-        for name, value in (("steps", steps), ("seed", seed), ("stream", stream))
-    )
+    steps, stream = (_checks.integer("rollout", name, value) for name, value in (("steps", steps), ("stream", stream)))
+    seed = _checks.seed("rollout", seed)
     if steps < 0:
         raise ValueError(f"rollout: steps must not be negative, but is {steps}")
     if record and not isinstance(policy, MLPPolicy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -18,8 +19,17 @@ from torch import Tensor, nn
 from svgdx.rl.actor import SteinSample
 from svgdx.rl.extension import Extension, RandomSteps
 from svgdx.rl.policy import SteinCnnPolicy, SteinMultiInputPolicy, SteinPolicy
+from svgdx.streams import Source, Stream, stream_of
 
 Self = TypeVar("Self", bound="SteinSAC")
+
+# For each network that an update trained, its loss and the norm of its gradient, ().
+Descents = dict[str, tuple[Tensor, Tensor]]
+
+
+def _called(kind: Hashable, update: Callable[..., Any], **inputs: Any) -> Any:
+    return update(**inputs)
+
 
 _SUPPORT: dict[str, Any] = {
     "sde_support": False,
@@ -75,8 +85,10 @@ class SteinSAC(Extension, RandomSteps):
     }
     policy: SteinPolicy
     policy_kwargs: dict[str, Any]
-    # Of the updates since `train` began: what was trained, the number of the update, and its loss and gradient's norm.
-    _descents: list[tuple[str, int, Tensor]]
+    # Calls an update with its inputs; svgdx.experiments.run.compute.graph.Graphs.run replays it as a CUDA graph.
+    run_update: Callable[..., Any] = staticmethod(_called)
+    # Of the updates since `train` began: its number, the networks, and loss and norm of each, one after the other.
+    _descents: list[tuple[int, tuple[str, ...], Tensor]]
 
     def __init__(
         self,
@@ -227,30 +239,49 @@ class SteinSAC(Extension, RandomSteps):
         Returns:
             The actor's sample, the critics' loss () and the actor's loss (), detached.
         """
+        streams = [stream_of("SteinSAC", None, self.device) for _ in range(2)]
+        sample, descents = self.run_update(
+            "SteinSAC",
+            self._update,
+            batch=batch,
+            streams=streams,
+            recorded=recorded,
+            moves_targets=self._n_updates % self.target_update_interval == 0,
+        )
+        self._n_updates += 1
+        # A copy, because the next replay of a graph overwrites the numbers.
+        numbers = torch.stack([number for pair in descents.values() for number in pair])
+        self._descents.append((self._n_updates, tuple(descents), numbers))
+        return sample, descents["critic"][0], descents["actor"][0]
+
+    def _update(
+        self, batch: ReplayBufferSamples, streams: list[Stream], recorded: bool, moves_targets: bool
+    ) -> tuple[SteinSample, Descents]:
+        """The part of `update` that changes nothing on the host; the streams are those of target and actor."""
         # Critics: both towards one target.
-        target = self.target_values(batch)
+        target = self.target_values(batch, streams[0])
         q = self.policy.values(batch.observations, batch.actions.flatten(1).unsqueeze(1))
         critic_loss = 0.5 * (q - target).square().mean((1, 2)).sum()
-        self._descend("critic", critic_loss, self.policy.critic_optimizer)
+        descents = {"critic": self._descend("critic", critic_loss, self.policy.critic_optimizer)}
 
         # Actor: through the SVGD steps, for which the updated critics are constants.
         critic = self.policy.minimum_at(batch.observations)
-        sample = self.policy.sample(batch.observations, recorded=recorded, critic=critic)
+        sample = self.policy.sample(batch.observations, recorded=recorded, critic=critic, generator=streams[1])
         assert sample.log_prob is not None
         min_q = critic.value_once(sample.action)
         actor_loss = sample.mean(self.policy.temperature * sample.log_prob - min_q).mean()
-        self._descend("actor", actor_loss, self.policy.actor_optimizer)
+        descents["actor"] = self._descend("actor", actor_loss, self.policy.actor_optimizer)
 
         # Alpha: up if the policy's entropy is below its target.
         if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
             surplus = sample.mean(sample.log_prob.detach()).mean() + float(self.target_entropy)
-            self._descend("alpha", -self.log_ent_coef * surplus, self.ent_coef_optimizer)
+            alpha_loss = -self.log_ent_coef * surplus
+            descents["alpha"] = self._descend("alpha", alpha_loss, self.ent_coef_optimizer)
             self.policy.temperature.copy_(self.log_ent_coef.detach().exp())
 
-        if self._n_updates % self.target_update_interval == 0:
+        if moves_targets:
             self._move_targets()
-        self._n_updates += 1
-        return sample, critic_loss.detach(), actor_loss.detach()
+        return sample, descents
 
     @torch.no_grad()
     def _move_targets(self) -> None:
@@ -262,49 +293,55 @@ class SteinSAC(Extension, RandomSteps):
         for statistic, target in zip(self.batch_norm_stats, self.batch_norm_stats_target, strict=True):
             target.copy_(statistic)
 
-    def target_values(self, batch: ReplayBufferSamples) -> Tensor:
-        """What the critics learn, r + gamma (1 - done) mean_p (min Q' - alpha log pi), (B, 1)."""
+    def target_values(self, batch: ReplayBufferSamples, generator: Source = None) -> Tensor:
+        """What the critics learn, r + gamma (1 - done) mean_p (min Q' - alpha log pi), (B, 1); draws the actions."""
         discounts = self.gamma if batch.discounts is None else batch.discounts
         with torch.no_grad():
-            sample = self.policy.sample(batch.next_observations)
+            sample = self.policy.sample(batch.next_observations, generator=generator)
             assert sample.log_prob is not None
             min_q = self.policy.minimum_at(batch.next_observations, self.critic_target).value(sample.action)
             value = sample.mean(min_q - self.policy.temperature * sample.log_prob).unsqueeze(-1)
             return batch.rewards + (1 - batch.dones) * discounts * value
 
-    def _descend(self, name: str, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    def _descend(self, name: str, loss: Tensor, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
         """Makes one step of the optimizer, unless the loss or its gradient is not finite.
 
         A fused optimizer on a GPU decides that itself, and `_finite_losses` reports it; others are checked at once.
+
+        Returns:
+            The loss and the norm of its gradient, (), detached.
         """
         optimizer.zero_grad()
         loss.backward()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        self._descents.append((name, self._n_updates + 1, torch.stack([loss.detach(), norm])))
         if loss.device.type != "cpu" and optimizer.defaults.get("fused"):
             # Zero times a number that is not finite is NaN. The fused step neither moves nor counts if this is 1.
             optimizer.found_inf = ((loss.detach() + norm) * 0 != 0).float()  # type: ignore[attr-defined]
         else:
-            self._finite_losses(self._descents[-1:])
+            self._check_finite(self._n_updates + 1, name, *torch.stack([loss.detach(), norm]).tolist())
         optimizer.step()
+        return loss.detach(), norm
 
-    def _finite_losses(self, descents: list[tuple[str, int, Tensor]] | None = None) -> dict[str, list[float]]:
-        """The losses by name, of all descents since `train` began or of those given.
+    def _finite_losses(self) -> dict[str, list[float]]:
+        """The losses by name, of all updates since `train` began.
 
         Raises FloatingPointError that names the first update whose loss or gradient is not finite.
         """
-        descents = self._descents if descents is None else descents
         losses: dict[str, list[float]] = {"critic": [], "actor": [], "alpha": []}
-        numbers = torch.stack([numbers for _, _, numbers in descents]).tolist() if descents else []
-        for (name, update, _), (loss, norm) in zip(descents, numbers, strict=True):
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise FloatingPointError(
-                    f"SteinSAC: update {update}, step {self.num_timesteps}: the {name} loss is {loss} "
-                    f"and the norm of its gradient is {norm}"
-                )
-            losses[name].append(loss)
+        numbers = iter(torch.cat([numbers for _, _, numbers in self._descents]).tolist() if self._descents else [])
+        for update, names, _ in self._descents:
+            for name, loss, norm in zip(names, numbers, numbers, strict=False):
+                self._check_finite(update, name, loss, norm)
+                losses[name].append(loss)
         return losses
+
+    def _check_finite(self, update: int, name: str, loss: float, norm: float) -> None:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise FloatingPointError(
+                f"SteinSAC: update {update}, step {self.num_timesteps}: the {name} loss is {loss} "
+                f"and the norm of its gradient is {norm}"
+            )
 
     def _log_sample(self, sample: SteinSample) -> None:
         """Logs means over states, particles and SVGD steps of the last sample of the actor."""
@@ -340,7 +377,15 @@ class SteinSAC(Extension, RandomSteps):
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
-            *("actor", "critic", "critic_target", "batch_norm_stats", "batch_norm_stats_target", "_descents"),
+            *(
+                "actor",
+                "critic",
+                "critic_target",
+                "batch_norm_stats",
+                "batch_norm_stats_target",
+                "_descents",
+                "run_update",
+            ),
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

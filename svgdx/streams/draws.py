@@ -51,6 +51,16 @@ class Stream:
         stream._key = key
         return stream
 
+    def keyed(self, key: Tensor) -> Stream:
+        """Writes the seed into the first number of a key, (2,) int64, and returns the stream of the key, see `of_key`.
+
+        It draws what this stream draws if the second number is 0. Nothing waits, and nothing is copied from the host.
+        """
+        key[0].fill_(self._key[0] if isinstance(self._key, Tensor) else self._key)
+        stream = Stream.of_key(key)
+        stream.count, stream._first = self.count, self._first
+        return stream
+
     def _start(self, seed: int, device: torch.device) -> None:
         # As torch takes it, signed.
         self._key: int | Tensor = (seed + 2**63) % 2**64 - 2**63

@@ -123,7 +123,7 @@ class MlpRollout {
         data<S>(logits_) + start * 3 * dim_,
         data<int8_t>(states_[step % 2]) + start * dim_,
         at.forward,
-        {uint64_t(t_.seed), uint64_t((at.forward ? t_.forward_offset : t_.backward_offset) + step)},
+        t_.key(at.forward, step),
         scale,
         float(at.forward ? t_.epsilon : t_.backward_epsilon),
         out<int64_t>(action_) + start,

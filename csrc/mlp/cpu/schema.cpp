@@ -34,6 +34,11 @@ SVGDX_INNER_LIBRARY(m) {
       "logits, int seed, int forward_offset, int backward_offset, float temperature, float epsilon, float "
       "backward_epsilon) -> (Tensor, Tensor)");
   m.def(
+      "mlp_rollout.key(Tensor(a!) argument, Tensor state, int split, int steps, Tensor columns, Tensor deeper, Tensor "
+      "deeper_bias, Tensor head, Tensor head_bias, float slope, Tensor(b!) hidden, int first_visit, Tensor(c!)? "
+      "logits, Tensor key, int forward_offset, int backward_offset, float temperature, float epsilon, float "
+      "backward_epsilon) -> (Tensor, Tensor)");
+  m.def(
       "mlp_rollout_backward(Tensor grad_logits, Tensor hidden, int split, Tensor set_time, Tensor final, Tensor "
       "deeper, Tensor head, float slope) -> Tensor");
 }

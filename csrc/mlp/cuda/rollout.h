@@ -98,9 +98,8 @@ class MlpRollout {
   void set_draws(RolloutVisit<S>& args, int64_t step) const {
     args.state = data<int8_t>(step == 0 ? t_.state : states_[(step - 1) % 2]);
     args.next_state = out<int8_t>(states_[step % 2]);
-    args.seed = uint64_t(t_.seed);
-    args.forward_offset = uint64_t(t_.forward_offset + step);
-    args.backward_offset = uint64_t(t_.backward_offset + step);
+    args.forward = t_.key(true, step);
+    args.backward = t_.key(false, step);
     args.forward_scale = draw_scale(t_.temperature);
     args.backward_scale = draw_scale(1.0);
     args.forward_epsilon = float(t_.epsilon);

@@ -59,7 +59,7 @@ __device__ inline void draw_moves(const RolloutVisit<S>& args, const VisitRows& 
                              args.logits + rows.begin * 3 * args.dim,
                              args.state + rows.begin * args.dim,
                              rows.forward,
-                             {args.seed, rows.forward ? args.forward_offset : args.backward_offset},
+                             rows.forward ? args.forward : args.backward,
                              rows.forward ? args.forward_scale : args.backward_scale,
                              rows.forward ? args.forward_epsilon : args.backward_epsilon,
                              args.action + rows.begin,

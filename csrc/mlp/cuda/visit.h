@@ -22,7 +22,7 @@ struct RolloutVisit {
   // Moves, as in draw/args.h.
   bool draws;
   const int8_t* state;  // (B, D)
-  uint64_t seed, forward_offset, backward_offset;
+  PhiloxKey forward, backward;
   float forward_scale, backward_scale, forward_epsilon, backward_epsilon;
   int64_t* action;     // (B)
   S* log_prob;         // (B)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from svgdx.experiments.eb_gfn.config import EBGFNConfig
 from svgdx.experiments.eb_gfn.tasks import Task
 from svgdx.experiments.run.checkpoint import Checkpoint
 from svgdx.experiments.run.compute.adam import descend
+from svgdx.experiments.run.compute.amp import lower
 from svgdx.experiments.run.compute.generators import seeded
+from svgdx.experiments.run.compute.graph import Graphs
 from svgdx.experiments.run.compute.guard import Quantities
 from svgdx.experiments.run.errors import require_finite
 from svgdx.experiments.run.figures import warn_if_unwritten
@@ -48,9 +51,14 @@ class EnergyTrainer(Trainer):
             self.build()
         for module in self.modules.values():
             module.to(self.device)
+        # The policy has a number format of its own.
+        for name in ("energy", "flow"):
+            if name in self.modules:
+                lower(self.modules[name], config.amp)
         self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, fused=True)
         self.optimisers["energy_adam"] = self.energy_adam
         self.add_optimisers()
+        self.graphs = Graphs(self.device, [*self.optimisers.values()], config.captures())
         self._rates = [group["lr"] for group in self._groups()]
 
     def build(self) -> None:
@@ -59,8 +67,27 @@ class EnergyTrainer(Trainer):
     def add_optimisers(self) -> None:
         """Adds the optimisers of the modules, which are on their device now, to `optimisers`."""
 
-    def negatives(self, data: Tensor, quantities: Quantities) -> tuple[Tensor, Tensor]:
-        """Energies of the data and of the negatives, both (n,), with their graph; adds to the quantities."""
+    def kind(self) -> Hashable:
+        """What the update of this step does, see `svgdx.experiments.run.compute.graph.Graphs.run`."""
+        raise NotImplementedError
+
+    def seeds(self) -> dict[str, Any]:
+        """The seeds of `negatives` at this step."""
+        raise NotImplementedError
+
+    def negatives(
+        self, data: Tensor, chains: Tensor | None, seeds: dict[str, Any], quantities: Quantities
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Draws the negatives of an update and adds to its quantities.
+
+        Args:
+            data: (batch, D) int8.
+            chains: persistent chains, (n, D) int8, if there are any.
+            seeds: those of `seeds`, or their keys.
+
+        Returns:
+            Energies of the data and of the negatives, both (n,), with their graph, and the next chains.
+        """
         raise NotImplementedError
 
     def samples(self, count: int) -> Tensor:
@@ -78,11 +105,17 @@ class EnergyTrainer(Trainer):
     def update(self) -> Quantities:
         self.step += 1
         self._set_rates()
-        quantities: Quantities = {}
         data = self.task.batch(self.config.batch, self.seed(DATA))
-        e_data, e_negatives = self.negatives(data, quantities)
+        quantities, self.chains = self.graphs.run(
+            self.kind(), self._update, data=data, chains=self.chains, seeds=self.seeds()
+        )
+        return dict(quantities)
+
+    def _update(self, data: Tensor, chains: Tensor | None, seeds: dict[str, Any]) -> tuple[Quantities, Tensor | None]:
+        quantities: Quantities = {}
+        e_data, e_negatives, chains = self.negatives(data, chains, seeds, quantities)
         self.descend_energy(e_data, e_negatives, quantities)
-        return quantities
+        return quantities, chains
 
     def descend_energy(self, e_data: Tensor, e_negatives: Tensor, quantities: Quantities) -> None:
         """Updates the energy, given the energies of data and negatives, (n,), and adds to the quantities."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from svgdx.activations import ACTIVATIONS
+from svgdx.experiments.run.compute.amp import amp_option
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, option
+from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, graph_option, option
 
 SYNTHETIC = ("2spirals", "8gaussians", "circles", "moons", "pinwheel", "swissroll", "checkerboard")
 IMAGES = ("digits", "mnist", "omniglot", "silhouettes")
@@ -121,6 +122,8 @@ class EBGFNConfig(Settings):
     seed: int = option(0, "run", "random seed", least=-math.inf)
     threads: int = option(1, "run", "CPU threads; 0 uses torch's default", most=MOST_THREADS)
     device: str = device_option()
+    graph: str = graph_option()
+    amp: str = amp_option("the energy and of a learnt flow; see --matmul for the policy")
     eval_every: int = option(1000, "run", "iterations between evaluations, which also draw pictures", least=1)
     eval_points: int = option(2000, "run", "data points of an evaluation during training", least=2)
     eval_paths: int = option(20, "run", "trajectories J per data point", least=1)
@@ -130,6 +133,13 @@ class EBGFNConfig(Settings):
     log_every: int = option(50, "run", "iterations between lines of metrics.jsonl", least=1)
     checkpoint_every: int = option(1000, "run", "iterations between checkpoints", least=1)
     keep_checkpoints: int = option(3, "run", "newest checkpoints that are kept", least=1)
+
+    @property
+    def uncapturable(self) -> str | None:
+        moves = self.sampler == "eb-gfn" and self.negatives != "scratch"
+        if moves and self.k_schedule == "random":
+            return "--k-schedule random gives every update another K, and with it other work"
+        return None
 
     @classmethod
     def defaults_for(cls, options: dict[str, Any]) -> dict[str, Any]:

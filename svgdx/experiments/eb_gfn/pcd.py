@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,7 @@ from svgdx.experiments.eb_gfn.base import EVALUATION, PROPOSAL, START, EnergyTra
 from svgdx.experiments.run.compute.guard import Quantities
 from svgdx.experiments.run.loop import stream
 from svgdx.samplers import gibbs_sweep, gwg_step
+from svgdx.streams import Stream
 
 
 class PCDTrainer(EnergyTrainer):
@@ -22,18 +26,29 @@ class PCDTrainer(EnergyTrainer):
         shape = (self.config.chains or self.config.batch, self.task.dim)
         self.chains = start.bernoulli(self.task.base(), shape).to(torch.int8)
 
-    def negatives(self, data: Tensor, quantities: Quantities) -> tuple[Tensor, Tensor]:
-        config = self.config
-        assert self.chains is not None
-        before = self.chains
-        self.chains = self.moved(before, config.sweeps if config.sampler == "pcd-gibbs" else config.flips, PROPOSAL)
-        quantities["changed"] = (self.chains != before).float().mean()
-        e_data, e_chains = self.energy(torch.cat([data, self.chains]).float()).split([len(data), len(before)])
-        return e_data, e_chains
+    def kind(self) -> Hashable:
+        return self.config.sampler
 
-    def moved(self, chains: Tensor, count: int, purpose: int) -> Tensor:
+    def seeds(self) -> dict[str, Any]:
+        return {"moves": self.stream(PROPOSAL)}
+
+    def stream(self, purpose: int) -> Stream:
+        """The random numbers of this step for a purpose, on the device of the run."""
+        return stream(self.config.seed, self.step, purpose, device=self.device)
+
+    def negatives(
+        self, data: Tensor, chains: Tensor | None, seeds: dict[str, Any], quantities: Quantities
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        config = self.config
+        assert chains is not None
+        count = config.sweeps if config.sampler == "pcd-gibbs" else config.flips
+        moved = self.moved(chains, count, seeds["moves"])
+        quantities["changed"] = (moved != chains).float().mean()
+        e_data, e_chains = self.energy(torch.cat([data, moved]).float()).split([len(data), len(moved)])
+        return e_data, e_chains, moved
+
+    def moved(self, chains: Tensor, count: int, generator: Stream) -> Tensor:
         """The chains (n, D) after `count` sweeps of Gibbs sampling, or flips proposed by GWG."""
-        generator = stream(self.config.seed, self.step, purpose, device=self.device)
         self.energy.requires_grad_(False)
         if self.config.sampler == "pcd-gibbs":
             moved = gibbs_sweep(self.energy, chains, generator, count)
@@ -50,4 +65,4 @@ class PCDTrainer(EnergyTrainer):
         assert self.chains is not None
         copies = self.chains.repeat(-(-count // len(self.chains)), 1)[:count]
         moves = sweeps * (1 if self.config.sampler == "pcd-gibbs" else self.task.dim)
-        return self.moved(copies, moves, EVALUATION) if moves else copies
+        return self.moved(copies, moves, self.stream(EVALUATION)) if moves else copies

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,45 +66,58 @@ class EBGFNTrainer(EnergyTrainer):
             groups.append({"params": [self.log_z.value], "lr": config.log_z_lr})
         self.optimisers["policy_adam"] = self.policy_adam = torch.optim.Adam(groups, fused=True)
 
-    def negatives(self, data: Tensor, quantities: Quantities) -> tuple[Tensor, Tensor]:
-        self._train_policy(data, quantities)
+    def kind(self) -> Hashable:
+        return "scratch" if self.config.negatives == "scratch" else self._k()
+
+    def seeds(self) -> dict[str, Any]:
+        acceptance = self.seed(ACCEPTANCE)
+        return {
+            "rollout": self.seed(ROLLOUT),
+            "proposal": self.seed(PROPOSAL),
+            "acceptance": [acceptance + move for move in range(self.config.sweeps)],
+        }
+
+    def negatives(
+        self, data: Tensor, chains: Tensor | None, seeds: dict[str, Any], quantities: Quantities
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self._train_policy(data, seeds["rollout"], quantities)
         config = self.config
         if config.negatives == "scratch":
             void = void_states(len(data), self.task.dim, self.device)
-            x = gflownets.rollout(self.policy, self.task.dim, self.seed(PROPOSAL), forward_from=void).final
+            x = gflownets.rollout(self.policy, self.task.dim, seeds["proposal"], forward_from=void).final
             energies = self.energy(torch.cat([data, x]).float())
-            return energies[: len(data)], energies[len(data) :]
+            return energies[: len(data)], energies[len(data) :], chains
         quantities["k"] = k = self._k()
-        start = self._moved(data if self.chains is None else self.chains, k, config.sweeps - 1)
-        proposal = gflownets.back_and_forth(self.policy, start, k, self.seed(PROPOSAL))
+        start = self._moved(data if chains is None else chains, k, seeds)
+        proposal = gflownets.back_and_forth(self.policy, start, k, seeds["proposal"])
         # One forward pass; a rejected move keeps its start, whose energy is needed, too.
         batches = [data, proposal.x_new] if start is data else [data, proposal.x_new, start]
         e_data, e_new, *e_start = self.energy(torch.cat(batches).float()).split([len(batch) for batch in batches])
         e_old = e_start[0] if e_start else e_data
-        x_next, accepted, quantities["acceptance"] = self._accepted(proposal, e_old, e_new, 0)
-        if self.chains is not None:
-            self.chains = x_next
-        return e_data, torch.where(accepted, e_new, e_old)
+        x_next, accepted, quantities["acceptance"] = self._accepted(proposal, e_old, e_new, seeds["acceptance"][0])
+        return e_data, torch.where(accepted, e_new, e_old), None if chains is None else x_next
 
     @torch.no_grad()
-    def _moved(self, x: Tensor, k: int, count: int) -> Tensor:
-        """x after `count` moves of K steps, without gradient."""
-        if count == 0:
+    def _moved(self, x: Tensor, k: int, seeds: dict[str, Any]) -> Tensor:
+        """x after all moves of K steps but the last, without gradient."""
+        if self.config.sweeps == 1:
             return x
         e_old = self.energy(x.float())
-        for move in range(1, count + 1):
-            proposal = gflownets.back_and_forth(self.policy, x, k, self.seed(PROPOSAL), stream=move)
+        for move in range(1, self.config.sweeps):
+            proposal = gflownets.back_and_forth(self.policy, x, k, seeds["proposal"], stream=move)
             e_new = self.energy(proposal.x_new.float())
-            x, accepted, _ = self._accepted(proposal, e_old, e_new, move)
+            x, accepted, _ = self._accepted(proposal, e_old, e_new, seeds["acceptance"][move])
             e_old = torch.where(accepted, e_new, e_old)
         return x
 
-    def _accepted(self, proposal: Proposal, e_old: Tensor, e_new: Tensor, move: int) -> tuple[Tensor, Tensor, Quantity]:
+    def _accepted(
+        self, proposal: Proposal, e_old: Tensor, e_new: Tensor, seed: int | Tensor
+    ) -> tuple[Tensor, Tensor, Quantity]:
         """The next states, whether each was moved, and the mean acceptance probability."""
         if self.config.mh == "none":
             return proposal.x_new, torch.ones(len(proposal.x), dtype=torch.bool, device=self.device), 1.0
         x_next, accepted, probability = gflownets.accept(
-            proposal, -e_old.detach(), -e_new.detach(), self.seed(ACCEPTANCE) + move, self.config.mh
+            proposal, -e_old.detach(), -e_new.detach(), seed, self.config.mh
         )
         return x_next, accepted, probability.mean()
 
@@ -116,12 +131,12 @@ class EBGFNTrainer(EnergyTrainer):
             return int(np.random.default_rng(self.seed(LENGTH, shared=True)).integers(1, most + 1))
         return max(1, min(dim, dim * self.step // config.warmup))
 
-    def _train_policy(self, data: Tensor, quantities: Quantities) -> None:
+    def _train_policy(self, data: Tensor, seed: int | Tensor, quantities: Quantities) -> None:
         config, dim = self.config, self.task.dim
         trajectories = gflownets.rollout(
             self.policy,
             dim,
-            self.seed(ROLLOUT),
+            seed,
             forward_from=void_states(config.batch, dim, self.device) if config.back_ratio < 1 else None,
             backward_from=data if config.back_ratio > 0 else None,
             temperature=config.temperature,

@@ -53,11 +53,11 @@ class ImageTrainer(Trainer):
         progress = min(1.0, self.step / (0.8 * config.steps))
         return float(config.noise * (config.noise_end / config.noise) ** progress)
 
-    def noisy_images(self, count: int, stream: Stream) -> Tensor:
-        """Training images drawn with replacement, with the noise of this step: (count, D)."""
+    def noisy_images(self, count: int, stream: Stream, noise: float | Tensor) -> Tensor:
+        """Training images drawn with replacement, with noise of this standard deviation: (count, D)."""
         train = self.images.train
         rows = stream.integers(len(train), (count,))
-        return train[rows] + self.noise() * stream.normal((count, train.shape[1]))
+        return train[rows] + noise * stream.normal((count, train.shape[1]))
 
     def stream(self, purpose: int) -> Stream:
         """The random numbers of this step for a purpose, on the device of the run."""

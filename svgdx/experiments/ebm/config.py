@@ -8,8 +8,9 @@ from typing import Any
 
 from svgdx.activations import SMOOTH
 from svgdx.experiments.data.images import DATASETS, FOLDERS
+from svgdx.experiments.run.compute.amp import amp_option
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, option
+from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, graph_option, option
 from svgdx.samplers import BOUNDS, DIVISORS, HEURISTICS
 
 STARTS = ("normal", "data")
@@ -120,6 +121,8 @@ class EBMConfig(Settings):
         1, "run", "CPU threads; 0 uses torch's default; 1 is enough for 8x8 digits", most=MOST_THREADS
     )
     device: str = device_option()
+    graph: str = graph_option()
+    amp: str = amp_option("the energy")
     eval_every: int = option(
         100, "run", "updates between evaluations, which measure distances and draw samples", least=1
     )
@@ -136,6 +139,14 @@ class EBMConfig(Settings):
         """Whether a chain may stop before its last step."""
         return self.stop_threshold > 0 or self.patience > 0
 
+    @property
+    def uncapturable(self) -> str | None:
+        if self.sampler == "glow":
+            return "normflows inverts matrices, for which the host waits"
+        if self.sampler == "svgd" and self.control == "epsilon-greedy":
+            return "epsilon-greedy control decides on the host which steps it corrects"
+        return None
+
     @classmethod
     def defaults_for(cls, options: dict[str, Any]) -> dict[str, Any]:
         return CONFIGURATIONS.get(options.get("config", cls.config), {})
@@ -151,6 +162,13 @@ class EBMConfig(Settings):
             raise UsageError(
                 f"--buffer: must be at least the samples of an update and of an evaluation, {samples}, "
                 f"but is {self.buffer}"
+            )
+        if self.amp != "none" and self.sampler == "glow":
+            raise UsageError(f"--amp {self.amp}: only for an energy, but --config glow trains a flow")
+        if self.amp != "none" and self.sampler == "svgd" and self.energy == "mlp" and self.control != "none":
+            raise UsageError(
+                f"--amp {self.amp}: --control {self.control} compares log densities, which for --energy mlp would be "
+                "rounded in two ways; pass --amp none"
             )
         if self.attached_steps > self.svgd_steps:
             raise UsageError(

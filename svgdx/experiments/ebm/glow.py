@@ -114,7 +114,9 @@ class GlowTrainer(ImageTrainer):
 
     def __init__(self, config: EBMConfig, images: Images, distances: ImageDistances) -> None:
         super().__init__(config, images, distances)
-        first = self.noisy_images(256, stream(config.seed, 0, START, shared=True, device=self.device)).cpu()
+        first = self.noisy_images(
+            256, stream(config.seed, 0, START, shared=True, device=self.device), self.noise()
+        ).cpu()
         with seeded(stream_seed(config.seed, 0, START, shared=True)):
             self.glow = Glow(images.shape, config.glow_blocks, config.glow_width, first)
         self.glow.to(self.device)
@@ -125,7 +127,7 @@ class GlowTrainer(ImageTrainer):
     def update(self) -> Quantities:
         self.step += 1
         config = self.config
-        real = self.noisy_images(config.batch * config.particles, self.stream(TRAIN))
+        real = self.noisy_images(config.batch * config.particles, self.stream(TRAIN), self.noise())
         loss = -self.glow.log_prob(real).mean()
         quantities: Quantities = {"noise": self.noise(), "nll": loss.detach()}
         check_finite(self.step, quantities)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
 import torch
@@ -44,6 +44,9 @@ class Negatives(Protocol):
     modules: dict[str, nn.Module]
     optimisers: dict[str, torch.optim.Optimizer]
 
+    def kind(self, step: int) -> Hashable | None:
+        """What a draw at this step does, see `svgdx.experiments.run.compute.graph.Graphs.run`."""
+
     def draw(self, energy: nn.Module, step: int, stream: Stream, recorded: bool = True) -> tuple[Tensor, Quantities]:
         """Draws the samples of an update, (batch * particles, D), detached, and returns quantities with them.
 
@@ -62,6 +65,9 @@ class LangevinNegatives:
         self.buffer = ReplayBuffer(config.buffer, self.dim, stream) if config.chains == "persistent" else None
         self.modules: dict[str, nn.Module] = {} if self.buffer is None else {"buffer": self.buffer}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
+
+    def kind(self, step: int) -> Hashable | None:
+        return "langevin"
 
     def draw(self, energy: nn.Module, step: int, stream: Stream, recorded: bool = True) -> tuple[Tensor, Quantities]:
         config, count = self.config, self.config.batch * self.config.particles
@@ -96,14 +102,25 @@ class SVGDNegatives:
         self.modules: dict[str, nn.Module] = {"sampler": self.sampler}
         self.optimisers: dict[str, torch.optim.Optimizer] = {"sampler_adam": self.adam}
 
+    def kind(self, step: int) -> Hashable | None:
+        """Whether the sampler learns; None if it does so through other steps every time."""
+        learns = self._learns(step)
+        return None if learns and self.config.attached_steps < self.config.svgd_steps else learns
+
+    def _learns(self, step: int) -> bool:
+        return self.config.attached_steps > 0 and step % self.config.sampler_every == 0
+
+    def _attached(self, stream: Stream) -> frozenset[int]:
+        """The steps that an update of the sampler goes through, drawn on the host, which builds the graph."""
+        count, steps = self.config.attached_steps, self.config.svgd_steps
+        if count == steps:
+            return frozenset(range(steps))
+        return frozenset(Stream.of_seed(stream.seed()).permutation(steps)[:count].tolist())
+
     def draw(self, energy: nn.Module, step: int, stream: Stream, recorded: bool = True) -> tuple[Tensor, Quantities]:
         config = self.config
-        learns = config.attached_steps > 0 and step % config.sampler_every == 0
-        attached: frozenset[int] = frozenset()
-        if learns:
-            # On the host, which builds the graph.
-            order = Stream.of_seed(stream.seed()).permutation(config.svgd_steps)
-            attached = frozenset(order[: config.attached_steps].tolist())
+        learns = self._learns(step)
+        attached = self._attached(stream) if learns else frozenset()
         self.sampler.progress = step / config.steps
         # Without a bound, the one that is logged draws a probe; the draws after it must be the same in any case.
         recorded = recorded or (config.bound == "none" and config.hessian != "none")

@@ -12,7 +12,9 @@ from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.ebm.negatives import LangevinNegatives, Negatives, SVGDNegatives
 from svgdx.experiments.metrics.images import ImageDistances
 from svgdx.experiments.run.compute.adam import descend
+from svgdx.experiments.run.compute.amp import lower
 from svgdx.experiments.run.compute.generators import seeded
+from svgdx.experiments.run.compute.graph import Graphs
 from svgdx.experiments.run.compute.guard import Quantities
 from svgdx.experiments.run.loop import stream_seed
 from svgdx.experiments.run.parallel import check_finite
@@ -33,10 +35,12 @@ class EBMTrainer(ImageTrainer):
         with seeded(stream_seed(config.seed, 0, START, shared=True)):
             self.energy = energy_of(config, images.shape)
         self.energy.to(self.device)
+        lower(self.energy, config.amp)
         self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, betas=(0.0, 0.999), fused=True)
         self.negatives = self._negatives(images.train, self.stream(START))
         self.modules = {"energy": self.energy, **self.negatives.modules}
         self.optimisers = {"energy_adam": self.energy_adam, **self.negatives.optimisers}
+        self.graphs = Graphs(self.device, [*self.optimisers.values()], config.captures())
 
     def _negatives(self, train: Tensor, stream: Stream) -> Negatives:
         if self.config.sampler == "langevin":
@@ -45,18 +49,25 @@ class EBMTrainer(ImageTrainer):
 
     def update(self) -> Quantities:
         self.step += 1
-        stream = self.stream(TRAIN)
+        for group in self.energy_adam.param_groups:
+            group["lr"] = self.learning_rate(self.config.energy_lr)
+        kind, noise = self.negatives.kind(self.step), self.noise()
+        kind = None if kind is None else (kind, self.is_read)
+        quantities = self.graphs.run(kind, self._update, stream=self.stream(TRAIN), noise=noise)
+        return quantities | {"noise": noise}
+
+    def _update(self, stream: Stream, noise: float | Tensor) -> Quantities:
         self.energy.requires_grad_(False)
         samples, quantities = self.negatives.draw(self.energy, self.step, stream, self.is_read)
         check_finite(self.step, quantities)
         self.energy.requires_grad_(True)
-        self._update_energy(samples, stream, quantities)
+        self._update_energy(samples, stream, noise, quantities)
         return quantities
 
-    def _update_energy(self, samples: Tensor, stream: Stream, quantities: Quantities) -> None:
+    def _update_energy(self, samples: Tensor, stream: Stream, noise: float | Tensor, quantities: Quantities) -> None:
         config = self.config
-        quantities["noise"] = self.noise()
-        real = self.noisy_images(len(samples), stream)
+        quantities["noise"] = noise
+        real = self.noisy_images(len(samples), stream, noise)
         real.requires_grad_(config.gradient_penalty > 0)
         f_samples, f_data = self.energy(samples), self.energy(real)
         of_samples, of_data = f_samples.mean(), f_data.mean()
@@ -71,8 +82,6 @@ class EBMTrainer(ImageTrainer):
             loss = loss + config.gradient_penalty * slope.square().sum(-1).mean()
         quantities["energy_loss"] = loss.detach()
         check_finite(self.step, quantities)
-        for group in self.energy_adam.param_groups:
-            group["lr"] = self.learning_rate(config.energy_lr)
         quantities |= descend(self.step, self.energy_adam, loss, "energy", CLIP)
 
     def samples(self, count: int, stream: Stream) -> Tensor:

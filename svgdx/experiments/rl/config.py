@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from svgdx.activations import FROM_VALUE
+from svgdx.experiments.run.compute.amp import amp_option
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, flag, option
+from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, flag, graph_option, option
 from svgdx.samplers import BOUNDS, CONTROLS, DENSITIES, HESSIANS, HEURISTICS
 from svgdx.samplers.svgd import DIVISORS
 
@@ -139,6 +140,8 @@ class RLConfig(Settings):
     seed: int = option(0, "run", "seed of all random numbers")
     threads: int = option(1, "run", "CPU threads; 0 uses as many as torch does by default", most=MOST_THREADS)
     device: str = device_option()
+    graph: str = graph_option()
+    amp: str = amp_option("actor and critics")
     eval_every: int = option(1000, "run", "steps between evaluations", least=1)
     eval_episodes: int = option(10, "run", "episodes in an evaluation", least=1)
     log_every: int = option(1000, "run", "steps between lines of metrics.jsonl", least=1)
@@ -146,6 +149,14 @@ class RLConfig(Settings):
     keep_checkpoints: int = option(
         2, "run", "how many of the newest checkpoints to keep; each holds the replay buffer", least=1
     )
+
+    @property
+    def uncapturable(self) -> str | None:
+        if self.algo != "stein":
+            return f"Stable-Baselines3 makes those of --algo {self.algo}"
+        if self.control == "epsilon-greedy":
+            return "epsilon-greedy control decides on the host which steps it corrects"
+        return None
 
     @classmethod
     def defaults_for(cls, options: dict[str, Any]) -> dict[str, Any]:

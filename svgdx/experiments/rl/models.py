@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
 
 from svgdx.activations import ACTIVATIONS
 from svgdx.experiments.rl.config import STEIN, RLConfig
+from svgdx.experiments.run.compute.amp import lower
 from svgdx.experiments.run.compute.device import torch_device
+from svgdx.experiments.run.compute.graph import Graphs
 from svgdx.experiments.run.errors import UsageError
 from svgdx.rl import SACNF, SteinSAC, SteinSettings
 from svgdx.rl.extension import RandomSteps
 from svgdx.rl.policy import TEST_ACTIONS
 from svgdx.rl.presets import settings_of
+from svgdx.samplers.initial import DiagonalGaussian
 
 
 class GaussianSAC(RandomSteps, SAC):
@@ -85,7 +90,7 @@ def make(config: RLConfig, env: VecEnv) -> Any:
     except (ValueError, AssertionError) as error:
         raise UsageError(f"--env {config.env}, --algo {config.algo}: {error}") from error
     model.random_steps = config.random_steps
-    return model
+    return _prepared(config, model)
 
 
 def _policy_arguments(config: RLConfig) -> dict[str, Any]:
@@ -112,4 +117,33 @@ def load(config: RLConfig, path: Path, env: VecEnv | None, reset: bool = True) -
         env: the environment to train on; None to act only.
         reset: whether a new episode begins when the training continues.
     """
-    return CLASSES[config.algo].load(path, env=env, device=torch_device(config.device), force_reset=reset)
+    model = CLASSES[config.algo].load(path, env=env, device=torch_device(config.device), force_reset=reset)
+    return _prepared(config, model)
+
+
+def _prepared(config: RLConfig, model: Any) -> Any:
+    """The algorithm; its networks lowered and its updates captured as CUDA graphs if the settings ask for it."""
+    for module, method, finish in _networks(model.policy, config.algo):
+        lower(module, config.amp, method, finish)
+    if config.captures():
+        optimizers = [model.policy.actor_optimizer, model.policy.critic_optimizer, model.ent_coef_optimizer]
+        present = [optimizer for optimizer in optimizers if optimizer is not None]
+        model.run_update = Graphs(model.device, present, captures=True).run
+    return model
+
+
+def _networks(policy: Any, algo: str) -> list[tuple[nn.Module, str, Callable[[Any], Any] | None]]:
+    """The networks of an actor and its critics, with the method that computes them and what converts its result."""
+    if algo == "stein":
+        # The derivatives of the critics along a chain are svgdx's own, in float32.
+        return [(policy.critic, "forward", None), (policy.actor, "initial", _float32_gaussian)]
+    actor = policy.actor
+    if algo == "sac-nf":
+        networks = [transform.hyper for transform in actor.flow.transform.transforms]
+    else:
+        networks = [actor.latent_pi, actor.mu, actor.log_std]
+    return [(module, "forward", None) for module in (*networks, policy.critic, policy.critic_target)]
+
+
+def _float32_gaussian(gaussian: DiagonalGaussian) -> DiagonalGaussian:
+    return DiagonalGaussian(gaussian.mean.float(), gaussian.std.float())

@@ -357,10 +357,13 @@ def open_run(
 def localised(config: C) -> C:
     """The settings with what they stand for on this machine: its device, and torch's number of threads for 0.
 
-    Raises UsageError if the machine does not have the device.
+    Raises UsageError if the machine does not have the device, or cannot capture updates that must be.
     """
     home: dict[str, Any] = {"device": device.resolved(getattr(config, "device", "cpu"))}
     if getattr(config, "threads", 1) == 0:
         home["threads"] = torch.get_num_threads()
     names = {item.name for item in dataclasses.fields(config)}
-    return dataclasses.replace(config, **{name: value for name, value in home.items() if name in names})
+    config = dataclasses.replace(config, **{name: value for name, value in home.items() if name in names})
+    if "graph" in names:
+        config.captures()
+    return config

@@ -12,6 +12,7 @@ from svgdx import streams
 from svgdx.experiments.run import checkpoint, parallel
 from svgdx.experiments.run.checkpoint import Checkpoint
 from svgdx.experiments.run.compute.device import torch_device
+from svgdx.experiments.run.compute.graph import Graphs
 from svgdx.experiments.run.compute.guard import Quantities
 from svgdx.experiments.run.errors import StoppedError
 from svgdx.experiments.run.folder import RunFolder
@@ -34,6 +35,7 @@ class Trainer:
         step: number of updates so far.
         seconds: their duration, over all resumptions; the recorder adds to it.
         modules, optimisers: what a checkpoint holds, by name.
+        graphs: makes the updates; captures none unless a subclass replaces it.
         chains_name: name of the tensor whose rows differ between ranks, such as persistent chains; empty for none.
     """
 
@@ -44,6 +46,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.modules: dict[str, nn.Module] = {}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        self.graphs = Graphs(self.device, [], False)
 
     @property
     def is_read(self) -> bool:
@@ -91,6 +94,7 @@ class Trainer:
             count = len(present[self.chains_name])
             tensors[self.chains_name] = parallel.rows_of_rank(tensors[self.chains_name], count)
         checkpoint.restore(path, tensors, self.modules, self.optimisers)
+        self.graphs.forget()
         self.step, self.seconds = saved.step, saved.seconds
         return tensors
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from svgdx.experiments.run.compute import device
+from svgdx.experiments.run.compute import device, graph
 from svgdx.experiments.run.errors import UsageError
 
 S = TypeVar("S", bound="Settings")
@@ -62,6 +62,12 @@ def device_option(group: str = "run") -> Any:
     return option("auto", group, text, metavar=device.NAMES)
 
 
+def graph_option() -> Any:
+    """The field `graph` of a training's settings, see `svgdx.experiments.run.compute.graph.is_captured`."""
+    text = "whether a GPU replays updates as CUDA graphs; auto does so if the settings allow it"
+    return option("auto", "run", text, graph.MODES)
+
+
 @dataclass
 class Settings:
     """Base of an experiment's settings, whose fields are made by `option`.
@@ -79,9 +85,21 @@ class Settings:
     selectors: ClassVar[tuple[str, ...]] = ()
     variants: ClassVar[dict[str, dict[str, Any]]] = {}
     length: ClassVar[str] = "steps"
-    movable: ClassVar[tuple[str, ...]] = ("device",)
+    movable: ClassVar[tuple[str, ...]] = ("device", "graph")
     # Runs of older versions computed on the CPU.
-    added: ClassVar[dict[str, Any]] = {"device": "cpu"}
+    added: ClassVar[dict[str, Any]] = {"device": "cpu", "graph": "auto", "amp": "none"}
+
+    @property
+    def uncapturable(self) -> str | None:
+        """Why no update with these settings can be captured as a CUDA graph; None if updates can."""
+        return None
+
+    def captures(self) -> bool:
+        """Whether updates are captured as CUDA graphs; the device must be a resolved one.
+
+        Raises UsageError if `graph` is "on" and they cannot be.
+        """
+        return graph.is_captured(self.graph, self.device, self.uncapturable)  # type: ignore[attr-defined]
 
     def validate(self) -> None:
         """Raises UsageError that names the first option whose value is not allowed."""

@@ -25,9 +25,11 @@ class Buffers:
         self._owner: weakref.ref[Any] | None = None
 
     def lend(self, owner: object) -> Buffers:
-        """These buffers, or fresh ones while these are lent."""
-        if self._owner is not None and self._owner() is not None:
-            return Buffers().lend(owner)
+        """These buffers; fresh ones while these are lent, and for a CUDA graph, whose memory must stay its own."""
+        if (self._owner is not None and self._owner() is not None) or _is_captured():
+            fresh = Buffers()
+            fresh._owner = weakref.ref(owner)
+            return fresh
         self._owner = weakref.ref(owner)
         self.generation += 1
         return self
@@ -45,6 +47,10 @@ class Buffers:
             self._tensors.pop(name, None)
             self._tensors[name] = tensor = torch.empty(shape, dtype=dtype, device=device)
         return tensor
+
+
+def _is_captured() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 _of_policies: WeakKeyDictionary[MLPPolicy, Buffers] = WeakKeyDictionary()

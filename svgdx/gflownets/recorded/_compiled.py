@@ -25,7 +25,7 @@ def advance(
     hidden: Tensor,
     first_visit: int,
     logits: Tensor | None,
-    draws: tuple[int, int, int],
+    draws: tuple[int | Tensor, int, int],
     temperature: float,
     epsilon: float,
     erase_anything: float,
@@ -38,15 +38,16 @@ def advance(
         hidden: memory of the activations, (L, V, B, H) by visit, or (L, 1, B, H) if they are not recorded.
         first_visit: index in `hidden` of the first state.
         logits: memory of the logits of all steps + 1 states, in forward order (B, more than steps, 3D); or None.
-        draws: seed, and the offsets of the first step of the forward and of the backward rows.
+        draws: seed or key, and the offsets of the first step of the forward and of the backward rows.
         temperature, epsilon: of the forward rows.
         erase_anything: probability that a backward row erases any set entry rather than one drawn by the logits.
 
     Returns:
         The actions (B, steps) in forward order and the states (B, D) reached.
     """
+    rollout = torch.ops.svgdx_inner.mlp_rollout
     with torch._C._AutoDispatchBelowAutograd():
-        moves: tuple[Tensor, Tensor] = torch.ops.svgdx_inner.mlp_rollout.default(
+        moves: tuple[Tensor, Tensor] = (rollout.key if isinstance(draws[0], Tensor) else rollout.default)(
             argument,
             states.contiguous(),
             split,
@@ -114,4 +115,5 @@ def _backward_fake(
 
 if not _library.disabled():
     torch.library.register_fake("svgdx_inner::mlp_rollout", _rollout_fake)
+    # TMP torch.library.register_fake("svgdx_inner::mlp_rollout.key", _rollout_fake)
     torch.library.register_fake("svgdx_inner::mlp_rollout_backward", _backward_fake)

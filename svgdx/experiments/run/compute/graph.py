@@ -1,0 +1,230 @@
+"""Updates of a training as CUDA graphs: the host launches all that one does on the GPU at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from svgdx import _library
+from svgdx.experiments.run.compute.device import ranks_launched
+from svgdx.experiments.run.errors import UsageError, is_out_of_memory
+from svgdx.streams import Stream
+
+T = TypeVar("T")
+
+MODES = ("auto", "on", "off")
+# Updates of a kind before it is captured: they make what stays, such as the state of Adam, and load the kernels.
+WARM_UP = 3
+# Kinds that are kept; each holds the memory of one update.
+MOST_KINDS = 8
+
+
+def obstacle(device: str, uncapturable: str | None) -> str | None:
+    """Why the updates of a run are not captured; None if they are.
+
+    Args:
+        device: as config.yaml names it.
+        uncapturable: why the updates of its settings cannot be captured on any device; None if they can.
+    """
+    if not device.startswith("cuda"):
+        return f"this run computes on the {device.upper()}"
+    if ranks_launched() > 1:
+        return "the gradients of several processes are averaged by hooks that a graph does not hold"
+    if _library.disabled():
+        return "the reference that SVGDX_DISABLE=1 selects copies constants from the host"
+    return uncapturable
+
+
+def is_captured(mode: str, device: str, uncapturable: str | None) -> bool:
+    """Whether --graph, one of MODES, captures the updates of a run; arguments as of `obstacle`.
+
+    Raises UsageError if it is "on" and cannot be.
+    """
+    reason = obstacle(device, uncapturable)
+    if mode == "on" and reason is not None:
+        raise UsageError(f"--graph on: no update can be captured, because {reason}; pass --graph auto")
+    return mode != "off" and reason is None
+
+
+class Graphs:
+    """Makes the updates of a training; each kind of update is captured as a CUDA graph and then replayed.
+
+    An update is a function of inputs by name. The first WARM_UP updates of a kind run as they are, the next one is
+    captured, and later ones are replays, for which nothing of the function runs on the host. Whatever it needs from the
+    host must therefore be an input, which a captured update reads from memory that stays where it is:
+
+    - a float becomes a 0-d float32 tensor;
+    - an int is a seed and becomes a key, (2,) int64, which draws of `svgdx.ops` take in its place;
+    - a `svgdx.Stream` becomes the stream of a key;
+    - a tensor is copied;
+    - anything else, and the shapes of tensors, must be the same in all updates of a kind. Others are another kind.
+
+    Inputs may be nested in tuples, lists and dicts. Learning rates of the optimisers are inputs, too; a GPU reads them
+    in float32. The next update of the kind overwrites what the function returns. Without graphs the function is called
+    with the inputs as they are.
+
+    Args:
+        device: of the updates.
+        optimisers: those that an update may step, all of them fused.
+        captures: whether to capture; False on the CPU.
+    """
+
+    def __init__(self, device: torch.device, optimisers: Sequence[torch.optim.Optimizer], captures: bool) -> None:
+        self.device, self.captures = device, captures
+        self._optimisers = optimisers
+        self._kinds: dict[Hashable, _Kind] = {}
+        if captures:
+            self._rates = [_Number(device) for _ in self._groups()]
+            self._stream = torch.cuda.Stream(device)
+
+    def run(self, kind: Hashable, update: Callable[..., T], **inputs: Any) -> T:
+        """Makes one update and returns its result.
+
+        Args:
+            kind: tells apart updates that launch different work; None for one that cannot be captured.
+            update: called with the inputs; it must not change anything on the host.
+            inputs: by the names of the function's arguments.
+
+        Raises:
+            UsageError: an update of this kind cannot be captured.
+        """
+        if not self.captures or kind is None:
+            return update(**inputs)
+        leaves, structure = tree_flatten(inputs)
+        kind = (kind, *map(_signature, leaves))
+        captured = self._kinds.pop(kind, None) or _Kind(self.device, self._stream, leaves)
+        # The newest last. An old one, such as that of the last K, is not expected again.
+        self._kinds[kind] = captured
+        while len(self._kinds) > MOST_KINDS:
+            del self._kinds[next(iter(self._kinds))]
+        for rate, group in zip(self._rates, self._groups(), strict=True):
+            rate.set(group["lr"])
+        return captured.run(lambda static: update(**tree_unflatten(static, structure)), leaves, self._in_place)
+
+    def forget(self) -> None:
+        """Drops what was captured, because parameters or optimisers were put back from a checkpoint."""
+        self._kinds.clear()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimiser in self._optimisers for group in optimiser.param_groups]
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """Lets the optimisers read their rates from memory that stays, and run in a capture."""
+        groups = self._groups()
+        saved = [(group["lr"], group["capturable"]) for group in groups]
+        try:
+            for rate, group in zip(self._rates, groups, strict=True):
+                group["lr"], group["capturable"] = rate.tensor, torch.cuda.is_current_stream_capturing()
+            yield
+        finally:
+            for (rate_of_host, capturable), group in zip(saved, groups, strict=True):
+                group["lr"], group["capturable"] = rate_of_host, capturable
+
+
+class _Kind:
+    """The updates of one kind."""
+
+    def __init__(self, device: torch.device, stream: torch.cuda.Stream, leaves: list[Any]) -> None:
+        self.stream, self.count = stream, 0
+        self.static = [_static_of(leaf, device) for leaf in leaves]
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.result: Any = None
+
+    def run(self, update: Callable[[list[Any]], T], leaves: list[Any], in_place: Callable[[], Any]) -> T:
+        inputs = [static.set(leaf) for static, leaf in zip(self.static, leaves, strict=True)]
+        self.count += 1
+        if self.graph is None and self.count > WARM_UP:
+            self._capture(lambda: update(inputs), in_place)
+        if self.graph is not None:
+            self.graph.replay()
+            result: T = self.result
+            return result
+        current = torch.cuda.current_stream(self.stream.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream), in_place():
+            result = update(inputs)
+        current.wait_stream(self.stream)
+        return result
+
+    def _capture(self, update: Callable[[], Any], in_place: Callable[[], Any]) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream), in_place():
+                self.result = update()
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise UsageError(f"--graph: an update cannot be captured: {error}; pass --graph off") from error
+        self.graph = graph
+
+
+class _Number:
+    """A float as a 0-d float32 tensor, written only if it changes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.tensor = torch.zeros((), device=device)
+        self.value = 0.0
+
+    def set(self, value: float) -> Tensor:
+        if value != self.value:
+            self.tensor.fill_(value)
+            self.value = value
+        return self.tensor
+
+
+class _Key:
+    """A seed, or the stream of a seed, in the memory of a key."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.key = torch.zeros(2, dtype=torch.int64, device=device)
+
+    def set(self, value: int | Stream) -> Tensor | Stream:
+        if isinstance(value, Stream):
+            return value.keyed(self.key)
+        Stream.of_seed(value, self.key.device).keyed(self.key)
+        return self.key
+
+
+class _Copy:
+    """A tensor, copied to memory that stays."""
+
+    def __init__(self, like: Tensor, device: torch.device) -> None:
+        self.tensor = torch.empty_like(like, device=device, memory_format=torch.contiguous_format)
+
+    def set(self, value: Tensor) -> Tensor:
+        return self.tensor.copy_(value)
+
+
+class _Constant:
+    """Anything else, of which `_signature` has shown that it is the same."""
+
+    def set(self, value: T) -> T:
+        return value
+
+
+def _static_of(leaf: Any, device: torch.device) -> _Number | _Key | _Copy | _Constant:
+    if isinstance(leaf, Tensor):
+        return _Copy(leaf, device)
+    if isinstance(leaf, Stream) or _is_seed(leaf):
+        return _Key(device)
+    return _Number(device) if isinstance(leaf, float) else _Constant()
+
+
+def _signature(leaf: Any) -> Hashable:
+    """What is the same in all updates of a kind."""
+    if isinstance(leaf, Tensor):
+        return Tensor, leaf.shape, leaf.dtype
+    if isinstance(leaf, (Stream, float)) or _is_seed(leaf):
+        return type(leaf).__name__
+    constant: Hashable = leaf
+    return constant
+
+
+def _is_seed(leaf: Any) -> bool:
+    return isinstance(leaf, int) and not isinstance(leaf, bool)
