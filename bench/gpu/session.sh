@@ -63,9 +63,9 @@ if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2
   exit 1
 fi
 stage tests 150 run_pytest -m gpu "$root/python_tests"
-stage trainers 130 "$python" "$root/bench/gpu/trainers.py" "$out/trainers.json"
+stage trainers 130 "$python" "$root/bench/gpu/trainers.py" "$out/trainers.json" --limit 110
 stage sanitizer 60 sanitize
-stage ops 80 "$python" "$root/bench/gpu/ops.py" "$out/ops.json"
+stage ops 80 "$python" "$root/bench/gpu/op_calls.py" "$out/ops.json" --limit 60
 stage field 50 run_pytest -m gpu "$root/bench/bench_field.py" --benchmark-json "$out/field.json"
 stage trajectory 30 run_pytest -m gpu "$root/bench/bench_trajectory.py" --benchmark-json "$out/trajectory.json"
 for name in field trajectory; do

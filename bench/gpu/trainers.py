@@ -1,11 +1,11 @@
 """Every trainer on the GPU: its numbers against those stored from a CPU, with CUDA graphs and without, and its times.
 
-    python bench/gpu/trainers.py OUT.json [--device cpu] [NAME...]
+    python bench/gpu/trainers.py OUT.json [--device cpu] [--limit SECONDS] [NAME...]
 
 runs the commands of python_tests/experiments/stored/runs.py on the device. For each it writes the largest deviation of
 any quantity, relative to the largest stored number of its series, with --graph off and auto; and for each of UPDATES
-the seconds of one update at the default sizes, with --graph off and auto, and on the CPU. What lacks a package is
-reported as skipped.
+the seconds of one update at the default sizes, with --graph off and auto, and on the CPU. What lacks a package, or was
+not begun before the limit, is reported as skipped.
 """
 
 from __future__ import annotations
@@ -137,13 +137,16 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("names", nargs="*", help="commands and updates; all by default")
     parser.add_argument("--device", default="cuda")
-    options = parser.parse_args()
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which nothing is begun")
+    options = parser.parse_intermixed_args()
+    began = time.perf_counter()
     results: dict[str, dict[str, Result]] = {"numbers": {}, "updates": {}}
     for part, names, function in (("updates", UPDATES, timed), ("numbers", runs.COMMANDS, compared)):
         for name in names:
             if options.names and name not in options.names:
                 continue
-            results[part][name] = attempt(function, name, options.device)
+            late = time.perf_counter() - began > options.limit
+            results[part][name] = {"skipped": "the time was up"} if late else attempt(function, name, options.device)
             print(f"{part}: {name}: {results[part][name]}", flush=True)
             options.out.write_text(json.dumps(results, indent=1) + "\n")
     return int(any("failed" in result for part in results.values() for result in part.values()))

@@ -1,9 +1,10 @@
 """Every op on one device, forward and with its gradients, beside its reference in torch: eager and by torch.compile.
 
-    python bench/gpu/ops.py OUT.json [--device cpu] [--only NAME]
+    python bench/gpu/op_calls.py OUT.json [--device cpu] [--only NAME] [--limit SECONDS]
 
 times the variants of python_tests/ops/cases.py in float32 at one shape each, and writes the seconds of one call; on a
 GPU they are those between two events. bench_field.py has the peers by KeOps. A form that fails is written as its error.
+Compiling takes longest, so it comes last and ends at the limit; what it did not reach is null.
 """
 
 from __future__ import annotations
@@ -86,17 +87,20 @@ def compiled(variant: Variant) -> Callable[[Inputs], tuple[Tensor, ...]]:
     return torch.compile(variant.reference, dynamic=False)
 
 
-def measured(variant: Variant, device: str, gradients: bool) -> dict[str, Any]:
+FORMS: dict[str, Callable[[Variant], Callable[[Inputs], tuple[Tensor, ...]]]] = {
+    "svgdx": lambda variant: variant,
+    "eager": lambda variant: variant.reference,
+    "compiled": compiled,
+}
+
+
+def measured(variant: Variant, gradients: bool, form: str, device: str) -> float | str:
     lead, a, b = shape_of(variant)
     inputs = sample_inputs(variant, lead, a, b, torch.float32, device)
-    forms = {"svgdx": lambda: variant, "eager": lambda: variant.reference, "compiled": lambda: compiled(variant)}
-    entry: dict[str, Any] = {"op": str(variant), "shape": [*lead, a, b], "gradients": gradients}
-    for name, form in forms.items():
-        try:
-            entry[name] = seconds_of(call_of(form(), inputs, gradients), device)
-        except Exception as error:
-            entry[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    return entry
+    try:
+        return seconds_of(call_of(FORMS[form](variant), inputs, gradients), device)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
 def main() -> int:
@@ -104,14 +108,22 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--only", default="", help="the variants whose names contain this")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which nothing is compiled")
     options = parser.parse_args()
-    entries = []
-    for variant in VARIANTS:
-        for gradients in (False, True) if variant.differentiable else (False,):
-            if options.only in str(variant):
-                entries.append(measured(variant, options.device, gradients))
-                print(entries[-1], flush=True)
-                options.out.write_text(json.dumps(entries, indent=1) + "\n")
+    began = time.perf_counter()
+    chosen = [variant for variant in VARIANTS if options.only in str(variant)]
+    calls = [(v, gradients) for v in chosen for gradients in ((False, True) if v.differentiable else (False,))]
+    entries: list[dict[str, Any]] = [
+        {"op": str(v), "shape": [*shape_of(v)[0], *shape_of(v)[1:]], "gradients": gradients, **dict.fromkeys(FORMS)}
+        for v, gradients in calls
+    ]
+    for form in FORMS:
+        for entry, (variant, gradients) in zip(entries, calls, strict=True):
+            if form == "compiled" and time.perf_counter() - began > options.limit:
+                break
+            entry[form] = measured(variant, gradients, form, options.device)
+            print(f"{entry['op']}, gradients {gradients}, {form}: {entry[form]}", flush=True)
+            options.out.write_text(json.dumps(entries, indent=1) + "\n")
     return int(any(isinstance(entry["svgdx"], str) for entry in entries))
 
 
