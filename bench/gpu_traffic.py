@@ -172,6 +172,28 @@ def rollout_runs(kind: str) -> Iterator[dict[str, Traffic]]:
     yield from (by_instance(result, kind, dim, True) for result in results)
 
 
+def chain_runs(kind: str) -> Iterator[dict[str, Traffic]]:
+    """Runs of the small steps of a chain and of Metropolis-Hastings."""
+    batch, particles, dim = 8, 64, 16
+    x, score, query, query_score = (normal(kind, batch, particles, dim, gradient=False) for _ in range(4))
+    numbers = [normal(kind, batch, particles, gradient=False) for _ in range(5)]
+    chances = [torch.rand(batch, particles, dtype=DTYPES[kind]) for _ in range(2)]
+    flags = [torch.ones(batch, particles, dtype=torch.bool) for _ in range(2)]
+    raw, one = normal(kind, 512, gradient=False), torch.ones((), dtype=DTYPES[kind])
+    with backend.running(counters=True) as results:
+        limit, _ = INNER.chain_bound(normal(kind, 512, particles, gradient=False), one, 0.01)
+        for step in (one, raw):
+            INNER.chain_bound_backward(raw, limit, step, 0.01)
+        INNER.chain_learnt(raw, -1.0, 2.0)
+        INNER.chain_moved(query, x, score, one, query_score)
+        opened = torch.zeros(2, dtype=torch.int32)
+        INNER.chain_inverse(query, query_score, x, score, one, one, one, None, opened, 0)
+        proposals = (x, query, score, *numbers, *flags, *chances)
+        INNER.chain_accept(*proposals)
+        INNER.chain_accept_backward(x, numbers[0], *proposals)
+    yield from (by_instance(result, kind, dim, True) for result in results)
+
+
 def gfn_runs(kind: str) -> Iterator[dict[str, Traffic]]:
     """Runs of the GFlowNet family for one storage type. If rows begin inside a sector, two requests that share it count
     it twice (up to 1.2 times in the row kernels, 1.5 times in the sampling kernel), although a cache reads it once."""
@@ -222,7 +244,7 @@ def measure(
     """Traffic by kernel instance, the worst one if several runs launch the same instance."""
     worst: dict[str, Traffic] = {}
     entries = [entry for kind in kinds for entry in runs(kind, field_dims, jacobian_dims)]
-    entries += [entry for kind in kinds for entry in (*twin_runs(kind), *rollout_runs(kind))]
+    entries += [entry for kind in kinds for entry in (*twin_runs(kind), *rollout_runs(kind), *chain_runs(kind))]
     entries += [entry for kind in storage for entry in (*gfn_runs(kind), *trace_runs(kind))]
     for name, traffic in (item for entry in entries for item in entry.items()):
         if name not in worst or traffic.global_ratio > worst[name].global_ratio:

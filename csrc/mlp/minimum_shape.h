@@ -1,7 +1,7 @@
 // Checks the arguments that the ops behind twin critics share.
 #pragma once
 
-#include "mlp/expect.h"
+#include "common/expect.h"
 #include "mlp/minimum.h"
 
 namespace svgdx {

@@ -3,8 +3,8 @@
 #include "mlp/rollout.h"
 
 #include "common/backend.h"
+#include "common/expect.h"
 #include "common/key.h"
-#include "mlp/expect.h"
 #include SVGDX_BACKEND_HEADER(common, device.h)
 #include SVGDX_BACKEND_HEADER(mlp, backward.h)
 #include SVGDX_BACKEND_HEADER(mlp, rollout.h)

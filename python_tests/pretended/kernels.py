@@ -87,8 +87,7 @@ def _along(args: Sequence[Any]) -> int:
 
 
 def _tanh_target(args: Sequence[Any]) -> int:
-    probe, widths = args[1], args[5]
-    return 2 + 4 * (len(widths) - 2) * (1 if probe is None else 2)
+    return 1 + 4 * (len(args[5]) - 2)
 
 
 def _tanh_target_backward(args: Sequence[Any]) -> int:
@@ -117,6 +116,8 @@ LAUNCHES: dict[str, int | Callable[[Sequence[Any]], int]] = {
     "svgd_step_backward": _by_width(5, 8),
     "svgd_field_backward": _by_width(3, 6),
     "svgd_jacobian_sqnorm": _by_width(1, 6),
+    "chain_moved": _by_width(2, 5),
+    "chain_inverse": _by_width(2, 5),
     "mlp_score_hvp": _score_hvp,
     "mlp_minimum": _minimum,
     "mlp_along": _along,

@@ -128,8 +128,10 @@ def test_the_target_on_cuda(dtype: torch.dtype, probed: bool, monkeypatch: pytes
             names = ["log_prob", "score", *(["trace"] if probed else [])]
             upstream = {name: torch.randn_like(getattr(expected, name)) for name in names}
             expected_grads = target_gradients(expected, upstream, u) if graph else []
-            with backend.running(seed=m):
+            with backend.running(seed=m) as calls:
                 actual = tanh_target(minimum.sweeps, u, probe, alpha, graph)
+                # Beside torch's products: a kernel for each layer up, one less down, one before and one after.
+                assert [call.launches for call in calls] == [2 * len(hidden) + 1]
                 actual_grads = target_gradients(actual, upstream, u) if graph else []
             tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {}
             for name in [*names, *(["hvp"] if probed else [])]:

@@ -24,7 +24,8 @@ from svgdx.samplers import (
     SteinStop,
     Truncation,
 )
-from svgdx.samplers.control import Move, _mixed
+from svgdx.samplers.control import Move
+from svgdx.samplers.control.metropolis_hastings import _mixed
 from svgdx.samplers.targets import as_target
 
 B, M, D, L = 2, 6, 2, 4
@@ -106,7 +107,7 @@ def test_inverse_map_and_its_gain() -> None:
     phi = kernel.direction_at(back, x, derivatives.score, sigma, target.derivatives(back).score)
     torch.testing.assert_close(back + eps * phi, x)
     # If particle i alone is moved to back_i, the step brings it to x_i.
-    gain = rule._gain_at(back, move, kernel, target, ("exact", "logdet"), None, False)
+    gain = rule._gain_at(back, move, kernel, target.derivatives(back, "exact"), "logdet")
     for i in range(M):
         points = x.clone()
         points[:, i] = back[:, i]

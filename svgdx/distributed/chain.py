@@ -108,8 +108,8 @@ class ShardedEnsemble:
     def mean_dot(self, one: Tensor, other: Tensor) -> Tensor:
         return self.shards.sum(torch.linalg.vecdot(one.flatten(-2), other.flatten(-2)) / self.shards.total)
 
-    def max(self, value: Tensor) -> Tensor:
-        return self.shards.max(value)
+    def maxima(self, value: Tensor) -> Tensor:
+        return self.shards.max(value).unsqueeze(-1)
 
     def variance(self, x: Tensor) -> Tensor:
         return self.shards.variance(x)

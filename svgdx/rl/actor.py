@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from svgdx.activations import ACTIVATIONS
 from svgdx.densities.linear import Linear
 from svgdx.rl.presets import SteinSettings
-from svgdx.rl.targets import log_tanh_slope
+from svgdx.rl.targets import log_two_cosh
 from svgdx.samplers import RBF, SVGD, Chain, EpsilonGreedy, Fixed, Heuristic, Learnt, MetropolisHastings, SteinStop
 from svgdx.samplers.control import Control
 from svgdx.samplers.initial import DiagonalGaussian, Initial
@@ -20,7 +21,6 @@ from svgdx.samplers.parameters import Value
 from svgdx.samplers.targets import Target
 from svgdx.streams import Source, Stream
 
-LOG_STD = (-20.0, 2.0)
 STD = (0.1, 1.0)
 # Bounds of learnt values: a factor of 100 and more around actions, which are of order 1 before their tanh.
 BANDWIDTH = (0.01, 10.0)
@@ -67,7 +67,7 @@ class SteinActor(nn.Module):
     """
 
     limit: Tensor
-    log_limit: Tensor
+    log_scale: Tensor
     progress: Tensor
 
     def __init__(
@@ -83,7 +83,7 @@ class SteinActor(nn.Module):
         self.features_extractor = features_extractor
         self.settings = settings
         self.register_buffer("limit", limit)
-        self.register_buffer("log_limit", limit.log(), persistent=False)
+        self.register_buffer("log_scale", (limit.log() + 2 * math.log(2)).sum(), persistent=False)
         # The fraction of the training that is done, from which "epsilon-greedy" takes its probability.
         self.register_buffer("progress", torch.zeros(()))
         widths = [state_dim, *hidden]
@@ -116,7 +116,8 @@ class SteinActor(nn.Module):
         for layer in self.layers:
             z = self.activation(layer(z))
         mean, log_std = self.head(z).chunk(2, -1)
-        return DiagonalGaussian(mean, log_std.clamp(*LOG_STD).exp().clamp(*STD))
+        log_std = log_std.clamp(*map(math.log, STD))
+        return DiagonalGaussian(mean, log_std.exp(), log_std)
 
     def sample(
         self,
@@ -146,8 +147,9 @@ class SteinActor(nn.Module):
         u = chain.x
         if chain.log_q is None:
             return SteinSample(u.tanh(), None, chain)
-        log_volume = (log_tanh_slope(u) + self.log_limit).sum(-1)
-        return SteinSample(u.tanh(), chain.log_q - log_volume, chain)
+        # The volume of limit tanh u is that of sum_d [log limit + 2 log 2 - 2 log(2 cosh u)].
+        log_prob_u = chain.log_q - self.log_scale
+        return SteinSample(u.tanh(), torch.add(log_prob_u, log_two_cosh(u).sum(-1), alpha=2), chain)
 
     def candidates(self, initial: DiagonalGaussian, target: Target, noise: Tensor) -> SteinSample:
         """As `sample`, without the density, from the same noise (M, D) at every state and without random corrections.
@@ -192,14 +194,14 @@ class SteinActor(nn.Module):
 
 
 class _WithNoise(DiagonalGaussian):
-    """A Gaussian for each state whose particles come from the same noise (M, D) at all of them."""
+    """A Gaussian for each state whose particles come from the same noise (M, D) at all of them, whatever n is."""
 
     def __init__(self, gaussian: DiagonalGaussian, noise: Tensor) -> None:
         super().__init__(gaussian.mean, gaussian.std, gaussian.log_std)
         self.noise = noise
 
-    def draw(self, n: int, batch: tuple[int, ...], generator: Source) -> tuple[Tensor, Tensor]:
-        return self.at(self.noise.expand(*batch, *self.mean.shape[:-1], -1, -1))
+    def _noise(self, n: int, batch: tuple[int, ...], generator: Source) -> Tensor:
+        return self.noise.expand(*batch, *self.mean.shape[:-1], -1, -1)
 
 
 __all__ = ["SteinActor", "SteinSample"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import (
@@ -21,7 +22,7 @@ from svgdx._checks import one_of
 from svgdx.activations import ACTIVATIONS, FROM_VALUE
 from svgdx.rl.actor import SteinActor, SteinSample
 from svgdx.rl.critics import Critics, MinimumQ
-from svgdx.rl.extension import GeneratorPolicy
+from svgdx.rl.extension import GeneratorPolicy, Prediction
 from svgdx.rl.presets import settings_of
 from svgdx.rl.targets import make_target
 from svgdx.streams import Source, Stream, stream_of
@@ -206,6 +207,18 @@ class SteinPolicy(GeneratorPolicy):
     def _initial(self, observation: PyTorchObs) -> Any:
         return self.actor.initial(self.extract_features(observation, self.actor.features_extractor))
 
+    def predict(self, *args: Any, **kwargs: Any) -> Prediction:
+        """The actions at observations, see `GeneratorPolicy.predict`.
+
+        Raises:
+            FloatingPointError: an action is NaN or infinite.
+        """
+        prediction = super().predict(*args, **kwargs)
+        # On the CPU the critics' score was checked at every step; a GPU is not asked before the actions are here.
+        if not np.isfinite(prediction[0]).all():
+            raise FloatingPointError("SteinPolicy: an action is NaN or infinite")
+        return prediction
+
     def forward(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         """One action for each observation, scaled to [-1, 1], as `_predict`; torch.export takes it."""
         return self._predict(observation, deterministic)
@@ -223,9 +236,6 @@ class SteinPolicy(GeneratorPolicy):
             sample = self.sample(observation, log_prob=False, critic=critic, generator=stream)
             chosen = self._chosen(critic, sample, deterministic, stream)
         action = sample.action.gather(1, chosen[:, None, None].expand(-1, 1, sample.action.shape[-1]))
-        # On the CPU the critics' score was checked at every step.
-        if action.device.type != "cpu" and not bool(action.isfinite().all()):
-            raise FloatingPointError("SteinPolicy: an action is NaN or infinite")
         return action.view(-1, *self.action_space.shape)
 
     def _chosen(self, critic: MinimumQ, sample: SteinSample, deterministic: bool, stream: Stream) -> Tensor:

@@ -18,9 +18,15 @@ TARGETS = ("s2ac", "max-entropy")
 _LOG_2 = math.log(2)
 
 
+def log_two_cosh(u: Tensor) -> Tensor:
+    """log(2 cosh u) = log 2 - log(1 - tanh(u)^2) / 2 without overflow, in the shape of u."""
+    # The softplus is -log(1 + exp(-2 u)) / 2.
+    return torch.add(u, torch.nn.functional.softplus(u, beta=-2.0), alpha=-2)
+
+
 def log_tanh_slope(u: Tensor) -> Tensor:
     """log(1 - tanh(u)^2) without cancellation, in the shape of u."""
-    return 2 * (_LOG_2 - u - torch.nn.functional.softplus(-2 * u))
+    return 2 * (_LOG_2 - log_two_cosh(u))
 
 
 class CriticTarget(Target):
@@ -69,6 +75,9 @@ class S2ACTarget(CriticTarget):
         super().__init__(critic.value)
         self.critic = critic
 
+    def log_prob_once(self, x: Tensor) -> Tensor:
+        return self.critic.value_once(x)
+
     def from_critic(self, x: Tensor, hessian: str, graph: bool, generator: Source) -> Derivatives:
         with torch.set_grad_enabled(graph):
             if hessian == "none":
@@ -104,6 +113,12 @@ class MaxEntropyTarget(CriticTarget):
     def __init__(self, critic: MinimumQ, temperature: Tensor) -> None:
         super().__init__(lambda u: critic.value(u.tanh()) / temperature + log_tanh_slope(u).sum(-1))
         self.critic, self.temperature = critic, temperature
+
+    def log_prob_once(self, x: Tensor) -> Tensor:
+        if x.is_cuda and isinstance(self.critic.sweeps, CompiledSweeps):
+            graph = torch.is_grad_enabled() and x.requires_grad
+            return tanh_target(self.critic.sweeps, x, None, self.temperature, graph).log_prob
+        return self.critic.value_once(x.tanh()) / self.temperature + log_tanh_slope(x).sum(-1)
 
     def from_critic(self, x: Tensor, hessian: str, graph: bool, generator: Source) -> Derivatives:
         if hessian == "exact" and graph:
@@ -169,4 +184,4 @@ def _trace(matrix: Tensor) -> Tensor:
     return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-__all__ = ["TARGETS", "MaxEntropyTarget", "S2ACTarget", "log_tanh_slope", "make_target"]
+__all__ = ["TARGETS", "MaxEntropyTarget", "S2ACTarget", "log_tanh_slope", "log_two_cosh", "make_target"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from svgdx._checks import readable
 from svgdx.samplers.control import MetropolisHastings, Move, Truncation
-from svgdx.samplers.parameters import as_rows, bounded, step_bound
+from svgdx.samplers.parameters import as_rows, held
 from svgdx.samplers.particles import Particles, Settings
 from svgdx.samplers.state import Chain, State, StepRecord
 from svgdx.samplers.targets import Derivatives
@@ -58,18 +58,16 @@ class Runner:
         self.recorded = recorded or sampler.stop is not None or len(sampler.callbacks) > 0
         lead = x.shape[:-2]
         self.steps = 0
-        # Without a stop it is filled at the end.
-        new_length = torch.empty if sampler.stop is None else torch.zeros
-        length = new_length(lead, dtype=torch.int64, device=x.device)
+        taken = 0 if sampler.stop is None else torch.zeros(lead, dtype=torch.int64, device=x.device)
         control = sampler.control
         self.box = sampler.initial.box(control.deviations) if isinstance(control, Truncation) else None
         mask = None if self.box is None else control.inside(x.detach(), self.box)  # type: ignore[union-attr]
-        self.chain = Chain(x, log_q, mask, length, ensemble=self.ensemble)
+        self.chain = Chain(x, log_q, mask, taken, ensemble=self.ensemble)
         self.stopping = None if sampler.stop is None else sampler.stop.start(lead, x.device)
         self.follows = log_q is not None or sampler.stop is not None or isinstance(control, MetropolisHastings)
         self.hessian = sampler.hessian if self.follows or sampler.bound != "none" else "none"
         # The kernel adds its change of log q to zeros: added to log q itself, its last digits would be lost.
-        self.zeros = x.new_zeros(x.shape[:-1])
+        self.zeros = x.new_zeros(x.shape[:-1]) if self.follows else x.new_empty(0)
         self.announced = False  # that something is not finite
         _announce_coinciding(x.detach())
         self.leaf: torch.Tensor | None = None
@@ -89,9 +87,9 @@ class Runner:
             log_q = chain.log_q if graph or chain.log_q is None else chain.log_q.detach()
             state = State(index, x, derivatives.score, log_q, ensemble=self.ensemble)
             sigma = sampler.kernel.checked(self.bandwidth(state), x)
-            limit = None if sampler.bound == "none" else self._limit(x, derivatives, sigma)
-            eps = as_rows(self.step_size(state), x)
-            eps = eps if limit is None else bounded(eps, limit, sampler.bound)
+            limit, eps = None, as_rows(self.step_size(state), x)
+            if sampler.bound != "none":
+                limit, eps = held(eps, self._sqnorm(x, derivatives, sigma), sampler.bound)
             optimised = self.leaf is not None
             proposal = self._descend(x, derivatives, sigma) if optimised else self._propose(x, derivatives, sigma, eps)
             record = self._record(x, derivatives, sigma, eps, limit, proposal) if self.recorded else None
@@ -124,8 +122,6 @@ class Runner:
     def finish(self) -> Chain:
         """The chain after its last step. On the CPU a UserWarning says if particles or densities are not finite."""
         self._announce_end()
-        if self.stopping is None:
-            self.chain.length.fill_(self.steps)
         return self.chain
 
     def _announce_score(self, index: int, x: Tensor, score: Tensor) -> None:
@@ -165,8 +161,7 @@ class Runner:
         if chain.log_q is not None and change is not None:
             chain.log_q = chain.log_q + change
         self.steps += 1
-        if active is not None:
-            chain.length += active
+        chain.taken += 1 if active is None else active
         if self.leaf is not None and active is not None:
             self.leaf.data.copy_(x_next)
 
@@ -174,7 +169,10 @@ class Runner:
         interaction, sampler = self.interaction, self.sampler
         score, hessian_trace = derivatives.score, derivatives.trace
         if not self.follows:
-            return Proposal(x + eps[..., None, None] * interaction.phi(x, score, sigma))
+            if x.is_cuda and derivatives.log_prob is not None:
+                # One kernel, which has time for a density that nobody reads.
+                return Proposal(interaction.step(x, score, sigma, eps, derivatives.log_prob, None)[0])
+            return Proposal(torch.addcmul(x, eps[..., None, None], interaction.phi(x, score, sigma)))
         if sampler.density == "logdet":
             phi, trace = interaction.phi_trace(x, score, sigma)
             change = -interaction.logdet(x, score, sigma, eps, derivatives.hessian)
@@ -202,14 +200,14 @@ class Runner:
         return Proposal(self.leaf.detach().clone(), None, phi, trace)
 
     @torch.no_grad()
-    def _limit(self, x: Tensor, derivatives: Derivatives, sigma: Tensor) -> Tensor:
-        """eps_UB, (...), detached."""
+    def _sqnorm(self, x: Tensor, derivatives: Derivatives, sigma: Tensor) -> Tensor:
+        """|J_i|_F^2, (..., K), whose largest is that of all particles; detached."""
         interaction, score = self.interaction, derivatives.score
         if derivatives.hessian is None:
             sqnorm = interaction.sqnorm(x, score, sigma, derivatives.probe, derivatives.hvp)
         else:
             sqnorm = interaction.exact_sqnorm(x, score, sigma, derivatives.hessian)
-        return step_bound(self.ensemble.max(sqnorm).unsqueeze(-1))
+        return self.ensemble.maxima(sqnorm)
 
     def _control(self, move: Move, record: StepRecord | None) -> tuple[Tensor, Tensor | None]:
         control, chain, sampler = self.sampler.control, self.chain, self.sampler

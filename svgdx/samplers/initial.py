@@ -36,14 +36,23 @@ class DiagonalGaussian:
 
     def draw(self, n: int, batch: tuple[int, ...], generator: Source) -> tuple[Tensor, Tensor]:
         """n particles (batch..., ..., n, D) and their log density (batch..., ..., n) in nats."""
-        shape = (*batch, *self.mean.shape[:-1], n, self.mean.shape[-1])
-        return self.at(stream_of("SVGD", generator, self.device).normal(shape, self.mean.dtype))
+        return self.at(self._noise(n, batch, generator))
+
+    def points(self, n: int, batch: tuple[int, ...], generator: Source) -> Tensor:
+        """The particles of `draw` without their density."""
+        return self._moved(self._noise(n, batch, generator))
 
     def at(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The particles of standard normal noise (..., n, D), and their log density (..., n) in nats."""
-        mean, std, log_std = (value.unsqueeze(-2) for value in (self.mean, self.std, self.log_std))
-        log_q = -(0.5 * noise.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
-        return mean + std * noise, log_q
+        log_peak = -0.5 * noise.shape[-1] * math.log(2 * math.pi) - self.log_std.sum(-1, keepdim=True)
+        return self._moved(noise), torch.add(log_peak, torch.linalg.vecdot(noise, noise), alpha=-0.5)
+
+    def _noise(self, n: int, batch: tuple[int, ...], generator: Source) -> Tensor:
+        shape = (*batch, *self.mean.shape[:-1], n, self.mean.shape[-1])
+        return stream_of("SVGD", generator, self.device).normal(shape, self.mean.dtype)
+
+    def _moved(self, noise: Tensor) -> Tensor:
+        return torch.addcmul(self.mean.unsqueeze(-2), self.std.unsqueeze(-2), noise)
 
     def box(self, deviations: float) -> tuple[Tensor, Tensor]:
         """mean - and + `deviations` standard deviations, each in the shape of the mean; detached."""
@@ -83,6 +92,10 @@ class LearntGaussian(nn.Module):
     def draw(self, n: int, batch: tuple[int, ...], generator: Source) -> tuple[Tensor, Tensor]:
         """n particles (batch..., n, D) and their log density (batch..., n) in nats, differentiable in mean and std."""
         return self._gaussian().draw(n, batch, generator)
+
+    def points(self, n: int, batch: tuple[int, ...], generator: Source) -> Tensor:
+        """The particles of `draw` without their density."""
+        return self._gaussian().points(n, batch, generator)
 
     def box(self, deviations: float) -> tuple[Tensor, Tensor]:
         """mean - and + `deviations` standard deviations, each (D,)."""
@@ -143,6 +156,16 @@ def as_initial(initial: LearntGaussian | distributions.Distribution) -> Initial:
             f"SVGD: initial must be a torch distribution or a LearntGaussian, but is {type(initial).__name__}"
         )
     return initial
+
+
+def start_of(
+    initial: Initial, n: int, batch: tuple[int, ...], generator: Source, log_prob: bool
+) -> tuple[Tensor, Tensor | None]:
+    """What `initial.draw` returns, with None in place of the density unless it is wanted."""
+    if not log_prob and isinstance(initial, (DiagonalGaussian, LearntGaussian)):
+        return initial.points(n, batch, generator), None
+    x, log_q = initial.draw(n, batch, generator)
+    return x, log_q if log_prob else None
 
 
 def _gaussian_sample(distribution: distributions.Distribution, shape: torch.Size, stream: Stream) -> Tensor | None:

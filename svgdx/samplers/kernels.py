@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from svgdx import ops
+from svgdx import _library, ops
 from svgdx._checks import MAX_LOGDET_DIM
 from svgdx.samplers.parameters import Value, as_bandwidth
 
@@ -244,18 +244,18 @@ class RBF(Kernel):
     def direction_at(self, query: Tensor, x: Tensor, score: Tensor, sigma: Tensor, query_score: Tensor) -> Tensor:
         if self.bandwidth.per_dimension:
             return super().direction_at(query, x, score, sigma, query_score)
-        field, _ = ops.svgd_field(query, x, score, sigma)
-        kernel, z, _ = _own_pair(query, x, score, sigma)
-        return field + (query_score - kernel * z) / x.shape[-2]
+        if _is_plain(query, x, score, query_score, sigma):
+            phi, _ = _moved(query, x, score, sigma, query_score)
+            return phi
+        return direction_by_torch(query, x, score, sigma, query_score)
 
     def trace_at(self, query: Tensor, x: Tensor, score: Tensor, sigma: Tensor) -> Tensor:
         if self.bandwidth.per_dimension:
             return super().trace_at(query, x, score, sigma)
-        _, divergence = ops.svgd_field(query, x, score, sigma)
-        kernel, z, offset = _own_pair(query, x, score, sigma)
-        beta = sigma.square().reciprocal()[..., None]
-        own = kernel.squeeze(-1) * x.shape[-1] - (offset * (kernel * z)).sum(-1)
-        return divergence - beta * own / x.shape[-2]
+        if _is_plain(query, x, score, sigma):
+            _, trace = _moved(query, x, score, sigma, None)
+            return trace
+        return trace_by_torch(query, x, score, sigma)
 
 
 class InverseMultiquadric(Kernel):
@@ -268,6 +268,36 @@ class InverseMultiquadric(Kernel):
         k = torch.rsqrt(1 + u)
         w = k / (1 + u)
         return Profile(k, w, 3 * w / (1 + u))
+
+
+def _is_plain(*tensors: Tensor) -> bool:
+    """Whether the inner op takes these tensors, and no gradient is asked of it."""
+    needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return not needs_grad and _library.serves(*tensors)
+
+
+def _moved(query: Tensor, x: Tensor, score: Tensor, sigma: Tensor, query_score: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`RBF.direction_at`, without the score at the query if it is None, and `RBF.trace_at`."""
+    query_score = None if query_score is None else query_score.contiguous()
+    with torch._C._AutoDispatchBelowAutograd():
+        phi, trace = torch.ops.svgdx_inner.chain_moved.default(query.contiguous(), x, score, sigma, query_score)
+    return phi, trace
+
+
+def direction_by_torch(query: Tensor, x: Tensor, score: Tensor, sigma: Tensor, query_score: Tensor) -> Tensor:
+    """`RBF.direction_at` in differentiable operations."""
+    field, _ = ops.svgd_field(query, x, score, sigma)
+    kernel, z, _ = _own_pair(query, x, score, sigma)
+    return field + (query_score - kernel * z) / x.shape[-2]
+
+
+def trace_by_torch(query: Tensor, x: Tensor, score: Tensor, sigma: Tensor) -> Tensor:
+    """`RBF.trace_at` in differentiable operations."""
+    _, divergence = ops.svgd_field(query, x, score, sigma)
+    kernel, z, offset = _own_pair(query, x, score, sigma)
+    beta = sigma.square().reciprocal()[..., None]
+    own = kernel.squeeze(-1) * x.shape[-1] - (offset * (kernel * z)).sum(-1)
+    return divergence - beta * own / x.shape[-2]
 
 
 def _own_pair(query: Tensor, x: Tensor, score: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -297,3 +327,10 @@ def _scaled_phi_trace(x: Tensor, score: Tensor, h: Tensor) -> tuple[Tensor, Tens
     precision = h.square().reciprocal().sum(-1, keepdim=True)
     trace = precision * (mass - 1 / x.shape[-2]) - square - dots
     return phi / h, trace.squeeze(-1)
+
+
+if not _library.disabled():
+    torch.library.register_fake(
+        "svgdx_inner::chain_moved",
+        lambda query, x, score, sigma, query_score: (torch.empty_like(x), x.new_empty(x.shape[:-1])),
+    )

@@ -26,8 +26,8 @@ class Ensemble(Protocol):
     def mean_dot(self, one: Tensor, other: Tensor) -> Tensor:
         """The mean over all particles of the dot product of two vectors (..., M_p, D)."""
 
-    def max(self, value: Tensor) -> Tensor:
-        """The largest value (..., M_p), detached; NaN if one is NaN."""
+    def maxima(self, value: Tensor) -> Tensor:
+        """Values (..., K) of which the largest is that of all values (..., M_p); detached, NaN is kept."""
 
     def variance(self, x: Tensor) -> Tensor:
         """The variance of each coordinate over all particles x (..., M_p, D), (..., D)."""
@@ -50,8 +50,8 @@ class LocalEnsemble:
     def mean_dot(self, one: Tensor, other: Tensor) -> Tensor:
         return torch.linalg.vecdot(one.flatten(-2), other.flatten(-2)) / one.shape[-2]
 
-    def max(self, value: Tensor) -> Tensor:
-        return value.detach().amax(-1)
+    def maxima(self, value: Tensor) -> Tensor:
+        return value.detach()
 
     def variance(self, x: Tensor) -> Tensor:
         return x.var(-2, correction=0)
@@ -100,9 +100,9 @@ class Chain:
     """The end of a chain and the record of its steps.
 
     x: particles (..., M, D). log_q: their log density (..., M) in nats, None if it was not followed. mask: particles
-    that truncation did not mask, (..., M) bool, None without truncation. length: steps that each problem took, (...)
-    int64. steps: a record of each step. ensemble: sums over all particles. If particles are sharded over a process
-    group, x, log_q and mask are those of this rank; means and records are those of all.
+    that truncation did not mask, (..., M) bool, None without truncation. taken: steps that each problem took, (...)
+    int64, or one number for all. steps: a record of each step. ensemble: sums over all particles. If particles are
+    sharded over a process group, x, log_q and mask are those of this rank; means and records are those of all.
 
     A chain with a stop ends on the CPU once every problem has stopped. On a GPU, which is not asked, it makes all
     steps; running then has one () bool for each, false if no problem moved. corrections: the number of steps that
@@ -112,11 +112,18 @@ class Chain:
     x: Tensor
     log_q: Tensor | None
     mask: Tensor | None
-    length: Tensor
+    taken: Tensor | int
     steps: list[StepRecord] = field(default_factory=list)
     ensemble: Ensemble = field(default_factory=LocalEnsemble)
     running: list[Tensor] = field(default_factory=list)
     corrections: int = 0
+
+    @property
+    def length(self) -> Tensor:
+        """The steps that each problem took, (...) int64."""
+        if isinstance(self.taken, Tensor):
+            return self.taken
+        return torch.full(self.x.shape[:-2], self.taken, dtype=torch.int64, device=self.x.device)
 
     def history(self) -> dict[str, Tensor]:
         """Each quantity of StepRecord over the steps, (L, ...); NaN in steps in which no problem moved."""

@@ -14,7 +14,7 @@ from torch import Tensor, distributions, nn
 from svgdx._checks import differentiates, integer, one_of
 from svgdx.samplers.chain import Runner
 from svgdx.samplers.control import Control, MetropolisHastings, as_control
-from svgdx.samplers.initial import LearntGaussian, as_initial
+from svgdx.samplers.initial import LearntGaussian, as_initial, start_of
 from svgdx.samplers.kernels import RBF, Kernel
 from svgdx.samplers.parameters import BOUNDS, Value, as_step_size
 from svgdx.samplers.particles import placement_of
@@ -207,8 +207,7 @@ class SVGD(nn.Module):
         count = self.placement.count(n)
         parameters = self.kernel.bandwidth.over(steps), self.step_size.over(steps)
         stream = self.placement.stream(stream_of("SVGD", generator, self._device()))
-        x, log_q = self.initial.draw(count, batch, stream)
-        log_q = log_q if log_prob else None  # type: ignore[assignment]
+        x, log_q = start_of(self.initial, count, batch, stream, log_prob)
         particles = self.placement.particles(self, x, log_q, steps, recorded)
         # A chain that stops early draws less, which must not matter for what the caller draws next.
         runner = Runner(self, particles, x, log_q, parameters, stream.split(), recorded)

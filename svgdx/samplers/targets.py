@@ -60,6 +60,10 @@ class Target:
         """
         return _checks.returned("SVGD", "target", self._log_prob(x), x)
 
+    def log_prob_once(self, x: Tensor) -> Tensor:
+        """As `log_prob`, differentiable in x once."""
+        return self.log_prob(x)
+
     def frozen(self) -> AbstractContextManager[None]:
         """Returns a context, for the duration of a chain, in which the target must not change.
 

@@ -16,35 +16,36 @@ template <class C>
 static Ten tanh_target(const MinimumShape& shape, const Tensor& u, const OptionalTensor& probe,
                        const Tensor& temperature, const Tensor& shift, const Tensor& parameters, bool graph) {
   const ScalarType type = u.scalar_type();
-  const int64_t rows = shape.rows, probed = probe ? rows : 0;
+  const int64_t rows = shape.rows, probed = probe ? rows : 0, saved = graph ? rows : 0;
   const auto points = [&](int64_t count) { return new_empty(u, {count, shape.dim}, type); };
-  const Tensor action = points(rows), direction = points(probed);
+  const auto optional = [](const Tensor& t) { return t.numel() > 0 ? out<C>(t) : nullptr; };
+  const Tensor both = points(rows + probed);
   TanhTarget<C> args{};
   args.rows = rows, args.dim = shape.dim;
+  args.orders = probe ? (graph ? 2 : 1) : 0;
   args.u = data<C>(u);
   args.probe = data<C>(probe);
   args.temperature = data<C>(temperature);
-  args.action = out<C>(action);
-  args.direction = out<C>(direction);
+  args.points = out<C>(both);
   tanh_target_begin<C>(args, stream(u));
-  MlpMinimum<C> sweep(shape, action, shift, parameters, graph || probe ? 2 : 1);
+  TwinSweep<C> sweep(shape, both, shift, parameters, graph ? 2 : 1, args.orders);
   sweep.run();
-  const MinimumKept& kept = sweep.kept();
-  Tensor product = points(0), third = points(0);
-  if (probe) std::tie(product, third) = MlpAlong<C>(shape, direction, parameters, kept, graph ? 2 : 1).run();
   const Tensor log_prob = new_empty(u, {rows}, type), score = points(rows);
   const Tensor trace = new_empty(u, {probed}, type), hvp = points(probed);
-  args.value = data<C>(sweep.value());
-  args.gradient = data<C>(sweep.score());
+  const Tensor order = new_empty(u, {saved}, ScalarType::Int), gradient = points(saved);
+  const Tensor product = points(std::min(saved, probed)), third = points(std::min(saved, probed));
+  args.output = sweep.output();
+  args.gradients = sweep.gradients();
   args.log_prob = out<C>(log_prob);
   args.score = out<C>(score);
-  if (probe) {
-    args.product = data<C>(product);
-    args.trace = out<C>(trace);
-    args.hvp = out<C>(hvp);
-  }
+  args.trace = optional(trace);
+  args.hvp = optional(hvp);
+  args.order = graph ? out<int32_t>(order) : nullptr;
+  args.gradient = optional(gradient);
+  args.product = optional(product);
+  args.third = optional(third);
   tanh_target_end<C>(args, stream(u));
-  return {log_prob, score, trace, hvp, kept.order, kept.values, kept.back, sweep.score(), product, third};
+  return {log_prob, score, trace, hvp, order, sweep.saved_values(), sweep.saved_back(), gradient, product, third};
 }
 
 static void check_target(const char* op, const MinimumShape& shape, const Tensor& u, const OptionalTensor& probe,

@@ -29,8 +29,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   const int64_t e = (first_block + blockIdx.x) * kRowThreads + threadIdx.x;
   if (e >= args.rows * args.dim) return;
   const C a = tanh_of(args.u[e]);
-  args.action[e] = a;
-  if (args.probe != nullptr) args.direction[e] = (C(1) - a * a) * args.probe[e];
+  args.points[e] = a;
+  if (args.probe != nullptr) args.points[args.rows * args.dim + e] = (C(1) - a * a) * args.probe[e];
 }
 
 template <class C>
@@ -47,24 +47,33 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   SVGDX_SHARED(C, partial, kRowWarps);
   const RowGroup group(plan);
   const int64_t r = (first_block + blockIdx.x) * plan.rows() + group.row, start = r * args.dim;
+  const int64_t count = args.rows * args.dim;
+  const bool exists = r < args.rows;
   const C inverse = C(1) / args.temperature[0];
+  const C one = exists ? args.output[r] : C(0), other = exists ? args.output[args.rows + r] : C(0);
+  const bool is_first = one <= other || one != one;
+  const C* gradients = args.gradients + (is_first ? 0 : (1 + args.orders) * count);
   C log_slopes = 0, trace = 0;
   SVGDX_UNROLL_BY(1)
-  for (int64_t d = group.lane; r < args.rows && d < args.dim; d += group.lanes) {
+  for (int64_t d = group.lane; exists && d < args.dim; d += group.lanes) {
     const int64_t e = start + d;
-    const C a = args.action[e], slope = C(1) - a * a, q = args.gradient[e];
+    const C a = args.points[e], slope = C(1) - a * a, q = gradients[e];
     args.score[e] = slope * q * inverse - C(2) * a;
     log_slopes += log_tanh_slope(args.u[e]);
+    if (args.gradient != nullptr) args.gradient[e] = q;
     if (args.probe == nullptr) continue;
-    const C product = args.product[e], v = args.probe[e], diagonal = C(-2) * slope * (a * q * inverse + C(1));
+    const C product = gradients[count + e], v = args.probe[e], diagonal = C(-2) * slope * (a * q * inverse + C(1));
     args.hvp[e] = slope * product * inverse + diagonal * v;
-    trace += args.direction[e] * product * inverse + diagonal;
+    trace += args.points[count + e] * product * inverse + diagonal;
+    if (args.product != nullptr) args.product[e] = product;
+    if (args.third != nullptr) args.third[e] = gradients[2 * count + e];
   }
   log_slopes = group.combine(log_slopes, Sum<C>(), partial);
   trace = group.combine(trace, Sum<C>(), partial);
-  if (r >= args.rows || group.lane != 0) return;
-  args.log_prob[r] = args.value[r] * inverse + log_slopes;
+  if (!exists || group.lane != 0) return;
+  args.log_prob[r] = (is_first ? one : other) * inverse + log_slopes;
   if (args.trace != nullptr) args.trace[r] = trace;
+  if (args.order != nullptr) args.order[r] = is_first ? 0 : ~0;
 }
 
 template <class C>

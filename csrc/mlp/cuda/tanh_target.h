@@ -13,18 +13,21 @@ namespace svgdx::cuda {
 template <class C>
 struct TanhTarget {
   int64_t rows, dim;
+  int orders;            // derivatives of q along w in `gradients`: 0 without probe, otherwise 1 or 2
   const C* u;            // (N, D)
   const C* probe;        // (N, D): v; or null
   const C* temperature;  // (1): alpha
-  C* action;             // (N, D): a
-  C* direction;          // (N, D): w; null without probe
-  const C* value;        // (N): f
-  const C* gradient;     // (N, D): q
-  const C* product;      // (N, D): p; null without probe
+  C* points;             // (N, D): a; with probe then (N, D): w
+  const C* output;       // (2 N): the values of two networks, of which f is the smaller; NaN counts as the smaller
+  const C* gradients;    // (2, 1 + orders, N, D): their gradients at a, p, and the gradient of w . H w
   C* log_prob;           // (N)
   C* score;              // (N, D)
   C* trace;              // (N); null without probe
   C* hvp;                // (N, D); null without probe
+  // For the gradient alone, otherwise null: which network is the smaller, 0 for the first and ~0 for the second, (N),
+  // and (N, D) each q, p and the gradient of w . H w, the last two null without probe.
+  int32_t* order;
+  C *gradient, *product, *third;
 };
 
 // Upstream gradients may be null. The gradient in q goes through the sweeps, which return its product with H; so does

@@ -8,38 +8,88 @@
 
 namespace svgdx::cuda {
 
-// The values of one pack of a layer's units in row r.
+// Where row r of network k begins in an array (2, streams, N, width); the next stream is N * width further.
+__device__ inline int64_t twin_start(int64_t rows, int64_t width, int64_t k, int64_t r, int streams) {
+  return (k * (streams - 1) * rows + r) * width;
+}
+
+// From the derivatives of z in t to those of a(z), at units whose values are `value`.
 template <class C>
-__device__ inline WidePack<C> twin_values(const TwinLayer<C>& args, const Divider& by_group, int64_t r,
+__device__ inline void to_values(Activation activation, const WidePack<C>& value, WidePack<C>& one, WidePack<C>& two) {
+  with_curves(activation, [&](auto tag) {
+    SVGDX_UNROLL
+    for (int w = 0; w < kPackWidth<C>; ++w) {
+      const auto d = curves<decltype(tag)::kind, CudaMath<C>>(value.v[w]);
+      two.v[w] = d.second * one.v[w] * one.v[w] + d.slope * two.v[w];
+      one.v[w] *= d.slope;
+    }
+  });
+}
+
+// From a gradient in a(z) and its derivatives in t to those in z, with h' and h'' the derivatives of z: d/dt of a'(z) g
+// is a'' h' g + a' g', and of that a''' h'^2 g + a'' h'' g + 2 a'' h' g' + a' g''.
+template <class C>
+__device__ inline void to_arguments(Activation activation, const WidePack<C>& value, const WidePack<C>& h_one,
+                                    const WidePack<C>& h_two, WidePack<C>& grad, WidePack<C>& one, WidePack<C>& two) {
+  with_curves(activation, [&](auto tag) {
+    SVGDX_UNROLL
+    for (int w = 0; w < kPackWidth<C>; ++w) {
+      const auto d = curves<decltype(tag)::kind, CudaMath<C>>(value.v[w]);
+      const C bend = d.second * h_one.v[w], third = d.third * h_one.v[w] * h_one.v[w] + d.second * h_two.v[w];
+      two.v[w] = grad.v[w] * third + C(2) * bend * one.v[w] + d.slope * two.v[w];
+      one.v[w] = grad.v[w] * bend + d.slope * one.v[w];
+      grad.v[w] *= d.slope;
+    }
+  });
+}
+
+// One pack of a layer's units in row r of network k: a(z), and the derivatives of z.
+template <class C>
+struct TwinUnits {
+  WidePack<C> value, one, two;
+};
+
+template <class C>
+__device__ inline TwinUnits<C> twin_units(const TwinLayer<C>& args, const Divider& by_group, int64_t k, int64_t r,
                                           const Columns<C>& at) {
-  auto z = at.load(args.product + r * args.width);
+  const C* product = args.product + twin_start(args.rows, args.width, k, r, 1 + args.given);
+  const int64_t further = args.rows * args.width;
+  TwinUnits<C> units{at.load(product), {}, {}};
   const auto shift = at.load(args.shift + by_group.quotient(r) * args.pitch);
+  if (args.given > 0) units.one = at.load(product + further);
+  if (args.given > 1) units.two = at.load(product + 2 * further);
   with_curves(args.activation, [&](auto tag) {
     SVGDX_UNROLL
     for (int w = 0; w < kPackWidth<C>; ++w) {
-      z.v[w] = activation_jet<decltype(tag)::kind, CudaMath<C>>(z.v[w] + shift.v[w]).value;
+      const C z = units.value.v[w] + shift.v[w];
+      units.value.v[w] = activation_jet<decltype(tag)::kind, CudaMath<C>>(z).value;
     }
   });
-  return z;
+  return units;
 }
 
-// Multiplies a pack by the slopes at the units whose values are `value`.
+// Stores a pack of row r of network k, then its derivatives.
 template <class C>
-__device__ inline void multiply_by_slopes(WidePack<C>& pack, Activation activation, const WidePack<C>& value) {
-  with_curves(activation, [&](auto tag) {
-    SVGDX_UNROLL
-    for (int w = 0; w < kPackWidth<C>; ++w) pack.v[w] *= curves<decltype(tag)::kind, CudaMath<C>>(value.v[w]).slope;
-  });
+__device__ inline void store_streams(C* out, int64_t rows, int orders, int64_t k, int64_t r, const Columns<C>& at,
+                                     const WidePack<C>& zero, const WidePack<C>& one, const WidePack<C>& two) {
+  out += twin_start(rows, at.width, k, r, 1 + orders);
+  at.store(out, zero);
+  if (orders > 0) at.store(out + rows * at.width, one);
+  if (orders > 1) at.store(out + 2 * rows * at.width, two);
 }
 
 template <class C>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
-    twin_layer_kernel(TwinLayer<C> args, ColumnPlan plan, Divider by_group, int64_t first_block) {
+    twin_layer_kernel(TwinLayer<C> args, ColumnPlan plan, Divider by_group, Divider by_rows, int64_t first_block) {
   const RowGroup group(plan.rows);
   int64_t r = (first_block + blockIdx.x) * plan.rows.rows() + group.row;
   const Columns<C> at(plan, group.lane, plan.by_chunks.split(r));
   if (r >= 2 * args.rows) return;
-  at.store(args.value + r * args.width, twin_values(args, by_group, r, at));
+  const int64_t k = by_rows.quotient(r);
+  auto units = twin_units(args, by_group, k, r, at);
+  if (args.saved != nullptr) at.store(args.saved + r * args.width, units.value);
+  if (args.orders > 0) to_values<C>(args.activation, units.value, units.one, units.two);
+  store_streams(args.value, args.rows, args.orders, k, r, at, units.value, units.one, units.two);
 }
 
 template <class C>
@@ -47,21 +97,23 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     twin_head_kernel(TwinLayer<C> args, ColumnPlan plan, Divider by_group, Divider by_rows, int64_t first_block) {
   SVGDX_SHARED(C, partial, kRowWarps);
   const RowGroup group(plan.rows);
-  const int64_t r = (first_block + blockIdx.x) * plan.rows.rows() + group.row, start = r * args.width;
+  const int64_t r = (first_block + blockIdx.x) * plan.rows.rows() + group.row;
   const bool exists = r < 2 * args.rows;
-  const C* head = args.head + (exists ? by_rows.quotient(r) : 0) * args.head_pitch;
+  const int64_t k = exists ? by_rows.quotient(r) : 0;
+  const C* head = args.head + k * args.head_pitch;
   C sum = 0;
   SVGDX_UNROLL_BY(1)
   for (int64_t chunk = 0; exists && chunk < plan.chunks; ++chunk) {
     const Columns<C> at(plan, group.lane, chunk);
-    const auto value = twin_values(args, by_group, r, at);
+    const auto units = twin_units(args, by_group, k, r, at);
     auto weight = at.load(head);
     SVGDX_UNROLL
-    for (int w = 0; w < kPackWidth<C>; ++w) sum += weight.v[w] * value.v[w];
-    if (args.value != nullptr) at.store(args.value + start, value);
+    for (int w = 0; w < kPackWidth<C>; ++w) sum += weight.v[w] * units.value.v[w];
+    if (args.saved != nullptr) at.store(args.saved + r * args.width, units.value);
     if (args.grad == nullptr) continue;
-    multiply_by_slopes(weight, args.activation, value);
-    at.store(args.grad + start, weight);
+    WidePack<C> one{}, two{};
+    to_arguments<C>(args.activation, units.value, units.one, units.two, weight, one, two);
+    store_streams(args.grad, args.rows, args.orders, k, r, at, weight, one, two);
   }
   sum = group.combine(sum, Sum<C>(), partial);
   if (exists && group.lane == 0) args.output[r] = sum + head[args.width];
@@ -72,7 +124,8 @@ void twin_layer(const TwinLayer<C>& args, void* stream) {
   const bool head = args.head != nullptr;
   const bool wide = is_aligned(args.product, args.width) && is_aligned(args.shift, args.width) &&
                     is_aligned(args.shift, args.pitch) && is_aligned(args.value, args.width) &&
-                    is_aligned(args.grad, args.width) && is_aligned(args.head, head ? args.head_pitch : 0);
+                    is_aligned(args.saved, args.width) && is_aligned(args.grad, args.width) &&
+                    is_aligned(args.head, head ? args.head_pitch : 0);
   const int lanes = head ? row_lanes<C>(args.width, wide) : chunk_lanes<C>(args.width, wide);
   const ColumnPlan plan = plan_columns<C>(args.width, wide, lanes);
   const Divider by_group(args.group), by_rows(std::max<int64_t>(1, args.rows));
@@ -81,37 +134,51 @@ void twin_layer(const TwinLayer<C>& args, void* stream) {
     if (head) {
       SVGDX_LAUNCH((twin_head_kernel<C>), grid, kRowThreads, 0, stream, args, plan, by_group, by_rows, first);
     } else {
-      SVGDX_LAUNCH((twin_layer_kernel<C>), grid, kRowThreads, 0, stream, args, plan, by_group, first);
+      SVGDX_LAUNCH((twin_layer_kernel<C>), grid, kRowThreads, 0, stream, args, plan, by_group, by_rows, first);
     }
   });
 }
 
-// Treats all rows as one.
+// Calls launch(grid, first_block, by_rows) for kernels whose groups take a chunk of one of the 2 N rows.
+template <class Launch>
+void launch_twin(const char* op, int64_t rows, const ColumnPlan& plan, const Launch& launch) {
+  const Divider by_rows(std::max<int64_t>(1, rows));
+  launch_blocks(op, plan.chunk_blocks(2 * rows), [&](unsigned grid, int64_t first) { launch(grid, first, by_rows); });
+}
+
 template <class C>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
-    twin_back_kernel(TwinBack<C> args, ColumnPlan plan, int64_t first_block) {
+    twin_back_kernel(TwinBack<C> args, ColumnPlan plan, Divider by_rows, int64_t first_block) {
   const RowGroup group(plan.rows);
-  const Columns<C> at(plan, group.lane, (first_block + blockIdx.x) * plan.rows.rows() + group.row);
-  auto grad = at.load(args.grad);
-  multiply_by_slopes(grad, args.activation, at.load(args.value));
-  at.store(args.out, grad);
+  int64_t r = (first_block + blockIdx.x) * plan.rows.rows() + group.row;
+  const Columns<C> at(plan, group.lane, plan.by_chunks.split(r));
+  if (r >= 2 * args.rows) return;
+  const int64_t k = by_rows.quotient(r), further = args.rows * args.width;
+  const int64_t start = twin_start(args.rows, args.width, k, r, 1 + args.orders);
+  const auto value = at.load(args.value + start);
+  auto grad = at.load(args.grad + start);
+  if (args.saved != nullptr) at.store(args.saved + r * args.width, grad);
+  WidePack<C> h_one{}, h_two{}, one{}, two{};
+  if (args.orders > 0) {
+    const C* h = args.product + twin_start(args.rows, args.width, k, r, 1 + args.given);
+    h_one = at.load(h + further);
+    if (args.given > 1) h_two = at.load(h + 2 * further);
+    one = at.load(args.grad + start + further);
+    if (args.orders > 1) two = at.load(args.grad + start + 2 * further);
+  }
+  to_arguments<C>(args.activation, value, h_one, h_two, grad, one, two);
+  store_streams(args.out, args.rows, args.orders, k, r, at, grad, one, two);
 }
 
 template <class C>
 void twin_back(const TwinBack<C>& args, void* stream) {
-  const int64_t count = 2 * args.rows * args.width;
-  const bool wide = is_aligned(args.value, count) && is_aligned(args.grad, count) && is_aligned(args.out, count);
-  const ColumnPlan plan = plan_columns<C>(count, wide, 5);
-  launch_blocks("mlp_minimum", plan.chunk_blocks(1), [&](unsigned grid, int64_t first) {
-    SVGDX_LAUNCH((twin_back_kernel<C>), grid, kRowThreads, 0, stream, args, plan, first);
+  const bool wide = is_aligned(args.value, args.width) && is_aligned(args.product, args.width) &&
+                    is_aligned(args.grad, args.width) && is_aligned(args.out, args.width) &&
+                    is_aligned(args.saved, args.width);
+  const ColumnPlan plan = plan_columns<C>(args.width, wide, chunk_lanes<C>(args.width, wide));
+  launch_twin("mlp_minimum", args.rows, plan, [&](unsigned grid, int64_t first, const Divider& by_rows) {
+    SVGDX_LAUNCH((twin_back_kernel<C>), grid, kRowThreads, 0, stream, args, plan, by_rows, first);
   });
-}
-
-// Where the derivatives of row r of network k are in an array (2, orders, N, width); those of the second order are
-// N * width further.
-template <class C>
-__device__ inline int64_t twin_start(const TwinAlong<C>& args, int64_t k, int64_t r, int orders) {
-  return (k * (orders - 1) * args.rows + r) * args.width;
 }
 
 template <class C>
@@ -122,25 +189,16 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   const Columns<C> at(plan, group.lane, plan.by_chunks.split(r));
   if (r >= 2 * args.rows) return;
   const int64_t k = by_rows.quotient(r), further = args.rows * args.width;
-  const C* h = args.h + twin_start(args, k, r, args.given);
-  C* out = args.out + twin_start(args, k, r, args.orders);
-  const auto value = at.load(args.value + r * args.width);
+  const C* h = args.h + twin_start(args.rows, args.width, k, r, args.given);
+  C* out = args.out + twin_start(args.rows, args.width, k, r, args.orders);
   auto one = at.load(h);
   WidePack<C> two{};
   if (args.given > 1) two = at.load(h + further);
-  with_curves(args.activation, [&](auto tag) {
-    SVGDX_UNROLL
-    for (int w = 0; w < kPackWidth<C>; ++w) {
-      const auto d = curves<decltype(tag)::kind, CudaMath<C>>(value.v[w]);
-      two.v[w] = d.second * one.v[w] * one.v[w] + d.slope * two.v[w];
-      one.v[w] *= d.slope;
-    }
-  });
+  to_values<C>(args.activation, at.load(args.value + r * args.width), one, two);
   at.store(out, one);
   if (args.orders > 1) at.store(out + further, two);
 }
 
-// d/dt of a'(z) g is a'' h' g + a' g', and of that a''' h'^2 g + a'' h'' g + 2 a'' h' g' + a' g''.
 template <class C>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     twin_along_back_kernel(TwinAlong<C> args, ColumnPlan plan, Divider by_rows, int64_t first_block) {
@@ -149,51 +207,41 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   const Columns<C> at(plan, group.lane, plan.by_chunks.split(r));
   if (r >= 2 * args.rows) return;
   const int64_t k = by_rows.quotient(r), further = args.rows * args.width;
-  const C* h = args.h + twin_start(args, k, r, args.given);
-  const int64_t start = twin_start(args, k, r, args.orders);
-  const auto value = at.load(args.value + r * args.width);
-  const auto g = at.load(args.back != nullptr ? args.back + r * args.width : args.head + k * args.head_pitch);
-  auto one = at.load(h);
-  WidePack<C> two{}, grad_one{}, grad_two{};
-  if (args.given > 1) two = at.load(h + further);
+  const C* h = args.h + twin_start(args.rows, args.width, k, r, args.given);
+  const int64_t start = twin_start(args.rows, args.width, k, r, args.orders);
+  auto grad = at.load(args.back != nullptr ? args.back + r * args.width : args.head + k * args.head_pitch);
+  const auto h_one = at.load(h);
+  WidePack<C> h_two{}, one{}, two{};
+  if (args.given > 1) h_two = at.load(h + further);
   if (args.grad != nullptr) {
-    grad_one = at.load(args.grad + start);
-    if (args.orders > 1) grad_two = at.load(args.grad + start + further);
+    one = at.load(args.grad + start);
+    if (args.orders > 1) two = at.load(args.grad + start + further);
   }
-  with_curves(args.activation, [&](auto tag) {
-    SVGDX_UNROLL
-    for (int w = 0; w < kPackWidth<C>; ++w) {
-      const auto d = curves<decltype(tag)::kind, CudaMath<C>>(value.v[w]);
-      const C bend = d.second * one.v[w], third = d.third * one.v[w] * one.v[w] + d.second * two.v[w];
-      two.v[w] = g.v[w] * third + C(2) * bend * grad_one.v[w] + d.slope * grad_two.v[w];
-      one.v[w] = g.v[w] * bend + d.slope * grad_one.v[w];
-    }
-  });
+  to_arguments<C>(args.activation, at.load(args.value + r * args.width), h_one, h_two, grad, one, two);
   at.store(args.out + start, one);
   if (args.orders > 1) at.store(args.out + start + further, two);
 }
 
-template <class C, class Launch>
-void launch_along(const TwinAlong<C>& args, const Launch& launch) {
+template <class C>
+ColumnPlan plan_along(const TwinAlong<C>& args) {
   const bool wide = is_aligned(args.value, args.width) && is_aligned(args.h, args.width) &&
                     is_aligned(args.out, args.width) && is_aligned(args.back, args.width) &&
                     is_aligned(args.head, args.head_pitch) && is_aligned(args.grad, args.width);
-  const ColumnPlan plan = plan_columns<C>(args.width, wide, chunk_lanes<C>(args.width, wide));
-  const Divider by_rows(std::max<int64_t>(1, args.rows));
-  launch_blocks("mlp_along", plan.chunk_blocks(2 * args.rows),
-                [&](unsigned grid, int64_t first) { launch(grid, first, plan, by_rows); });
+  return plan_columns<C>(args.width, wide, chunk_lanes<C>(args.width, wide));
 }
 
 template <class C>
 void twin_along(const TwinAlong<C>& args, void* stream) {
-  launch_along(args, [&](unsigned grid, int64_t first, const ColumnPlan& plan, const Divider& by_rows) {
+  const ColumnPlan plan = plan_along(args);
+  launch_twin("mlp_along", args.rows, plan, [&](unsigned grid, int64_t first, const Divider& by_rows) {
     SVGDX_LAUNCH((twin_along_kernel<C>), grid, kRowThreads, 0, stream, args, plan, by_rows, first);
   });
 }
 
 template <class C>
 void twin_along_back(const TwinAlong<C>& args, void* stream) {
-  launch_along(args, [&](unsigned grid, int64_t first, const ColumnPlan& plan, const Divider& by_rows) {
+  const ColumnPlan plan = plan_along(args);
+  launch_twin("mlp_along", args.rows, plan, [&](unsigned grid, int64_t first, const Divider& by_rows) {
     SVGDX_LAUNCH((twin_along_back_kernel<C>), grid, kRowThreads, 0, stream, args, plan, by_rows, first);
   });
 }

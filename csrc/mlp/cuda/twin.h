@@ -10,30 +10,36 @@
 
 namespace svgdx::cuda {
 
-// A hidden layer: a(z).
+// A hidden layer: a(z), and its derivatives in t at x + t v. An array with derivatives has the shape
+// (2, 1 + orders, N, width): the values of a network, then its derivatives.
 template <class C>
 struct TwinLayer {
   int64_t rows, width;  // N
+  int orders, given;    // 0, 1 or 2; `given` of z: in the first layer the second derivative is 0
   Activation activation;
-  const C* product;  // (2 N, width): the argument z without its shift
+  const C* product;  // (2, 1 + given, N, width): the argument z without its shift
   const C* shift;    // row r of 2 N adds entry r / group, `pitch` numbers apart
   int64_t group, pitch;
-  C* value;  // (2 N, width); null if not requested
+  C* value;  // (2, 1 + orders, N, width); null if not requested
+  C* saved;  // (2 N, width): a(z) alone; null if not requested
   // The last layer alone:
   const C* head;       // weight (width), then bias, of the first network; null below the last layer
   int64_t head_pitch;  // to those of the second network
   C* output;           // (2 N): the networks' values
-  C* grad;             // (2 N, width): their gradient in z; null if not requested
+  C* grad;             // (2, 1 + orders, N, width): their gradient in z; null if not requested
 };
 
-// Back through a hidden layer: from the gradient in a(z) to that in z.
+// Back through a hidden layer: from the gradient in a(z), and its derivatives in t, to those in z.
 template <class C>
 struct TwinBack {
   int64_t rows, width;
+  int orders, given;
   Activation activation;
-  const C* value;  // (2 N, width): a(z)
-  const C* grad;   // (2 N, width)
-  C* out;          // (2 N, width)
+  const C* value;    // (2, 1 + orders, N, width): a(z)
+  const C* product;  // (2, 1 + given, N, width): the derivatives of z
+  const C* grad;     // (2, 1 + orders, N, width)
+  C* out;            // (2, 1 + orders, N, width)
+  C* saved;          // (2 N, width): the gradient in a(z) alone; null if not requested
 };
 
 // Derivatives in t of a hidden layer at x + t v: from those of z, h' and h'', to those of a(z). An array of derivatives

@@ -27,8 +27,7 @@ class CompiledSweeps:
 
     def __init__(self, networks: Sequence[Network]) -> None:
         weights = networks[0].weights
-        self.shift = torch.stack([network.shift for network in networks])
-        self.parameters = _flat(networks)
+        self.parameters, self.shift = _flat(networks)
         self.widths = torch.tensor([weights[0].shape[1], *map(len, weights)], dtype=torch.int64, device="cpu")
         self.activation = COMPILED[networks[0].activation]
 
@@ -58,7 +57,8 @@ class CompiledSweeps:
         return [derivative.view(direction.shape) for derivative in derivatives[:order]]
 
 
-def _flat(networks: Sequence[Network]) -> Tensor:
+def _flat(networks: Sequence[Network]) -> tuple[Tensor, Tensor]:
+    """The parameters and the shifts of all networks, in one block of memory."""
     layers = []
     for network in networks:
         first, *later = network.weights
@@ -68,7 +68,11 @@ def _flat(networks: Sequence[Network]) -> Tensor:
         if first.is_cuda:
             count = sum(layer.numel() for layer in layers)
             layers.append(first.new_empty(-count % ALIGNED))
-    return torch.cat(layers).view(len(networks), -1)
+    shifts = [network.shift for network in networks]
+    numbers = sum(shift.numel() for shift in shifts)
+    block = torch.cat([*layers, *(shift.reshape(-1) for shift in shifts)])
+    parameters, shift = block.split([len(block) - numbers, numbers])
+    return parameters.view(len(networks), -1), shift.view(len(networks), *shifts[0].shape)
 
 
 def minimum_fake(

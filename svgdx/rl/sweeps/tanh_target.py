@@ -86,12 +86,10 @@ def _target_fake(
     activation: int,
     graph: bool,
 ) -> tuple[Tensor, ...]:
-    depth = 2 if graph or probe is not None else 1
-    log_prob, gradient, *tape = minimum_fake(u, shift, parameters, widths, activation, depth)
+    log_prob, _, *tape = minimum_fake(u, shift, parameters, widths, activation, 2 if graph else 1)
     probed, form = u[:0] if probe is None else u, log_prob[:0] if probe is None else log_prob
-    third = probed if graph else u[:0]
-    shapes = (log_prob, u, form, probed, *tape, gradient, probed, third)
-    return tuple(torch.empty_like(each) for each in shapes)
+    saved = (u, probed, probed) if graph else (u[:0],) * 3
+    return tuple(map(torch.empty_like, (log_prob, u, form, probed, *tape, *saved)))
 
 
 def _backward_fake(

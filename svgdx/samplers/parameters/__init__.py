@@ -9,6 +9,7 @@ from svgdx.samplers.parameters.step_sizes import (
     as_rows,
     as_step_size,
     bounded,
+    held,
     step_bound,
 )
 from svgdx.samplers.parameters.values import Fixed, Learnt, OfState, Value, as_value
@@ -29,6 +30,7 @@ __all__ = [
     "as_step_size",
     "as_value",
     "bounded",
+    "held",
     "median_bandwidth",
     "step_bound",
 ]

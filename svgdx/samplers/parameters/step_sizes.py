@@ -8,7 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from svgdx import _library
 from svgdx._checks import one_of, per_row
+from svgdx.samplers.parameters import compiled
 from svgdx.samplers.parameters.values import Value, as_value
 from svgdx.samplers.state import State
 
@@ -104,5 +106,16 @@ def bounded(eps: Tensor, limit: Tensor, bound: str) -> Tensor:
     if bound == "none":
         return eps
     eps = eps.expand_as(limit)
-    slope = LEAKY_SLOPE if bound == "leaky" else 0.0
-    return torch.where(eps > limit, torch.add(limit, eps - limit, alpha=slope), eps)
+    return torch.where(eps > limit, torch.add(limit, eps - limit, alpha=_slope(bound)), eps)
+
+
+def held(eps: Tensor, sqnorm: Tensor, bound: str) -> tuple[Tensor, Tensor]:
+    """eps_UB (...) of squared norms (..., M), and eps, () or (...), held under it: "clamp" or "leaky"."""
+    if _library.serves(sqnorm, eps):
+        return compiled.held(eps, sqnorm, _slope(bound))
+    limit = step_bound(sqnorm)
+    return limit, bounded(eps, limit, bound)
+
+
+def _slope(bound: str) -> float:
+    return LEAKY_SLOPE if bound == "leaky" else 0.0

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from svgdx import _library
 from svgdx._checks import one_of
+from svgdx.samplers.parameters import compiled
 from svgdx.samplers.state import State
 
 SCALES = ("isotropic", "per-dimension")
@@ -103,6 +105,8 @@ class Learnt(Value):
         if self.range is None:
             return raw.exp()
         low, high = self.range
+        if _library.serves(raw):
+            return compiled.learnt(raw, low, high)
         return (low + (high - low) * raw.sigmoid()).exp()
 
 

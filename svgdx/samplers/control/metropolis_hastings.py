@@ -1,53 +1,16 @@
-"""Divergence control: truncation, and Metropolis-Hastings with a direction r = +1 or -1."""
+"""Metropolis-Hastings with a direction r = +1 or -1, for every step or for some."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from svgdx._checks import one_of
-from svgdx.samplers.kernels import Kernel
+from svgdx import _library
+from svgdx.samplers.control.compiled import Inverse, Proposals, accept
+from svgdx.samplers.control.truncation import Move
+from svgdx.samplers.kernels import RBF, Kernel
 from svgdx.samplers.targets import Derivatives, Target
 from svgdx.streams import Stream
-
-CONTROLS = ("none", "truncation", "metropolis-hastings", "epsilon-greedy")
-
-
-class Move(NamedTuple):
-    """A proposed step: particles x, their derivatives, and x_next = x + eps phi, (..., M, D).
-
-    gain is log |det(I + eps J_i)|, or its first order, (..., M); None if no density is followed.
-    """
-
-    x: Tensor
-    derivatives: Derivatives
-    sigma: Tensor
-    eps: Tensor
-    x_next: Tensor
-    gain: Tensor | None
-
-
-class Truncation:
-    """Masks particles that would leave mean +- `deviations` standard deviations of the initial distribution.
-
-    A masked particle keeps its last position inside and does not count in means.
-
-    Raises ValueError if `deviations` is not positive.
-
-    Source: Messaoud et al., S2AC, ICLR 2024.
-    """
-
-    def __init__(self, deviations: float = 3.0) -> None:
-        if not deviations > 0:
-            raise ValueError(f"Truncation: deviations must be positive, but is {deviations}")
-        self.deviations = deviations
-
-    def inside(self, x: Tensor, box: tuple[Tensor, Tensor]) -> Tensor:
-        """Whether particles x (..., M, D) are inside the box, (..., M) bool; a NaN is outside."""
-        low, high = (corner.unsqueeze(-2) for corner in box)
-        return ((x >= low) & (x <= high)).all(-1)
 
 
 class MetropolisHastings:
@@ -94,20 +57,20 @@ class MetropolisHastings:
         terms: the settings `hessian` and `density` of the sampler. stream: source of probes and decisions.
         """
         x, graph = move.x, torch.is_grad_enabled() and move.x_next.requires_grad
-        forward, moved = _finite(move.x_next, x)
-        backward, converged = self._inverse(move, kernel, target, graph)
+        hessian, density = terms
+        ahead, can_ahead = _finite(move.x_next, x)
+        back, can_back = self._inverse(move, kernel, target, graph)
         assert move.gain is not None
-        gain_back = self._gain_at(backward, move, kernel, target, terms, stream, graph)
-        here = move.derivatives.log_prob
-        here = target.log_prob(x) if here is None else here
-        log_alpha = _log_alpha(target.log_prob(forward) - here + move.gain, moved)
-        log_alpha_back = _log_alpha(target.log_prob(backward) - here - gain_back, converged)
-        ahead = stream.bernoulli(0.5, here)
-        chance = stream.uniform(here).log()
-        accept = chance < torch.where(ahead, log_alpha, log_alpha_back).detach()
-        proposal = torch.where(ahead.unsqueeze(-1), forward, backward)
-        change = torch.logaddexp(_mixed(log_alpha, move.gain), _mixed(log_alpha_back, -gain_back)) - _LOG_2
-        return torch.where(accept.unsqueeze(-1), proposal, x), change, accept
+        there = target.derivatives(back, hessian, graph, stream) if hessian != "none" else Derivatives(back)
+        gain_back = self._gain_at(back, move, kernel, there, density)
+        here, log_p_back = move.derivatives.log_prob, there.log_prob
+        here = target.log_prob_once(x) if here is None else here
+        log_p_back = target.log_prob_once(back) if log_p_back is None else log_p_back
+        log_p_ahead, toss, chance = target.log_prob_once(ahead), stream.uniform(here), stream.uniform(here)
+        gains = (move.gain, gain_back)
+        proposals = Proposals(x, ahead, back, here, log_p_ahead, log_p_back, *gains, can_ahead, can_back, toss, chance)
+        is_served = _library.serves(x, ahead, back, here, log_p_ahead, log_p_back, *gains)
+        return accept(proposals) if is_served else accept_by_torch(proposals)
 
     def _inverse(self, move: Move, kernel: Kernel, target: Target, graph: bool) -> tuple[Tensor, Tensor]:
         """The inverse map of each particle, (..., M, D), and whether its iteration converged, (..., M) bool.
@@ -115,50 +78,53 @@ class MetropolisHastings:
         The gradient is that of the last iteration with phi's argument y held fixed, exact to first order in eps.
         """
         x, score, sigma = move.x, move.derivatives.score, move.sigma
-        eps = move.eps[..., None, None]
-        y = x.detach()
-        limit = self.tolerance * y.abs().amax((-2, -1), keepdim=True).clamp_min(1.0)
+        largest = torch.linalg.vector_norm(x.detach(), torch.inf, (-2, -1))
+        limit = self.tolerance * largest.clamp_min(1.0)
+        is_fused = isinstance(kernel, RBF) and not kernel.bandwidth.per_dimension
         with torch.no_grad():
-            unsolved: Tensor | None = None
-            for _ in range(self.iterations):
-                phi = kernel.direction_at(y, x, score, sigma, target.derivatives(y).score)
-                y_next = x - eps * phi
-                change = (y_next - y).abs()
-                if unsolved is None:
-                    y, error = y_next, change
-                else:
-                    y, error = torch.where(unsolved, y_next, y), torch.where(unsolved, change, error)
-                if y.device.type != "cpu":
-                    # A GPU is not asked whether the iteration has ended: it makes the rest in vain.
-                    unsolved = (error > limit).any()
-                elif not bool((error > limit).any()):
-                    break
-        converged = (error <= limit).all(-1)  # a NaN has not converged
+            iterated = self._iterated if is_fused and _library.serves(x, score, sigma) else self._iterated_by_torch
+            y, converged = iterated(move, kernel, target, limit)
         y, finite = _finite(y, x.detach())
         if graph:
             phi = kernel.direction_at(y, x, score, sigma, target.derivatives(y).score)
-            y = torch.where(finite.unsqueeze(-1), x - eps * phi, x)
+            y = torch.where(finite.unsqueeze(-1), x - move.eps[..., None, None] * phi, x)
         return y, converged & finite
 
-    def _gain_at(
-        self,
-        query: Tensor,
-        move: Move,
-        kernel: Kernel,
-        target: Target,
-        terms: tuple[str, str],
-        stream: Stream,
-        graph: bool,
-    ) -> Tensor:
-        """log |det(I + eps J_i)| if particle i alone is moved to query_i, (..., M)."""
-        hessian, density = terms
+    def _iterated(self, move: Move, kernel: Kernel, target: Target, limit: Tensor) -> tuple[Tensor, Tensor]:
+        """The last point of the inverse map's iteration, and which particles have converged."""
+        inverse = Inverse(move.x, move.derivatives.score, move.sigma, move.eps, limit, self.iterations)
+        while inverse.count < self.iterations:
+            if not inverse.iterate(target.derivatives(inverse.y).score):
+                break
+        return inverse.y, inverse.converged()
+
+    def _iterated_by_torch(self, move: Move, kernel: Kernel, target: Target, limit: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for any kernel."""
+        x, limit = move.x, limit[..., None, None]
+        y, unsolved = x.detach(), None
+        for _ in range(self.iterations):
+            phi = kernel.direction_at(y, x, move.derivatives.score, move.sigma, target.derivatives(y).score)
+            y_next = x - move.eps[..., None, None] * phi
+            change = (y_next - y).abs()
+            if unsolved is None:
+                y, error = y_next, change
+            else:
+                y, error = torch.where(unsolved, y_next, y), torch.where(unsolved, change, error)
+            if y.device.type != "cpu":
+                # A GPU is not asked whether the iteration has ended: it makes the rest in vain.
+                unsolved = (error > limit).any()
+            elif not bool((error > limit).any()):
+                break
+        return y, (error <= limit).all(-1)  # a NaN has not converged
+
+    def _gain_at(self, query: Tensor, move: Move, kernel: Kernel, derivatives: Derivatives, density: str) -> Tensor:
+        """log |det(I + eps J_i)| if particle i alone is moved to query_i, where these are its derivatives, (..., M)."""
         x, score, sigma, eps = move.x, move.derivatives.score, move.sigma, move.eps
-        derivatives = target.derivatives(query, hessian, graph, stream) if hessian != "none" else Derivatives(query)
         if density == "logdet":
             return kernel.logdet_at(query, x, score, sigma, eps, derivatives.hessian)
         trace = kernel.trace_at(query, x, score, sigma)
         if derivatives.trace is not None:
-            trace = trace + derivatives.trace / x.shape[-2]
+            trace = torch.add(trace, derivatives.trace, alpha=1 / x.shape[-2])
         return eps[..., None] * trace
 
 
@@ -185,24 +151,24 @@ class EpsilonGreedy(MetropolisHastings):
         return self.low + (self.high - self.low) * progress
 
 
-Control = Truncation | MetropolisHastings
-
-
-def as_control(control: str | Control) -> Control | None:
-    """A control unchanged, or the default one of a name in CONTROLS. Raises ValueError for another name."""
-    if isinstance(control, (Truncation, MetropolisHastings)):
-        return control
-    controls: tuple[type[Control] | None, ...] = (None, Truncation, MetropolisHastings, EpsilonGreedy)
-    kind = controls[CONTROLS.index(one_of("SVGD", "control", control, CONTROLS))]
-    return None if kind is None else kind()
-
-
 _LOG_2 = 0.6931471805599453
+
+
+def accept_by_torch(proposals: Proposals) -> tuple[Tensor, Tensor, Tensor]:
+    """As `compiled.accept`, in torch's own operations."""
+    x, ahead, back, here, log_p_ahead, log_p_back, gain, gain_back, can_ahead, can_back, toss, chance = proposals
+    log_alpha = _log_alpha(log_p_ahead - here + gain, can_ahead)
+    log_alpha_back = _log_alpha(log_p_back - here - gain_back, can_back)
+    is_ahead = toss < 0.5
+    accepted = chance.log() < torch.where(is_ahead, log_alpha, log_alpha_back).detach()
+    proposal = torch.where(is_ahead.unsqueeze(-1), ahead, back)
+    change = torch.logaddexp(_mixed(log_alpha, gain), _mixed(log_alpha_back, -gain_back)) - _LOG_2
+    return torch.where(accepted.unsqueeze(-1), proposal, x), change, accepted
 
 
 def _finite(point: Tensor, otherwise: Tensor) -> tuple[Tensor, Tensor]:
     """Points, replaced if not finite so that a rejected one adds no NaN to the gradient, and which are finite."""
-    finite = point.isfinite().all(-1)
+    finite = torch.linalg.vector_norm(point.detach(), torch.inf, -1) < torch.inf
     return torch.where(finite.unsqueeze(-1), point, otherwise), finite
 
 
