@@ -12,7 +12,11 @@ from svgdx import _library
 
 def held(eps: Tensor, sqnorm: Tensor, slope: float) -> tuple[Tensor, Tensor]:
     """The limit (...) of squared norms (..., M), detached, and eps, () or (...), with this slope past it."""
-    limit, bounded = _Held.apply(eps, sqnorm.detach(), slope)
+    if torch.is_grad_enabled() and eps.requires_grad:
+        limit, bounded = _Held.apply(eps, sqnorm.detach(), slope)
+    else:
+        with torch._C._AutoDispatchBelowAutograd():
+            limit, bounded = torch.ops.svgdx_inner.chain_bound.default(sqnorm, eps, slope)
     return limit, bounded
 
 
