@@ -20,6 +20,7 @@ import torch  # noqa: E402
 from pretended.gpu import pretended_cuda  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from svgdx import gflownets  # noqa: E402
 from svgdx.experiments.eb_gfn import train as eb_gfn  # noqa: E402
 from svgdx.experiments.eb_gfn.config import EBGFNConfig  # noqa: E402
 from svgdx.experiments.ebm import train as ebm  # noqa: E402
@@ -187,11 +188,25 @@ def test_each_k_is_a_kind_of_its_own() -> None:
             counts.clear()
             ks.append(trainer.update()["k"])
             replayed.append(any(event.kind == "a graph" for event in counts.launches))
-        # After an evaluation with another number of trajectories, replays still have their memory.
-        trainer.measure()
-        trainer.update()
     assert ks == [1] * 5 + [2] * 3 + [3] * 3 + [4]
     assert replayed == [number > WARM_UP for number in (1, 2, 3, 4, 5, 1, 2, 3, 1, 2, 3, 1)]
+
+
+def test_a_captured_rollout_has_memory_of_its_own() -> None:
+    """A later rollout of another size takes that which other rollouts of the policy share."""
+    with pretended_cuda():
+        policy = gflownets.MLPPolicy(3, 8, 2).to("cuda")
+        graphs = graph.Graphs(torch.device("cuda"), [], True)
+
+        def log_prob(seed: int | Tensor, count: int = 2) -> Tensor:
+            void = gflownets.void_states(count, 3, torch.device("cuda"))
+            trajectories = gflownets.rollout(policy, 3, seed, forward_from=void, record=True)
+            return gflownets.trajectory_log_prob(policy, trajectories)[0].detach()
+
+        for seed in range(WARM_UP + 1):
+            graphs.run("rollout", log_prob, seed=seed)
+        log_prob(0, 5)
+        assert torch.equal(graphs.run("rollout", log_prob, seed=7).cpu(), log_prob(7).cpu())
 
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {

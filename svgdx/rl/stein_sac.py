@@ -28,6 +28,7 @@ Descents = dict[str, tuple[Tensor, Tensor]]
 
 
 def _called(kind: Hashable, update: Callable[..., Any], **inputs: Any) -> Any:
+    """Calls an update with its inputs; `svgdx.experiments.run.compute.graph.Graphs.run` replays it as a CUDA graph."""
     return update(**inputs)
 
 
@@ -85,7 +86,6 @@ class SteinSAC(Extension, RandomSteps):
     }
     policy: SteinPolicy
     policy_kwargs: dict[str, Any]
-    # Calls an update with its inputs; svgdx.experiments.run.compute.graph.Graphs.run replays it as a CUDA graph.
     run_update: Callable[..., Any] = staticmethod(_called)
     # Of the updates since `train` began: its number, the networks, and loss and norm of each, one after the other.
     _descents: list[tuple[int, tuple[str, ...], Tensor]]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from svgdx.experiments.run.compute import device, graph
+from svgdx.experiments.run.compute import device
 from svgdx.experiments.run.errors import UsageError
 
 S = TypeVar("S", bound="Settings")
@@ -63,9 +63,9 @@ def device_option(group: str = "run") -> Any:
 
 
 def graph_option() -> Any:
-    """The field `graph` of a training's settings, see `svgdx.experiments.run.compute.graph.is_captured`."""
+    """The field `graph` of a training's settings, see `svgdx.experiments.run.compute.device.is_captured`."""
     text = "whether a GPU replays updates as CUDA graphs; auto does so if the settings allow it"
-    return option("auto", "run", text, graph.MODES)
+    return option("auto", "run", text, device.GRAPHS)
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Settings:
 
         Raises UsageError if `graph` is "on" and they cannot be.
         """
-        return graph.is_captured(self.graph, self.device, self.uncapturable)  # type: ignore[attr-defined]
+        return device.is_captured(self.graph, self.device, self.uncapturable)  # type: ignore[attr-defined]
 
     def validate(self) -> None:
         """Raises UsageError that names the first option whose value is not allowed."""

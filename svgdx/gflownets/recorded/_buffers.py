@@ -24,9 +24,9 @@ class Buffers:
         self._tensors: dict[str, Tensor] = {}
         self._owner: weakref.ref[Any] | None = None
 
-    def lend(self, owner: object) -> Buffers:
+    def lend(self, owner: object, device: torch.device) -> Buffers:
         """These buffers; fresh ones while these are lent, and for a CUDA graph, whose memory must stay its own."""
-        if (self._owner is not None and self._owner() is not None) or _is_captured():
+        if (self._owner is not None and self._owner() is not None) or _is_captured(device):
             fresh = Buffers()
             fresh._owner = weakref.ref(owner)
             return fresh
@@ -49,8 +49,8 @@ class Buffers:
         return tensor
 
 
-def _is_captured() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+def _is_captured(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 _of_policies: WeakKeyDictionary[MLPPolicy, Buffers] = WeakKeyDictionary()

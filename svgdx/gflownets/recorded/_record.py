@@ -26,9 +26,9 @@ class Record:
         policy = weights.policy
         self.weights = weights
         self.batch, self.split, self.steps = batch, split, steps
-        self.buffers = buffers_of(policy).lend(self)
-        self.generation = self.buffers.generation
         device, dtype = weights.first.device, weights.dtype
+        self.buffers = buffers_of(policy).lend(self, device)
+        self.generation = self.buffers.generation
         shape = (1 + len(weights.deeper), steps + 1, batch, weights.first.shape[0])
         self.hidden = self.buffers.take("hidden", shape, dtype, device)
         self.logits: Tensor | None = None

@@ -1,4 +1,4 @@
-"""The device of a command: what --device asks for, resolved once, with the reason."""
+"""The device of a command: what --device asks for, resolved once, with the reason; and whether --graph captures."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from svgdx import _library
 from svgdx.experiments.run.errors import UsageError
 
 NAMES = "auto|cpu|cuda|cuda:N"
+# Values of --graph.
+GRAPHS = ("auto", "on", "off")
 _PATTERN = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
@@ -90,3 +92,30 @@ def ranks_launched() -> int:
 def local_rank() -> int:
     """The number of this process among those that torchrun starts on this machine; 0 without torchrun."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def graph_obstacle(device: str, uncapturable: str | None) -> str | None:
+    """Why the updates of a run are not captured; None if they are.
+
+    Args:
+        device: as config.yaml names it.
+        uncapturable: why the updates of its settings cannot be captured on any device; None if they can.
+    """
+    if not device.startswith("cuda"):
+        return f"this run computes on the {device.upper()}"
+    if ranks_launched() > 1:
+        return "the gradients of several processes are averaged by hooks that a graph does not hold"
+    if _library.disabled():
+        return "the reference that SVGDX_DISABLE=1 selects copies constants from the host"
+    return uncapturable
+
+
+def is_captured(mode: str, device: str, uncapturable: str | None) -> bool:
+    """Whether --graph, one of GRAPHS, captures the updates of a run; arguments as of `graph_obstacle`.
+
+    Raises UsageError if it is "on" and cannot be.
+    """
+    reason = graph_obstacle(device, uncapturable)
+    if mode == "on" and reason is not None:
+        raise UsageError(f"--graph on: no update can be captured, because {reason}; pass --graph auto")
+    return mode != "off" and reason is None

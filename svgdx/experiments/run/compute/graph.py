@@ -10,45 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from svgdx import _library
-from svgdx.experiments.run.compute.device import ranks_launched
 from svgdx.experiments.run.errors import UsageError, is_out_of_memory
 from svgdx.streams import Stream
 
 T = TypeVar("T")
 
-MODES = ("auto", "on", "off")
 # Updates of a kind before it is captured: they make what stays, such as the state of Adam, and load the kernels.
 WARM_UP = 3
 # Kinds that are kept; each holds the memory of one update.
 MOST_KINDS = 8
-
-
-def obstacle(device: str, uncapturable: str | None) -> str | None:
-    """Why the updates of a run are not captured; None if they are.
-
-    Args:
-        device: as config.yaml names it.
-        uncapturable: why the updates of its settings cannot be captured on any device; None if they can.
-    """
-    if not device.startswith("cuda"):
-        return f"this run computes on the {device.upper()}"
-    if ranks_launched() > 1:
-        return "the gradients of several processes are averaged by hooks that a graph does not hold"
-    if _library.disabled():
-        return "the reference that SVGDX_DISABLE=1 selects copies constants from the host"
-    return uncapturable
-
-
-def is_captured(mode: str, device: str, uncapturable: str | None) -> bool:
-    """Whether --graph, one of MODES, captures the updates of a run; arguments as of `obstacle`.
-
-    Raises UsageError if it is "on" and cannot be.
-    """
-    reason = obstacle(device, uncapturable)
-    if mode == "on" and reason is not None:
-        raise UsageError(f"--graph on: no update can be captured, because {reason}; pass --graph auto")
-    return mode != "off" and reason is None
 
 
 class Graphs:
