@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from svgdx._checks import features, one_of
@@ -57,7 +58,7 @@ class ConvLogDensity(LogDensity):
         """f in nats, up to a constant: (..., D) -> (...), D = channels * height * width."""
         features("ConvLogDensity", "x", x, math.prod(self.shape))
         value: Tensor = self.layers(x.reshape(-1, *self.shape)).reshape(x.shape[:-1])
-        return value - 0.5 * self.confinement * x.square().sum(-1)
+        return torch.add(value, x.square().sum(-1), alpha=-0.5 * self.confinement)
 
 
 class ResidualBlock(nn.Module):

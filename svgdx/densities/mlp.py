@@ -55,7 +55,7 @@ class MLPLogDensity(LogDensity):
     def forward(self, x: Tensor) -> Tensor:
         """f in nats, up to a constant: (..., D) -> (...)."""
         value: Tensor = self.layers(features("MLPLogDensity", "x", x, self.dim)).squeeze(-1)
-        return value - self._well(x)
+        return self._confined(value, x)
 
     @differentiates
     def score_hvp(self, x: Tensor, probe: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,7 +76,7 @@ class MLPLogDensity(LogDensity):
             with torch.enable_grad():
                 x = x if create_graph and x.requires_grad else x.detach().requires_grad_()
                 value = self(x)
-                (score,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+                (score,) = torch.autograd.grad(value, x, torch.ones_like(value), create_graph=True)
                 (hvp,) = torch.autograd.grad(score, x, probe, create_graph=create_graph)
             return (value, score, hvp) if create_graph else (value.detach(), score.detach(), hvp)
         x, probe = x.detach(), probe.detach()
@@ -89,7 +89,7 @@ class MLPLogDensity(LogDensity):
         shapes = (x.shape[:-1], x.shape, x.shape)
         value, score, hvp = (result.view(shape) for result, shape in zip(derivatives, shapes, strict=True))
         precision = self.confinement
-        return value - self._well(x), score.sub_(x, alpha=precision), hvp.sub_(probe, alpha=precision)
+        return self._confined(value, x), score.sub_(x, alpha=precision), hvp.sub_(probe, alpha=precision)
 
     def laplacian(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns f (...), its gradient (..., D) and the exact trace of its Hessian (...), at x (..., D), D <= 64.
@@ -101,7 +101,7 @@ class MLPLogDensity(LogDensity):
         derivatives = ops.mlp_laplacian(x.reshape(-1, x.shape[-1]), None, *self._layers(), self.activation)
         shapes = (x.shape[:-1], x.shape, x.shape[:-1])
         value, score, trace = (result.view(shape) for result, shape in zip(derivatives, shapes, strict=True))
-        return value - self._well(x), score - self.confinement * x, trace - self.confinement * x.shape[-1]
+        return self._confined(value, x), score - self.confinement * x, trace - self.confinement * x.shape[-1]
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -122,5 +122,5 @@ class MLPLogDensity(LogDensity):
         linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
         return [layer.weight.detach() for layer in linear], [layer.bias.detach() for layer in linear]
 
-    def _well(self, x: Tensor) -> Tensor:
-        return 0.5 * self.confinement * x.square().sum(-1)
+    def _confined(self, value: Tensor, x: Tensor) -> Tensor:
+        return torch.add(value, x.square().sum(-1), alpha=-0.5 * self.confinement)

@@ -96,7 +96,7 @@ class Target:
             if not graph:
                 x = x.detach().requires_grad_()
             log_prob = _checks.returned("SVGD", "target", self._log_prob(x), x, graph=True)
-            (score,) = torch.autograd.grad(log_prob.sum(), x, create_graph=graph)
+            (score,) = torch.autograd.grad(log_prob, x, torch.ones_like(log_prob), create_graph=graph)
         return Derivatives(score, log_prob) if graph else Derivatives(score.detach(), log_prob.detach())
 
 

@@ -59,7 +59,7 @@ def langevin(
         with torch.enable_grad():
             leaf = x.requires_grad_()
             value = _checks.returned("langevin", "target", log_density(leaf), leaf, graph=True)
-            (score,) = torch.autograd.grad(value.sum(), leaf)
+            (score,) = torch.autograd.grad(value, leaf, torch.ones_like(value))
         x = leaf.detach() + step_size * score
         x += noise * math.sqrt(2 * step_size) * stream.normal(x)
         norm += score.norm(dim=-1).mean() / steps
