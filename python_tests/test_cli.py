@@ -137,6 +137,13 @@ def test_a_reader_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     sys.stdout.close()
 
 
+def test_an_output_that_takes_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdout", open("/dev/full", "w"))  # noqa: SIM115
+    assert cli.main(["--help"]) == 1
+    assert capsys.readouterr().err == "svgdx: the output cannot be written: [Errno 28] No space left on device\n"
+    sys.stdout.close()
+
+
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_a_closed_stream(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, name, None)

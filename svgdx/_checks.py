@@ -11,11 +11,11 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from svgdx.activations import COMPILED
 
@@ -40,12 +40,19 @@ def per_row(function: str, name: str, value: object, lead: Sequence[int], of: st
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{function}: {name} must be a tensor, but is {type(value).__name__}")
+    real(function, name, value)
     lead = tuple(lead)
     if value.shape == lead:
         return value
     if value.shape == (*lead, 1):
         return value.squeeze(-1)
     raise ValueError(f"{function}: {name} must have shape {lead} to match {of}, but has {tuple(value.shape)}")
+
+
+def real(function: str, name: str, value: Tensor) -> None:
+    """Raises TypeError for complex numbers and truth values, which arithmetic would take or name otherwise."""
+    if value.dtype == torch.bool or value.is_complex():
+        raise TypeError(f"{function}: {name} must hold real numbers, but is {_dtype(value)}")
 
 
 def returned(function: str, target: str, value: object, x: Tensor, graph: bool = False) -> Tensor:
@@ -55,6 +62,8 @@ def returned(function: str, target: str, value: object, x: Tensor, graph: bool =
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{function}: {target} must return a tensor, but returns {type(value).__name__}")
+    if value.is_complex():
+        raise TypeError(f"{function}: {target} must return real numbers, but returns {_dtype(value)}")
     if graph and not value.requires_grad:
         raise ValueError(
             f"{function}: {target} must be differentiable in x, but its result has no graph; compute it without "
@@ -77,6 +86,8 @@ def features(function: str, name: str, value: object, dim: int | None = None, ra
         width = "D" if dim is None else str(dim)
         expected = {None: f"(..., {width})", 1: f"({width},)", 2: f"(N, {width})"}[rank]
         raise ValueError(f"{function}: {name} must have shape {expected}, but has {tuple(value.shape)}")
+    if value.is_complex():
+        raise TypeError(f"{function}: {name} must hold real numbers, but is {_dtype(value)}")
     return value
 
 
@@ -89,6 +100,23 @@ def same_shape(function: str, name: str, value: object, shape: Sequence[int], of
             f"{function}: {name} must have the shape of {of}, {tuple(shape)}, but has {tuple(value.shape)}"
         )
     return value
+
+
+def of_parameters(function: str, x: Tensor, network: nn.Module) -> None:
+    """Raises TypeError unless x has the dtype of a network's parameters, or autocast converts it."""
+    parameter = next(network.parameters())
+    if x.dtype != parameter.dtype and not autocasts(x.device.type):
+        raise TypeError(f"{function}: x must have the dtype of the parameters, {parameter.dtype}, but has {x.dtype}")
+
+
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for a type of device, which may have none."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def without_autocast(device: str) -> AbstractContextManager[object]:
+    """A context in which autocast is off for a type of device."""
+    return torch.autocast(device, enabled=False) if autocasts(device) else nullcontext()
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -110,12 +138,29 @@ def integer(function: str, name: str, value: object) -> int:
             raise TypeError
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
+        shape = tuple(getattr(value, "shape", ()))
+        kind = f"{kind} of shape {shape}" if shape else kind
         raise TypeError(f"{function}: {name} must be an integer, but is {kind}") from None
 
 
+def sizes(function: str, **values: object) -> tuple[int, ...]:
+    """Returns sizes, each an integer as :func:`integer` takes it and at least 1."""
+    integers = tuple(integer(function, name, value) for name, value in values.items())
+    if min(integers) < 1:
+        *others, last = values
+        names, verb = (f"{', '.join(others)} and {last}", "are") if others else (last, "is")
+        raise ValueError(f"{function}: {names} must be at least 1, but {verb} {', '.join(map(str, integers))}")
+    return integers
+
+
 def seed(function: str, value: object) -> int | Tensor:
-    """Returns a seed, an integer, or a key of two int64 numbers, which the ops check."""
-    return value if isinstance(value, Tensor) and value.dim() > 0 else integer(function, "seed", value)
+    """Returns a seed of 64 bits, signed as torch takes it, or a key of two int64 numbers, which the ops check."""
+    if isinstance(value, Tensor) and value.dim() > 0:
+        return value
+    word = integer(function, "seed", value)
+    if not -(2**63) <= word < 2**64:
+        raise ValueError(f"{function}: seed must have at most 64 bits, but is {word}")
+    return word - 2**64 if word >= 2**63 else word
 
 
 def states(function: str, name: str, value: Tensor) -> Tensor:
@@ -132,11 +177,26 @@ def states(function: str, name: str, value: Tensor) -> Tensor:
     return converted
 
 
+def bits(function: str, name: str, value: Tensor) -> Tensor:
+    """Returns bits of any dtype, whose entries are 0 and 1, so far as they are readable without waiting for a GPU."""
+    if value.device.type == "cpu" and readable(value) and not bool(((value == 0) | (value == 1)).all()):
+        raise ValueError(f"{function}: {name} must hold 0 and 1 only, but holds others")
+    return value
+
+
 def readable(value: Tensor) -> bool:
     """Whether the numbers of a tensor can be looked at: not in a compiler, a transform, a capture or on device meta."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or value.device.type == "meta":
         return False
     return not (value.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def vmapped() -> bool:
+    """Whether torch.vmap is the innermost transform of torch.func at work."""
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return False
+    functorch = torch._C._functorch
+    return functorch.peek_interpreter_stack().key() == functorch.TransformType.Vmap
 
 
 def finite_rows(function: str, name: str, value: Tensor, remedy: str) -> Tensor:

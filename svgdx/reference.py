@@ -3,8 +3,12 @@
 They serve as the tests' oracle, as the fallback for ``SVGDX_DISABLE=1``, and for the derivatives that an op lacks.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import torch
+
+from svgdx import _library
 from svgdx.ops import REFERENCES
 
 if TYPE_CHECKING:
@@ -18,5 +22,25 @@ if TYPE_CHECKING:
     from svgdx.ops.trajectory import *
 
 __all__ = list(REFERENCES)
+
+# Their ops take a network's layers packed into one tensor.
+_PACKED = ("mlp_score_hvp", "mlp_laplacian")
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """The references as a table for ``torch.export.ExportedProgram.run_decompositions``.
+
+    With it an exported program consists of torch's own operations, for places without svgdx's libraries. The table also
+    has torch's default decompositions.
+    """
+    table: dict[Any, Callable[..., Any]] = dict(torch.export.default_decompositions())
+    if not _library.disabled():
+        table |= {
+            getattr(torch.ops.svgdx, name).default: reference
+            for name, reference in REFERENCES.items()
+            if name not in _PACKED
+        }
+    return table
+
 
 globals().update(REFERENCES)

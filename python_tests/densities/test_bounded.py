@@ -86,3 +86,21 @@ def test_bad_arguments_are_refused_by_name() -> None:
         transformed(lambda x: x.sum(-1))
     with pytest.raises(ValueError, match="transformed: support must be over vectors or single numbers"):
         transformed(lambda x: x.sum(-1), constraints.positive_definite)
+    for support in (constraints.boolean, constraints.dependent):
+        with pytest.raises(
+            NotImplementedError, match=r"transformed: torch.distributions has no bijection .* pass another"
+        ):
+            transformed(lambda x: x.sum(-1), support)
+    for low in (1.0, 2.0):
+        with pytest.raises(ValueError, match="transformed: support must be an interval from low to high, but is from"):
+            transformed(lambda x: x.sum(-1), constraints.interval(low, 1.0))
+
+
+def test_a_stack_of_supports_has_the_density_of_each() -> None:
+    stack = constraints.stack([constraints.positive, constraints.unit_interval], -1)
+    z = torch.tensor([[0.3, -1.0], [2.0, 0.5], [-1.0, 3.0]])
+    densities = [
+        transformed(lambda x: -x.sum(-1), support) for support in (constraints.positive, constraints.unit_interval)
+    ]
+    expected = sum(density(z[:, i : i + 1]) for i, density in enumerate(densities))
+    torch.testing.assert_close(transformed(lambda x: -x.sum(-1), stack)(z), expected)

@@ -224,6 +224,34 @@ def test_load_changes_the_chains_or_names_what_does_not_fit(saved: Path) -> None
             SteinSAC.load(saved, **{name: 4})
 
 
+def test_settings_that_do_not_fit_are_named_when_the_model_is_made() -> None:
+    assert make_model(stein_kwargs={"particles": np.int64(4)}).policy.settings.particles == 4
+    refused: dict[str, dict[str, Any]] = {
+        "particles must be an integer, at least 1, but is True": {"stein_kwargs": {"particles": True}},
+        "0 <= low <= high <= 1 must hold": {"preset": "met-svgd-mh-greedy", "stein_kwargs": {"mh_low": 2.0}},
+        "threshold must not be negative, but is nan": {"stein_kwargs": {"stop_threshold": float("nan")}},
+        "ent_coef must be positive, or 'auto' or 'auto_X', but is None": {"ent_coef": None},
+    }
+    for message, arguments in refused.items():
+        with pytest.raises(ValueError, match=message):
+            make_model(**arguments)
+    model = make_model()
+    with pytest.raises(ValueError, match=r"Critics: action must have shape \(3, M, 1\), but has \(3, 1\)"):
+        model.policy.values(torch.as_tensor(STATES), torch.zeros(3, 1))
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"SteinSAC.train: gradients are off"):
+        model.learn(5)
+
+
+def test_learning_under_autocast() -> None:
+    parameters = []
+    for is_autocast in (False, True):
+        model = make_model()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_autocast):
+            model.learn(6)
+        parameters.append(torch.cat([value.detach().flatten() for value in model.critic.parameters()]))
+    assert torch.equal(*parameters)
+
+
 def test_the_policy_is_exported() -> None:
     policy = make_model().policy
     policy.set_training_mode(False)

@@ -130,6 +130,8 @@ def as_log_density(target: LogProb) -> LogProb:
         return target
     if isinstance(target, Energy):
         return EnergyTarget(target)
+    if isinstance(target, type):
+        raise TypeError(f"as_log_density: target must be an object, but is the class {target.__name__}")
     if not callable(target):
         raise TypeError(
             f"as_log_density: target must be a LogDensity, an Energy or a callable, but is {type(target).__name__}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import overload
+import contextlib
+from typing import Any, overload
 
+import torch
 from torch import Tensor, distributions
 from torch.distributions import biject_to, constraints
 
@@ -24,7 +26,7 @@ class BoundedLogDensity(LogDensity):
     def __init__(self, target: LogProb, support: constraints.Constraint, dim: int | None = None) -> None:
         super().__init__()
         self.target = target
-        self.transform = biject_to(support)
+        self.transform = _bijection(support)
         # D; None if it is not known.
         self.dim = None if dim is None else self.transform.inverse_shape((dim,))[-1]
 
@@ -35,8 +37,13 @@ class BoundedLogDensity(LogDensity):
         """
         z = _checks.features("BoundedLogDensity", "z", z, self.dim)
         x = self.transform(z)
+        return _checks.returned("transformed", "target", self.target(x), x) + self._volume(z, x)
+
+    def _volume(self, z: Tensor, x: Tensor) -> Tensor:
+        """log |det dT/dz|, (...)."""
         volume: Tensor = self.transform.log_abs_det_jacobian(z, x)
-        return _checks.returned("transformed", "target", self.target(x), x) + volume
+        # A stack of supports for single numbers has one for each coordinate.
+        return volume.sum(-1) if volume.dim() == z.dim() else volume
 
     @overload
     def constrained(self, z: Tensor) -> Tensor: ...
@@ -61,7 +68,7 @@ class BoundedLogDensity(LogDensity):
         if log_q is None:
             return x
         log_q = _checks.per_row("BoundedLogDensity.constrained", "log_q", log_q, z.shape[:-1], "z")
-        return x, log_q - self.transform.log_abs_det_jacobian(z, x)
+        return x, log_q - self._volume(z, x)
 
 
 def transformed(
@@ -80,8 +87,8 @@ def transformed(
 
     Raises:
         TypeError: the target is no distribution and has no support, or is not callable.
-        ValueError: the distribution or the support is not over vectors.
-        NotImplementedError: torch.distributions has no bijection to the support.
+        ValueError: the distribution or the support is not over vectors, or the support is empty.
+        NotImplementedError: torch.distributions has no bijection to the support, such as a discrete one.
     """
     dim = None
     if isinstance(target, distributions.Distribution):
@@ -94,11 +101,29 @@ def transformed(
         target = target.log_prob
     if not isinstance(support, constraints.Constraint):
         raise TypeError(f"transformed: support must be a constraint of torch.distributions, but is {support!r}")
-    if support.event_dim > 1:
-        raise ValueError(f"transformed: support must be over vectors or single numbers, but is {support}")
-    if support.event_dim == 0:
+    # A support that depends on other numbers has no dimension, and no bijection either.
+    with contextlib.suppress(NotImplementedError):
+        if support.event_dim > 1:
+            raise ValueError(f"transformed: support must be over vectors or single numbers, but is {support}")
+    if _bijection(support).codomain.event_dim == 0:
         support = constraints.independent(support, 1)
     return BoundedLogDensity(as_log_density(target), support, dim)
+
+
+def _bijection(support: constraints.Constraint) -> Any:
+    """torch's bijection to a support. Raises NotImplementedError if there is none, ValueError for an empty one."""
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if low is not None and high is not None and not bool(torch.as_tensor(low < high).all()):
+        raise ValueError(f"transformed: support must be an interval from low to high, but is from {low} to {high}")
+    try:
+        if support.is_discrete:
+            raise NotImplementedError("it is discrete")
+        return biject_to(support)
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            f"transformed: torch.distributions has no bijection to the support {support}: {error}; pass another one as "
+            "support, such as constraints.positive"
+        ) from error
 
 
 __all__ = ["BoundedLogDensity", "transformed"]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from svgdx._checks import features, one_of
+from svgdx._checks import features, of_parameters, one_of
 from svgdx.activations import ACTIVATIONS, SMOOTH
 from svgdx.densities.base import LogDensity
 
@@ -57,6 +57,7 @@ class ConvLogDensity(LogDensity):
     def forward(self, x: Tensor) -> Tensor:
         """f in nats, up to a constant: (..., D) -> (...), D = channels * height * width."""
         features("ConvLogDensity", "x", x, math.prod(self.shape))
+        of_parameters("ConvLogDensity", x, self.layers)
         value: Tensor = self.layers(x.reshape(-1, *self.shape)).reshape(x.shape[:-1])
         return torch.add(value, x.square().sum(-1), alpha=-0.5 * self.confinement)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from svgdx._checks import features, one_of
+from svgdx._checks import features, one_of, sizes
 from svgdx.activations import ACTIVATIONS
 from svgdx.densities.base import Energy
 from svgdx.densities.linear import Linear
@@ -34,7 +34,8 @@ class DiscreteMLPEnergy(Energy):
         base: probabilities (D,) of the base distribution, each inside (0, 1); for images 0.98 mean + 0.01.
 
     Raises:
-        ValueError: the activation is unknown, a size is below 1, or the base has another shape or range.
+        TypeError, ValueError: the activation is unknown, a size is no integer or below 1, or the base has another shape
+            or range.
 
     Source: Zhang et al., ICML 2022 (ELU, 2-D data); Grathwohl et al., ICML 2021 (Swish and base, images).
     """
@@ -45,10 +46,7 @@ class DiscreteMLPEnergy(Energy):
         self, dim: int, hidden: int = 256, depth: int = 3, activation: str = "elu", base: Tensor | None = None
     ) -> None:
         super().__init__()
-        if min(dim, hidden, depth) < 1:
-            raise ValueError(
-                f"DiscreteMLPEnergy: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}"
-            )
+        dim, hidden, depth = sizes("DiscreteMLPEnergy", dim=dim, hidden=hidden, depth=depth)
         one_of("DiscreteMLPEnergy", "activation", activation, tuple(ACTIVATIONS))
         if base is not None:
             if base.shape != (dim,):
@@ -77,15 +75,14 @@ class IsingEnergy(Energy):
         dim: D, the number of spins; J is zero at first.
 
     Raises:
-        ValueError: dim is below 1.
+        TypeError, ValueError: dim is no integer or below 1.
 
     Source: Grathwohl et al., ICML 2021, section on training Ising models.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"IsingEnergy: dim must be at least 1, but is {dim}")
+        (dim,) = sizes("IsingEnergy", dim=dim)
         self.dim = dim
         self.weight = nn.Parameter(torch.zeros(dim, dim))
 

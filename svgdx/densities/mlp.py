@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from svgdx import _library, ops
-from svgdx._checks import differentiates, features, one_of, same_shape
+from svgdx._checks import differentiates, features, of_parameters, one_of, same_shape, sizes
 from svgdx.activations import ACTIVATIONS, SMOOTH
 from svgdx.densities.base import LogDensity
 from svgdx.densities.linear import Linear
@@ -31,17 +31,14 @@ class MLPLogDensity(LogDensity):
         confinement: precision of the Gaussian factor that makes p normalisable, in units of 1 / x^2.
 
     Raises:
-        ValueError: the activation is unknown, or a size is below 1.
+        TypeError, ValueError: the activation is unknown, or a size is no integer or below 1.
 
     Source: the energy of Messaoud et al., Particles Don't Care About Z, ICML 2026, section on EBM training.
     """
 
     def __init__(self, dim: int, hidden: int, depth: int, activation: str = "silu", confinement: float = 0.0) -> None:
         super().__init__()
-        if min(dim, hidden, depth) < 1:
-            raise ValueError(
-                f"MLPLogDensity: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}"
-            )
+        dim, hidden, depth = sizes("MLPLogDensity", dim=dim, hidden=hidden, depth=depth)
         one_of("MLPLogDensity", "activation", activation, SMOOTH)
         self.dim = dim
         layers: list[nn.Module] = []
@@ -54,7 +51,8 @@ class MLPLogDensity(LogDensity):
 
     def forward(self, x: Tensor) -> Tensor:
         """f in nats, up to a constant: (..., D) -> (...)."""
-        value: Tensor = self.layers(features("MLPLogDensity", "x", x, self.dim)).squeeze(-1)
+        of_parameters("MLPLogDensity", features("MLPLogDensity", "x", x, self.dim), self.layers)
+        value: Tensor = self.layers(x).squeeze(-1)
         return self._confined(value, x)
 
     @differentiates
@@ -66,11 +64,7 @@ class MLPLogDensity(LogDensity):
         """
         features("MLPLogDensity.score_hvp", "x", x, self.dim)
         same_shape("MLPLogDensity.score_hvp", "probe", probe, x.shape, "x")
-        dtype = self.layers[0].weight.dtype
-        if x.dtype != dtype:
-            raise TypeError(
-                f"MLPLogDensity.score_hvp: x must have the dtype of the parameters, {dtype}, but has {x.dtype}"
-            )
+        of_parameters("MLPLogDensity.score_hvp", x, self.layers)
         overridden = type(self).forward is not MLPLogDensity.forward
         if create_graph or overridden:
             with torch.enable_grad():

@@ -32,8 +32,9 @@ def trajectory_log_prob(policy: nn.Module, trajectories: Trajectories) -> tuple[
 
     Source: Zhang et al., ICML 2022, eq. 5; Malkin et al., NeurIPS 2022, eq. 11.
     """
-    if isinstance(policy, MLPPolicy):
-        with torch.autocast(trajectories.actions.device.type, enabled=False):
+    # The record serves autograd, not the transforms of torch.func.
+    if isinstance(policy, MLPPolicy) and not torch._C._are_functorch_transforms_active():
+        with _checks.without_autocast(trajectories.actions.device.type):
             return recorded_log_prob(policy, trajectories)
     logits = logits_of(policy, trajectories.states())
     return ops.gfn_trajectory_log_prob(logits, trajectories.actions, trajectories.initial)

@@ -8,6 +8,8 @@ without a gradient: it is refused, unless log_reward_clip_min puts a floor under
 from __future__ import annotations
 
 import math
+import numbers
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -165,15 +167,16 @@ def _of_steps(
 def _above(loss: str, log_reward: Tensor, floor: float | None) -> Tensor:
     """The log rewards (B), raised to the floor and finite."""
     if floor is not None:
-        if not math.isfinite(floor):
+        if isinstance(floor, (bool, str)) or not math.isfinite(floor):
             raise ValueError(f"{loss}: log_reward_clip_min must be finite, but is {floor}")
         log_reward = log_reward.clamp_min(floor)
     return _checks.finite_rows(loss, "log_reward", log_reward, "log_reward_clip_min=-100.0 puts a floor under -inf")
 
 
 def _log_z(loss: str, log_z: Tensor | float, log_pf: Tensor) -> Tensor | float:
-    if isinstance(log_z, (int, float)):
-        return log_z
+    value: Any = log_z
+    if isinstance(value, numbers.Real) or (not isinstance(value, Tensor) and getattr(value, "shape", None) == ()):
+        return float(value)
     if isinstance(log_z, Tensor) and log_z.numel() == 1 and log_z.dim() <= 2:
         return log_z.reshape(())
     return _checks.per_row(loss, "log_z", log_z, log_pf.shape, "log_pf")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svgdx._checks import features, one_of
+from svgdx._checks import features, one_of, sizes
 from svgdx.activations import ACTIVATIONS
 from svgdx.densities.linear import Linear
 
@@ -70,7 +70,7 @@ class MLPPolicy(nn.Module):
             first layer stays in the dtype of the parameters. None uses the dtype of the parameters.
 
     Raises:
-        ValueError: an unknown activation or a size below 1.
+        TypeError, ValueError: an unknown activation, or a size that is no integer or below 1.
 
     Source: Zhang et al., Generative Flow Networks for Discrete Probabilistic Modeling, ICML 2022 (arXiv 2202.01361).
     """
@@ -85,8 +85,7 @@ class MLPPolicy(nn.Module):
         matmul_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if min(dim, hidden, depth) < 1:
-            raise ValueError(f"MLPPolicy: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}")
+        dim, hidden, depth = sizes("MLPPolicy", dim=dim, hidden=hidden, depth=depth)
         self.dim = dim
         self.activation = one_of("MLPPolicy", "activation", activation, tuple(IN_PLACE))
         self.learnt_backward = learnt_backward
@@ -126,8 +125,7 @@ class MLPFlow(nn.Module):
 
     def __init__(self, dim: int, hidden: int = 256, depth: int = 3, activation: str = "leaky_relu") -> None:
         super().__init__()
-        if min(dim, hidden, depth) < 1:
-            raise ValueError(f"MLPFlow: dim, hidden and depth must be at least 1, but are {dim}, {hidden}, {depth}")
+        dim, hidden, depth = sizes("MLPFlow", dim=dim, hidden=hidden, depth=depth)
         self.dim = dim
         self.activation = one_of("MLPFlow", "activation", activation, tuple(IN_PLACE))
         self.layers = nn.ModuleList(Linear(width, hidden) for width in [dim] + [hidden] * (depth - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, Protocol
 
 import torch
@@ -67,14 +68,15 @@ def rollout(
         Trajectories, forward rows first, all in forward order.
 
     Raises:
-        TypeError, ValueError: no rows at all, states of another shape, a negative number of steps, or record with
-            another policy.
+        TypeError, ValueError: no rows at all, states of another shape, a negative number of steps, a seed of more than
+            64 bits, temperature or epsilon out of range, or record with another policy.
         RuntimeError: from the sampling ops, on the CPU: too few void or set entries, or logits that are not finite.
 
     Source: Zhang et al., ICML 2022, algorithm 1; Malkin et al., Trajectory balance, NeurIPS 2022, section 3.
     """
-    steps, stream = (_checks.integer("rollout", name, value) for name, value in (("steps", steps), ("stream", stream)))
+    steps, stream = _checks.integer("rollout", "steps", steps), _checks.integer("rollout", "stream", stream)
     seed = _checks.seed("rollout", seed)
+    temperature, epsilon = _exploration(temperature, epsilon)
     if steps < 0:
         raise ValueError(f"rollout: steps must not be negative, but is {steps}")
     if record and not isinstance(policy, MLPPolicy):
@@ -84,7 +86,7 @@ def rollout(
     draw = _Draw(seed, stream, temperature, epsilon, 1.0 if uniform else 0.0)
     if isinstance(policy, MLPPolicy):
         # Autocast must not reach its products, which have a dtype of their own.
-        with torch.autocast(forward.device.type, enabled=False):
+        with _checks.without_autocast(forward.device.type):
             return _of_mlp(policy, _Run(steps, forward, backward, None), draw, record, log_prob)
     run = _Run(steps, forward, backward, _Sums(None) if log_prob else None)
     _step_by_step(run, _Plain(policy), draw)
@@ -103,6 +105,20 @@ def _of_mlp(policy: MLPPolicy, run: _Run, draw: _Draw, record: bool, log_prob: b
     else:
         _step_by_step(run, _Incremental(weights, argument, activations), draw)
     return run.finish()
+
+
+def _exploration(temperature: object, epsilon: object) -> tuple[float, float]:
+    """The temperature and epsilon of a rollout as floats; 0-d tensors are fine, too."""
+    numbers = []
+    for name, value in (("temperature", temperature), ("epsilon", epsilon)):
+        if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
+            raise TypeError(f"rollout: {name} must be a number, but is {type(value).__name__}")
+        numbers.append(float(value))
+    if not 0 < numbers[0] < math.inf:
+        raise ValueError(f"rollout: temperature must be positive and finite, but is {numbers[0]:g}")
+    if not 0 <= numbers[1] <= 1:
+        raise ValueError(f"rollout: epsilon must be in [0, 1], but is {numbers[1]:g}")
+    return numbers[0], numbers[1]
 
 
 def _starts(policy: nn.Module, forward_from: Tensor | None, backward_from: Tensor | None) -> tuple[Tensor, Tensor]:

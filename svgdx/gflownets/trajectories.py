@@ -67,8 +67,19 @@ class Trajectories:
         return torch.where(is_set, self.final[rows].to(dtype).unsqueeze(1), VOID)
 
     def set_times(self) -> Tensor:
-        """The step that sets each location, (B, D) int32: -1 if it is set in s_0, T if it stays void."""
-        steps = self.actions.shape[1]
+        """The step that sets each location, (B, D) int32: -1 if it is set in s_0, T if it stays void.
+
+        Raises ValueError if an action is out of range, so far as actions are readable without waiting for a GPU.
+        """
+        steps, limit = self.actions.shape[1], 2 * self.initial.shape[1]
+        if self.actions.device.type == "cpu" and _checks.readable(self.actions):
+            wrong = (self.actions < 0) | (self.actions >= limit)
+            if bool(wrong.any()):
+                row, step = wrong.nonzero()[0].tolist()
+                raise ValueError(
+                    f"Trajectories: actions must be from 0 to 2D - 1 = {limit - 1}, but actions[{row}, {step}] is "
+                    f"{int(self.actions[row, step])}"
+                )
         times = torch.where(self.initial == VOID, steps, -1).to(torch.int32)
         order = torch.arange(steps, dtype=torch.int32, device=times.device)
         return times.scatter_(1, self.actions >> 1, order.expand(self.actions.shape))
@@ -77,7 +88,9 @@ class Trajectories:
 def void_states(count: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
     """`count` states whose every entry is void, (count, D) int8, from which full trajectories start.
 
-    Raises TypeError if a size is not an integer.
+    Raises TypeError or ValueError if a size is not an integer or negative.
     """
     count, dim = _checks.integer("void_states", "count", count), _checks.integer("void_states", "dim", dim)
+    if min(count, dim) < 0:
+        raise ValueError(f"void_states: count and dim must not be negative, but are {count} and {dim}")
     return torch.full((count, dim), VOID, dtype=torch.int8, device=device)

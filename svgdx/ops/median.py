@@ -25,7 +25,8 @@ def median_distance(x: Tensor) -> Tensor:
 
     Returns:
         The median, (...), in the units and dtype of x: the lower of the two middle values, as in torch.median, or NaN
-        if x contains a NaN. Not differentiable: the result is detached.
+        if x contains a NaN. Not differentiable: the result is detached. numpyro averages the two middle values of the
+        same M^2 distances; blackjax takes the median of the M (M - 1) / 2 pairs, without the zeros.
 
     Raises:
         TypeError: if x is not a tensor.

@@ -82,6 +82,9 @@ class SteinActor(nn.Module):
         super().__init__()
         self.features_extractor = features_extractor
         self.settings = settings
+        # Raise ValueError for settings that do not fit.
+        self._control()
+        self._stop()
         self.register_buffer("limit", limit)
         self.register_buffer("log_scale", (limit.log() + 2 * math.log(2)).sum(), persistent=False)
         # The fraction of the training that is done, from which "epsilon-greedy" takes its probability.

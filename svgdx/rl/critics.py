@@ -95,7 +95,13 @@ class Critics(nn.Module):
         return [critic for critic in self.critics if isinstance(critic, Critic)]
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        """Every Q at states (B, S) and actions (B, M, D): (N, B, M), differentiable in all arguments."""
+        """Every Q at states (B, S) and actions (B, M, D): (N, B, M), differentiable in all arguments.
+
+        Raises ValueError for actions of another shape.
+        """
+        count, dim = len(state), self.members[0].action_dim
+        if action.dim() != 3 or action.shape[0] != count or action.shape[2] != dim:
+            raise ValueError(f"Critics: action must have shape ({count}, M, {dim}), but has {tuple(action.shape)}")
         return torch.stack([critic(state, action) for critic in self.critics])
 
     def minimum_at(self, state: Tensor) -> MinimumQ:
@@ -142,7 +148,9 @@ class MinimumQ:
             action: (B, M, D).
             probe: (B, M, D), or V probes (V, B, M, D); the product has the same shape.
         """
-        if isinstance(self.sweeps, PlainSweeps) and len(self.networks[0].weights) > 1:
+        # A program that is exported is to consist of torch's own operations as far as possible.
+        by_op = len(self.networks[0].weights) > 1 and not torch.compiler.is_exporting()
+        if by_op and isinstance(self.sweeps, PlainSweeps):
             return self._score_hvp_by_op(action, probe)
         value, score, tape = self.sweeps.minimum(action, 2)
         assert score is not None

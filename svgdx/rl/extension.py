@@ -122,7 +122,7 @@ class Extension(OffPolicyAlgorithm):
         text = str(self.ent_coef)
         try:
             alpha = float(text.removeprefix("auto").removeprefix("_") or "1") if is_tuned else float(self.ent_coef)
-        except ValueError:
+        except (TypeError, ValueError):
             alpha = math.nan
         if not (alpha > 0 and math.isfinite(alpha)):
             message = f"ent_coef must be positive, or 'auto' or 'auto_X', but is {self.ent_coef!r}"

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from svgdx._checks import one_of
+from svgdx._checks import integer, one_of
 from svgdx.rl.targets import TARGETS
 from svgdx.samplers import BOUNDS, CONTROLS, DENSITIES, DIVISORS, HESSIANS, HEURISTICS
 
@@ -88,8 +88,13 @@ class SteinSettings:
             one_of("SteinSettings", name, getattr(self, name), values)
         for name, least in (("particles", 1), ("steps", 0), ("mh_iterations", 1), ("patience", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            try:
+                number = integer("SteinSettings", name, value)
+            except TypeError:
+                number = least - 1
+            if number < least:
                 raise ValueError(f"SteinSettings: {name} must be an integer, at least {least}, but is {value!r}")
+            object.__setattr__(self, name, number)
         if self.bandwidth != "learnt" and self.particles < 2:
             raise ValueError(f"SteinSettings: bandwidth {self.bandwidth} needs at least 2 particles")
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayB
 from stable_baselines3.common.utils import get_parameters_by_name
 from torch import Tensor, nn
 
+from svgdx._checks import without_autocast
 from svgdx.rl.actor import SteinSample
 from svgdx.rl.extension import Extension, RandomSteps
 from svgdx.rl.policy import SteinCnnPolicy, SteinMultiInputPolicy, SteinPolicy
@@ -209,7 +210,12 @@ class SteinSAC(Extension, RandomSteps):
         super()._apply(settings)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """Makes `gradient_steps` updates, each from a batch of the replay buffer, and logs their mean losses."""
+        """Makes `gradient_steps` updates, each from a batch of the replay buffer, and logs their mean losses.
+
+        Autocast does not apply. Raises RuntimeError if gradients are off.
+        """
+        if not torch.is_grad_enabled():
+            raise RuntimeError("SteinSAC.train: gradients are off; learn outside of no_grad and inference_mode")
         self.policy.set_training_mode(True)
         optimizers = [self.policy.actor_optimizer, self.policy.critic_optimizer]
         if self.ent_coef_optimizer is not None:
@@ -219,7 +225,8 @@ class SteinSAC(Extension, RandomSteps):
         self._descents.clear()
         for step in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            sample, _, _ = self.update(batch, recorded=step == gradient_steps - 1)
+            with without_autocast(self.device.type):
+                sample, _, _ = self.update(batch, recorded=step == gradient_steps - 1)
         # The only place where the host waits for a GPU.
         losses = self._finite_losses()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

@@ -68,7 +68,8 @@ class LearntGaussian(nn.Module):
         std: value before training, (D,), or one number for all dimensions.
 
     Raises:
-        TypeError, ValueError: mean is not a vector, std has another shape, or a standard deviation is not positive.
+        TypeError, ValueError: mean is not a finite vector, std has another shape, or a standard deviation is not
+            positive and finite.
     """
 
     def __init__(self, mean: Tensor, std: Tensor | float) -> None:
@@ -79,8 +80,8 @@ class LearntGaussian(nn.Module):
         if isinstance(std, (int, float)) or (isinstance(std, Tensor) and std.dim() == 0):
             std = mean.new_full(mean.shape, float(std))
         std = _checks.same_shape("LearntGaussian", "std", std, mean.shape, "mean")
-        if not bool((std > 0).all()):
-            raise ValueError("LearntGaussian: std must be positive")
+        if not bool(((std > 0) & std.isfinite()).all()) or not bool(mean.isfinite().all()):
+            raise ValueError("LearntGaussian: std must be positive, and mean and std finite")
         self.mean = nn.Parameter(mean.detach().clone())
         self.log_std = nn.Parameter(std.detach().log())
 
@@ -127,7 +128,8 @@ class FixedInitial:
         if x is None:
             with seeded(stream.seed(), stream.device):
                 x = (distribution.rsample if distribution.has_rsample else distribution.sample)(shape)
-        log_q = distribution.log_prob(x)
+        # Distributions cannot evaluate no particles at all.
+        log_q = distribution.log_prob(x) if x.numel() > 0 else x.new_zeros(x.shape[:-1])
         # The distribution's own batch comes before the particles.
         for position in range(len(distribution.batch_shape)):
             x = x.movedim(len(shape) + position, len(batch) + position)

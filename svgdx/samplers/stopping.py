@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from svgdx._checks import sizes
+
 
 class SteinStop:
     """Stops a problem before the first step at which S = (mean_i [phi_i . s_i + Tr J_i])^2 is below a threshold.
@@ -17,16 +19,16 @@ class SteinStop:
             disables this rule.
 
     Raises:
-        ValueError: threshold is negative, or patience is below 1.
+        TypeError, ValueError: threshold is negative, or patience is no integer or below 1.
 
     Source: Messaoud et al., Particles Don't Care About Z, ICML 2026.
     """
 
     def __init__(self, threshold: float, patience: int | None = None) -> None:
-        if not threshold >= 0 or (patience is not None and patience < 1):
-            raise ValueError(
-                f"SteinStop: threshold must not be negative and patience at least 1, but are {threshold} and {patience}"
-            )
+        if not threshold >= 0:
+            raise ValueError(f"SteinStop: threshold must not be negative, but is {threshold}")
+        if patience is not None:
+            (patience,) = sizes("SteinStop", patience=patience)
         self.threshold, self.patience = threshold, patience
 
     def start(self, lead: torch.Size, device: torch.device) -> Stopping:

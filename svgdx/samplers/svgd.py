@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import nullcontext
+from types import NoneType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributions, nn
 
-from svgdx._checks import differentiates, integer, one_of
+from svgdx._checks import differentiates, integer, one_of, vmapped, without_autocast
 from svgdx.samplers.chain import Runner
 from svgdx.samplers.control import Control, MetropolisHastings, as_control
 from svgdx.samplers.initial import LearntGaussian, as_initial, start_of
@@ -66,7 +66,7 @@ class SVGD(nn.Module):
 
     Raises:
         ValueError: an unknown name (the error lists the known ones), or settings that exclude each other.
-        TypeError: a target or an initial distribution of another kind.
+        TypeError: a target, an initial distribution or another part of another kind.
 
     Sources: Liu & Wang, NeurIPS 2016; Messaoud et al., S2AC, ICLR 2024, and Particles Don't Care About Z, ICML 2026.
     """
@@ -94,6 +94,7 @@ class SVGD(nn.Module):
         self.initial = as_initial(initial)
         _check_same_space(target, initial)
         self.kernel = RBF("median") if kernel is None else kernel
+        _check_parts(self.kernel, stop, optimizer, callbacks)
         self.step_size = as_step_size(step_size)
         self.bound = one_of("SVGD", "bound", bound, BOUNDS)
         self.density = one_of("SVGD", "density", density, DENSITIES)
@@ -177,7 +178,8 @@ class SVGD(nn.Module):
             The chain; x and log_q carry gradients to the start, and to bandwidth and step size of attached steps.
 
         Raises:
-            TypeError: n, steps or batch is not an integer.
+            RuntimeError: under torch.vmap.
+            TypeError: n, steps or batch is not an integer, or attached holds no steps.
             ValueError: n below 1, steps or batch below 0, more steps than are learnt, log_prob with an optimizer, or a
                 generator on another device than the initial distribution.
         """
@@ -194,10 +196,13 @@ class SVGD(nn.Module):
         log_prob: bool = True,
         recorded: bool = True,
     ) -> Chain:
-        n = n if isinstance(n, Sequence) else integer("SVGD", "n", n)
+        if vmapped():
+            raise RuntimeError("SVGD: it cannot run under torch.vmap; batch= samples problems side by side")
+        n = n if isinstance(n, (list, tuple)) else integer("SVGD", "n", n)
         steps = integer("SVGD", "steps", steps)
-        sizes = batch if isinstance(batch, Sequence) else (batch,)
-        batch = tuple(integer("SVGD", "batch", size) for size in sizes)
+        several = isinstance(batch, Sequence) and not isinstance(batch, str)
+        sizes = batch if several or getattr(batch, "ndim", 0) == 1 else (batch,)
+        batch = tuple(integer("SVGD", "batch", size) for size in sizes)  # type: ignore[union-attr]
         if min(batch, default=0) < 0:
             raise ValueError(f"SVGD: batch must not be negative, but is {batch}")
         if steps < 0:
@@ -206,6 +211,8 @@ class SVGD(nn.Module):
             raise ValueError("SVGD: steps of an optimizer have no density: use sample, or run with log_prob=False")
         count = self.placement.count(n)
         parameters = self.kernel.bandwidth.over(steps), self.step_size.over(steps)
+        if not isinstance(attached, (Collection, NoneType)):
+            raise TypeError(f"SVGD: attached must hold numbers of steps, but is {type(attached).__name__}")
         stream = self.placement.stream(stream_of("SVGD", generator, self._device()))
         x, log_q = start_of(self.initial, count, batch, stream, log_prob)
         particles = self.placement.particles(self, x, log_q, steps, recorded)
@@ -214,8 +221,7 @@ class SVGD(nn.Module):
         graph = torch.is_grad_enabled() and self.optimizer is None
         graph = graph and (x.requires_grad or any(parameter.requires_grad for parameter in self.parameters()))
         # Autocast would round the kernel's products; a target that wants it enters it on its own.
-        is_autocast = torch.is_autocast_enabled(x.device.type)
-        with self.target.frozen(), torch.autocast(x.device.type, enabled=False) if is_autocast else nullcontext():
+        with self.target.frozen(), without_autocast(x.device.type):
             for step in range(steps):
                 if not runner.step(step, graph and self._attached(step, attached)):
                     break
@@ -259,7 +265,8 @@ class SVGD(nn.Module):
             The loss of each epoch.
 
         Raises:
-            ValueError: nothing is learnt, or the target is a score alone.
+            ValueError: nothing is learnt, the target is a score alone, epochs is negative or clip not positive.
+            RuntimeError: in no_grad or inference_mode.
             FloatingPointError: a loss or its gradient is not finite; the parameters are those before it.
         """
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -270,6 +277,10 @@ class SVGD(nn.Module):
         optimiser, losses = optimizer(parameters), []
         schedule = None if scheduler is None else scheduler(optimiser)
         epochs = integer("SVGD.fit", "epochs", epochs)
+        if not torch.is_grad_enabled():
+            raise RuntimeError("SVGD.fit: gradients are off; call it outside of no_grad and inference_mode")
+        if epochs < 0 or not clip > 0:
+            raise ValueError(f"SVGD.fit: epochs must not be negative and clip positive, but are {epochs} and {clip}")
         for epoch in range(epochs):
             self.progress = epoch / max(1, epochs - 1)
             chain = self.run(n, steps, batch=batch, generator=generator)
@@ -290,6 +301,22 @@ class SVGD(nn.Module):
             if schedule is not None:
                 schedule.step()
         return losses
+
+
+def _check_parts(kernel: object, stop: object, optimizer: object, callbacks: object) -> None:
+    """Raises TypeError, naming the argument, if a part of a sampler is of another kind."""
+    expected = None
+    if not isinstance(kernel, Kernel):
+        expected = "kernel", "a kernel such as RBF(1.0)", kernel
+    elif not isinstance(stop, (SteinStop, NoneType)):
+        expected = "stop", "a SteinStop or None", stop
+    elif not (optimizer is None or callable(optimizer)):
+        expected = "optimizer", "a function of a list of tensors such as functools.partial(Adam, lr=0.1)", optimizer
+    elif not isinstance(callbacks, Sequence):
+        expected = "callbacks", "a list of functions", callbacks
+    if expected is not None:
+        name, kind, value = expected
+        raise TypeError(f"SVGD: {name} must be {kind}, but is {type(value).__name__}")
 
 
 def _check_same_space(target: object, initial: object) -> None:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from svgdx._checks import integer
+
 
 def stream_seed(seed: int, step: int = 0, purpose: int = 0, rank: int = 0) -> int:
     """64 bits that depend on these integers alone, so that a resumed run needs no generator's state."""
+    seed, step, purpose, rank = (
+        integer("Stream", name, value)
+        for name, value in (("seed", seed), ("step", step), ("purpose", purpose), ("rank", rank))
+    )
+    if min(step, purpose, rank) < 0:
+        raise ValueError(f"Stream: step, purpose and rank must not be negative, but are {step}, {purpose} and {rank}")
     return mixed([seed % 2**64, step, purpose, *([rank] if rank else [])])
 
 

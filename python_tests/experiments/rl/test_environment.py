@@ -22,6 +22,7 @@ from experiments.small_runs import command, records, resume  # noqa: E402
 from svgdx import cli  # noqa: E402
 from svgdx.experiments.rl import environment  # noqa: E402
 from svgdx.experiments.rl.config import RLConfig  # noqa: E402
+from svgdx.experiments.run.errors import StoppedError  # noqa: E402
 
 
 class Endless(gymnasium.Env):  # type: ignore[misc, name-defined]
@@ -153,6 +154,40 @@ def test_a_missing_module_of_an_environment_is_named(
     assert f"No module named '{missing}'" in message
     assert "needs the package" not in message
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("def", "SyntaxError: invalid syntax (broken_walks.py, line 1)"),
+        ("{}['key']", "KeyError: 'key'"),
+        (REGISTERS.format("broken_walks:Walk") + "\nWalk = lambda: 1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_an_environment_whose_own_code_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str, reason: str
+) -> None:
+    (tmp_path / "broken_walks.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert cli.main(command("rl", tmp_path / "runs", env="broken_walks:Walk-v0")) == 2
+    finally:
+        gymnasium.registry.pop("Walk-v0", None)
+        sys.modules.pop("broken_walks", None)
+    assert f"svgdx train rl: --env broken_walks:Walk-v0: {reason}" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("reward", [np.array([1.5]), np.float32(1.5), np.array([1.0, 2.0]), None])
+def test_a_reward_is_one_number(monkeypatch: pytest.MonkeyPatch, reward: Any) -> None:
+    walk = environment.Watched(Endless())
+    walk.reset(seed=0)
+    monkeypatch.setattr(Endless, "step", lambda self, action: (self.place, reward, False, False, {}))
+    if np.size(reward) == 1 and reward is not None:
+        assert walk.step(np.zeros(1))[1] == 1.5
+        return
+    with pytest.raises(StoppedError, match="environment Endless, step: its reward"):
+        walk.step(np.zeros(1))
 
 
 def test_mujoco_is_needed_only_by_its_environments(tmp_path: Path) -> None:

@@ -157,6 +157,30 @@ def test_a_checkpoint_of_another_run_is_refused(runs: Path, finished: Path, tmp_
     assert evaluate(runs, foreign, "--trust") == 0
 
 
+def test_checkpoints_of_an_earlier_version_are_refused_by_their_format(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for checkpoint in (runs / "seed-0" / "checkpoints").iterdir():
+        # As they were: generators and environment as a pickle, which is not opened.
+        (checkpoint / "state.safetensors").rename(checkpoint / "state.pt")
+        facts = json.loads((checkpoint / "checkpoint.json").read_text()) | {"format": "svgdx-rl-1"}
+        (checkpoint / "checkpoint.json").write_text(json.dumps(facts))
+    assert (resume(runs), evaluate(runs), evaluate(runs, "--trust")) == (2, 2, 2)
+    message = capsys.readouterr().err
+    assert (
+        message.count("has the format svgdx-rl-1 of another version of svgdx, but this version reads svgdx-rl-2") == 3
+    )
+    assert "continue the run with the version that wrote it, or start a new run" in message
+    assert "--checkpoint" not in message
+
+
+def test_a_pipe_among_the_files_of_a_checkpoint_is_not_opened(runs: Path) -> None:
+    (model,) = (runs / "seed-0" / "checkpoints").glob("*40/model.zip")
+    model.unlink()
+    os.mkfifo(model)
+    assert evaluate(runs, "--trust") == 2
+
+
 def test_trust_without_resume_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "rl", f"--out={tmp_path / 'runs'}", "--trust"]) == 2
     assert "--trust: only with --resume" in capsys.readouterr().err

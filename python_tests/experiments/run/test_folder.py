@@ -19,7 +19,7 @@ from experiments.small_runs import command, resume
 from svgdx import cli
 from svgdx.experiments.run import checkpoint
 from svgdx.experiments.run.checkpoint import Checkpoint, is_temporary, temporary_beside, write_atomically
-from svgdx.experiments.run.errors import StoppedError, UsageError
+from svgdx.experiments.run.errors import FormatError, StoppedError, UsageError
 from svgdx.experiments.run.folder import RunFolder
 
 
@@ -82,6 +82,22 @@ def test_a_link_out_of_the_folder_is_refused(
     assert resume("ebm", run, "--steps=6") == 2
     assert f"{run / name} is a symbolic link" in capsys.readouterr().err
     assert contents(tmp_path) == before
+
+
+def test_resuming_leaves_another_name_of_the_metrics_alone(run: Path, tmp_path: Path) -> None:
+    """A backup made of hard links keeps its content."""
+    os.link(run / "metrics.jsonl", tmp_path / "backup")
+    before = (tmp_path / "backup").read_bytes()
+    assert resume("ebm", run, "--steps=6") == 0
+    assert (tmp_path / "backup").read_bytes() == before
+    assert (run / "metrics.jsonl").read_bytes().startswith(before)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\udcff"])
+def test_an_impossible_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"--out: .* cannot be written: "):
+        RunFolder.create(tmp_path / name, "")
+    assert not list(tmp_path.iterdir())
 
 
 def test_writing_follows_no_link(tmp_path: Path) -> None:
@@ -153,6 +169,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(run: Path) -> Non
         ("[" * 100_000, "recursion"),
         ("7", "no record"),
         ('{"steps": 1}', "it is no record of a step"),
+        ('{"step": "one"}', "it is no record of a step"),
     ],
 )
 def test_a_line_of_metrics_that_is_no_record_is_named(tmp_path: Path, line: str, reason: str) -> None:
@@ -177,6 +194,24 @@ def test_exhausted_memory_leaves_no_new_folder(tmp_path: Path) -> None:
     assert used.path.exists()
     with pytest.raises(RuntimeError, match="another"), used.at_work():
         raise RuntimeError("another")
+
+
+def test_a_checkpoint_of_another_format_is_named(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", "")
+    path = folder.checkpoints / "step-00000001.safetensors"
+    for name, kind, reason in (
+        ("svgdx-ebm-0", FormatError, "has the format svgdx-ebm-0 of another version of svgdx, but .* svgdx-ebm-1 only"),
+        ("svgdx-eb-gfn-1", UsageError, "not a checkpoint of this experiment: its format is svgdx-eb-gfn-1"),
+    ):
+        safetensors.torch.save_file({"weight": torch.zeros(2)}, path, {"format": name})
+        with pytest.raises(kind, match=f"{path}: {reason}") as error:
+            folder.load(None)
+        # No checkpoint before it would be of use.
+        assert ("checkpoint before it" in str(error.value)) == (kind is UsageError)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UsageError, match=f"{path}: corrupt checkpoint: it is not a file"):
+        folder.load(None)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def neg_log_rmse(coupling: Tensor, true: Tensor) -> float:
     """-log of the root mean square error of a coupling J (D, D), over all entries."""
     coupling = _checks.features("neg_log_rmse", "coupling", coupling, rank=2)
     true = _checks.same_shape("neg_log_rmse", "true", true, coupling.shape, "coupling")
-    return -0.5 * math.log(float((coupling - true).double().square().mean()))
+    error = float((coupling - true).double().square().mean())
+    return math.inf if error == 0 else -0.5 * math.log(error)
 
 
 def bits_per_dim(nll: float, dim: int) -> float:
@@ -72,6 +73,8 @@ def energy_nll(target: nn.Module | LogProb, x: Tensor, log_z: Estimate, batch: i
     """
     log_density = as_log_density(target)
     x = _checks.features("energy_nll", "x", x, rank=2)
+    if len(x) < 2:
+        raise ValueError(f"energy_nll: x must have at least 2 rows, but has {len(x)}")
     values = torch.cat(
         [_checks.returned("energy_nll", "target", log_density(rows), rows).double() for rows in x.split(batch)]
     )

@@ -16,7 +16,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     positive distance.
 
     Raises:
-        TypeError, ValueError: a or b is not a matrix, has fewer than 2 rows, or they differ in D.
+        TypeError, ValueError: a or b is not a matrix of finite numbers, has fewer than 2 rows, or they differ in D.
 
     Source: Dowson & Landau, Journal of Multivariate Analysis 1982; Heusel et al., NeurIPS 2017.
     """
@@ -25,6 +25,9 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     for name, samples in (("a", a), ("b", b)):
         if len(samples) < 2:
             raise ValueError(f"frechet_distance: {name} must have at least 2 rows, but has {len(samples)}")
+        unsound = int((~samples.isfinite()).any(1).sum())
+        if unsound > 0:
+            raise ValueError(f"frechet_distance: {name} must be finite, but {unsound} of {len(samples)} rows are not")
     first, second = (samples.detach().cpu().double().numpy() for samples in (a, b))
     cov_a, cov_b = (np.atleast_2d(np.cov(samples, rowvar=False)) for samples in (first, second))
     values, vectors = np.linalg.eigh(cov_a)
@@ -32,5 +35,6 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     # The eigenvalues of C_a^1/2 C_b C_a^1/2 are real and, up to rounding, not negative.
     cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
     gap = first.mean(0) - second.mean(0)
-    # Rounding can put a distance of zero below zero.
-    return max(0.0, float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * cross))
+    distance = float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+    # Rounding can put a distance of zero below zero; NaN, of squares that overflow, stays.
+    return 0.0 if distance < 0 else distance

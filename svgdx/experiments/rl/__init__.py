@@ -58,13 +58,13 @@ def _evaluation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def seeds(text: str) -> list[int]:
-    """The numbers of a list "0,1,2". Raises ArgumentTypeError if it is no list, or one is negative or appears twice."""
+    """The numbers of a list "0,1,2". Raises ArgumentTypeError if one is no number, out of range or there twice."""
     try:
         numbers = [int(number) for number in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"must be numbers such as 0,1,2, but are {text!r}") from error
-    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise argparse.ArgumentTypeError(f"seeds must be distinct and at least 0, but are {text}")
+    if not 0 <= min(numbers) <= max(numbers) < 2**32 or len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"seeds must be distinct and from 0 to 2^32 - 1, but are {text}")
     return numbers
 
 

@@ -22,7 +22,13 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
 from svgdx.experiments.rl import environment as rl_environment
-from svgdx.experiments.run.checkpoint import Checkpoint, sync, temporary_beside, write_atomically
+from svgdx.experiments.run.checkpoint import (
+    Checkpoint,
+    require_format,
+    sync,
+    temporary_beside,
+    write_atomically,
+)
 from svgdx.experiments.run.compute import generators
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.folder import RunFolder
@@ -134,11 +140,11 @@ class RLFolder(RunFolder):
             raise UsageError(f"{path}: there is no such checkpoint")
         try:
             facts = json.loads((path / FACTS).read_text())
-            if facts["format"] != FORMAT:
-                raise UsageError(f"{path}: not a checkpoint of this experiment")
+            require_format(path, facts["format"], FORMAT)
             numbers = int(facts["step"]), int(facts["metrics_bytes"])
             seconds, generators = float(facts["seconds"]), facts["generators"]
-            present = {entry.name for entry in path.iterdir()} - {FACTS}
+            # Reading a pipe would wait for a writer for ever.
+            present = {entry.name for entry in path.iterdir() if entry.is_file()} - {FACTS}
             if present != set(facts["sha256"]) or not {MODEL, BUFFER, STATE} <= present <= {*_FILES}:
                 raise UsageError(f"{path}: corrupt checkpoint: its files are {', '.join(sorted(present))}")
             for name in present:

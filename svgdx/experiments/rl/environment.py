@@ -13,7 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from svgdx.experiments.rl.config import RLConfig
-from svgdx.experiments.run.errors import StoppedError, UsageError
+from svgdx.experiments.run.errors import StoppedError, UsageError, is_out_of_memory
 from svgdx.rl.multigoal import GOALS
 
 # Attributes of wrappers and environments that are not part of their state, or that are saved in another way.
@@ -21,15 +21,21 @@ _NO_STATE = ("env", "spec", "_cached_spec", "model", "data", "mujoco_renderer", 
 
 
 class Watched(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Names the environment in any error it raises, and refuses observations and rewards that are not finite."""
+    """Names the environment in any error it raises, and refuses observations and rewards that are not finite.
+
+    A reward of shape (1,) is its number.
+    """
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         try:
             transition = self.env.step(action)
         except Exception as error:
             raise StoppedError(f"environment {_name(self)}, step: {type(error).__name__}: {error}") from error
-        self._check("step", transition[0], transition[1])
-        return transition
+        observation, reward, *rest = transition
+        if reward is None or np.size(reward) != 1:
+            raise StoppedError(f"environment {_name(self)}, step: its reward must be one number, but is {reward}")
+        self._check("step", observation, reward)
+        return observation, float(np.reshape(reward, ())), *rest
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         try:
@@ -56,7 +62,7 @@ def make(config: RLConfig, count: int = 1, **kwargs: Any) -> VecEnv:
         kwargs: further arguments of the environment, such as render_mode.
 
     Raises:
-        UsageError: Gymnasium cannot create it, or its module, or one that this imports, is missing.
+        UsageError: Gymnasium cannot create it, its module, or one that this imports, is missing, or its own code fails.
     """
 
     def copy() -> Monitor:
@@ -71,8 +77,12 @@ def make(config: RLConfig, count: int = 1, **kwargs: Any) -> VecEnv:
             return env
         observations, rewards = (config.normalize in (name, "both") for name in ("observations", "rewards"))
         return VecNormalize(env, norm_obs=observations, norm_reward=rewards, gamma=config.gamma)
-    except (gymnasium.error.Error, ImportError, ValueError, TypeError) as error:
+    except (gymnasium.error.Error, ImportError) as error:
         raise UsageError(f"--env {config.env}: {error}") from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise UsageError(f"--env {config.env}: {type(error).__name__}: {error}") from error
 
 
 def statistics(env: VecEnv) -> dict[str, torch.Tensor]:

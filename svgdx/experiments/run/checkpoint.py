@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from svgdx.experiments.run.errors import UsageError
+from svgdx.experiments.run.errors import FormatError, UsageError
 
 
 @dataclass
@@ -102,6 +102,8 @@ def load(path: Path, experiment: str = "ebm") -> Checkpoint:
 
     Raises UsageError, naming the file, if it is missing, truncated, altered, or of another experiment.
     """
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: corrupt checkpoint: it is not a file")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -110,8 +112,7 @@ def load(path: Path, experiment: str = "ebm") -> Checkpoint:
         raise UsageError(f"{path}: there is no such checkpoint") from error
     except (OSError, safetensors.SafetensorError) as error:
         raise UsageError(f"{path}: corrupt checkpoint: {error}") from error
-    if metadata.get("format") != f"svgdx-{experiment}-1":
-        raise UsageError(f"{path}: not a checkpoint of this experiment")
+    require_format(path, metadata.get("format"), f"svgdx-{experiment}-1")
     if metadata.get("sha256") != _digest(tensors):
         raise UsageError(f"{path}: corrupt checkpoint: its tensors do not match the checksum they were saved with")
     try:
@@ -127,6 +128,21 @@ def load(path: Path, experiment: str = "ebm") -> Checkpoint:
         raise UsageError(f"{path}: corrupt checkpoint: its metadata lacks {error}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: corrupt checkpoint: its metadata cannot be read: {error}") from error
+
+
+def require_format(path: Path, name: object, expected: str) -> None:
+    """Raises UsageError, naming the file, unless a checkpoint's format has the name expected, such as svgdx-rl-2.
+
+    It is a FormatError if only the number at the end differs.
+    """
+    if name == expected:
+        return
+    if str(name).rpartition("-")[0] == expected.rpartition("-")[0]:
+        raise FormatError(
+            f"{path}: has the format {name} of another version of svgdx, but this version reads {expected} only; "
+            "continue the run with the version that wrote it, or start a new run in another folder"
+        )
+    raise UsageError(f"{path}: not a checkpoint of this experiment: its format is {name}, but must be {expected}")
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -13,6 +13,10 @@ class UsageError(Exception):
     """The request is invalid. The command line prints the message and exits with 2."""
 
 
+class FormatError(UsageError):
+    """A checkpoint has the format of another version, so that the checkpoints before it are of no use either."""
+
+
 class StoppedError(Exception):
     """A run cannot continue: its environment failed, or a file could not be written. Exit code 1."""
 

@@ -22,7 +22,7 @@ import torch
 from svgdx.experiments.run import checkpoint, parallel
 from svgdx.experiments.run.checkpoint import Checkpoint, is_temporary
 from svgdx.experiments.run.compute import device
-from svgdx.experiments.run.errors import StoppedError, UsageError, is_out_of_memory
+from svgdx.experiments.run.errors import FormatError, StoppedError, UsageError, is_out_of_memory
 from svgdx.experiments.run.settings import Settings, chosen_options, resumed
 
 if TYPE_CHECKING:
@@ -52,11 +52,18 @@ class RunFolder:
 
     @staticmethod
     def check_free(path: Path) -> None:
-        """Raises UsageError if the path is taken: existing files are never overwritten."""
-        if path.exists() and not path.is_dir():
+        """Raises UsageError if the path is taken or no possible name: existing files are never overwritten."""
+        try:
+            # TensorBoard, which writes into the folder, takes no other name.
+            str(path.absolute()).encode()
+            exists, is_folder = path.exists(), path.is_dir()
+            entries = list(path.iterdir()) if is_folder else []
+        except (OSError, UnicodeEncodeError) as error:
+            raise UsageError(f"--out: {str(path)!r} cannot be written: {error}") from error
+        if exists and not is_folder:
             raise UsageError(f"--out: {path} exists and is not a folder")
         # A run killed while it wrote config.yaml leaves its lock and a temporary file, and nothing else.
-        if path.is_dir() and any(entry.name != LOCK and not is_temporary(entry) for entry in path.iterdir()):
+        if any(entry.name != LOCK and not is_temporary(entry) for entry in entries):
             raise UsageError(f"--out: {path} is not empty; pass --resume to continue the run in it")
 
     def lock(self) -> None:
@@ -212,6 +219,8 @@ class RunFolder:
         path = chosen or saved[-1]
         try:
             state = self.read(path)
+        except FormatError:
+            raise
         except UsageError as error:
             earlier = [other for other in saved if other.name < path.name]
             hint = "there is no checkpoint before it"
@@ -242,14 +251,13 @@ class RunFolder:
             print(f"{self.path}: resuming at step {step} from {path}", file=sys.stderr)
         self.checkpoints.mkdir(exist_ok=True)
         if self.metrics.exists():
-            with open(self.metrics, "r+b", opener=_own) as file:
-                file.truncate(length)
+            # A new file: another name of the old one, as in a backup made of hard links, keeps its content.
+            checkpoint.write_atomically(self.metrics, self.metrics.read_bytes()[:length])
         for path in self.saved():
             if int(path.stem.removeprefix("step-")) > step:
                 discarded = path.with_name(path.name + ".discarded")
-                # A folder, unlike a file, does not replace what was renamed before.
-                if discarded.is_dir():
-                    shutil.rmtree(discarded)
+                # A folder does not replace what was renamed before.
+                _remove(discarded)
                 path.rename(discarded)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
@@ -270,7 +278,7 @@ class RunFolder:
             for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
                 if line.endswith("\n"):
                     record = json.loads(line)
-                    if not isinstance(record, dict) or "step" not in record:
+                    if not (isinstance(record, dict) and isinstance(record.get("step"), int)):
                         raise ValueError("it is no record of a step")
                     lines.append(record)
         except (OSError, ValueError, RecursionError) as error:

@@ -230,7 +230,14 @@ class Keyed:
         return self._of_key if isinstance(args[self._seed], Tensor) else self._of_number
 
     def checked(self, *args: Any) -> Any:
-        return self.of(args).checked(*args)
+        op = self.of(args)
+        if op is self._of_number and not torch.compiler.is_compiling():
+            seed = args[self._seed]
+            # The schema has signed integers of Python.
+            if type(seed) is not int or seed >= 2**63 or seed < -(2**63):
+                seed = _checks.seed(f"svgdx::{op.name}", seed)
+                args = (*args[: self._seed], seed, *args[self._seed + 1 :])
+        return op.checked(*args)
 
     def check(self, *args: Any) -> dict[str, Any]:
         return self.of(args).check(*args)

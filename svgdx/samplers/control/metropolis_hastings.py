@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from svgdx import _library
+from svgdx._checks import sizes
 from svgdx.samplers.control.compiled import Inverse, Proposals, accept
 from svgdx.samplers.control.truncation import Move
 from svgdx.samplers.kernels import RBF, Kernel
@@ -32,18 +33,15 @@ class MetropolisHastings:
             makes all of them, because it would have to be asked whether they have converged.
 
     Raises:
-        ValueError: tolerance is not positive, or iterations is below 1.
+        TypeError, ValueError: tolerance is not positive, or iterations is no integer or below 1.
 
     Source: Messaoud et al., Particles Don't Care About Z, ICML 2026.
     """
 
     def __init__(self, tolerance: float = 1e-5, iterations: int = 30) -> None:
-        if not (tolerance > 0 and iterations >= 1):
-            raise ValueError(
-                f"MetropolisHastings: tolerance must be positive and iterations at least 1, but are {tolerance} and "
-                f"{iterations}"
-            )
-        self.tolerance, self.iterations = tolerance, iterations
+        if not tolerance > 0:
+            raise ValueError(f"MetropolisHastings: tolerance must be positive, but is {tolerance}")
+        self.tolerance, (self.iterations,) = tolerance, sizes("MetropolisHastings", iterations=iterations)
 
     def probability(self, progress: float) -> float:
         """The probability that a step is corrected, at a progress of training in [0, 1]."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -30,16 +32,19 @@ def gibbs_sweep(target: nn.Module | LogProb, x: Tensor, generator: Source = None
 
     Raises:
         TypeError: the target is not callable, or does not return a tensor.
-        ValueError: x is 0-d, the target does not return one number for each chain, or the generator is on another
-            device.
+        ValueError: x is 0-d or, on the CPU, holds other numbers than 0 and 1; the target does not return one number for
+            each chain; sweeps is negative; or the generator is on another device.
     """
-    x = _checks.features("gibbs_sweep", "x", x, _dim(target))
-    chains = x.reshape(-1, x.shape[-1]).clone()
+    x = _checks.bits("gibbs_sweep", "x", _checks.features("gibbs_sweep", "x", x, _dim(target)))
+    sweeps = _checks.integer("gibbs_sweep", "sweeps", sweeps)
+    if sweeps < 0:
+        raise ValueError(f"gibbs_sweep: sweeps must not be negative, but is {sweeps}")
+    chains = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).clone()
     if x.dtype in (torch.bool, torch.uint8):
         chains = chains.to(torch.int8)  # 1 - 2 x needs a sign
     log_density = as_log_density(target)
     stream = stream_of("gibbs_sweep", generator, x.device)
-    for _ in range(_checks.integer("gibbs_sweep", "sweeps", sweeps)):
+    for _ in range(sweeps):
         uniforms = stream.uniform(chains.shape[::-1], torch.float32)
         if isinstance(target, IsingEnergy) and _is_unchanged(target, IsingEnergy):
             chains = _ising_sweep(target.coupling(), chains, uniforms)
@@ -66,7 +71,9 @@ def _sweep(log_density: LogProb, chains: Tensor, uniforms: Tensor) -> None:
         flipped = chains.clone()
         flipped[:, location] = 1 - chains[:, location]
         proposed = _checks.returned("gibbs_sweep", "target", log_density(flipped), chains)
-        flip = uniform < torch.sigmoid(proposed - current)
+        # Two states of density zero are equally likely, so that a chain finds its way out of them.
+        rise = torch.where((proposed == -torch.inf) & (current == -torch.inf), 0.0, proposed - current)
+        flip = uniform < torch.sigmoid(rise)
         chains[:, location] = torch.where(flip, flipped[:, location], chains[:, location])
         current = torch.where(flip, proposed, current)
 

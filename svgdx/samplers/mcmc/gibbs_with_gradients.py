@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -37,23 +39,28 @@ def gwg_step(
 
     Raises:
         TypeError: the target is not callable, or does not return a tensor.
-        ValueError: the temperature is not positive, x is 0-d, the target does not return one number for each chain,
-            or the generator is on another device.
+        ValueError: the temperature is not positive; x is 0-d or, on the CPU, holds other numbers than 0 and 1; the
+            target does not return one number for each chain; steps is negative; or the generator is on another device.
 
     Source: Grathwohl et al., Oops I Took A Gradient: Scalable Sampling for Discrete Distributions, ICML 2021, alg. 1.
     """
     if not temperature > 0:
         raise ValueError(f"gwg_step: temperature must be positive, but is {temperature}")
-    x = _checks.features("gwg_step", "x", x)
+    x = _checks.bits("gwg_step", "x", _checks.features("gwg_step", "x", x))
+    steps = _checks.integer("gwg_step", "steps", steps)
+    if steps < 0:
+        raise ValueError(f"gwg_step: steps must not be negative, but is {steps}")
     log_density = as_log_density(target)
-    chains = x.reshape(-1, x.shape[-1]).to(torch.get_default_dtype())
+    chains = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).to(torch.get_default_dtype())
     stream = stream_of("gwg_step", generator, x.device)
     current, log_q = gwg_proposal(log_density, chains, temperature)
-    for _ in range(_checks.integer("gwg_step", "steps", steps)):
+    for _ in range(steps):
         location = stream.categorical(log_q).unsqueeze(-1)
         flipped = chains.scatter(-1, location, 1 - chains.gather(-1, location))
         proposed, log_q_back = gwg_proposal(log_density, flipped, temperature)
         log_ratio = proposed - current + (log_q_back - log_q).gather(-1, location).squeeze(-1)
+        # A chain leaves a state of density zero, even to another one.
+        log_ratio = torch.where((current == -torch.inf) & ~proposed.isnan(), torch.inf, log_ratio)
         accept = stream.uniform(log_ratio).log() < log_ratio
         chains = torch.where(accept[:, None], flipped, chains)
         log_q = torch.where(accept[:, None], log_q_back, log_q)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from svgdx import _checks
 from svgdx.densities.base import LogProb, as_log_density
-from svgdx.streams import Source, Stream, stream_of
+from svgdx.streams import Source, stream_of
 
 
 @dataclass
@@ -39,19 +39,21 @@ def langevin(
             from torch's default generator of the CPU.
 
     Raises:
-        TypeError: the target is not callable, or does not return a tensor.
+        TypeError: the target is not callable, or does not return a tensor, or x is not floating.
         ValueError: x is not a matrix, the target does not return one number for each row, steps or step_size is not
             positive, noise is negative, or the generator is on another device.
 
     Source: Roberts & Tweedie, Bernoulli 1996; short runs as samplers of an energy: Nijkamp et al., NeurIPS 2019.
     """
     steps = _checks.integer("langevin", "steps", steps)
-    if steps < 1 or step_size <= 0 or noise < 0:
+    if steps < 1 or not step_size > 0 or not noise >= 0:
         raise ValueError(
             f"langevin: steps and step_size must be positive and noise not negative, but are {steps}, {step_size}, "
             f"{noise}"
         )
     x = _checks.features("langevin", "x", x, rank=2)
+    if not x.is_floating_point():
+        raise TypeError(f"langevin: x must be floating, but is {x.dtype}")
     log_density = as_log_density(target)
     stream = stream_of("langevin", generator, x.device)
     x, norm = x.detach(), x.new_zeros(())
@@ -74,28 +76,32 @@ class ReplayBuffer(nn.Module):
     Args:
         size: N, the number of chains.
         dim: D, the number of dimensions of a chain.
-        generator: source of the first states, on whose device the chains are.
+        generator: source of the first states, on whose device the chains are; None takes its seed from torch's default
+            generator of the CPU.
 
     Source: Du & Mordatch, NeurIPS 2019.
     """
 
     chains: Tensor
 
-    def __init__(self, size: int, dim: int, generator: Stream | torch.Generator) -> None:
+    def __init__(self, size: int, dim: int, generator: Source) -> None:
         super().__init__()
-        size, dim = _checks.integer("ReplayBuffer", "size", size), _checks.integer("ReplayBuffer", "dim", dim)
-        stream = stream_of("ReplayBuffer", generator, generator.device)
+        size, dim = _checks.sizes("ReplayBuffer", size=size, dim=dim)
+        stream = stream_of("ReplayBuffer", generator, getattr(generator, "device", torch.device("cpu")))
         self.register_buffer("chains", stream.normal((size, dim)))
 
     def draw(self, count: int, restart: float, generator: Source) -> tuple[Tensor, Tensor]:
         """Draws count distinct chains: their rows (count,) and a copy (count, D), each restarted with this probability.
 
         Raises:
-            ValueError: the buffer holds fewer than count chains, or the generator is on another device.
+            ValueError: the buffer holds fewer than count chains, restart is no probability, or the generator is on
+                another device.
         """
         count = _checks.integer("ReplayBuffer.draw", "count", count)
         if count > len(self.chains):
             raise ValueError(f"ReplayBuffer.draw: count must be at most {len(self.chains)}, but is {count}")
+        if not 0 <= restart <= 1:
+            raise ValueError(f"ReplayBuffer.draw: restart must be in [0, 1], but is {restart}")
         stream = stream_of("ReplayBuffer.draw", generator, self.chains.device)
         rows = stream.permutation(len(self.chains), count)
         fresh = stream.bernoulli(restart, (count, 1))

@@ -21,8 +21,8 @@ class Heuristic(Value):
     - "s2ac-median": sigma^2 = median^2 / (2 ln(M + 1)), Messaoud et al., ICLR 2024;
     - "mean": sigma^2 = mean |x_i - x_j|^2 / (4 ln(M + 1)), the default of the same paper.
 
-    The median is the lower one of all M^2 distances, M zeros among them, as in torch.median. With sigma as in "median",
-    numpyro averages the two middle ones of the same M^2 distances, and blackjax those of the M (M - 1) / 2 pairs.
+    The median is the lower one of all M^2 distances, M zeros among them, as in torch.median; see the guide on sampling
+    for the conventions of numpyro and blackjax.
 
     Args:
         name: one of HEURISTICS.
@@ -56,13 +56,17 @@ class Heuristic(Value):
 
 def as_bandwidth(value: str | float | Tensor | Value | nn.Module) -> Value:
     """A Value from one of HEURISTICS, a number, a Value or a module of the state."""
-    return Heuristic(value) if isinstance(value, str) else as_value(value)
+    return Heuristic(value) if isinstance(value, str) else as_value("Kernel: bandwidth", value)
 
 
 def median_bandwidth(x: Tensor, particles: int) -> float:
     """The heuristic "median" for chains of `particles` particles, measured on the rows of x (N, D).
 
-    Raises TypeError or ValueError if x is not a matrix.
+    Raises TypeError or ValueError if x is not a matrix of at least 2 rows, or particles is below 2.
     """
     x = features("median_bandwidth", "x", x, rank=2)
+    if min(len(x), particles) < 2:
+        raise ValueError(
+            f"median_bandwidth: rows of x and particles must be at least 2, but are {len(x)} and {particles}"
+        )
     return float(ops.median_distance(x)) / math.sqrt(2 * math.log(particles))

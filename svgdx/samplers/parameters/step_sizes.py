@@ -48,7 +48,7 @@ class Scheduled(Value):
             raise ValueError(f"Scheduled: 0 <= begin < end must hold, but they are {begin} and {end}")
         if not last > 0:
             raise ValueError(f"Scheduled: last must be positive, but is {last}")
-        self.value = as_value(value)
+        self.value = as_value("Scheduled: value", value)
         self.schedule = one_of("Scheduled", "schedule", schedule, SCHEDULES)
         self.begin, self.end, self.last = begin, end, last
 
@@ -74,7 +74,7 @@ class Scheduled(Value):
 
 def as_step_size(value: float | Value | nn.Module) -> Value:
     """A Value from a number, a Value or a module of the state. Raises ValueError if it has one number per dimension."""
-    step_size = as_value(value)
+    step_size = as_value("SVGD: step_size", value)
     if step_size.per_dimension:
         raise ValueError("SVGD: step_size must be one number for all dimensions")
     return step_size

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from svgdx import _library
-from svgdx._checks import one_of
+from svgdx._checks import one_of, sizes
 from svgdx.samplers.parameters import compiled
 from svgdx.samplers.state import State
 
@@ -35,14 +35,14 @@ class Value(nn.Module):
 class Fixed(Value):
     """A constant: one number, or one per dimension, (D,).
 
-    Raises ValueError unless all are positive and finite.
+    Raises TypeError or ValueError unless all are positive and finite numbers.
     """
 
     value: Tensor
 
     def __init__(self, value: float | Tensor) -> None:
         super().__init__()
-        self.register_buffer("value", _positive("Fixed", torch.as_tensor(value, dtype=torch.get_default_dtype())))
+        self.register_buffer("value", _positive("Fixed: value", value))
         self.per_dimension = self.value.dim() == 1
 
     def forward(self, state: State) -> Tensor:
@@ -62,7 +62,8 @@ class Learnt(Value):
             the value is the exponential of the parameter.
 
     Raises:
-        ValueError: start is not positive or not inside (low, high), only one bound is given, or steps is below 1.
+        TypeError, ValueError: start is not positive or not inside (low, high), only one bound is given, or steps is no
+            integer or below 1.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Learnt(Value):
         super().__init__()
         if (low is None) != (high is None):
             raise ValueError("Learnt: low and high must be given together")
-        initial = _positive("Learnt", torch.as_tensor(start, dtype=torch.get_default_dtype()))
+        initial = _positive("Learnt: start", start)
         self.per_dimension = initial.dim() == 1
         raw = initial.log()
         self.range: tuple[float, float] | None = None
@@ -84,10 +85,8 @@ class Learnt(Value):
                 raise ValueError(f"Learnt: 0 < low < start < high must hold, but they are {low}, {start}, {high}")
             self.range = (math.log(low), math.log(high))
             raw = torch.logit((raw - self.range[0]) / (self.range[1] - self.range[0]))
-        if steps is not None and steps < 1:
-            raise ValueError(f"Learnt: steps must be at least 1, but is {steps}")
-        self.steps = steps
-        self.raw = nn.Parameter(raw.clone() if steps is None else raw.expand(steps, *raw.shape).clone())
+        self.steps = None if steps is None else sizes("Learnt", steps=steps)[0]
+        self.raw = nn.Parameter((raw if self.steps is None else raw.expand(self.steps, *raw.shape)).clone())
 
     def forward(self, state: State) -> Tensor:
         return self._value(self.raw if self.steps is None else self.raw[state.step])
@@ -127,16 +126,26 @@ class OfState(Value):
         return self.module(state)
 
 
-def as_value(value: float | Tensor | Value | nn.Module) -> Value:
-    """A Value unchanged, a module as OfState, a number as Fixed."""
+def as_value(name: str, value: float | Tensor | Value | nn.Module) -> Value:
+    """A Value unchanged, a module as OfState, a number as Fixed; `name` is that of the argument, for messages."""
     if isinstance(value, Value):
         return value
     if isinstance(value, nn.Module):
         return OfState(value)
-    return Fixed(value)
+    return Fixed(_positive(name, value))
 
 
-def _positive(owner: str, value: Tensor) -> Tensor:
-    if value.dim() > 1 or not bool(((value > 0) & value.isfinite()).all()):
-        raise ValueError(f"{owner}: value must be positive, one number or one per dimension, but is {value}")
-    return value
+def _positive(name: str, value: object) -> Tensor:
+    """One positive number, (), or one per dimension, (D,), in the default dtype."""
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        numbers = torch.as_tensor(value, dtype=torch.get_default_dtype())
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number, or one per dimension, but is {type(value).__name__}") from None
+    if numbers.dim() > 1:
+        raise ValueError(f"{name} must be a number, or one per dimension, but has shape {tuple(numbers.shape)}")
+    if not bool(((numbers > 0) & numbers.isfinite()).all()):
+        shown = value if isinstance(value, (int, float)) else numbers.tolist()
+        raise ValueError(f"{name} must be positive and finite, but is {shown}")
+    return numbers
