@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from svgdx import _library
 from svgdx.ops import REFERENCES
@@ -30,10 +31,11 @@ _PACKED = ("mlp_score_hvp", "mlp_laplacian")
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """The references as a table for ``torch.export.ExportedProgram.run_decompositions``.
 
-    With it an exported program consists of torch's own operations, for places without svgdx's libraries. The table also
-    has torch's default decompositions.
+    With it an exported program consists of torch's own operations, for ONNX and other places without svgdx's libraries.
+    The table also has torch's default decompositions, and takes medians, which ONNX does not have, by sorting.
     """
     table: dict[Any, Callable[..., Any]] = dict(torch.export.default_decompositions())
+    table[torch.ops.aten.median.dim] = _median
     if not _library.disabled():
         table |= {
             getattr(torch.ops.svgdx, name).default: reference
@@ -41,6 +43,13 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
             if name not in _PACKED
         }
     return table
+
+
+def _median(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, ...]:
+    """The lower median and its index, of numbers without NaN."""
+    middle = (x.shape[dim] - 1) // 2
+    values = tuple(value.narrow(dim, middle, 1) for value in x.sort(dim))
+    return values if keepdim else tuple(value.squeeze(dim) for value in values)
 
 
 globals().update(REFERENCES)

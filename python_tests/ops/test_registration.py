@@ -202,6 +202,23 @@ def test_ops_and_reference_have_the_same_signatures() -> None:
         assert inspect.signature(getattr(ops, name)) == inspect.signature(getattr(reference, name)), name
 
 
+class Step(torch.nn.Module):
+    """A step of SVGD with the bandwidth by the median."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.svgd_step(x, -x, ops.median_distance(x), 0.1, x.sum(-1))
+
+
+def test_an_exported_program_decomposes_into_operations_of_torch() -> None:
+    x = torch.randn(5, 3)
+    program = torch.export.export(Step(), (x,))
+    assert "svgdx" in str(program.graph)
+    program = program.run_decompositions(reference.decompositions())
+    assert "svgdx" not in str(program.graph)
+    assert "median" not in str(program.graph)
+    torch.testing.assert_close(program.module()(x), Step()(x))
+
+
 @pytest.mark.parametrize("variant", DIFFERENTIABLE, ids=str)
 def test_torch_ops_records_gradients(variant: Variant) -> None:
     """The ops are differentiable without the Python wrappers too."""
