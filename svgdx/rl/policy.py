@@ -18,7 +18,7 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
-from svgdx._checks import one_of
+from svgdx._checks import one_of, without_autocast
 from svgdx.activations import ACTIVATIONS, FROM_VALUE
 from svgdx.rl.actor import SteinActor, SteinSample
 from svgdx.rl.critics import Critics, MinimumQ
@@ -225,7 +225,11 @@ class SteinPolicy(GeneratorPolicy):
 
     @torch.no_grad()
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        """One action for each observation, scaled to [-1, 1], in the shape of the action space."""
+        """One action for each observation, scaled to [-1, 1], in the shape of the action space; without autocast."""
+        with without_autocast(self.temperature.device.type):
+            return self._action(observation, deterministic)
+
+    def _action(self, observation: PyTorchObs, deterministic: bool) -> Tensor:
         critic = self.minimum_at(observation)
         if deterministic and self.test_action == "fixed":
             target = make_target(self.settings.target, critic, self.temperature, self.probes)

@@ -55,6 +55,14 @@ def gibbs_sweep(target: nn.Module | LogProb, x: Tensor, generator: Source = None
     return chains.to(x.dtype).view_as(x)
 
 
+def above_zero(log_density: Tensor) -> Tensor:
+    """The log densities, with the lowest number for -inf.
+
+    Two states of density zero are then equally likely, so that a chain finds its way out of them.
+    """
+    return log_density.clamp_min(torch.finfo(log_density.dtype).min) if log_density.is_floating_point() else log_density
+
+
 def _dim(target: object) -> int | None:
     """The number of bits of a target that says so."""
     return target.dim if isinstance(target, (IsingEnergy, DiscreteMLPEnergy)) else None
@@ -66,14 +74,12 @@ def _is_unchanged(energy: nn.Module, cls: type[nn.Module]) -> bool:
 
 
 def _sweep(log_density: LogProb, chains: Tensor, uniforms: Tensor) -> None:
-    current = _checks.returned("gibbs_sweep", "target", log_density(chains), chains)
+    current = above_zero(_checks.returned("gibbs_sweep", "target", log_density(chains), chains))
     for location, uniform in enumerate(uniforms):
         flipped = chains.clone()
         flipped[:, location] = 1 - chains[:, location]
-        proposed = _checks.returned("gibbs_sweep", "target", log_density(flipped), chains)
-        # Two states of density zero are equally likely, so that a chain finds its way out of them.
-        rise = torch.where((proposed == -torch.inf) & (current == -torch.inf), 0.0, proposed - current)
-        flip = uniform < torch.sigmoid(rise)
+        proposed = above_zero(_checks.returned("gibbs_sweep", "target", log_density(flipped), chains))
+        flip = uniform < torch.sigmoid(proposed - current)
         chains[:, location] = torch.where(flip, flipped[:, location], chains[:, location])
         current = torch.where(flip, proposed, current)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from svgdx import _checks
 from svgdx.densities.base import LogProb, as_log_density
+from svgdx.samplers.mcmc.gibbs import above_zero
 from svgdx.streams import Source, stream_of
 
 
@@ -59,8 +60,6 @@ def gwg_step(
         flipped = chains.scatter(-1, location, 1 - chains.gather(-1, location))
         proposed, log_q_back = gwg_proposal(log_density, flipped, temperature)
         log_ratio = proposed - current + (log_q_back - log_q).gather(-1, location).squeeze(-1)
-        # A chain leaves a state of density zero, even to another one.
-        log_ratio = torch.where((current == -torch.inf) & ~proposed.isnan(), torch.inf, log_ratio)
         accept = stream.uniform(log_ratio).log() < log_ratio
         chains = torch.where(accept[:, None], flipped, chains)
         log_q = torch.where(accept[:, None], log_q_back, log_q)
@@ -74,4 +73,6 @@ def gwg_proposal(log_density: LogProb, x: Tensor, temperature: float) -> tuple[T
         x = x.detach().requires_grad_()
         value = _checks.returned("gwg_step", "target", log_density(x), x, graph=True)
         (slope,) = torch.autograd.grad(value.sum(), x)
-    return value.detach(), torch.log_softmax((1 - 2 * x.detach()) * slope / temperature, -1)
+    # (1 - 2 x) slope, in one launch.
+    rise = torch.addcmul(slope, x.detach(), slope, value=-2)
+    return above_zero(value.detach()), torch.log_softmax(rise / temperature, -1)
