@@ -14,6 +14,8 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from svgdx._checks import without_autocast
+
 Self = TypeVar("Self", bound="Extension")
 Prediction = tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]
 
@@ -63,6 +65,15 @@ class GeneratorPolicy(BasePolicy):
             yield
         finally:
             self.generator = None
+
+
+@contextmanager
+def updating(owner: str, device: torch.device) -> Iterator[None]:
+    """A context for updates, in which autocast is off. Raises RuntimeError if gradients are off."""
+    if not torch.is_grad_enabled():
+        raise RuntimeError(f"{owner}.train: gradients are off; learn outside of no_grad and inference_mode")
+    with without_autocast(device.type):
+        yield
 
 
 class Extension(OffPolicyAlgorithm):
@@ -143,4 +154,4 @@ def _parameters(cls: type[Any], method: str) -> set[str]:
     }
 
 
-__all__ = ["Extension", "GeneratorPolicy", "RandomSteps"]
+__all__ = ["Extension", "GeneratorPolicy", "RandomSteps", "updating"]

@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
-from svgdx.rl.extension import Extension, GeneratorPolicy
+from svgdx.rl.extension import Extension, GeneratorPolicy, updating
 from svgdx.rl.targets import log_tanh_slope
 
 
@@ -173,7 +173,8 @@ class SACNF(Extension, SAC):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Makes `gradient_steps` updates, as in SAC, and checks that all parameters are finite."""
-        super().train(gradient_steps, batch_size)
+        with updating("SACNF", self.device):
+            super().train(gradient_steps, batch_size)
         # One read by the host for all of them; the sum of finite numbers may overflow.
         if bool(nn.utils.get_total_norm(self.policy.parameters()).isfinite()):
             return

@@ -16,9 +16,8 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayB
 from stable_baselines3.common.utils import get_parameters_by_name
 from torch import Tensor, nn
 
-from svgdx._checks import without_autocast
 from svgdx.rl.actor import SteinSample
-from svgdx.rl.extension import Extension, RandomSteps
+from svgdx.rl.extension import Extension, RandomSteps, updating
 from svgdx.rl.policy import SteinCnnPolicy, SteinMultiInputPolicy, SteinPolicy
 from svgdx.streams import Source, Stream, stream_of
 
@@ -210,12 +209,7 @@ class SteinSAC(Extension, RandomSteps):
         super()._apply(settings)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """Makes `gradient_steps` updates, each from a batch of the replay buffer, and logs their mean losses.
-
-        Autocast does not apply. Raises RuntimeError if gradients are off.
-        """
-        if not torch.is_grad_enabled():
-            raise RuntimeError("SteinSAC.train: gradients are off; learn outside of no_grad and inference_mode")
+        """Makes `gradient_steps` updates, each from a batch of the replay buffer, and logs their mean losses."""
         self.policy.set_training_mode(True)
         optimizers = [self.policy.actor_optimizer, self.policy.critic_optimizer]
         if self.ent_coef_optimizer is not None:
@@ -225,7 +219,7 @@ class SteinSAC(Extension, RandomSteps):
         self._descents.clear()
         for step in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            with without_autocast(self.device.type):
+            with updating("SteinSAC", self.device):
                 sample, _, _ = self.update(batch, recorded=step == gradient_steps - 1)
         # The only place where the host waits for a GPU.
         losses = self._finite_losses()
