@@ -87,17 +87,24 @@ Tensor in_shape_of(const Particles& p, const Tensor& per_batch, const Tensor& nu
   Tensor result = per_batch;
   if (number.dim() == 0 && !p.lead.empty()) {
     result = new_empty(p.x, {}, p.compute);
-    row_sum<T>(1, p.batch, data<T>(per_batch), T(1), {}, out<T>(result), stream(p.x));
+    row_sum<T, T>(1, {data<T>(per_batch), p.batch}, {}, T(1), {}, out<T>(result), stream(p.x));
   }
   return as_type(result, number.scalar_type());  // on x's device: the gradient of a 0-d tensor may be on any device
 }
 
-// dL/dbandwidth or dL/dstep: sums the rows' contributions into the shape and dtype of that argument.
-template <class T>
-Tensor sum_rows(const Particles& p, const Tensor& rows, const Tensor& number, PerBatch<T> divisor) {
+// Memory for a RowShare of each row.
+inline Tensor row_shares(const Particles& p, const Sizes& rows_shape) {
+  return new_empty(p.x, rows_shape, sizeof(RowShare<float>) == sizeof(double) ? ScalarType::Double : p.compute);
+}
+
+// dL/dbandwidth or dL/dstep: sums the rows' shares, of type In, into the shape and dtype of that argument.
+template <class T, class In = T>
+Tensor sum_rows(const Particles& p, const Tensor& rows, const Tensor& number, PerBatch<T> divisor,
+                const OptionalTensor& more = std::nullopt) {
   const Tensor per_batch = new_empty(p.x, p.lead, p.compute);
-  const int64_t per = p.batch ? rows.numel() / p.batch : 0;
-  row_sum<T>(p.batch, per, data<T>(rows), T(1), divisor, out<T>(per_batch), stream(p.x));
+  const auto shares = [&](const Tensor& t) { return RowsOf<In>{data<In>(t), p.batch ? t.numel() / p.batch : 0}; };
+  row_sum<T, In>(p.batch, shares(rows), more ? shares(*more) : RowsOf<In>{}, T(1), divisor, out<T>(per_batch),
+                 stream(p.x));
   return in_shape_of<T>(p, per_batch, number);
 }
 

@@ -6,6 +6,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <optional>
@@ -35,7 +36,18 @@ inline OptionalTensor as_dense(const OptionalTensor& t, ScalarType type) {
 }
 
 inline Tensor new_empty(const Tensor& like, const Sizes& sizes, ScalarType type) {
-  return torch::stable::new_empty(like, sizes, type);
+  // torch::stable::new_empty passes through the dispatcher twice, which costs as much as a small op.
+  Sizes strides(sizes.size());
+  int64_t step = 1;
+  for (size_t i = sizes.size(); i-- > 0; step *= std::max<int64_t>(1, sizes[i])) strides[i] = step;
+  int32_t device = 0, index = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype, device, index, &handle));
+  return Tensor(handle);
 }
 
 inline Tensor new_zeros(const Tensor& like, const Sizes& sizes, ScalarType type) {
@@ -89,21 +101,16 @@ class Numbers {
     SVGDX_CHECK(scalar || sizes == lead, op, name, " must be a number, 0-d or have the leading shape of x, ",
                 text(lead), ", but has ", text(sizes));
     if (scalar && t.is_cpu()) {
-      value_ = T(read_cpu(t, 0));
-      if (x.is_cpu()) {
-        view_ = {&value_, 0};
-      } else {
-        keep_ = torch::stable::full({}, double(value_), kType, std::nullopt, x.device());
-      }
+      view_ = {nullptr, 0, T(read_cpu(t, 0)), true};
     } else {
       check_device(op, name, t, x);
       keep_ = as_dense(t, kType);
+      view_ = {data<T>(*keep_), scalar ? 0 : 1};
     }
-    if (keep_) view_ = {data<T>(*keep_), scalar ? 0 : 1};
-    if (!positive || (x.is_cuda() && !(scalar && t.is_cpu()))) return;  // reading a CUDA tensor would synchronise
-    const int64_t count = !keep_ || x.is_cuda() ? 1 : keep_->numel();
+    if (!positive || (keep_ && x.is_cuda())) return;  // reading a CUDA tensor would synchronise
+    const int64_t count = keep_ ? keep_->numel() : 1;
     for (int64_t i = 0; i < count; ++i) {
-      const T value = keep_ && x.is_cpu() ? view_.data[i] : value_;
+      const T value = view_[i];
       SVGDX_CHECK(!(value <= T(0)), op, name, " must be positive, but is ", value, " at index ", i);
     }
   }
@@ -112,7 +119,6 @@ class Numbers {
 
  private:
   static constexpr ScalarType kType = sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float;
-  T value_ = T(0);
   std::optional<Tensor> keep_;
   PerBatch<T> view_;
 };

@@ -63,6 +63,15 @@ SVGDX_INLINE T horizontal_sum(Vec<T> v) {
   return s;
 }
 
+// Where 2^x is 0 for every smaller x.
+template <class T>
+constexpr T kLowestExponent = sizeof(T) == 8 ? -1023 : -127;
+template <class T>
+SVGDX_INLINE Vec<T> bounded_exponent(Vec<T> x) {
+  const Vec<T> lowest = splat(kLowestExponent<T>);
+  return lowest > x ? lowest : x;
+}
+
 // 2^x for x <= 0 (or slightly above), exactly 1 at 0. Where 2^x is below the smallest normal number, 2^-126 or 2^-1022,
 // the result is 0 or another number below it. NaN propagates. The relative error is below 2 eps: float uses the
 // degree-5 polynomial with p(0) = 1 that minimises the maximal relative error of 2^f on [-1/2, 1/2], double the Taylor
@@ -79,9 +88,8 @@ SVGDX_INLINE Vec<T> scale_by_power(Vec<T> p, Vec<T> rounded) {
 
 template <>
 SVGDX_INLINE Vec<float> exp2_nonpositive<float>(Vec<float> x) {
-  const Vec<float> magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  const Vec<float> lowest = splat(-127.0f);     // exponent 0 and p = 1: exactly 0
-  const Vec<float> y = lowest > x ? lowest : x;
+  const Vec<float> magic = splat(12582912.0f);      // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const Vec<float> y = bounded_exponent<float>(x);  // at the bound, exponent 0 and p = 1: exactly 0
   const Vec<float> rounded = y + magic;
   const Vec<float> f = y - (rounded - magic);
   Vec<float> p = splat(1.3264727e-3f);
@@ -96,8 +104,7 @@ SVGDX_INLINE Vec<float> exp2_nonpositive<float>(Vec<float> x) {
 template <>
 SVGDX_INLINE Vec<double> exp2_nonpositive<double>(Vec<double> x) {
   const Vec<double> magic = splat(6755399441055744.0);  // 1.5 * 2^52
-  const Vec<double> lowest = splat(-1023.0);
-  const Vec<double> y = lowest > x ? lowest : x;
+  const Vec<double> y = bounded_exponent<double>(x);
   const Vec<double> rounded = y + magic;
   const Vec<double> f = y - (rounded - magic);
   Vec<double> p = splat(2.5678435993488205e-11);  // (ln 2)^k / k!

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "common/per_batch.h"
+#include "common/row_sum.h"
 
 namespace svgdx {
 
@@ -31,7 +31,7 @@ struct FieldArgs {
   T* stein =
       nullptr;  // (batch, rows): score_i . phi_i + t_i, the Stein identity summand; needs self; null if not requested
   bool stein_diagonal = false;       // stein counts j = i (V-statistic)
-  PerBatch<T> step = {};             // null data if there is no update
+  PerBatch<T> step = {};             // empty if there is no update
   const T* log_q = nullptr;          // (batch, rows), with step
   const T* hessian_trace = nullptr;  // (batch, rows) or null, with step
 };
@@ -56,16 +56,13 @@ struct FieldGradArgs {
   PerBatch<T> bandwidth = {};
   PerBatch<T> step = {};
   const T* hessian_trace = nullptr;  // (batch, rows) or null; used by `dot` only
-  PerBatch<T> origin =
-      {};               // dim numbers per batch row: a point near the particles, relative to which `euler` measures x
-  T* grad_x = nullptr;  // (batch, rows, dim)
-  T* grad_score = nullptr;  // (batch, rows, dim); null if not requested
-  // (batch, rows): -g.phi - 2 h t - (x - origin).grad_x + score.grad_score without the step's identity path. It sums to
-  // sigma * dL/dsigma, because phi and t are homogeneous of degree -1 and -2 under (x, score, sigma) -> (l x, score /
-  // l, l sigma). Null if not requested.
-  T* euler = nullptr;
-  // (batch, rows): grad_phi.phi - grad_trace (t + hessian_trace / M), the row's share of dL/dstep; null if not
+  T* grad_x = nullptr;               // (batch, rows, dim)
+  T* grad_score = nullptr;           // (batch, rows, dim); null if not requested
+  // (batch, rows): numbers whose sum, over both calls if rows and columns differ, is sigma * dL/dsigma. Null if not
   // requested.
+  SVGDX_BACKEND::RowShare<T>* grad_log_sigma = nullptr;
+  // (batch, rows): numbers whose sum is dL/dstep, that of grad_phi.phi - grad_trace (t + hessian_trace / M); needs
+  // `self`. Null if not requested.
   T* dot = nullptr;
 };
 

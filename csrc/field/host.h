@@ -8,18 +8,30 @@
 
 namespace svgdx::SVGDX_BACKEND {
 
+// Device memory, possibly none.
+class Scratch {
+ public:
+  Scratch(const Tensor& like, int64_t bytes) {
+    if (bytes > 0) tensor_ = scratch(like, bytes);
+  }
+  void* data() const { return tensor_ ? tensor_->mutable_data_ptr() : nullptr; }
+
+ private:
+  OptionalTensor tensor_;
+};
+
 inline FieldShape field_shape(const Particles& p) { return {p.batch, p.count, p.count, p.dim}; }
 
 template <class T>
 void forward(const Particles& p, const FieldArgs<T>& args) {
-  const Tensor memory = scratch(p.x, field_forward_scratch<T>(args));
-  field_forward<T>(args, memory.mutable_data_ptr(), stream(p.x));
+  const Scratch memory(p.x, field_forward_scratch<T>(args));
+  field_forward<T>(args, memory.data(), stream(p.x));
 }
 
 template <class T>
 void backward(const Particles& p, const FieldGradArgs<T>& args) {
-  const Tensor memory = scratch(p.x, field_backward_scratch<T>(args));
-  field_backward<T>(args, memory.mutable_data_ptr(), stream(p.x));
+  const Scratch memory(p.x, field_backward_scratch<T>(args));
+  field_backward<T>(args, memory.data(), stream(p.x));
 }
 
 template <class T>
@@ -34,7 +46,6 @@ FieldGradArgs<T> self_args(const Particles& p, const OptionalTensor& g, const Op
   args.row_grad_phi = args.col_grad_phi = data<T>(g);
   args.row_grad_trace = args.col_grad_trace = data<T>(h);
   args.bandwidth = sigma.view();
-  args.origin = {data<T>(p.x), p.count * p.dim};
   return args;
 }
 
@@ -42,7 +53,7 @@ inline std::tuple<Tensor, Tensor, Tensor> particle_backward(const Particles& p, 
                                                             const OptionalTensor& h, const Tensor& bandwidth) {
   if (p.empty())
     return {zeros(p.x, p), zeros(p.x, p), new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type())};
-  const Tensor grad_x = p.like_x(), grad_score = p.like_x(), euler = p.per_row();
+  const Tensor grad_x = p.like_x(), grad_score = p.like_x(), log_sigma = row_shares(p, p.rows_shape);
   Tensor grad_bandwidth;
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
@@ -50,9 +61,9 @@ inline std::tuple<Tensor, Tensor, Tensor> particle_backward(const Particles& p, 
     FieldGradArgs<T> args = self_args<T>(p, g, h, sigma);
     args.grad_x = out<T>(grad_x);
     args.grad_score = out<T>(grad_score);
-    args.euler = out<T>(euler);
+    args.grad_log_sigma = out<RowShare<T>>(log_sigma);
     backward(p, args);
-    grad_bandwidth = sum_rows<T>(p, euler, bandwidth, sigma.view());
+    grad_bandwidth = sum_rows<T, RowShare<T>>(p, log_sigma, bandwidth, sigma.view());
   });
   return {p.result(grad_x), p.result(grad_score), grad_bandwidth};
 }

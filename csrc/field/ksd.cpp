@@ -23,7 +23,8 @@ static Tensor ksd(const Tensor& x, const Tensor& score, const Tensor& bandwidth,
     args.stein = out<T>(summand);
     args.stein_diagonal = !unbiased;
     forward(p, args);
-    row_sum<T>(p.batch, p.count, data<T>(summand), T(1.0 / divisor(p, unbiased)), {}, out<T>(result), stream(p.x));
+    row_sum<T, T>(p.batch, {data<T>(summand), p.count}, {}, T(1.0 / divisor(p, unbiased)), {}, out<T>(result),
+                  stream(p.x));
   });
   return p.result(result);
 }
@@ -31,16 +32,17 @@ static Tensor ksd(const Tensor& x, const Tensor& score, const Tensor& bandwidth,
 template <class T>
 static Tensor divided(const Particles& p, const Tensor& per_batch, const Numbers<T>& sigma) {
   const Tensor quotient = new_empty(p.x, p.lead, p.compute), dense = as_dense(per_batch, p.compute);
-  row_sum<T>(p.batch, 1, data<T>(dense), T(1), sigma.view(), out<T>(quotient), stream(p.x));
+  row_sum<T, T>(p.batch, {data<T>(dense), 1}, {}, T(1), sigma.view(), out<T>(quotient), stream(p.x));
   return quotient;
 }
 
-// Euler's identity gives the same sum as for phi and t; the V-statistic's c beta D contributes another -2 c beta D.
+// The sum is the same as for phi and t; the V-statistic's c beta D contributes another -2 c beta D.
 template <class T>
-static Tensor bandwidth_gradient(const Particles& p, const Tensor& euler, const Tensor& c, const Tensor& bandwidth,
+static Tensor bandwidth_gradient(const Particles& p, const Tensor& log_sigma, const Tensor& c, const Tensor& bandwidth,
                                  const Numbers<T>& sigma, bool unbiased) {
   const Tensor per_batch = new_empty(p.x, p.lead, p.compute);
-  row_sum<T>(p.batch, p.count, data<T>(euler), T(1), {}, out<T>(per_batch), stream(p.x));
+  row_sum<T, RowShare<T>>(p.batch, {data<RowShare<T>>(log_sigma), p.count}, {}, T(1), {}, out<T>(per_batch),
+                          stream(p.x));
   Tensor total = per_batch;
   if (!unbiased) {
     Tensor diagonal = c;
@@ -71,15 +73,15 @@ static std::tuple<Tensor, Tensor, Tensor> ksd_backward(const Tensor& grad, const
     const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
     forward(
         p, FieldArgs<T>{field_shape(p), data<T>(p.x), data<T>(p.x), data<T>(p.score), sigma.view(), true, out<T>(phi)});
-    const Tensor grad_x = p.like_x(), grad_score = p.like_x(), euler = p.per_row();
+    const Tensor grad_x = p.like_x(), grad_score = p.like_x(), log_sigma = row_shares(p, p.rows_shape);
     FieldGradArgs<T> args = self_args<T>(p, g, h, sigma);
     args.grad_x = out<T>(grad_x);
     args.grad_score = out<T>(grad_score);
-    args.euler = out<T>(euler);
+    args.grad_log_sigma = out<RowShare<T>>(log_sigma);
     backward(p, args);
     const double diagonal = unbiased ? 2.0 / double(p.count) : 0.0;
     const Tensor own = mul(torch::stable::subtract(phi, p.score, diagonal), c);
-    const Tensor grad_bandwidth = bandwidth_gradient<T>(p, euler, per_batch, bandwidth, sigma, unbiased);
+    const Tensor grad_bandwidth = bandwidth_gradient<T>(p, log_sigma, per_batch, bandwidth, sigma, unbiased);
     result = {p.result(grad_x), p.result(torch::stable::subtract(grad_score, own, -1.0)), grad_bandwidth};
   });
   return result;

@@ -94,7 +94,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_step_backward(const Optio
     return {zeros(x, p), zeros(x, p), new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type()),
             new_zeros(step_size, sizes_of(step_size), step_size.scalar_type())};
   }
-  const Tensor grad_x = p.like_x(), grad_score = p.like_x(), euler = p.per_row(), dot = p.per_row();
+  const Tensor grad_x = p.like_x(), grad_score = p.like_x(), log_sigma = row_shares(p, p.rows_shape), dot = p.per_row();
   Tensor grad_bandwidth, grad_step;
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
@@ -105,10 +105,10 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_step_backward(const Optio
     args.hessian_trace = data<T>(hessian);
     args.grad_x = out<T>(grad_x);
     args.grad_score = out<T>(grad_score);
-    args.euler = out<T>(euler);
+    args.grad_log_sigma = out<RowShare<T>>(log_sigma);
     args.dot = out<T>(dot);
     backward(p, args);
-    grad_bandwidth = sum_rows<T>(p, euler, bandwidth, sigma.view());
+    grad_bandwidth = sum_rows<T, RowShare<T>>(p, log_sigma, bandwidth, sigma.view());
     grad_step = sum_rows<T>(p, dot, step_size, {});
   });
   return {p.result(grad_x), p.result(grad_score), grad_bandwidth, grad_step};
@@ -169,7 +169,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_field_backward(const Opti
             new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type())};
   }
   const Tensor grad_query = new_empty(p.x, shape, p.compute), grad_x = p.like_x(), grad_score = p.like_x();
-  const Tensor euler_rows = new_empty(p.x, rows_shape, p.compute), euler_cols = p.per_row();
+  const Tensor log_sigma_rows = row_shares(p, rows_shape), log_sigma_cols = row_shares(p, p.rows_shape);
   Tensor grad_bandwidth;
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
@@ -178,7 +178,6 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_field_backward(const Opti
     as_query.shape = {p.batch, rows, p.count, p.dim};
     as_query.particles = p.count;
     as_query.bandwidth = sigma.view();
-    as_query.origin = {data<T>(p.x), p.count * p.dim};
     FieldGradArgs<T> as_particle = as_query;
     as_query.row_x = data<T>(points);
     as_query.row_grad_phi = data<T>(g);
@@ -186,7 +185,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_field_backward(const Opti
     as_query.col_x = data<T>(p.x);
     as_query.col_score = data<T>(p.score);
     as_query.grad_x = out<T>(grad_query);
-    as_query.euler = out<T>(euler_rows);
+    as_query.grad_log_sigma = out<RowShare<T>>(log_sigma_rows);
     backward(p, as_query);
     as_particle.shape = {p.batch, p.count, rows, p.dim};
     as_particle.row_x = data<T>(p.x);
@@ -196,11 +195,9 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_field_backward(const Opti
     as_particle.col_grad_trace = data<T>(h);
     as_particle.grad_x = out<T>(grad_x);
     as_particle.grad_score = out<T>(grad_score);
-    as_particle.euler = out<T>(euler_cols);
+    as_particle.grad_log_sigma = out<RowShare<T>>(log_sigma_cols);
     backward(p, as_particle);
-    const Tensor sum = torch::stable::subtract(sum_rows<T>(p, euler_rows, bandwidth, sigma.view()),
-                                               sum_rows<T>(p, euler_cols, bandwidth, sigma.view()), -1.0);
-    grad_bandwidth = sum;
+    grad_bandwidth = sum_rows<T, RowShare<T>>(p, log_sigma_rows, bandwidth, sigma.view(), log_sigma_cols);
   });
   return {p.result(grad_query), p.result(grad_x), p.result(grad_score), grad_bandwidth};
 }

@@ -15,27 +15,43 @@ SVGDX_HD V trace_term(V kappa, V dim, V r_dot_z) {
   return kappa * (dim - r_dot_z);
 }
 
-// With g, h the gradients that reach phi and t:  L = (1/M) sum_ij kappa_ij P_ij,
-//   P_ij = g_i . z_ij + beta h_i (D - r_ij . z_ij).
-// weight = P_ij + P_ji + beta (h_i + h_j), from
-//   cross = g_i . z_ij + g_j . z_ji - beta (h_i r_ij . z_ij + h_j r_ji . z_ji)
-template <class V>
-SVGDX_HD V weight(V cross, V beta, V h_sum, V dim_plus_1) {
-  return cross + beta * h_sum * dim_plus_1;
-}
+// The lanes of a scalar, as VecType<T> of common/vec.h has those of a vector.
+template <class T>
+struct Scalar {
+  using V = T;
+};
 
-// One dimension of dL/dx_i, without kappa beta / M:
-//   g_i - g_j - h_i z_ij + h_j z_ji - weight r_ij
-template <class V>
-SVGDX_HD V grad_x(V g_i, V g_j, V h_i, V h_j, V z_ij, V z_ji, V r, V weight) {
-  return (g_i - g_j) - h_i * z_ij + h_j * z_ji - weight * r;
-}
+// Sums over the dimensions: |r|^2, r.s_j, r.s_i, g_i.s_j + g_j.s_i, (g_i - g_j).r with r = r_ij, where g, h are the
+// gradients that reach phi and t.
+template <class Lanes>
+struct Sums {
+  typename Lanes::V squared, r_s_j, r_s_i, g_s, g_r;
+};
 
-// One dimension of dL/ds_i, without kappa / M: what each row j that reads s_i contributes.
-template <class V>
-SVGDX_HD V grad_score(V g_j, V h_j, V beta, V r_ij) {
-  return g_j + beta * h_j * r_ij;
-}
+// A pair's weights in the gradients of L = (1/M) sum_ij kappa_ij P_ij, P_ij = g_i . z_ij + beta h_i (D - r_ij . z_ij).
+template <class Lanes>
+struct Weights {
+  using V = typename Lanes::V;
+  V kappa, kappa_beta;
+  V across;  // kappa (P_ij + P_ji - g_s)
+  V value;   // kappa (P_ij + P_ji)
+  V radial;  // factor of -r in M dL/dx_i / beta: kappa (P_ij + P_ji + 2 beta (h_i + h_j))
+
+  // log_kappa must be finite. Every product with beta has the factor kappa, so that the terms of a far pair vanish
+  // instead of overflowing.
+  SVGDX_HD Weights(const Sums<Lanes>& sums, V kappa, V log_kappa, V beta, V h_i, V h_j, V dim)
+      : kappa(kappa), kappa_beta(kappa * beta) {
+    const V h_sum = h_i + h_j;
+    across = kappa_beta * (sums.g_r - h_i * sums.r_s_j + h_j * sums.r_s_i + h_sum * (dim + log_kappa + log_kappa));
+    value = kappa * sums.g_s + across;
+    radial = value + kappa_beta * (h_sum + h_sum);
+  }
+  // What a pair adds, from each of its ends, to the sum over all rows that is -M sigma dL/dsigma. Only close pairs
+  // contribute, so that nothing cancels between particles many sigma apart. With sigma dbeta/dsigma = -2 beta,
+  //   M sigma dL/dsigma = -2 sum_ij kappa [ P_ij ln kappa + beta (g_i.r + h_i (D - r.z_ij + 2 ln kappa)) ],
+  // of which this is half of (i, j) and (j, i) together.
+  SVGDX_HD V log_sigma_term(V log_kappa) const { return log_kappa * radial + across; }
+};
 
 // Jacobian ops, B_i = dL/dA_i:  L = (beta/M) sum_{i != j} kappa_ij q_ij,  q_ij = tr B_i - z_ij . B_i r_ij.
 // Particle k against j, with r = r_kj, a = B_k r, b = B_j r, w = z_jk = s_k - beta r:  radial = q_kj + q_jk.

@@ -15,10 +15,10 @@ struct JacobianArgs {
   const T* x = nullptr;
   const T* score = nullptr;
   PerBatch<T> bandwidth = {};
-  // sqnorm: |A|_F^2 + (2/M) (A probe) . hvp + |hvp|^2 / M^2 when step.data is null.
+  // sqnorm: |A|_F^2 + (2/M) (A probe) . hvp + |hvp|^2 / M^2 without step.
   const T* probe = nullptr;  // (batch, particles, dim) or null
   const T* hvp = nullptr;    // (batch, particles, dim) or null
-  // logdet: log |det(I + step J)| when step.data is set; dim <= 16.
+  // logdet: log |det(I + step J)| with step; dim <= 16.
   PerBatch<T> step = {};
   const T* hessian = nullptr;  // (batch, particles, dim, dim) or null
   T* out = nullptr;            // (batch, particles)

@@ -1,6 +1,7 @@
 // The batch rows of the Gram route (jacobian/gram.h), a few at a time.
 #pragma once
 
+#include "common/beta.h"
 #include "common/particles.h"
 #include "jacobian/gram.h"
 
@@ -11,13 +12,19 @@ struct GramBatches {
   const Particles& p;
   Tensor beta;  // (batch, 1, 1)
   GramBatches(const Particles& p, const Tensor& bandwidth) : p(p) {
-    Tensor sigma = as_type(bandwidth, ScalarType::Double);
-    if (sigma.is_cpu() != p.x.is_cpu()) sigma = torch::stable::to(sigma, p.x.device());
-    sigma = aten("expand", "", torch::stable::reshape(sigma, {-1, 1, 1}),
-                 torch::headeronly::IntHeaderOnlyArrayRef({p.batch, 1, 1}), false);
-    const Tensor squared = mul(sigma, sigma), root = aten("sqrt", "", sigma);
+    const auto number = [&](const Sizes& sizes, double value) {
+      return torch::stable::full(sizes, value, ScalarType::Double, std::nullopt, p.x.device());
+    };
+    if (bandwidth.dim() == 0 && bandwidth.is_cpu()) {
+      beta = number({p.batch, 1, 1}, beta_of_sigma(read_cpu(bandwidth, 0), kLargestSquarableBeta));
+      return;
+    }
+    const Tensor sigma = aten("expand", "", torch::stable::reshape(as_type(bandwidth, ScalarType::Double), {-1, 1, 1}),
+                              torch::headeronly::IntHeaderOnlyArrayRef({p.batch, 1, 1}), false);
+    const Tensor inverse = aten("reciprocal", "", mul(sigma, sigma)), log = aten("log", "", sigma);
     // Plus zero, or NaN for a bandwidth that is not positive, which only a GPU lets pass to here.
-    beta = torch::stable::subtract(aten("reciprocal", "", squared), torch::stable::subtract(root, root));
+    beta = torch::stable::subtract(aten("minimum", "", inverse, number({}, kLargestSquarableBeta)),
+                                   torch::stable::subtract(log, log));
   }
   // The batch rows whose (M, M) matrices have at most `numbers` elements.
   int64_t step(int64_t numbers) const { return std::max<int64_t>(1, numbers / (p.count * p.count)); }

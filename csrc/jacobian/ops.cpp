@@ -122,7 +122,8 @@ static Tensor svgd_jacobian_sqnorm(const Tensor& x, const Tensor& score, const T
 static Five gram_backward(const Particles& p, const Tensor& w, const Tensor& bandwidth, const OptionalTensor& probe,
                           const OptionalTensor& hvp) {
   const GramBatches gram(p, bandwidth);
-  const Tensor grad_x = p.like_x(), grad_score = p.like_x(), euler = p.per_row();
+  const Tensor grad_x = p.like_x(), grad_score = p.like_x();
+  const Tensor euler = new_empty(p.x, p.rows_shape, ScalarType::Double);
   const Sizes probe_shape = probe ? p.shape : Sizes{0};
   const Tensor grad_probe = new_empty(p.x, probe_shape, p.compute), grad_hvp = new_empty(p.x, probe_shape, p.compute);
   for (int64_t begin = 0; begin < p.batch; begin += gram.step(gram_numbers())) {
@@ -140,7 +141,7 @@ static Five gram_backward(const Particles& p, const Tensor& w, const Tensor& ban
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
     const Numbers<T> sigma(p.op, "bandwidth", bandwidth, p.x, p.lead, true);
-    grad_bandwidth = sum_rows<T>(p, euler, bandwidth, sigma.view());
+    grad_bandwidth = sum_rows<T, double>(p, euler, bandwidth, sigma.view());
   });
   return {p.result(grad_x), p.result(grad_score), grad_bandwidth, p.result(grad_probe), p.result(grad_hvp)};
 }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from ops.cases import PARTICLES, Inputs, Variant, gradients, sample_inputs
+from ops.backends import Backend
+from ops.cases import PARTICLES, Inputs, Variant, gradients, sample_inputs, to
 from torch import Tensor
 
 from svgdx import ops
@@ -76,6 +79,77 @@ def test_nan_stays_in_its_batch_row(variant: Variant, m: int, d: int, bad: float
             assert torch.equal(grad[[0, 2]], clean_grads[other][[0, 2]]), (name, other)
         if bad != bad and name in ("x", "score", "bandwidth"):
             assert all(grads[other][1].isnan().any() for other in grads if other in ("x", "bandwidth")), name
+
+
+# Bandwidths whose squares leave the dtype, or nearly.
+SCALES = {
+    torch.float32: [1e-18, 3e-19, 1e-20, 1e-30, 1e-44, 1e18, 2e19, 1e30, 3e38],
+    torch.float64: [1e-150, 1e-160, 1e-300, 1e150, 1e300],
+}
+
+
+def limit(variant: Variant, narrow: bool) -> Callable[[Inputs], tuple[Tensor, ...]]:
+    """The op as sigma goes to zero (``narrow``), with no two particles or points in one place, or to infinity."""
+
+    def function(inputs: Inputs) -> tuple[Tensor, ...]:
+        score, step = inputs["score"], inputs.get("step_size")
+        count, zero, mean = score.shape[-2], 0 * score.sum(-1), score.mean(-2, keepdim=True)
+        phi = score / count if narrow else mean.expand_as(score)
+        if variant.op in ("svgd_phi", "svgd_phi_trace"):
+            return (phi, zero)[: 2 if variant.op == "svgd_phi_trace" else 1]
+        if variant.op == "svgd_step":
+            trace = inputs.get("hessian_trace", zero) / count
+            return inputs["x"] + step * phi, inputs["log_q"] - step * trace
+        if variant.op == "svgd_field":
+            query = inputs["query"]
+            return 0 * query if narrow else mean.expand_as(query), 0 * query.sum(-1)
+        if variant.op == "ksd":
+            products = (score.sum(-2).square() - (score.square().sum(-2) if unbiased(variant) else 0)).sum(-1)
+            return (products * (not narrow) / count / (count - unbiased(variant)),)
+        if variant.op == "svgd_jacobian_sqnorm":
+            return ((inputs["hvp"] / count).square().sum(-1) if "hvp" in inputs else zero,)
+        hessian = inputs["hessian"] / count if "hessian" in inputs else torch.zeros(score.shape[-1])
+        update = torch.eye(score.shape[-1], dtype=score.dtype) + step * hessian.to(score).expand(*score.shape, -1)
+        return (torch.linalg.slogdet(update)[1],)
+
+    return function
+
+
+def unbiased(variant: Variant) -> bool:
+    return dict(variant.fixed).get("statistic") == "u"
+
+
+@pytest.mark.parametrize("dtype", SCALES, ids=str)
+@pytest.mark.parametrize(("lead", "m", "d"), [((), 6, 3), ((40,), 6, 3), ((2,), 6, 12), ((), 20, 40), ((), 7, 300)])
+@pytest.mark.parametrize("variant", [v for v in PARTICLES if v.differentiable], ids=str)
+def test_bandwidths_whose_squares_leave_the_dtype(
+    variant: Variant, lead: tuple[int, ...], m: int, d: int, dtype: torch.dtype, backend: Backend
+) -> None:
+    """Outputs and gradients are the limits: no pair interacts, or all do as if they coincided."""
+    if not variant.takes(m, d) or (backend.simulated and (lead == (40,) or d == 300)):
+        pytest.skip("D <= 16" if not variant.takes(m, d) else "slow on the harness")
+    for sigma in SCALES[dtype][:: 2 if backend.simulated else 1]:
+        if sigma < 1 and variant.op == "ksd" and not unbiased(variant):
+            continue  # the statistic diverges as 1 / sigma^2
+        for step_size in (0.1, 1e10) if "step_size" in variant.arguments() else (0.1,):
+            inputs = sample_inputs(variant, lead, m, d, dtype, backend.device)
+            inputs["bandwidth"] = torch.tensor(sigma, dtype=dtype, device=backend.device)
+            if "step_size" in inputs:
+                inputs["step_size"] = torch.tensor(step_size, dtype=dtype, device=backend.device)
+            wide = {name: value.cpu() for name, value in to(inputs, torch.float64).items()}
+            expected = dict(enumerate(limit(variant, sigma < 1)(wide))) | gradients(limit(variant, sigma < 1), wide)
+            actual = dict(enumerate(variant(inputs))) | gradients(variant, inputs)
+            assert actual.keys() == expected.keys()
+            for name, value in actual.items():
+                scale = max(float(expected[name].abs().max()), 1e-6)
+                if variant.op == "ksd":  # s_i . phi_i and s_i . s_i / M cancel
+                    scale = max(scale, float(wide["score"].abs().max()) / m)
+                if variant.op == "svgd_logdet" and name == 0:  # the logarithm of a number near 1
+                    scale = max(scale, 1.0)
+                error = float((value.cpu().double() - expected[name]).abs().max())
+                # The gradients of log|det| have an inverse's error.
+                tolerance = 2e-5 if variant.op == "svgd_logdet" else 2e-6
+                assert error <= tolerance * scale, (name, sigma, step_size, error, scale)
 
 
 def strided(tmp_path: object, rows: int, m: int, d: int, stride: int) -> Tensor:

@@ -4,14 +4,10 @@
 #include <cmath>
 
 #include "chain/moved.h"
+#include "common/beta.h"
 
 namespace svgdx::cpu {
 namespace {
-
-template <class T>
-T at(const PerBatch<T>& value, int64_t b) {
-  return value.data[b * value.stride];
-}
 
 // A particle's own pair: the kernel, and r.z.
 template <class T>
@@ -19,8 +15,7 @@ struct OwnPair {
   T beta, kernel, r_dot_z;
 
   OwnPair(const MovedArgs<T>& args, int64_t row) {
-    const T sigma = at(args.bandwidth, row / args.particles);
-    beta = T(1) / (sigma * sigma);
+    beta = beta_of_sigma(args.bandwidth[row / args.particles]);
     T square = 0, dot = 0;
     for (int64_t e = row * args.dim; e < (row + 1) * args.dim; ++e) {
       const T r = args.query[e] - args.x[e];
@@ -59,10 +54,10 @@ void chain_inverse(const InverseArgs<T>& args, void*) {
     const OwnPair<T> own(moved, row);
     const int64_t b = row / moved.particles;
     for (int64_t e = row * moved.dim; e < (row + 1) * moved.dim; ++e) {
-      const T y = moved.query[e], next = moved.x[e] - at(args.step, b) * own.phi(moved, e);
+      const T y = moved.query[e], next = moved.x[e] - args.step[b] * own.phi(moved, e);
       args.next[e] = was_open ? next : y;
       args.next_error[e] = was_open ? std::abs(next - y) : args.error[e];
-      if (args.next_error[e] > at(args.limit, b)) *args.is_open = 1;
+      if (args.next_error[e] > args.limit[b]) *args.is_open = 1;
     }
   }
 }

@@ -7,17 +7,12 @@
 namespace svgdx::cpu {
 
 template <class T>
-static T at(const PerBatch<T>& value, int64_t b) {
-  return value.data[b * value.stride];
-}
-
-template <class T>
 void chain_bound(const BoundArgs<T>& args, void*) {
   for (int64_t b = 0; b < args.batch; ++b) {
     T most = -std::numeric_limits<T>::infinity();
     for (int64_t i = 0; i < args.particles; ++i) most = chain::larger(args.sqnorm[b * args.particles + i], most);
     args.limit[b] = chain::limit_of(most);
-    args.bounded[b] = chain::held_under(at(args.step, b), args.limit[b], args.slope);
+    args.bounded[b] = chain::held_under(args.step[b], args.limit[b], args.slope);
   }
 }
 
@@ -25,7 +20,7 @@ template <class T>
 void chain_bound_backward(const BoundGradArgs<T>& args, void*) {
   double sum = 0;
   for (int64_t b = 0; b < args.batch; ++b) {
-    const T grad = args.grad[b] * chain::slope_of(at(args.step, b), args.limit[b], args.slope);
+    const T grad = args.grad[b] * chain::slope_of(args.step[b], args.limit[b], args.slope);
     sum += double(grad);
     if (args.step.stride != 0) args.grad_step[b] = grad;
   }

@@ -85,11 +85,11 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   SVGDX_UNROLL_BY(1)
   for (int64_t d = group.lane; d < moved.dim; d += group.lanes) {
     const int64_t e = row * moved.dim + d;
-    const T y = moved.query[e], next = moved.x[e] - at(args.step, b) * own.phi(moved, e);
+    const T y = moved.query[e], next = moved.x[e] - args.step[b] * own.phi(moved, e);
     const T error = was_open ? (next < y ? y - next : next - y) : args.error[e];
     args.next[e] = was_open ? next : y;
     args.next_error[e] = error;
-    is_open |= error > at(args.limit, b);
+    is_open |= error > args.limit[b];
   }
   if (is_open) atomicOr(args.is_open, 1);
 }

@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   if (!exists || group.lane != 0) return;
   const T limit = chain::limit_of(most);
   args.limit[b] = limit;
-  args.bounded[b] = chain::held_under(at(args.step, b), limit, args.slope);
+  args.bounded[b] = chain::held_under(args.step[b], limit, args.slope);
 }
 
 template <class T>
@@ -46,7 +46,7 @@ void chain_bound(const BoundArgs<T>& args, void* stream) {
 
 template <class T>
 __device__ inline T bound_grad(const BoundGradArgs<T>& args, int64_t b) {
-  return args.grad[b] * chain::slope_of(at(args.step, b), args.limit[b], args.slope);
+  return args.grad[b] * chain::slope_of(args.step[b], args.limit[b], args.slope);
 }
 
 template <class T>

@@ -22,17 +22,20 @@ double sum(int64_t n, const T* in) {
 
 }  // namespace
 
-template <class T>
-void row_sum(int64_t batch, int64_t n, const T* in, T scale, PerBatch<T> divisor, T* out, void*) {
-  torch::stable::parallel_for(0, batch, 1 + (int64_t(1) << 16) / (n + 1), [&](int64_t begin, int64_t end) {
+template <class T, class In>
+void row_sum(int64_t batch, RowsOf<In> in, RowsOf<In> more, T scale, PerBatch<T> divisor, T* out, void*) {
+  const int64_t grain = 1 + (int64_t(1) << 16) / (in.count + more.count + 1);
+  torch::stable::parallel_for(0, batch, grain, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      const double total = double(scale) * sum(n, in + b * n);
-      out[b] = T(divisor.data == nullptr ? total : total / double(divisor.data[b * divisor.stride]));
+      const double total =
+          double(scale) * (sum(in.count, in.data + b * in.count) + sum(more.count, more.data + b * more.count));
+      out[b] = T(divisor ? total / double(divisor[b]) : total);
     }
   });
 }
 
-template void row_sum(int64_t, int64_t, const float*, float, PerBatch<float>, float*, void*);
-template void row_sum(int64_t, int64_t, const double*, double, PerBatch<double>, double*, void*);
+template void row_sum(int64_t, RowsOf<float>, RowsOf<float>, float, PerBatch<float>, float*, void*);
+template void row_sum(int64_t, RowsOf<double>, RowsOf<double>, float, PerBatch<float>, float*, void*);
+template void row_sum(int64_t, RowsOf<double>, RowsOf<double>, double, PerBatch<double>, double*, void*);
 
 }  // namespace svgdx::cpu

@@ -1,6 +1,7 @@
 // Small device helpers: warp sums, powers of two, the bandwidth.
 #pragma once
 
+#include "common/beta.h"
 #include "common/cuda/simt_macros.cuh"
 #include "common/per_batch.h"
 
@@ -23,16 +24,11 @@ __device__ inline T not_a_number() {
   return static_cast<T>(__builtin_nanf(""));
 }
 
-template <class T>
-__device__ inline T at(const PerBatch<T>& value, int64_t b) {
-  return value.data[b * value.stride];
-}
-
 // beta = 1 / sigma^2. Rejecting a bandwidth on the device would need a sync, so sigma <= 0 gives NaN instead.
 template <class T>
 __device__ inline T beta_of(const PerBatch<T>& bandwidth, int64_t b) {
-  const T sigma = at(bandwidth, b);
-  return sigma > T(0) ? T(1) / (sigma * sigma) : not_a_number<T>();
+  const T sigma = bandwidth[b];
+  return sigma > T(0) ? beta_of_sigma(sigma) : not_a_number<T>();
 }
 
 }  // namespace svgdx::cuda

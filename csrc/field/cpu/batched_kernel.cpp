@@ -39,12 +39,10 @@ class Interleaved {
 };
 
 template <class T>
-Vec<T> per_lane(const PerBatch<T>& p, int64_t first, int64_t batch, T otherwise) {
-  Vec<T> v;
-  for (int lane = 0; lane < kLanes<T>; ++lane) {
-    v[lane] = p.data ? p.data[std::min(first + lane, batch - 1) * p.stride] : otherwise;
-  }
-  return v;
+Vec<T> beta_per_lane(const PerBatch<T>& bandwidth, int64_t first, int64_t batch) {
+  Vec<T> beta;
+  for (int lane = 0; lane < kLanes<T>; ++lane) beta[lane] = beta_of<T, T>(bandwidth, std::min(first + lane, batch - 1));
+  return beta;
 }
 
 template <class T, int D>
@@ -88,9 +86,10 @@ struct Forward {
     s.gather(a.score, first, n.batch, splat(T(1)));
     z.clear();
     trace.clear();
-    const Vec<T> sigma = per_lane<T>(a.bandwidth, first, n.batch, T(1)), beta = T(1) / (sigma * sigma);
+    const Vec<T> beta = beta_per_lane<T>(a.bandwidth, first, n.batch);
     pairs(n.cols, beta);
     for (int lane = 0; lane < std::min<int64_t>(kLanes<T>, n.batch - first); ++lane) {
+      if (is_extreme(beta[lane])) continue;
       for (int64_t i = 0; i < n.rows; ++i) {
         finish_forward<T, T>(a, first + lane, i, beta[lane], z.lane(i * D, lane), kLanes<T>, *trace.lane(i, lane));
       }
@@ -100,71 +99,67 @@ struct Forward {
 
 template <class T, int D>
 struct Backward {
-  Interleaved<T> x, s, g, h, gx, gs, z, trace;
+  Interleaved<T> x, s, g, h, gx, gs, sums;
   explicit Backward(const FieldShape& n)
-      : x(n.cols * D),
-        s(n.cols * D),
-        g(n.cols * D),
-        h(n.cols),
-        gx(n.cols * D),
-        gs(n.cols * D),
-        z(n.cols * D),
-        trace(n.cols) {}
+      : x(n.cols * D), s(n.cols * D), g(n.cols * D), h(n.cols), gx(n.cols * D), gs(n.cols * D), sums(n.cols * 2) {}
 
-  // Both particles of a pair at once; r_ji = -r_ij and the weight is symmetric.
-  SVGDX_INLINE void column(int64_t i, int64_t j, Vec<T> beta, Vec<T> log2_scale, Vec<T>& ti) {
+  // Both particles of a pair at once; r_ji = -r_ij and the weights are symmetric.
+  SVGDX_INLINE void column(int64_t i, int64_t j, Vec<T> beta, Vec<T> log2_scale, Vec<T>& value, Vec<T>& log_sigma) {
     const Vec<T>*xi = x[i * D], *si = s[i * D], *gi = g[i * D], *xj = x[j * D], *sj = s[j * D], *gj = g[j * D];
     const Vec<T> hi = *h[i], hj = *h[j];
-    Vec<T> squared = {}, g_z = {}, r_z_ij = {}, r_z_ji = {};
+    pair::Sums<VecType<T>> sums = {};
 #pragma GCC unroll 8
     for (int d = 0; d < D; ++d) {
-      const Vec<T> r = xi[d] - xj[d], br = beta * r, z_ij = sj[d] + br, z_ji = si[d] - br;
-      squared += r * r;
-      g_z += gi[d] * z_ij;
-      g_z += gj[d] * z_ji;
-      r_z_ij += r * z_ij;
-      r_z_ji -= r * z_ji;
+      const Vec<T> r = xi[d] - xj[d];
+      sums.squared += r * r;
+      sums.r_s_j += r * sj[d];
+      sums.r_s_i += r * si[d];
+      sums.g_s += gi[d] * sj[d];
+      sums.g_s += gj[d] * si[d];
+      sums.g_r += r * (gi[d] - gj[d]);
     }
-    const Vec<T> kappa = exp2_nonpositive<T>(log2_scale * squared);
-    const Vec<T> cross = g_z - beta * (hi * r_z_ij + hj * r_z_ji);
-    const Vec<T> weight = pair::weight<Vec<T>>(cross, beta, hi + hj, splat(T(D + 1)));
-    ti += pair::trace_term<Vec<T>>(kappa, splat(T(D)), r_z_ij);
-    *trace[j] += pair::trace_term<Vec<T>>(kappa, splat(T(D)), r_z_ji);
+    const Vec<T> log2_kappa = log2_scale * sums.squared, log_kappa = log2_kappa * T(kLn2);
+    const Vec<T> kappa = exp2_nonpositive<T>(log2_kappa);
+    const pair::Weights<VecType<T>> w(sums, kappa, log_kappa, beta, hi, hj, splat(T(D)));
+    value += w.value;
+    log_sigma += w.log_sigma_term(log_kappa);
+    const Vec<T> kappa_hi = kappa * hi, kappa_hj = kappa * hj;
+    const Vec<T> kappa_beta_hi = w.kappa_beta * hi, kappa_beta_hj = w.kappa_beta * hj;
 #pragma GCC unroll 8
     for (int d = 0; d < D; ++d) {
-      const Vec<T> r = xi[d] - xj[d], br = beta * r, z_ij = sj[d] + br, z_ji = si[d] - br;
-      const Vec<T> pull = kappa * pair::grad_x<Vec<T>>(gi[d], gj[d], hi, hj, z_ij, z_ji, r, weight);
+      const Vec<T> r = xi[d] - xj[d], kappa_gi = kappa * gi[d], kappa_gj = kappa * gj[d];
+      const Vec<T> pull = kappa_gi - kappa_gj - kappa_hi * sj[d] + kappa_hj * si[d] - w.radial * r;
       gx[i * D][d] += pull;
       gx[j * D][d] -= pull;
-      gs[i * D][d] += kappa * pair::grad_score<Vec<T>>(gj[d], hj, beta, r);
-      gs[j * D][d] += kappa * pair::grad_score<Vec<T>>(gi[d], hi, beta, -r);
-      z[i * D][d] += kappa * z_ij;
-      z[j * D][d] += kappa * z_ji;
+      gs[i * D][d] += kappa_gj + kappa_beta_hj * r;
+      gs[j * D][d] += kappa_gi - kappa_beta_hi * r;
     }
   }
 
   void run(const FieldGradArgs<T>& a, int64_t first) {
     const FieldShape& n = a.shape;
-    const Vec<T> one = splat(T(1)), eps = per_lane<T>(a.step, first, n.batch, T(1));
+    const Vec<T> one = splat(T(1));
     x.gather(a.row_x, first, n.batch, one);
     s.gather(a.row_score, first, n.batch, one);
-    g.gather(a.row_grad_phi, first, n.batch, eps);
-    h.gather(a.row_grad_trace, first, n.batch, a.step.data ? -eps : one);
-    const Vec<T> sigma = per_lane<T>(a.bandwidth, first, n.batch, T(1)), beta = T(1) / (sigma * sigma);
+    g.gather(a.row_grad_phi, first, n.batch, one);
+    h.gather(a.row_grad_trace, first, n.batch, splat(trace_sign(a)));
+    const Vec<T> beta = beta_per_lane<T>(a.bandwidth, first, n.batch);
     const Vec<T> log2_scale = beta * T(-0.5 * pair::kLog2E);
     gx.clear();
-    trace.clear();
-    for (int64_t e = 0; e < n.rows * D; ++e) *gs[e] = *g[e], *z[e] = *s[e];  // the pair (i, i)
+    gs.clear();
     for (int64_t i = 0; i < n.rows; ++i) {
-      Vec<T> ti = *trace[i];
-      for (int64_t j = i + 1; j < n.rows; ++j) column(i, j, beta, log2_scale, ti);
-      *trace[i] = ti;
+      Vec<T> value = {}, log_sigma = {};
+      for (int64_t j = i + 1; j < n.rows; ++j) column(i, j, beta, log2_scale, value, log_sigma);
+      // Both ends of the pairs.
+      *sums[2 * i] = value + value, *sums[2 * i + 1] = log_sigma + log_sigma;
+      for (int d = 0; d < D; ++d) gx[i * D][d] *= beta;
     }
     for (int lane = 0; lane < std::min<int64_t>(kLanes<T>, n.batch - first); ++lane) {
+      if (is_extreme(beta[lane])) continue;
       for (int64_t i = 0; i < n.rows; ++i) {
-        finish_backward<T, T>(
-            a, first + lane, i, beta[lane],
-            {gx.lane(i * D, lane), gs.lane(i * D, lane), z.lane(i * D, lane), kLanes<T>, *trace.lane(i, lane)});
+        finish_backward<T, T>(a, first + lane, i,
+                              {gx.lane(i * D, lane), gs.lane(i * D, lane), kLanes<T>, *sums.lane(2 * i, lane),
+                               *sums.lane(2 * i + 1, lane)});
       }
     }
   }
@@ -212,10 +207,12 @@ bool field_batched_fits(const FieldShape& shape, bool self, int64_t element_size
 template <class T>
 void field_forward_batched(const FieldArgs<T>& args) {
   with_dim<Forward, T>(args);
+  for_extreme_rows(args, [&](int64_t b) { field_forward_plain(args, b, 1); });
 }
 template <class T>
 void field_backward_batched(const FieldGradArgs<T>& args) {
   with_dim<Backward, T>(args);
+  for_extreme_rows(args, [&](int64_t b) { field_backward_plain(args, b, 1); });
 }
 
 template void field_forward_batched(const FieldArgs<float>&);

@@ -67,6 +67,7 @@ struct Forward {
     const int64_t rows = a.shape.rows, cols = a.shape.cols;
     const T *xs = a.x + b * cols * D, *ss = a.score + b * cols * D;
     const T beta = beta_of<T, T>(a.bandwidth, b);
+    if (is_extreme(beta)) return;
     const Vec<T> beta_v = splat(beta), scale = splat(T(-0.5 * pair::kLog2E) * beta);
     x.gather(a.query + b * rows * D, first, rows, T(1));
     for (int v = 0; v < kVectors; ++v) {
@@ -96,58 +97,60 @@ struct Backward {
   static constexpr int kRows = kVectors * kLanes<T>;
   Rows<T, D> x, s, g;
   Rows<T, 1> h;
-  Vec<T> gx[D][kVectors], gs[D][kVectors], z_sum[D][kVectors], trace[kVectors], kappa_sum[kVectors], kappa_h[kVectors];
+  Vec<T> gx[D][kVectors], gs[D][kVectors];
+  Vec<T> kappa_sum[kVectors], kappa_h[kVectors], value[kVectors], log_sigma[kVectors];
 
-  // Adds one column to the sums from which finish() assembles dL/dx_i:
-  //   sum_j kappa (weight r + u_j),  u_j = g_j + beta h_j r,   sum kappa,  sum kappa h_j,  sum kappa z_ij.
+  // Adds one column, unless it is the row itself, to the sums from which finish() assembles dL/dx_i:
+  //   sum_j kappa (g_j + h_i s_j) + radial r,  sum kappa,  sum kappa h_j.
   template <bool kSelf>
   SVGDX_INLINE void column(const T* xj, const T* sj, const T* gj, T hj, Vec<T> beta, Vec<T> log2_scale, int64_t first,
                            int64_t j) {
 #pragma GCC unroll 1
     for (int v = 0; v < kVectors; ++v) {
-      Vec<T> squared = {}, g_z = {}, r_z_ij = {}, r_z_ji = {};
+      pair::Sums<VecType<T>> sums = {};
       const Vec<T> hi = h(0, v);
 #pragma GCC unroll 8
       for (int d = 0; d < D; ++d) {
-        const Vec<T> r = x(d, v) - xj[d], br = beta * r;
-        const Vec<T> z_ij = sj[d] + br, z_ji = s(d, v) - br;
-        squared += r * r;
-        g_z += g(d, v) * z_ij;
-        g_z += gj[d] * z_ji;
-        r_z_ij += r * z_ij;
-        r_z_ji -= r * z_ji;
+        const Vec<T> r = x(d, v) - xj[d];
+        sums.squared += r * r;
+        sums.r_s_j += r * sj[d];
+        sums.r_s_i += r * s(d, v);
+        sums.g_s += g(d, v) * sj[d];
+        sums.g_s += gj[d] * s(d, v);
+        sums.g_r += r * (g(d, v) - gj[d]);
       }
-      const Vec<T> kappa = exp2_nonpositive<T>(log2_scale * squared);
-      const Vec<T> cross = g_z - beta * (hi * r_z_ij + hj * r_z_ji);
-      const Vec<T> weight = pair::weight<Vec<T>>(cross, beta, hi + hj, splat(T(D + 1)));
-      const Vec<T> counted = kSelf ? mask_self<T>(kappa, first + v * kLanes<T>, j) : kappa;
-      trace[v] += pair::trace_term<Vec<T>>(counted, splat(T(D)), r_z_ij);
+      const Vec<T> log2_kappa = log2_scale * sums.squared, log_kappa = log2_kappa * T(kLn2);
+      const Vec<T> kernel = exp2_nonpositive<T>(log2_kappa);
+      const Vec<T> kappa = kSelf ? mask_self<T>(kernel, first + v * kLanes<T>, j) : kernel;
+      const pair::Weights<VecType<T>> w(sums, kappa, log_kappa, beta, hi, splat(hj), splat(T(D)));
+      value[v] += w.value;
+      log_sigma[v] += w.log_sigma_term(log_kappa);
       kappa_sum[v] += kappa;
       kappa_h[v] += kappa * hj;
+      const Vec<T> kappa_hi = kappa * hi, kappa_beta_hj = w.kappa_beta * hj;
 #pragma GCC unroll 8
       for (int d = 0; d < D; ++d) {
-        const Vec<T> r = x(d, v) - xj[d];
-        const Vec<T> u = pair::grad_score<Vec<T>>(splat(gj[d]), splat(hj), beta, r);
-        gs[d][v] += kappa * u;
-        gx[d][v] += kappa * (u + weight * r);
-        z_sum[d][v] += kappa * (sj[d] + beta * r);
+        const Vec<T> r = x(d, v) - xj[d], kappa_g = kappa * gj[d];
+        gs[d][v] += kappa_g + kappa_beta_hj * r;
+        gx[d][v] += kappa_g + kappa_hi * sj[d] + w.radial * r;
       }
     }
   }
 
   void run(const FieldGradArgs<T>& a, int64_t b, int64_t first) {
     const int64_t rows = a.shape.rows, cols = a.shape.cols;
-    const Upstream<T, T> up(a, b);
+    const T h_sign = trace_sign(a);
     auto row_at = [&](const T* p, int64_t width) { return p ? p + b * rows * width : nullptr; };
     x.gather(row_at(a.row_x, D), first, rows, T(1));
     s.gather(row_at(a.row_score, D), first, rows, T(1));
-    g.gather(row_at(a.row_grad_phi, D), first, rows, up.g_scale);
-    h.gather(row_at(a.row_grad_trace, 1), first, rows, up.h_scale);
+    g.gather(row_at(a.row_grad_phi, D), first, rows, T(1));
+    h.gather(row_at(a.row_grad_trace, 1), first, rows, h_sign);
     for (int v = 0; v < kVectors; ++v) {
-      trace[v] = kappa_sum[v] = kappa_h[v] = Vec<T>{};
-      for (int d = 0; d < D; ++d) gx[d][v] = gs[d][v] = z_sum[d][v] = Vec<T>{};
+      value[v] = log_sigma[v] = kappa_sum[v] = kappa_h[v] = Vec<T>{};
+      for (int d = 0; d < D; ++d) gx[d][v] = gs[d][v] = Vec<T>{};
     }
     const T beta = beta_of<T, T>(a.bandwidth, b);
+    if (is_extreme(beta)) return;
     const Vec<T> beta_v = splat(beta), scale = splat(T(-0.5 * pair::kLog2E) * beta);
     const int64_t self_begin = a.self ? first : cols, self_end = a.self ? std::min(first + kRows, cols) : cols;
     for (int64_t j = 0; j < cols; ++j) {
@@ -155,9 +158,9 @@ struct Backward {
       T sj[D], gj[D];
       for (int d = 0; d < D; ++d) {
         sj[d] = a.col_score ? a.col_score[col * D + d] : T(0);
-        gj[d] = a.col_grad_phi ? a.col_grad_phi[col * D + d] * up.g_scale : T(0);
+        gj[d] = a.col_grad_phi ? a.col_grad_phi[col * D + d] : T(0);
       }
-      const T hj = a.col_grad_trace ? a.col_grad_trace[col] * up.h_scale : T(0);
+      const T hj = a.col_grad_trace ? a.col_grad_trace[col] * h_sign : T(0);
       if (j >= self_begin && j < self_end) {
         column<true>(a.col_x + col * D, sj, gj, hj, beta_v, scale, first, j);
       } else {
@@ -168,19 +171,18 @@ struct Backward {
   }
 
   void finish(const FieldGradArgs<T>& a, int64_t b, int64_t first, T beta) {
-    T out_x[D][kRows], out_s[D][kRows], out_z[D][kRows], out_t[kRows];
+    T out_x[D][kRows], out_s[D][kRows], out_value[kRows], out_log_sigma[kRows];
     for (int v = 0; v < kVectors; ++v) {
-      store(&out_t[v * kLanes<T>], trace[v]);
+      store(&out_value[v * kLanes<T>], value[v]);
+      store(&out_log_sigma[v * kLanes<T>], log_sigma[v]);
       for (int d = 0; d < D; ++d) {
-        const Vec<T> total = g(d, v) * kappa_sum[v] - h(0, v) * z_sum[d][v] + s(d, v) * kappa_h[v] - gx[d][v];
-        store(&out_x[d][v * kLanes<T>], total);
+        store(&out_x[d][v * kLanes<T>], beta * (g(d, v) * kappa_sum[v] + s(d, v) * kappa_h[v] - gx[d][v]));
         store(&out_s[d][v * kLanes<T>], gs[d][v]);
-        store(&out_z[d][v * kLanes<T>], z_sum[d][v]);
       }
     }
     const int64_t count = std::min<int64_t>(kRows, a.shape.rows - first);
     for (int64_t l = 0; l < count; ++l) {
-      finish_backward<T, T>(a, b, first + l, beta, {&out_x[0][l], &out_s[0][l], &out_z[0][l], kRows, out_t[l]});
+      finish_backward<T, T>(a, b, first + l, {&out_x[0][l], &out_s[0][l], kRows, out_value[l], out_log_sigma[l]});
     }
   }
 };
@@ -223,10 +225,12 @@ void with_dim(const Args& a) {
 template <class T>
 void field_forward_direct(const FieldArgs<T>& args) {
   with_dim<Forward, T>(args);
+  for_extreme_rows(args, [&](int64_t b) { field_forward_plain(args, b, 1); });
 }
 template <class T>
 void field_backward_direct(const FieldGradArgs<T>& args) {
   with_dim<Backward, T>(args);
+  for_extreme_rows(args, [&](int64_t b) { field_backward_plain(args, b, 1); });
 }
 
 template void field_forward_direct(const FieldArgs<float>&);

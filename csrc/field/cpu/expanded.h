@@ -44,7 +44,7 @@ KernelSums<C> kernel_row(C* gram, C* kernel, int64_t cols, C scale, C row_n, con
   return total;
 }
 
-// One particle: x centred, C, q, and its scalars; q, hb and delta with gradients only.
+// One particle: x centred, C, q, and its scalars as in pack.h, hb = H; q, hb and delta with gradients only.
 template <class C>
 struct ExpandedRow {
   const C *x, *c, *q;
@@ -52,13 +52,30 @@ struct ExpandedRow {
   C half() const { return n / C(pair::kLog2E); }
 };
 
+// sum_j kappa (D - r.z) from x . sum_j kappa C.
+template <class C>
+C trace_sum(int64_t dim, const ExpandedRow<C>& row, const KernelSums<C>& sums, C x_c) {
+  return (C(dim) - row.half()) * sums.kappa - x_c + sums.kappa_w + C(kLn2) * sums.kappa_log;
+}
+
+// A row's share of the sum of pair::Weights::log_sigma_term. ln kappa = beta x_i.x_j - X_i - X_j and the sums of both
+// calls are symmetric in i and j, so that X_j is counted with row j:
+//   sum weight ln kappa = sum_i (beta x_i . sum_j weight x_j - 2 X_i sum_j weight),
+// and beta g_r likewise. x_c, x_q and x_wx are x . sum_j kappa C, kappa q and kappa weight x.
+template <class C>
+C log_sigma_sum(int64_t dim, C beta, const ExpandedRow<C>& row, const KernelSums<C>& sums, C kappa_h, C weight, C x_c,
+                C x_q, C x_wx) {
+  const C across = sums.kappa * (row.delta - C(dim + 1) * row.hb) - beta * x_q - row.half() * kappa_h +
+                   row.hb * trace_sum(dim, row, sums, x_c);
+  return beta * x_wx + C(2) * (across - row.half() * weight);
+}
+
 // Completes a row from z = sum of kappa C over the columns other than itself.
 template <class T, class C>
 void finish_forward_row(const FieldArgs<T>& a, int64_t b, int64_t i, C beta, const ExpandedRow<C>& row,
                         const KernelSums<C>& sums, C* z) {
   const int64_t dim = a.shape.dim;
-  const C trace = (C(dim) - row.half()) * sums.kappa - dot<C>(row.x, z, dim) + sums.kappa_w + C(kLn2) * sums.kappa_log;
-  const C weight = beta * sums.kappa;
+  const C trace = trace_sum(dim, row, sums, dot<C>(row.x, z, dim)), weight = beta * sums.kappa;
   // Its own score, which C + beta x would round where beta is large.
   const T* const own = a.self ? a.score + (b * a.shape.rows + i) * dim : nullptr;
   for (int64_t d = 0; d < dim; ++d) z[d] += weight * row.x[d] + (own ? C(own[d]) : C(0));
@@ -99,25 +116,22 @@ std::pair<C, C> weight_row(C* weighted, const C* kernel, const C* log2_kappa, co
   return {total_h, total_weight};
 }
 
-// Completes a row from the sums over the columns other than itself of kappa C, kappa q and kappa weight x.
+// Completes a row from the sums over the columns other than itself of kappa C, kappa q and kappa weight x; weights are
+// those of kappa H and of kappa weight.
 template <class T, class C>
 void finish_backward_row(const FieldGradArgs<T>& a, int64_t b, int64_t i, C beta, const ExpandedRow<C>& row,
                          const KernelSums<C>& sums, std::pair<C, C> weights, C* kappa_c, C* kappa_q, C* weighted_x) {
   const int64_t dim = a.shape.dim;
-  const int64_t at = (b * a.shape.rows + i) * dim;
-  const C h = row.hb / beta, kappa_h = weights.first / beta, g_scale = Upstream<T, C>(a, b).g_scale;
-  const T *const own = a.self ? a.row_score + at : nullptr, *const own_grad = a.self && a.row_grad_phi
-                                                                                  ? a.row_grad_phi + at
-                                                                                  : nullptr;
-  const C trace =
-      (C(dim) - row.half()) * sums.kappa - dot<C>(row.x, kappa_c, dim) + sums.kappa_w + C(kLn2) * sums.kappa_log;
-  C *z = kappa_c, *gs = kappa_q, *gx = weighted_x;
+  const auto [kappa_h, weight] = weights;
+  C *gs = kappa_q, *gx = weighted_x;
+  const C log_sigma = log_sigma_sum(dim, beta, row, sums, kappa_h, weight, dot<C>(row.x, kappa_c, dim),
+                                    dot<C>(row.x, kappa_q, dim), dot<C>(row.x, weighted_x, dim));
   for (int64_t d = 0; d < dim; ++d) {
-    gx[d] = row.q[d] * sums.kappa - h * z[d] - gs[d] + row.c[d] * kappa_h - row.x[d] * weights.second + gx[d];
-    gs[d] += row.x[d] * weights.first + (own_grad ? C(own_grad[d]) * g_scale : C(0));
-    z[d] += beta * row.x[d] * sums.kappa + (own ? C(own[d]) : C(0));
+    gx[d] =
+        beta * (row.q[d] * sums.kappa - gs[d] - row.x[d] * weight + gx[d]) - row.hb * kappa_c[d] + row.c[d] * kappa_h;
+    gs[d] += row.x[d] * kappa_h;
   }
-  finish_backward<T, C>(a, b, i, beta, {gx, gs, z, 1, trace});
+  finish_backward<T, C>(a, b, i, {gx, gs, 1, weight - row.hb * sums.kappa - kappa_h, log_sigma});
 }
 
 }  // namespace svgdx::SVGDX_ISA

@@ -28,5 +28,8 @@ SVGDX_ISA_DECLARE(bool field_batched_fits(const FieldShape& shape, bool self, in
                   template <class T> void field_backward_direct(const FieldGradArgs<T>& args);
                   template <class T> void field_forward_tiled(const FieldArgs<T>& args);
                   template <class T> void field_backward_tiled(const FieldGradArgs<T>& args);
+                  template <class T> void field_forward_plain(const FieldArgs<T>& args, int64_t first, int64_t batches);
+                  template <class T>
+                  void field_backward_plain(const FieldGradArgs<T>& args, int64_t first, int64_t batches);
                   template <class T> void field_forward_matmul(const FieldArgs<T>& args);
                   template <class T> void field_backward_matmul(const FieldGradArgs<T>& args);)

@@ -17,8 +17,7 @@ void forward_part(const FieldArgs<T>& a, int64_t first, int64_t batches, const d
   const FieldShape& s = a.shape;
   const int64_t dim = s.dim, cols = s.cols;
   Part<T, C> part(s, a.self, false, first, batches, centre);
-  part.fill({a.x, a.score, nullptr, nullptr}, {a.query, nullptr, nullptr, nullptr}, a.bandwidth,
-            [](int64_t) { return Upstream<T, C>(C(0), C(0)); });
+  part.fill({a.x, a.score, nullptr, nullptr}, {a.query, nullptr, nullptr, nullptr}, a.bandwidth, C(0));
   part.blocks([&](int64_t k, int64_t n, int64_t row, int64_t rows) {
     const Tensor kernel = product_with_transposed(part.cut(part.rows().x, k, n, row, rows, 0, dim),
                                                   part.cut(part.cols.x, k, n, 0, cols, 0, dim), part.square(rows));
@@ -42,8 +41,7 @@ void backward_part(const FieldGradArgs<T>& a, int64_t first, int64_t batches, co
   const int64_t dim = a.shape.dim, cols = a.shape.cols;
   Part<T, C> part(a.shape, a.self, true, first, batches, centre);
   part.fill({a.col_x, a.col_score, a.col_grad_phi, a.col_grad_trace},
-            {a.row_x, a.row_score, a.row_grad_phi, a.row_grad_trace}, a.bandwidth,
-            [&](int64_t b) { return Upstream<T, C>(a, b); });
+            {a.row_x, a.row_score, a.row_grad_phi, a.row_grad_trace}, a.bandwidth, C(trace_sign(a)));
   part.blocks([&](int64_t k, int64_t n, int64_t row, int64_t rows) {
     const Tensor row_x = part.cut(part.rows().x, k, n, row, rows, 0, dim),
                  col_x = part.cut(part.cols.x, k, n, 0, cols, 0, dim);
@@ -75,17 +73,19 @@ void backward_part(const FieldGradArgs<T>& a, int64_t first, int64_t batches, co
 template <class T>
 void field_forward_matmul(const FieldArgs<T>& a) {
   by_spread<T>(
-      a.shape, a.bandwidth, a.x, a.query,
+      a.shape, a.bandwidth, a.x, a.query, false,
       [&](int64_t b, int64_t n, const double* centres) { forward_part<T, T>(a, b, n, centres); },
-      [&](int64_t b, int64_t n, const double* centres) { forward_part<T, double>(a, b, n, centres); });
+      [&](int64_t b, int64_t n, const double* centres) { forward_part<T, double>(a, b, n, centres); },
+      [&](int64_t b, int64_t n) { field_forward_plain(a, b, n); });
 }
 
 template <class T>
 void field_backward_matmul(const FieldGradArgs<T>& a) {
   by_spread<T>(
-      a.shape, a.bandwidth, a.col_x, a.row_x,
+      a.shape, a.bandwidth, a.col_x, a.row_x, particle_rows(a),
       [&](int64_t b, int64_t n, const double* centres) { backward_part<T, T>(a, b, n, centres); },
-      [&](int64_t b, int64_t n, const double* centres) { backward_part<T, double>(a, b, n, centres); });
+      [&](int64_t b, int64_t n, const double* centres) { backward_part<T, double>(a, b, n, centres); },
+      [&](int64_t b, int64_t n) { field_backward_plain(a, b, n); });
 }
 
 template void field_forward_matmul(const FieldArgs<float>&);

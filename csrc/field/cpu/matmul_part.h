@@ -53,7 +53,7 @@ struct Side {
   }
 
   template <class T>
-  void fill(int64_t row, const Source<T>& s, int64_t source_row, const C* centre, C beta, Upstream<T, C> up) {
+  void fill(int64_t row, const Source<T>& s, int64_t source_row, const C* centre, C beta, C h_sign) {
     C* const xr = out<C>(x) + row * dim;
     C* const cr = out<C>(cq) + row * width;
     const int64_t at = source_row * dim;
@@ -67,10 +67,10 @@ struct Side {
     n.get()[row] = half * C(pair::kLog2E);
     w.get()[row] = dot<C>(xr, cr, dim) + half;
     if (!gradients) return;
-    const C h = s.grad_trace ? C(s.grad_trace[source_row]) * up.h_scale : C(0), bh = beta * h;
+    const C h = s.grad_trace ? C(s.grad_trace[source_row]) * h_sign : C(0), bh = beta * h;
     C* const qr = cr + dim;
     if (s.grad_phi) {
-      for (int64_t d = 0; d < dim; ++d) qr[d] = C(s.grad_phi[at + d]) * up.g_scale - bh * xr[d];
+      for (int64_t d = 0; d < dim; ++d) qr[d] = C(s.grad_phi[at + d]) - bh * xr[d];
     } else {
       for (int64_t d = 0; d < dim; ++d) qr[d] = -bh * xr[d];
     }
@@ -101,16 +101,14 @@ struct Part {
         own_rows(like, self ? 0 : batches, shape.rows, shape.dim, gradients) {}
   const Side<C>& rows() const { return self ? cols : own_rows; }
 
-  template <class MakeUpstream>
-  void fill(const Source<T>& col_source, const Source<T>& row_source, const PerBatch<T>& bandwidth,
-            const MakeUpstream& upstream) {
+  void fill(const Source<T>& col_source, const Source<T>& row_source, const PerBatch<T>& bandwidth, C h_sign) {
     auto side = [&](Side<C>& s, const Source<T>& source) {
       torch::stable::parallel_for(0, batches * s.count, std::max<int64_t>(1, 16384 / s.dim),
                                   [&](int64_t i, int64_t end) {
                                     for (; i < end; ++i) {
                                       const int64_t k = i / s.count, b = first + k;
                                       s.template fill<T>(i, source, first * s.count + i, centres.data() + k * s.dim,
-                                                         beta_of<T, C>(bandwidth, b), upstream(b));
+                                                         beta_of<T, C>(bandwidth, b), h_sign);
                                     }
                                   });
     };

@@ -8,7 +8,8 @@
 //                           w = x . C + X
 //   weight_ij = q_i . C_j + C_i . q_j + delta_i + delta_j + H_i (w_j + ln2 log2 kappa) + H_j (w_i + ln2 log2 kappa),
 //               H = beta h, delta = beta g . x + H (D + 1 - X)
-// The products cancel if |x'| is large, so batch rows with n above kMaxSpread are computed in double.
+// The products cancel if |x'| is large, so batch rows with n above kMaxSpread are computed in double, and those with n
+// above kMaxWideSpread pair by pair.
 #pragma once
 
 #include <cmath>
@@ -67,14 +68,14 @@ struct PackSource {
 };
 
 template <class T, class C>
-void pack_block(const PackLayout<C>& l, const Pack<C>& p, const PackSource<T>& src, const C* centre, C beta,
-                Upstream<T, C> up, int64_t block) {
+void pack_block(const PackLayout<C>& l, const Pack<C>& p, const PackSource<T>& src, const C* centre, C beta, C h_sign,
+                int64_t block) {
   const C scale = std::sqrt(beta * C(pair::kLog2E));
   const int64_t dim = l.dim, width = l.width;
   for (int64_t lane = 0; lane < kBlock; ++lane) {
     const int64_t j = block * kBlock + lane;
     const bool inside = j < l.count;
-    const C h = inside && src.grad_trace ? C(src.grad_trace[j]) * up.h_scale : C(0);
+    const C h = inside && src.grad_trace ? C(src.grad_trace[j]) * h_sign : C(0);
     C norm = 0, x_c = 0, x_g = 0;
     C *const c = p.c + j * width, *const q = p.q ? p.q + j * width : nullptr,
              *const xr = p.x ? p.x + j * width : nullptr;
@@ -88,7 +89,7 @@ void pack_block(const PackLayout<C>& l, const Pack<C>& p, const PackSource<T>& s
       c[d] = cd;
       p.xt[t] = x * scale;
       if (!l.gradients) continue;
-      const C g = inside && src.grad_phi ? C(src.grad_phi[at]) * up.g_scale : C(0);
+      const C g = inside && src.grad_phi ? C(src.grad_phi[at]) : C(0);
       const C qd = g - beta * h * x;
       x_g += x * g;
       q[d] = qd;

@@ -1,9 +1,13 @@
 // Completes a row from its sums over the columns, for all CPU kernels.
 #pragma once
 
+#include "common/beta.h"
 #include "field/args.h"
+#include "field/pair.h"
 
 namespace svgdx::SVGDX_ISA {
+
+constexpr double kLn2 = 0.69314718055994530942;
 
 // z[d] = sum_j kappa z_ij[d] over all j; trace = sum_j kappa (D - r.z) over the j that count.
 template <class T, class C>
@@ -12,8 +16,8 @@ inline void finish_forward(const FieldArgs<T>& a, int64_t b, int64_t i, C beta, 
   const int64_t dim = a.shape.dim, row = b * a.shape.rows + i;
   const C inv_m = C(1) / C(a.shape.cols);
   const C t = beta * inv_m * trace_sum;
-  const bool step = a.step.data != nullptr;
-  const C eps = step ? C(a.step.data[b * a.step.stride]) : C(0);
+  const bool step = bool(a.step);
+  const C eps = C(a.step[b]);
   C dot = 0;
   for (int64_t d = 0; d < dim; ++d) {
     const C phi = z[d * z_stride] * inv_m;
@@ -33,57 +37,70 @@ inline void finish_forward(const FieldArgs<T>& a, int64_t b, int64_t i, C beta, 
   a.trace[row] = T(C(a.log_q[row]) - eps * (t + hessian));
 }
 
-// A row's sums in the backward pass, before the factors beta / M and 1 / M.
+// A row's sums in the backward pass over the columns other than itself.
 template <class C>
 struct RowSums {
-  const C* grad_x;      // dL/dx_i = beta / M times this
-  const C* grad_score;  // dL/ds_i = 1 / M times this
-  const C* z;           // phi_i = 1 / M times this
+  const C* grad_x;      // dL/dx_i = 1 / M times this
+  const C* grad_score;  // dL/ds_i = 1 / M times this, and g_i if the row is a particle
   int64_t stride;       // from one dimension to the next
-  C trace;              // t_i = beta / M times this
+  C value;              // kappa (P_ij + P_ji), see pair::Weights
+  C log_sigma;          // pair::Weights::log_sigma_term
 };
 
-template <class T, class C>
-inline void finish_backward(const FieldGradArgs<T>& a, int64_t b, int64_t i, C beta, const RowSums<C>& sums) {
-  const int64_t dim = a.shape.dim, row = b * a.shape.rows + i;
-  const C inv_m = C(1) / C(a.particles);
-  const bool step = a.step.data != nullptr;
-  const C eps = step ? C(a.step.data[b * a.step.stride]) : C(1);
-  const C upstream_t = a.row_grad_trace ? C(a.row_grad_trace[row]) : C(0);
-  const C t = beta * inv_m * sums.trace;
-  C g_phi = 0, x_gx = 0, s_gs = 0;
-  for (int64_t d = 0; d < dim; ++d) {
-    const int64_t at = row * dim + d;
-    const C gx = sums.grad_x[d * sums.stride] * beta * inv_m, gs = sums.grad_score[d * sums.stride] * inv_m;
-    const C upstream = a.row_grad_phi ? C(a.row_grad_phi[at]) : C(0);
-    g_phi += upstream * sums.z[d * sums.stride] * inv_m;
-    x_gx += (C(a.row_x[at]) - C(a.origin.data[b * a.origin.stride + d])) * gx;
-    if (a.row_score) s_gs += C(a.row_score[at]) * gs;
-    a.grad_x[at] = T(step ? gx + upstream : gx);
-    if (a.grad_score) a.grad_score[at] = T(gs);
-  }
-  const C h = step ? -eps * upstream_t : upstream_t;
-  if (a.euler) a.euler[row] = T(-(step ? eps * g_phi : g_phi) - 2 * h * t - x_gx + s_gs);
-  const C hessian = a.hessian_trace ? C(a.hessian_trace[row]) * inv_m : C(0);
-  if (a.dot) a.dot[row] = T(g_phi - upstream_t * (t + hessian));
+// h = -step * grad_trace with a step, h = grad_trace without. The kernels leave out the step itself: everything is
+// linear in the upstream gradients, so it is applied at the end.
+template <class T>
+inline T trace_sign(const FieldGradArgs<T>& a) {
+  return a.step ? T(-1) : T(1);
 }
 
-// The gradients that reach phi and t of a row or column; with a step, g = step * grad_phi and h = -step * grad_trace.
+// Whether the rows are the particles, as only they have scores. Sums over the two calls of svgd_field_backward agree
+// because both measure x from the particles' centre.
+template <class T>
+inline bool particle_rows(const FieldGradArgs<T>& a) {
+  return a.row_score != nullptr;
+}
+
 template <class T, class C>
-struct Upstream {
-  C g_scale, h_scale;
-  Upstream(C g_scale, C h_scale) : g_scale(g_scale), h_scale(h_scale) {}
-  Upstream(const FieldGradArgs<T>& a, int64_t b) {
-    const C eps = a.step.data ? C(a.step.data[b * a.step.stride]) : C(1);
-    g_scale = eps;
-    h_scale = a.step.data ? -eps : C(1);
+inline void finish_backward(const FieldGradArgs<T>& a, int64_t b, int64_t i, const RowSums<C>& sums) {
+  const int64_t dim = a.shape.dim, row = b * a.shape.rows + i;
+  const C inv_m = C(1) / C(a.particles), scale = a.step ? C(a.step[b]) : C(1);
+  C own = 0;
+  for (int64_t d = 0; d < dim; ++d) {
+    const int64_t at = row * dim + d;
+    const C upstream = a.row_grad_phi ? C(a.row_grad_phi[at]) : C(0);
+    const C gx = scale * sums.grad_x[d * sums.stride] * inv_m;
+    const C gs = (sums.grad_score[d * sums.stride] + (a.self ? upstream : C(0))) * inv_m;
+    if (a.row_score) own += upstream * C(a.row_score[at]);
+    a.grad_x[at] = T(a.step ? gx + upstream : gx);
+    if (a.grad_score) a.grad_score[at] = T(scale * gs);
   }
-};
+  if (a.grad_log_sigma) a.grad_log_sigma[row] = double(-scale * sums.log_sigma * inv_m);
+  if (!a.dot) return;
+  const C h = a.row_grad_trace ? C(trace_sign(a) * a.row_grad_trace[row]) : C(0);
+  const C hessian = a.hessian_trace ? C(a.hessian_trace[row]) : C(0);
+  a.dot[row] = T((C(0.5) * sums.value + own + h * hessian) * inv_m);
+}
 
 template <class T, class C>
 inline C beta_of(const PerBatch<T>& bandwidth, int64_t b) {
-  const C sigma = C(bandwidth.data[b * bandwidth.stride]);
-  return C(1) / (sigma * sigma);
+  return beta_of_sigma(C(bandwidth[b]));
+}
+
+// Whether beta r may overflow where kappa is 0. The kernels that do not bound it leave such batch rows to
+// plain_kernel.cpp.
+template <class C>
+inline bool is_extreme(C beta) {
+  return beta > (sizeof(C) == 8 ? C(0x1p500) : C(0x1p60f));
+}
+
+// Calls f(b) for each batch row whose beta is extreme.
+template <template <class> class Args, class T, class F>
+inline void for_extreme_rows(const Args<T>& a, const F& f) {
+  const int64_t rows = a.bandwidth.stride == 0 && !is_extreme(beta_of<T, T>(a.bandwidth, 0)) ? 0 : a.shape.batch;
+  for (int64_t b = 0; b < rows; ++b) {
+    if (is_extreme(beta_of<T, T>(a.bandwidth, b))) f(b);
+  }
 }
 
 }  // namespace svgdx::SVGDX_ISA

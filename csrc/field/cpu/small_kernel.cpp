@@ -1,6 +1,6 @@
 // Batches of small problems of any dimension: one thread takes a problem through all steps in its cache and multiplies
 // the matrices itself. The algebra is that of pack.h; if the particles are too far apart for it, the problem is
-// computed in double.
+// computed in double, or pair by pair.
 #include <torch/csrc/stable/ops.h>
 
 #include <optional>
@@ -101,7 +101,7 @@ struct SmallSide {
 
   // Fills it with problem b; returns the largest n.
   template <class T>
-  C fill(const SmallSource<T>& s, const RowReader<T, C>& read, int64_t b, const C* centre, C beta, Upstream<T, C> up) {
+  C fill(const SmallSource<T>& s, const RowReader<T, C>& read, int64_t b, const C* centre, C beta, C h_sign) {
     C most = 0;
     for (int64_t j = 0; j < count; ++j) {
       const int64_t at = b * count + j;
@@ -122,11 +122,11 @@ struct SmallSide {
       w.get()[j] = lane_sum<C>(x_c) + half;
       most = std::max(most, n.get()[j]);
       if (!gradients) continue;
-      const C bh = s.grad_trace ? beta * C(s.grad_trace[at]) * up.h_scale : C(0);
+      const C bh = s.grad_trace ? beta * C(s.grad_trace[at]) * h_sign : C(0);
       C* const qr = cr + width;
       Vec<C> x_q{};
       read(s.grad_phi, at * dim, [&](int64_t i, Vec<C> v) {
-        const Vec<C> r = load(xr + i), q = v * up.g_scale - bh * r;
+        const Vec<C> r = load(xr + i), q = v - bh * r;
         store(qr + i, q);
         x_q += r * q;
       });
@@ -164,7 +164,7 @@ class SmallProblem {
   // Both return false, without a result, if the particles are too far apart for C.
   bool forward(const FieldArgs<T>& a, int64_t b) {
     const C beta = beta_of<T, C>(a.bandwidth, b);
-    if (!fill({a.x, a.score, nullptr, nullptr}, {a.query, nullptr, nullptr, nullptr}, b, beta, {C(0), C(0)})) {
+    if (!fill({a.x, a.score, nullptr, nullptr}, {a.query, nullptr, nullptr, nullptr}, b, beta, C(0), false)) {
       return false;
     }
     kernel_values(beta, gram_.get());
@@ -180,7 +180,7 @@ class SmallProblem {
   bool backward(const FieldGradArgs<T>& a, int64_t b) {
     const C beta = beta_of<T, C>(a.bandwidth, b);
     if (!fill({a.col_x, a.col_score, a.col_grad_phi, a.col_grad_trace},
-              {a.row_x, a.row_score, a.row_grad_phi, a.row_grad_trace}, b, beta, Upstream<T, C>(a, b))) {
+              {a.row_x, a.row_score, a.row_grad_phi, a.row_grad_trace}, b, beta, C(trace_sign(a)), particle_rows(a))) {
       return false;
     }
     const int64_t padded = cols_.padded, width = cols_.width, stride = cols_.stride, matrix = shape_.dim * line_;
@@ -213,17 +213,21 @@ class SmallProblem {
  private:
   const SmallSide<C>& rows() const { return self_ ? cols_ : own_rows_; }
 
-  bool fill(const SmallSource<T>& cols, const SmallSource<T>& rows, int64_t b, C beta, Upstream<T, C> up) {
+  // The centre is that of the rows if they are the particles, else of the columns.
+  bool fill(const SmallSource<T>& cols, const SmallSource<T>& rows, int64_t b, C beta, C h_sign, bool particle_rows) {
     C* const centre = centre_.get();
-    const C inv_m = C(1) / C(shape_.cols);
+    const int64_t count = particle_rows ? shape_.rows : shape_.cols;
+    const C inv_m = C(1) / C(count);
     std::fill_n(centre, cols_.width, C(0));
-    for (int64_t j = 0; j < shape_.cols; ++j) {
-      read_(cols.x, (b * shape_.cols + j) * shape_.dim,
-            [&](int64_t i, Vec<C> v) { store(centre + i, load(centre + i) + v * inv_m); });
+    const auto add = [&](int64_t i, Vec<C> v) { store(centre + i, load(centre + i) + v * inv_m); };
+    if (particle_rows && !self_) {
+      for (int64_t j = 0; j < count; ++j) read_rows_(rows.x, (b * count + j) * shape_.dim, add);
+    } else {
+      for (int64_t j = 0; j < count; ++j) read_(cols.x, (b * count + j) * shape_.dim, add);
     }
-    C most = cols_.template fill<T>(cols, read_, b, centre, beta, up);
-    if (!self_) most = std::max(most, own_rows_.template fill<T>(rows, read_rows_, b, centre, beta, up));
-    if (std::is_same_v<T, C> && sizeof(C) == 4 && most > C(kMaxSpread)) return false;
+    C most = cols_.template fill<T>(cols, read_, b, centre, beta, h_sign);
+    if (!self_) most = std::max(most, own_rows_.template fill<T>(rows, read_rows_, b, centre, beta, h_sign));
+    if (most > C(sizeof(C) == 4 ? kMaxSpread : kMaxWideSpread)) return false;
     small_transpose<C>(shape_.cols, shape_.dim, cols_.x.get(), cols_.x_stride, transposed_.get(), line_);
     return true;
   }
@@ -248,9 +252,9 @@ class SmallProblem {
   std::vector<KernelSums<C>> sums_;
 };
 
-// Calls solve(problem, b) for each problem, in the compute type, or in double if it returns false.
-template <class T, class Solve>
-void each_problem(const FieldShape& shape, bool self, bool gradients, const Solve& solve) {
+// Calls solve(problem, b) for each problem, in the compute type, or in double if it returns false, and then plain(b).
+template <class T, class Solve, class Plain>
+void each_problem(const FieldShape& shape, bool self, bool gradients, const Solve& solve, const Plain& plain) {
   const int64_t work = std::max<int64_t>(1, shape.rows * shape.cols * shape.dim);
   torch::stable::parallel_for(0, shape.batch, 1 + (int64_t(1) << 15) / work, [&](int64_t begin, int64_t end) {
     SmallProblem<T, T> narrow(shape, self, gradients);
@@ -258,7 +262,7 @@ void each_problem(const FieldShape& shape, bool self, bool gradients, const Solv
     for (int64_t b = begin; b < end; ++b) {
       if (solve(narrow, b)) continue;
       if (!wide) wide.emplace(shape, self, gradients);
-      solve(*wide, b);
+      if (!solve(*wide, b)) plain(b);
     }
   });
 }
@@ -273,11 +277,15 @@ bool field_small_fits(const FieldShape& shape) {
 
 template <class T>
 void field_forward_small(const FieldArgs<T>& args) {
-  each_problem<T>(args.shape, args.self, false, [&](auto& problem, int64_t b) { return problem.forward(args, b); });
+  each_problem<T>(
+      args.shape, args.self, false, [&](auto& problem, int64_t b) { return problem.forward(args, b); },
+      [&](int64_t b) { field_forward_plain(args, b, 1); });
 }
 template <class T>
 void field_backward_small(const FieldGradArgs<T>& args) {
-  each_problem<T>(args.shape, args.self, true, [&](auto& problem, int64_t b) { return problem.backward(args, b); });
+  each_problem<T>(
+      args.shape, args.self, true, [&](auto& problem, int64_t b) { return problem.backward(args, b); },
+      [&](int64_t b) { field_backward_plain(args, b, 1); });
 }
 
 template void field_forward_small(const FieldArgs<float>&);

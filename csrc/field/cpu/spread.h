@@ -13,9 +13,10 @@
 
 namespace svgdx::SVGDX_ISA {
 
-constexpr double kLn2 = 0.69314718055994530942;
 // Largest log2(e) |x|^2 / (2 sigma^2); the rounding error of log2 kappa grows in proportion to it.
 constexpr double kMaxSpread = 64;
+// The same for products in double.
+constexpr double kMaxWideSpread = 0x1p28;
 
 template <class T>
 SVGDX_INLINE T dot(const T* a, const T* b, int64_t n) {
@@ -30,9 +31,9 @@ SVGDX_INLINE T dot(const T* a, const T* b, int64_t n) {
   return total;
 }
 
-// The mean of each batch row's columns; the dimensions are processed in stripes.
+// The mean of each batch row's points; the dimensions are processed in stripes.
 template <class T>
-std::vector<double> centres_of(const FieldShape& s, const T* points) {
+std::vector<double> centres_of(const FieldShape& s, const T* points, int64_t count) {
   constexpr int64_t kStripe = 256;
   std::vector<double> centres(s.batch * s.dim, 0.0);
   const int64_t stripes = (s.dim + kStripe - 1) / kStripe;
@@ -40,11 +41,11 @@ std::vector<double> centres_of(const FieldShape& s, const T* points) {
     for (; i < end; ++i) {
       const int64_t b = i / stripes, first = i % stripes * kStripe, last = std::min(first + kStripe, s.dim);
       double* centre = centres.data() + b * s.dim;
-      for (int64_t j = 0; j < s.cols; ++j) {
-        const T* x = points + (b * s.cols + j) * s.dim;
+      for (int64_t j = 0; j < count; ++j) {
+        const T* x = points + (b * count + j) * s.dim;
         for (int64_t d = first; d < last; ++d) centre[d] += double(x[d]);
       }
-      for (int64_t d = first; d < last; ++d) centre[d] /= double(s.cols);
+      for (int64_t d = first; d < last; ++d) centre[d] /= double(count);
     }
   });
   return centres;
@@ -66,18 +67,27 @@ void widen(std::vector<double>& reach, const FieldShape& s, const T* points, int
   for (int64_t i = 0; i < s.batch * count; ++i) reach[i / count] = std::max(reach[i / count], squared[i]);
 }
 
-// Passes runs of batch rows that are accurate in T to narrow, the others to wide (double).
-template <class T, class Narrow, class Wide>
-void by_spread(const FieldShape& s, const PerBatch<T>& bandwidth, const T* cols, const T* rows, const Narrow& narrow,
-               const Wide& wide) {
-  const std::vector<double> centres = centres_of<T>(s, cols);
+// Passes runs of batch rows to narrow if their products are accurate in T, to wide if they are in double, and otherwise
+// to plain, which forms no products. The centre is that of the rows if they are the particles, else of the columns.
+template <class T, class Narrow, class Wide, class Plain>
+void by_spread(const FieldShape& s, const PerBatch<T>& bandwidth, const T* cols, const T* rows, bool particle_rows,
+               const Narrow& narrow, const Wide& wide, const Plain& plain) {
+  const std::vector<double> centres = particle_rows ? centres_of<T>(s, rows, s.rows) : centres_of<T>(s, cols, s.cols);
   std::vector<double> reach(s.batch, 0.0);
   widen<T>(reach, s, cols, s.cols, centres);
   if (rows != cols) widen<T>(reach, s, rows, s.rows, centres);
-  auto far = [&](int64_t b) { return 0.5 * beta_of<T, double>(bandwidth, b) * pair::kLog2E * reach[b] > kMaxSpread; };
+  const auto level = [&](int64_t b) {
+    const double spread = 0.5 * beta_of<T, double>(bandwidth, b) * pair::kLog2E * reach[b];
+    return spread > kMaxWideSpread ? 2 : spread > kMaxSpread ? 1 : 0;
+  };
   for (int64_t b = 0, end = 0; b < s.batch; b = end) {
-    while (end < s.batch && far(end) == far(b)) ++end;
-    far(b) ? wide(b, end - b, centres.data()) : narrow(b, end - b, centres.data());
+    const int own = level(b);
+    while (end < s.batch && level(end) == own) ++end;
+    if (own == 2) {
+      plain(b, end - b);
+    } else {
+      own == 1 ? wide(b, end - b, centres.data()) : narrow(b, end - b, centres.data());
+    }
   }
 }
 

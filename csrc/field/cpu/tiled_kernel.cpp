@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "field/cpu/expanded.h"
 #include "field/cpu/kernels.h"
 #include "field/cpu/tile.h"
 
@@ -38,8 +39,7 @@ class Packs {
         row_layout_(shape.rows, shape.dim, gradients),
         storage_(batches * (col_layout_.total() + (self ? 0 : row_layout_.total()))) {}
 
-  template <class MakeUpstream>
-  void fill(const PackSource<T>& cols, const PackSource<T>& rows, const MakeUpstream& upstream) {
+  void fill(const PackSource<T>& cols, const PackSource<T>& rows, C h_sign) {
     const int64_t col_blocks = col_layout_.blocks, blocks = col_blocks + (self_ ? 0 : row_layout_.blocks);
     torch::stable::parallel_for(0, batches_ * blocks, 4, [&](int64_t begin, int64_t end) {
       std::vector<C> centre(shape_.dim);
@@ -48,11 +48,11 @@ class Packs {
         for (int64_t d = 0; d < shape_.dim; ++d) centre[d] = C(centres_[b * shape_.dim + d]);
         const C beta = beta_of<T, C>(bandwidth_, b);
         if (block < col_blocks) {
-          pack_block<T, C>(col_layout_, col(k), slice(cols, b, shape_.cols, shape_.dim), centre.data(), beta,
-                           upstream(b), block);
+          pack_block<T, C>(col_layout_, col(k), slice(cols, b, shape_.cols, shape_.dim), centre.data(), beta, h_sign,
+                           block);
         } else {
-          pack_block<T, C>(row_layout_, row(k), slice(rows, b, shape_.rows, shape_.dim), centre.data(), beta,
-                           upstream(b), block - col_blocks);
+          pack_block<T, C>(row_layout_, row(k), slice(rows, b, shape_.rows, shape_.dim), centre.data(), beta, h_sign,
+                           block - col_blocks);
         }
       }
     });
@@ -215,10 +215,7 @@ void run_tiles(const Packs<T, C>& packs, const Finish& finish) {
 template <class T, class C>
 void forward_in(const FieldArgs<T>& a, int64_t first, int64_t batches, const double* centres) {
   Packs<T, C> packs(a.shape, a.self, false, first, batches, a.bandwidth, centres);
-  struct NoUpstream {
-    Upstream<T, C> operator()(int64_t) const { return Upstream<T, C>(C(0), C(0)); }
-  };
-  packs.fill({a.x, a.score, nullptr, nullptr}, {a.query, nullptr, nullptr, nullptr}, NoUpstream());
+  packs.fill({a.x, a.score, nullptr, nullptr}, {a.query, nullptr, nullptr, nullptr}, C(0));
   const int64_t dim = a.shape.dim;
   run_tiles<ForwardTile<C>>(packs, [&](int64_t k, int64_t i, const RowVectors<C, 3>& sums, C* out) {
     const int64_t b = packs.batch(k);
@@ -239,25 +236,16 @@ template <class T, class C>
 void backward_in(const FieldGradArgs<T>& a, int64_t first, int64_t batches, const double* centres) {
   Packs<T, C> packs(a.shape, a.self, true, first, batches, a.bandwidth, centres);
   packs.fill({a.col_x, a.col_score, a.col_grad_phi, a.col_grad_trace},
-             {a.row_x, a.row_score, a.row_grad_phi, a.row_grad_trace}, [&](int64_t b) { return Upstream<T, C>(a, b); });
-  const int64_t dim = a.shape.dim, width = packs.layout().width;
+             {a.row_x, a.row_score, a.row_grad_phi, a.row_grad_trace}, C(trace_sign(a)));
+  const int64_t width = packs.layout().width;
   run_tiles<BackwardTile<C>>(packs, [&](int64_t k, int64_t i, const RowVectors<C, 5>& sums, C* out) {
     const int64_t b = packs.batch(k);
     const Pack<C> rows = packs.row(k);
-    const C beta = beta_of<T, C>(a.bandwidth, b), kappa = sums.total(0), kappa_hb = sums.total(3);
-    const C h = rows.hb[i] / beta, weight = sums.total(4), self = a.self ? C(1) : C(0);
-    C x_c = 0, norm = 0;
-    for (int64_t d = 0; d < dim; ++d) {
-      const C x = rows.x[i * width + d], q = rows.q[i * width + d], c = rows.c[i * width + d];
-      const C sum_c = out[d], sum_q = out[width + d], sum_wx = out[2 * width + d];
-      x_c += x * sum_c;
-      norm += x * x;
-      out[d] = q * kappa - h * sum_c - sum_q + c * (kappa_hb / beta) - x * weight + sum_wx;
-      out[width + d] = sum_q + x * kappa_hb + self * (q + beta * h * x);
-      out[2 * width + d] = sum_c + beta * x * kappa + self * (c + beta * x);
-    }
-    const C trace = (C(dim) - C(0.5) * beta * norm) * kappa - x_c + sums.total(1) + C(kLn2) * sums.total(2);
-    finish_backward<T, C>(a, b, i, beta, {out, out + width, out + 2 * width, 1, trace});
+    const ExpandedRow<C> row{rows.x + i * width, rows.c + i * width, rows.q + i * width, rows.n[i],
+                             rows.w[i],          rows.hb[i],         rows.delta[i]};
+    finish_backward_row<T, C>(a, b, i, beta_of<T, C>(a.bandwidth, b), row,
+                              {sums.total(0), sums.total(1), sums.total(2)}, {sums.total(3), sums.total(4)}, out,
+                              out + width, out + 2 * width);
   });
 }
 
@@ -266,17 +254,19 @@ void backward_in(const FieldGradArgs<T>& a, int64_t first, int64_t batches, cons
 template <class T>
 void field_forward_tiled(const FieldArgs<T>& a) {
   by_spread<T>(
-      a.shape, a.bandwidth, a.x, a.query,
+      a.shape, a.bandwidth, a.x, a.query, false,
       [&](int64_t b, int64_t n, const double* centres) { forward_in<T, T>(a, b, n, centres); },
-      [&](int64_t b, int64_t n, const double* centres) { forward_in<T, double>(a, b, n, centres); });
+      [&](int64_t b, int64_t n, const double* centres) { forward_in<T, double>(a, b, n, centres); },
+      [&](int64_t b, int64_t n) { field_forward_plain(a, b, n); });
 }
 
 template <class T>
 void field_backward_tiled(const FieldGradArgs<T>& a) {
   by_spread<T>(
-      a.shape, a.bandwidth, a.col_x, a.row_x,
+      a.shape, a.bandwidth, a.col_x, a.row_x, particle_rows(a),
       [&](int64_t b, int64_t n, const double* centres) { backward_in<T, T>(a, b, n, centres); },
-      [&](int64_t b, int64_t n, const double* centres) { backward_in<T, double>(a, b, n, centres); });
+      [&](int64_t b, int64_t n, const double* centres) { backward_in<T, double>(a, b, n, centres); },
+      [&](int64_t b, int64_t n) { field_backward_plain(a, b, n); });
 }
 
 template void field_forward_tiled(const FieldArgs<float>&);

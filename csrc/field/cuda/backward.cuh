@@ -66,19 +66,18 @@ __device__ inline void field_grad_tile(FieldGradRow<T, P>& row, const GradTile<T
       for (int w = 0; w < kWidth; ++w) {
         const int d = c * kWidth + w;
         r[d] = row.x[d] - x.v[w];
-        const T z_ij = s.v[w] + beta * r[d];
-        const T z_ji = row.s[d] - beta * r[d];
         sum[0] += r[d] * r[d];
-        sum[1] += r[d] * z_ij;
-        sum[2] += r[d] * z_ji;
-        sum[3] += row.g[d] * z_ij;
-        sum[4] += g.v[w] * z_ji;
+        sum[1] += r[d] * s.v[w];
+        sum[2] += r[d] * row.s[d];
+        sum[3] += row.g[d] * s.v[w];
+        sum[3] += g.v[w] * row.s[d];
+        sum[4] += r[d] * (row.g[d] - g.v[w]);
       }
     }
     const T h_j = tile.h[j];
     const PairWeights<T> weights(sum, beta, dim, row.h, h_j, j == self);
     weights.add_to(row.sums, h_j);
-    const T beta_h_j = beta * h_j;
+    const T kappa_beta_h_j = weights.kappa_beta * h_j;
     SVGDX_UNROLL
     for (int c = 0; c < Rows::kPacks; ++c) {
       const Packed s = Rows::read(tile.s, c, j);
@@ -88,7 +87,8 @@ __device__ inline void field_grad_tile(FieldGradRow<T, P>& row, const GradTile<T
         const int d = c * kWidth + w;
         row.x_sum[d] -= weights.kappa * (g.v[w] + row.h * s.v[w]);
         row.x_sum[d] -= weights.radial * r[d];
-        row.score_sum[d] += weights.kappa * (g.v[w] + beta_h_j * r[d]);
+        row.score_sum[d] += weights.kappa * g.v[w];
+        row.score_sum[d] += kappa_beta_h_j * r[d];
       }
     }
   }
@@ -103,8 +103,8 @@ __device__ inline void sum_over_lanes(FieldGradRow<T, P>& row, int lanes) {
   }
   row.sums.kappa = lane_sum(row.sums.kappa, 1, lanes);
   row.sums.kappa_h = lane_sum(row.sums.kappa_h, 1, lanes);
-  row.sums.gz = lane_sum(row.sums.gz, 1, lanes);
-  row.sums.trace = lane_sum(row.sums.trace, 1, lanes);
+  row.sums.value = lane_sum(row.sums.value, 1, lanes);
+  row.sums.log_sigma = lane_sum(row.sums.log_sigma, 1, lanes);
 }
 
 // Stores rows through shared memory, so that the stores are contiguous; null if not requested.
@@ -125,27 +125,19 @@ __device__ inline void store_two(const GradTile<T, P>& tile, const T (&a)[P], co
 template <class T, int P>
 __device__ inline void field_grad_write(FieldGradRow<T, P>& row, const GradTile<T, P>& tile,
                                         const FieldGradArgs<T>& args, const FieldBlock& block, int local, bool leader) {
-  static_assert(P <= kBackwardThreads, "the origin fits tile.h");
   const int dim = static_cast<int>(args.shape.dim);
   const int64_t first = block.batch * args.shape.rows + block.row0;
   const RowFinish<T> finish(args, block.batch);
-  const T* origin = args.origin.data == nullptr ? nullptr : args.origin.data + block.batch * args.origin.stride;
-  __syncthreads();
-  if (int(threadIdx.x) < P)
-    tile.h[threadIdx.x] = origin != nullptr && int(threadIdx.x) < dim ? origin[threadIdx.x] : T(0);
-  __syncthreads();
-  T x_dot = 0;
-  T score_dot = 0;
+  T own = 0;
   SVGDX_UNROLL
   for (int d = 0; d < P; ++d) {
     const T dx = finish.grad_x(row.x_sum[d], row.g[d], row.s[d], row.sums);
     const T ds = finish.grad_score(row.score_sum[d], row.g[d], args.self);
-    x_dot += (row.x[d] - tile.h[d]) * dx;
-    score_dot += row.s[d] * ds;
-    row.x_sum[d] = args.step.data == nullptr ? dx : finish.scale * dx + row.g[d];
+    own += row.g[d] * row.s[d];
+    row.x_sum[d] = args.step ? finish.scale * dx + row.g[d] : dx;
     row.score_sum[d] = finish.scale * ds;
   }
-  if (leader) write_row_scalars(args, finish, row.sums, first + local, x_dot, score_dot);
+  if (leader) write_row_scalars(args, finish, row.sums, first + local, own);
   store_two(tile, row.x_sum, row.score_sum, args.grad_x + first * dim,
             args.grad_score == nullptr ? nullptr : args.grad_score + first * dim, local, leader, block.rows, dim);
 }
@@ -161,8 +153,8 @@ __device__ inline void field_grad_partial(FieldGradRow<T, P>& row, const GradTil
         partial + splits * 2 * all_rows * shape.dim + block.split * RowScalars<T>::kCount * all_rows + first + local;
     to[0] = row.sums.kappa;
     to[all_rows] = row.sums.kappa_h;
-    to[2 * all_rows] = row.sums.gz;
-    to[3 * all_rows] = row.sums.trace;
+    to[2 * all_rows] = row.sums.value;
+    to[3 * all_rows] = row.sums.log_sigma;
   }
   T* to_x = partial + (block.split * 2 * all_rows + first) * shape.dim;
   store_two(tile, row.x_sum, row.score_sum, to_x, to_x + all_rows * shape.dim, local, leader, block.rows,

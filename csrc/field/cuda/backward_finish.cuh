@@ -10,20 +10,20 @@
 
 namespace svgdx::cuda {
 
-// The scalar sums over the columns. If rows and columns are the same particles, j = i is excluded, except from gz.
+// The scalar sums over the columns. If rows and columns are the same particles, j = i is excluded.
 template <class T>
 struct RowScalars {
   static constexpr int kCount = 4;
-  T kappa;    // sum_j kappa
-  T kappa_h;  // sum_j kappa H_j
-  T gz;       // sum_j kappa G_i . z_ij
-  T trace;    // sum_j kappa (D - r.z)
+  T kappa;      // sum_j kappa
+  T kappa_h;    // sum_j kappa H_j
+  T value;      // sum_j kappa (P_ij + P_ji), see pair::Weights
+  T log_sigma;  // sum_j pair::Weights::log_sigma_term
 };
 
 // h = -step * grad_trace with a step, h = grad_trace without.
 template <class T>
 SVGDX_HD T trace_sign(const FieldGradArgs<T>& args) {
-  return args.step.data == nullptr ? T(1) : T(-1);
+  return args.step ? T(-1) : T(1);
 }
 
 // Turns a row's sums into gradients.
@@ -33,7 +33,7 @@ struct RowFinish {
   __device__ RowFinish(const FieldGradArgs<T>& args, int64_t b) {
     over_m = T(1) / static_cast<T>(args.particles);
     beta_over_m = beta_of(args.bandwidth, b) * over_m;
-    scale = args.step.data == nullptr ? T(1) : at(args.step, b);
+    scale = args.step ? args.step[b] : T(1);
   }
   // One dimension of dL/dx; x_sum as BackwardProduct forms it.
   __device__ T grad_x(T x_sum, T g, T s, const RowScalars<T>& sums) const {
@@ -42,17 +42,15 @@ struct RowFinish {
   __device__ T grad_score(T score_sum, T g, bool self) const { return over_m * (self ? score_sum + g : score_sum); }
 };
 
-// Stores euler and dot; x_dot = (x - origin).grad_x and score_dot = score.grad_score, both before scaling.
+// Stores grad_log_sigma and dot; own = G_i . s_i.
 template <class T>
 __device__ inline void write_row_scalars(const FieldGradArgs<T>& args, const RowFinish<T>& finish,
-                                         const RowScalars<T>& sums, int64_t index, T x_dot, T score_dot) {
-  const T h = args.row_grad_trace == nullptr ? T(0) : trace_sign(args) * args.row_grad_trace[index];
-  const T g_phi = sums.gz * finish.over_m;
-  const T t = sums.trace * finish.beta_over_m;
-  if (args.euler != nullptr) args.euler[index] = finish.scale * (score_dot - x_dot - g_phi - 2 * h * t);
+                                         const RowScalars<T>& sums, int64_t index, T own) {
+  if (args.grad_log_sigma != nullptr) args.grad_log_sigma[index] = -finish.scale * sums.log_sigma * finish.over_m;
   if (args.dot == nullptr) return;
-  const T hessian = args.hessian_trace == nullptr ? T(0) : args.hessian_trace[index] * finish.over_m;
-  args.dot[index] = g_phi + h * (t + hessian);
+  const T h = args.row_grad_trace == nullptr ? T(0) : trace_sign(args) * args.row_grad_trace[index];
+  const T hessian = args.hessian_trace == nullptr ? T(0) : args.hessian_trace[index];
+  args.dot[index] = (T(0.5) * sums.value + own + h * hessian) * finish.over_m;
 }
 
 // Sums of a block of rows: vectors (parts, 2, batches, rows, dim), scalars (scalar_parts, kCount, batches, rows).
@@ -73,8 +71,8 @@ __device__ inline RowScalars<T> read_scalars(const FieldGradSums<T>& sums, int64
     const T* from = sums.scalars + p * RowScalars<T>::kCount * count + local;
     out.kappa += from[0];
     out.kappa_h += from[count];
-    out.gz += from[2 * count];
-    out.trace += from[3 * count];
+    out.value += from[2 * count];
+    out.log_sigma += from[3 * count];
   }
   return out;
 }
@@ -93,8 +91,7 @@ __global__ void __launch_bounds__(128, kRowBlocks)
   const int64_t dim = args.shape.dim;
   const RowFinish<T> finish(args, b);
   const RowScalars<T> scalars = read_scalars(sums, local);
-  T x_dot = 0;
-  T score_dot = 0;
+  T own = 0;
   SVGDX_UNROLL_BY(1)
   for (int64_t d = threadIdx.x % 32; d < dim; d += 32) {
     T x_sum = 0;
@@ -110,15 +107,12 @@ __global__ void __launch_bounds__(128, kRowBlocks)
     const T s = args.row_score == nullptr ? T(0) : args.row_score[at];
     const T dx = finish.grad_x(x_sum, g, s, scalars);
     const T ds = finish.grad_score(score_sum, g, args.self);
-    const T origin = args.origin.data == nullptr ? T(0) : args.origin.data[b * args.origin.stride + d];
-    x_dot += (args.row_x[at] - origin) * dx;
-    score_dot += s * ds;
-    args.grad_x[at] = args.step.data == nullptr ? dx : finish.scale * dx + g;
+    own += g * s;
+    args.grad_x[at] = args.step ? finish.scale * dx + g : dx;
     if (args.grad_score != nullptr) args.grad_score[at] = finish.scale * ds;
   }
-  x_dot = lane_sum(x_dot, 1, 32);
-  score_dot = lane_sum(score_dot, 1, 32);
-  if (threadIdx.x % 32 == 0) write_row_scalars(args, finish, scalars, index, x_dot, score_dot);
+  own = lane_sum(own, 1, 32);
+  if (threadIdx.x % 32 == 0) write_row_scalars(args, finish, scalars, index, own);
 }
 
 template <class T>

@@ -44,10 +44,10 @@ __global__ void __launch_bounds__(128, sizeof(T) == 4 ? kRowBlocks : 6)
   }
   row_sums.kappa = lane_sum(row_sums.kappa, 1, 32);
   row_sums.kappa_h = lane_sum(row_sums.kappa_h, 1, 32);
-  row_sums.gz = lane_sum(row_sums.gz, 1, 32);
-  row_sums.trace = lane_sum(row_sums.trace, 1, 32);
+  row_sums.value = lane_sum(row_sums.value, 1, 32);
+  row_sums.log_sigma = lane_sum(row_sums.log_sigma, 1, 32);
   if (threadIdx.x % 32 != 0) return;
-  const T values[] = {row_sums.kappa, row_sums.kappa_h, row_sums.gz, row_sums.trace};
+  const T values[] = {row_sums.kappa, row_sums.kappa_h, row_sums.value, row_sums.log_sigma};
   SVGDX_UNROLL
   for (int s = 0; s < RowScalars<T>::kCount; ++s) {
     T* to = scalars + s * count + local;
@@ -76,11 +76,8 @@ void field_backward_large(const FieldGradArgs<T>& args, bool wide, T* scratch, v
   T* sums = scratch;
   T* scalars = sums + plan.pair_elements();
   T* vectors = scalars + aligned_elements(plan.batches * plan.rows * RowScalars<T>::kCount);
-  const PairInputs<T> pairs{shape,
-                            {args.row_x, args.row_score, args.row_grad_phi},
-                            {args.col_x, args.col_score, args.col_grad_phi},
-                            args.bandwidth,
-                            wide};
+  const PairInputs<T> pairs{
+      shape, {args.row_x, args.row_score, args.row_grad_phi}, {args.col_x, args.col_score, args.col_grad_phi}, wide};
   ProductInputs<T> in{};
   in.shape = shape;
   in.row_x = args.row_x;

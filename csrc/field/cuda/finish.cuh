@@ -16,11 +16,11 @@ __device__ inline void write_scalars(const FieldArgs<T>& args, int64_t b, int64_
   const T inverse = T(1) / static_cast<T>(args.shape.cols);
   const T t = beta * inverse * trace_sum;
   if (args.trace != nullptr) {
-    if (args.step.data == nullptr) {
+    if (!args.step) {
       args.trace[index] = t;
     } else {
       const T hessian = args.hessian_trace == nullptr ? T(0) : args.hessian_trace[index] * inverse;
-      args.trace[index] = args.log_q[index] - at(args.step, b) * (t + hessian);
+      args.trace[index] = args.log_q[index] - args.step[b] * (t + hessian);
     }
   }
   if (args.stein != nullptr) {
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(128, kRowBlocks)
       own += s * s;
     }
     if (args.phi == nullptr) continue;
-    if (args.step.data != nullptr) value = args.query[index * dim + d] + at(args.step, b) * value;
+    if (args.step) value = args.query[index * dim + d] + args.step[b] * value;
     args.phi[index * dim + d] = value;
   }
   score_dot = lane_sum(score_dot, 1, 32);

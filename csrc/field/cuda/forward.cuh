@@ -36,7 +36,7 @@ __device__ inline void field_tile(FieldRow<T, P>& row, const typename Tile::Pack
   for (int j = lane; j < count; j += lanes) {
     T z[P];
     T q = 0;
-    T r_dot_z = 0;
+    T r_dot_s = 0;
     SVGDX_UNROLL
     for (int c = 0; c < Tile::kPacks; ++c) {
       const typename Tile::Packed x = Tile::read(tile_x, c, j);
@@ -47,13 +47,14 @@ __device__ inline void field_tile(FieldRow<T, P>& row, const typename Tile::Pack
         const T r = row.x[d] - x.v[w];
         z[d] = s.v[w] + beta * r;
         q += r * r;
-        r_dot_z += r * z[d];
+        r_dot_s += r * s.v[w];
       }
     }
     const T kappa = power_of_two(scale * q);
+    if (kappa == T(0)) continue;  // z may have overflowed
     SVGDX_UNROLL
     for (int d = 0; d < P; ++d) row.sum[d] += kappa * z[d];
-    row.trace_sum += j == self ? T(0) : pair::trace_term(kappa, dim, r_dot_z);
+    row.trace_sum += j == self ? T(0) : pair::trace_term(kappa, dim, r_dot_s + beta * q);
   }
 }
 
@@ -84,8 +85,8 @@ __device__ inline void field_write(FieldRow<T, P>& row, const FieldArgs<T>& args
   }
   if (leader) write_scalars(args, block.batch, first + local, beta, row.trace_sum, score_dot, own);
   if (args.phi == nullptr) return;
-  if (args.step.data != nullptr) {
-    const T step = at(args.step, block.batch);
+  if (args.step) {
+    const T step = args.step[block.batch];
     SVGDX_UNROLL
     for (int d = 0; d < P; ++d) row.sum[d] = row.x[d] + step * row.sum[d];
   }

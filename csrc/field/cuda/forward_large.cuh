@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(128, kRowBlocks)
     }
     const T kappa = power_of_two(scale * q);
     sums[block.plane(0, 0, ForwardPairs::kSums, batch) + at] = kappa;
-    trace_sum += j == self ? T(0) : pair::trace_term(kappa, dim, r_dot_s + beta * q);
+    if (j != self && kappa != T(0)) trace_sum += pair::trace_term(kappa, dim, r_dot_s + beta * q);
   }
   trace_sum = lane_sum(trace_sum, 1, 32);
   if (threadIdx.x % 32 == 0) trace_sums[local] = first ? trace_sum : trace_sums[local] + trace_sum;
@@ -61,7 +61,7 @@ void field_forward_large(const FieldArgs<T>& args, T* scratch, void* stream) {
   T* sums = scratch;
   T* trace_sums = sums + plan.pair_elements();
   T* parts = trace_sums + aligned_elements(plan.batches * plan.rows);
-  const PairInputs<T> pairs{shape, {args.query}, {args.x, args.score}, args.bandwidth, wide};
+  const PairInputs<T> pairs{shape, {args.query}, {args.x, args.score}, wide};
   for_each_block(shape, plan, [&](const PairBlock& block, bool first, bool last) {
     const char* op = "field_forward";
     pair_sums<T, ForwardPairs>(op, pairs, block, sums, stream);

@@ -39,7 +39,6 @@ struct PairInputs {
   FieldShape shape;
   const T* row[3];
   const T* col[3];
-  PerBatch<T> bandwidth;
   bool wide;
 };
 
@@ -49,7 +48,7 @@ struct ForwardPairs {
   static constexpr int kRowArrays = 1, kColArrays = 2, kSums = 2, kMicroRows = 4;
   // |r|^2, r.s_j
   template <class T>
-  __device__ static void add(T (&sum)[2], T, const T (&row)[1], const T (&col)[2]) {
+  __device__ static void add(T (&sum)[2], const T (&row)[1], const T (&col)[2]) {
     const T r = row[0] - col[0];
     sum[0] += r * r;
     sum[1] += r * col[1];
@@ -58,17 +57,16 @@ struct ForwardPairs {
 
 struct BackwardPairs {
   static constexpr int kRowArrays = 3, kColArrays = 3, kSums = 5, kMicroRows = 2;
-  // |r|^2, r.z_ij, r.z_ji, g_i.z_ij, g_j.z_ji
+  // pair::Sums
   template <class T>
-  __device__ static void add(T (&sum)[5], T beta, const T (&row)[3], const T (&col)[3]) {
+  __device__ static void add(T (&sum)[5], const T (&row)[3], const T (&col)[3]) {
     const T r = row[0] - col[0];
-    const T z_ij = col[1] + beta * r;
-    const T z_ji = row[1] - beta * r;
     sum[0] += r * r;
-    sum[1] += r * z_ij;
-    sum[2] += r * z_ji;
-    sum[3] += row[2] * z_ij;
-    sum[4] += col[2] * z_ji;
+    sum[1] += r * col[1];
+    sum[2] += r * row[1];
+    sum[3] += row[2] * col[1];
+    sum[3] += col[2] * row[1];
+    sum[4] += r * (row[2] - col[2]);
   }
 };
 
@@ -135,7 +133,7 @@ __device__ inline int tile_tx() { return threadIdx.x / 32 % 2 * 8 + threadIdx.x 
 // Adds one chunk to the sums of a thread's pairs.
 template <class Mode, class T, class RowChunk, class ColChunk>
 __device__ inline void add_chunk(T (&sums)[Mode::kMicroRows][4][Mode::kSums], const T* rows, const T* cols,
-                                 int64_t dims, T beta) {
+                                 int64_t dims) {
   const int ty = tile_ty();
   const int tx = tile_tx();
   const int count = dims < RowChunk::kDims ? static_cast<int>(dims) : RowChunk::kDims;
@@ -161,7 +159,7 @@ __device__ inline void add_chunk(T (&sums)[Mode::kMicroRows][4][Mode::kSums], co
         for (int a = 0; a < Mode::kRowArrays; ++a) r[a] = row[a][m];
         SVGDX_UNROLL
         for (int a = 0; a < Mode::kColArrays; ++a) c[a] = col[a][n];
-        Mode::add(sums[m][n], beta, r, c);
+        Mode::add(sums[m][n], r, c);
       }
     }
   }
@@ -188,7 +186,6 @@ __global__ void __launch_bounds__(kLargeThreads)
   const int64_t d_end = min(dim, (split + 1) * block.dims_per_split);
   const int64_t row_at = ((block.batch0 + batch) * in.shape.rows + block.row0 + row) * dim;
   const int64_t col_at = ((block.batch0 + batch) * in.shape.cols + block.col0 + col) * dim;
-  const T beta = beta_of(in.bandwidth, block.batch0 + batch);
   T sums[Mode::kMicroRows][4][Mode::kSums] = {};
   for (int64_t d = split * block.dims_per_split; d < d_end; d += RowChunk::kDims) {
     __syncthreads();
@@ -203,7 +200,7 @@ __global__ void __launch_bounds__(kLargeThreads)
       load_chunk<ColChunk, kPairCols>(cols + a * ColChunk::kSize, from, dim, block.cols - col, d_end - d, in.wide);
     }
     __syncthreads();
-    add_chunk<Mode, T, RowChunk, ColChunk>(sums, rows, cols, d_end - d, beta);
+    add_chunk<Mode, T, RowChunk, ColChunk>(sums, rows, cols, d_end - d);
   }
   using MicroCols = Micro<T, 4>;
   SVGDX_UNROLL

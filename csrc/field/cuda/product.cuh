@@ -14,21 +14,24 @@ struct ForwardProduct {
   template <class T>
   __device__ static void add(T (&out)[1], T beta, const T (&m)[1], T x_i, const T (&col)[2], T, T) {
     const T r = x_i - col[0];
-    out[0] += m[0] * (col[1] + beta * r);
+    out[0] += m[0] * col[1];
+    out[0] += m[0] * beta * r;
   }
 };
 
 // Backward, with a = kappa and c the weight of r (backward_pair.cuh):
 //   out0_i = -sum_j [ a_ij (g_j + h_i s_j) + c_ij r_ij ],   out1_i = sum_j a_ij (g_j + beta h_j r_ij).
+// A factor beta follows a kernel value, which is 0 for pairs whose other factors may overflow.
 struct BackwardProduct {
   static constexpr int kMatrices = 2, kColArrays = 3, kOuts = 2;
   static constexpr bool kUpstream = true;
   template <class T>
-  __device__ static void add(T (&out)[2], T, const T (&m)[2], T x_i, const T (&col)[3], T h_i, T beta_h_j) {
+  __device__ static void add(T (&out)[2], T beta, const T (&m)[2], T x_i, const T (&col)[3], T h_i, T h_j) {
     const T r = x_i - col[0];
     out[0] -= m[0] * (col[2] + h_i * col[1]);
     out[0] -= m[1] * r;
-    out[1] += m[0] * (col[2] + beta_h_j * r);
+    out[1] += m[0] * col[2];
+    out[1] += m[0] * beta * h_j * r;
   }
 };
 
@@ -213,7 +216,7 @@ __global__ void __launch_bounds__(kLargeThreads, Mode::kOuts * sizeof(T) <= 8 ? 
       load_columns(cols + a * Cols::kSize, from, in.shape.dim, count, in.shape.dim - at.d0, in.wide);
     }
     if (Mode::kUpstream && threadIdx.x < count) {
-      upstream[threadIdx.x] = in.col_h == nullptr ? T(0) : beta * in.h_sign * in.col_h[col + threadIdx.x];
+      upstream[threadIdx.x] = in.col_h == nullptr ? T(0) : in.h_sign * in.col_h[col + threadIdx.x];
     }
     __syncthreads();
     product_chunk(rows, weights, cols, upstream, count, ty, tx, beta);

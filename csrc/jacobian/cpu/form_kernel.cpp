@@ -27,8 +27,9 @@ void build(const JacobianRow<T>& row, int64_t first, Vec<T>* a) {
         squared += r[c][d] * r[c][d];
       }
       const Vec<T> kappa = off_diagonal_kappa(row, squared, first, j);
+      const Vec<T> kappa_beta = kappa * row.beta;  // 0 for far pairs, if beta r overflows
       kappa_sum += kappa;
-      for (int d = 0; d < dim; ++d) kz[c][d] = kappa * (s_j[d] + row.beta * r[c][d]);
+      for (int d = 0; d < dim; ++d) kz[c][d] = kappa * s_j[d] + kappa_beta * r[c][d];
     }
     for (int d = 0; d < dim; d += kRows) {
       for (int e = 0; e < dim; ++e) {
@@ -155,7 +156,7 @@ void log_det_adjoint(const JacobianGradArgs<T>& args, const JacobianRow<T>& row,
 
 template <class T>
 double step_of(const JacobianArgs<T>& args, const JacobianRow<T>& row) {
-  return double(args.step.data[row.offset / row.particles * args.step.stride]);
+  return double(args.step[row.offset / row.particles]);
 }
 
 }  // namespace
@@ -165,7 +166,7 @@ void jacobian_forward_items(const JacobianArgs<T>& args, int64_t begin, int64_t 
   for_each_vector(args, begin, end, [&](const JacobianRow<T>& row, int64_t first) {
     Vec<T> a[kMaxJacobianDim * kMaxJacobianDim], result{};
     build(row, first, a);
-    if (args.step.data == nullptr) {
+    if (!args.step) {
       result = square_norm(args, row, first, a);
     } else {
       double jacobian[kMaxJacobianDim * kMaxJacobianDim], update[kMaxJacobianDim * kMaxJacobianDim];
@@ -184,7 +185,7 @@ void jacobian_adjoint_items(const JacobianGradArgs<T>& args, int64_t begin, int6
     const int entries = row.dim * row.dim;
     Vec<T> a[kMaxJacobianDim * kMaxJacobianDim], adjoint[kMaxJacobianDim * kMaxJacobianDim], dot{};
     build(row, first, a);
-    if (args.forward.step.data == nullptr) {
+    if (!args.forward.step) {
       square_norm_adjoint(args, row, first, a, adjoint);
     } else {
       log_det_adjoint(args, row, step_of(args.forward, row), first, a, adjoint);

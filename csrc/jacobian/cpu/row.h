@@ -1,6 +1,9 @@
 // One batch row of a Jacobian op, as the kernels read it.
 #pragma once
 
+#include <algorithm>
+
+#include "common/beta.h"
 #include "field/pair.h"
 #include "jacobian/cpu/kernels.h"
 #include "jacobian/cpu/lanes.h"
@@ -20,8 +23,8 @@ struct JacobianRow {
 template <class T>
 JacobianRow<T> jacobian_row(const JacobianArgs<T>& args, int64_t batch) {
   const int64_t offset = batch * args.particles;
-  const double sigma = double(args.bandwidth.data[batch * args.bandwidth.stride]);
-  const double beta = 1 / (sigma * sigma);
+  const double sigma = double(args.bandwidth[batch]);
+  const double beta = std::min(1 / (sigma * sigma), double(kLargestBeta<T>));
   return {offset,
           args.particles,
           int(args.dim),

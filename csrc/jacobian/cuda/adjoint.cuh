@@ -68,7 +68,7 @@ __device__ inline T logdet_adjoint(const JacobianGradArgs<T>& args, const Jacobi
   const JacobianArgs<T>& forward = args.forward;
   const int dim = static_cast<int>(forward.dim);
   const T over_m = T(1) / static_cast<T>(forward.particles);
-  const T step = at(forward.step, thread.batch);
+  const T step = forward.step[thread.batch];
   const bool hessian = forward.hessian != nullptr;
   if (hessian) load_matrices(matrices, forward.hessian, thread, forward.particles, dim);
   __syncthreads();
@@ -152,8 +152,8 @@ __global__ void __launch_bounds__(kJacobianThreads, kJacobianBlocks<T, P>)
   T a[2][P] = {};
   form_jacobian(a, forward, thread, Tiles{packs, tile_x, tile_s}, wide);
   const T w = thread.active() ? args.grad_out[index] : T(0);
-  const T dot = forward.step.data == nullptr ? sqnorm_adjoint(args, thread, a, matrices, w)
-                                             : logdet_adjoint(args, thread, a, matrices, w);
+  const T dot =
+      !forward.step ? sqnorm_adjoint(args, thread, a, matrices, w) : logdet_adjoint(args, thread, a, matrices, w);
   if (thread.leads() && thread.lane == 0) args.euler[index] = dot;
   __syncthreads();
   store_matrices(matrices, args.adjoint, thread, forward.particles, dim, T(1));

@@ -64,16 +64,20 @@ struct GatherRow {
   T sum[P];                        // sum_j kappa (B_j^T w - beta r (w . B_j r - z . B_k r)), the lane's share
   T r_sum[2], z_sum[2], y_sum[2];  // sum_j kappa times r, z_kj, B_j r
   T trace_sum[2];                  // sum_j kappa tr B_j r
+  T r_dot, squared;                // the lane's shares of sum_j r . (the pair's term of dL/dx_k), and sum_j kappa |r|^2
 };
 
 template <class T, int P, class Tiles>
 __device__ inline void gather_pair(GatherRow<T, P>& row, const Tiles& tiles, const MatrixTile<T, P>& matrices,
-                                   const JacobianThread<P>& thread, int j, T kappa, T beta) {
+                                   const JacobianThread<P>& thread, int j, T kappa, T beta_squared, T beta) {
   using Matrices = MatrixTile<T, P>;
+  if (kappa == T(0)) return;  // beta r may overflow
   T r[P];
   tiles.difference(r, row.x, j);
   const T kappa_trace = kappa * matrices.trace[j];
   T dots = 0;  // w . B_j r - z . B_k r, the lane's share
+  T r_products = 0;
+  T r_own_squared = 0;
   SVGDX_UNROLL
   for (int m = 0; m < 2; ++m) {
     const int at = thread.row(m) * Tiles::kPitch + j;
@@ -95,11 +99,15 @@ __device__ inline void gather_pair(GatherRow<T, P>& row, const Tiles& tiles, con
       }
     }
     dots += w * product - z * own_product;
+    r_products += r_own * (product + own_product);
+    r_own_squared += r_own * r_own;
     row.r_sum[m] += kappa * r_own;
     row.z_sum[m] += kappa * z;
     row.y_sum[m] += kappa * product;
     row.trace_sum[m] += kappa_trace * r_own;
   }
+  row.r_dot += kappa * (beta * (r_products + matrices.trace[j] * r_own_squared) + dots * (beta_squared - T(1)));
+  row.squared += kappa * r_own_squared;
   const T radial = kappa * beta * dots;
   SVGDX_UNROLL
   for (int d = 0; d < P; ++d) row.sum[d] -= radial * r[d];
@@ -112,11 +120,14 @@ __device__ inline void gather_tile(GatherRow<T, P>& row, const Tiles& tiles, con
   const T scale = beta * T(-0.5 * pair::kLog2E);
   for (int base = 0; base < count; base += thread.group) {
     const int first = base + thread.slice * kLanes;
-    const T value = tiles.kappa(row.x, first + thread.lane, count, scale);
-    const T own = first + thread.lane == self ? T(0) : value;
+    const int j = first + thread.lane;
+    const T squared = tiles.squared_distance(row.x, j);
+    const T own = j == self || j >= count ? T(0) : power_of_two(scale * squared);
     SVGDX_UNROLL_BY(1)
     for (int k = 0; k < kLanes; ++k) {
-      gather_pair(row, tiles, matrices, thread, first + k, __shfl_sync(kFullWarp, own, k, kLanes), beta);
+      const T kappa = __shfl_sync(kFullWarp, own, k, kLanes);
+      const T beta_squared = beta * __shfl_sync(kFullWarp, squared, k, kLanes);
+      gather_pair(row, tiles, matrices, thread, first + k, kappa, beta_squared, beta);
     }
   }
 }
@@ -126,6 +137,8 @@ template <class T, int P>
 __device__ inline void gather_finish(GatherRow<T, P>& row, const JacobianThread<P>& thread, T beta, T beta_over_m,
                                      T (&dx)[2], T (&ds)[2]) {
   constexpr int kLanes = JacobianThread<P>::kLanes;
+  row.r_dot = lane_sum(row.r_dot, kLanes, thread.group);
+  row.squared = lane_sum(row.squared, kLanes, thread.group);
   T trace = 0;
   SVGDX_UNROLL
   for (int m = 0; m < 2; ++m) {
@@ -137,6 +150,7 @@ __device__ inline void gather_finish(GatherRow<T, P>& row, const JacobianThread<
     for (int d = 0; d < P; ++d) trace += d == thread.row(m) ? row.matrix[m][d] : T(0);
   }
   trace = lane_sum(trace, 1, kLanes);
+  row.r_dot += trace * (beta * row.squared);
   T r_all[P];
   thread.gather(r_all, row.r_sum);
   SVGDX_UNROLL
@@ -180,20 +194,16 @@ __device__ inline void load_own_matrix(GatherRow<T, P>& row, const T* adjoint, c
   }
 }
 
-// euler is <B, A> on entry. The gradients of x sum to zero over a batch entry, so x can be measured from its first
-// particle, and a cloud far from the origin keeps full accuracy.
+// euler is <B, A> on entry. The sum of x_k . dL/dx_k is half that of r . (the pair's term of dL/dx_k) over the pairs,
+// which does not cancel between distant clusters.
 template <class T, int P>
 __device__ inline void gather_write(const JacobianGradArgs<T>& args, const JacobianThread<P>& thread,
-                                    const GatherRow<T, P>& row, const T (&dx)[2], const T (&ds)[2]) {
+                                    const GatherRow<T, P>& row, T beta_over_m, const T (&dx)[2], const T (&ds)[2]) {
   const int64_t particles = args.forward.particles;
   const int dim = static_cast<int>(args.forward.dim);
-  const T* origin = args.forward.x + thread.batch * particles * dim;
-  T dot = 0;
+  T dot = T(0.5) * beta_over_m * row.r_dot;
   SVGDX_UNROLL
-  for (int m = 0; m < 2; ++m) {
-    const T o = thread.row(m) < dim ? origin[thread.row(m)] : T(0);
-    dot += row.s_own[m] * ds[m] - (row.x_own[m] - o) * dx[m];
-  }
+  for (int m = 0; m < 2; ++m) dot += row.s_own[m] * ds[m];
   dot = lane_sum(dot, 1, thread.kLanes);
   thread.store_own(dx, args.grad_x, particles, dim);
   thread.store_own(ds, args.grad_score, particles, dim);
@@ -242,8 +252,9 @@ __global__ void __launch_bounds__(kJacobianThreads, kJacobianBlocks<T, P>)
   }
   T dx[2];
   T ds[2];
-  gather_finish(row, thread, beta, beta / static_cast<T>(forward.particles), dx, ds);
-  gather_write(args, thread, row, dx, ds);
+  const T beta_over_m = beta / static_cast<T>(forward.particles);
+  gather_finish(row, thread, beta, beta_over_m, dx, ds);
+  gather_write(args, thread, row, beta_over_m, dx, ds);
 }
 
 template <class T>

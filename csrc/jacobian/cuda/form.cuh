@@ -20,12 +20,13 @@ __device__ inline void jacobian_tile(T (&sum)[2][P], T& kappa_sum, const Tiles& 
     for (int k = 0; k < kLanes; ++k) {
       const int j = first + k;
       const T kappa = __shfl_sync(kFullWarp, own, k, kLanes);
+      const T kappa_beta = kappa * beta;  // 0 for far pairs, if beta r overflows
       T r[P];
       tiles.difference(r, x, j);
       SVGDX_UNROLL
       for (int m = 0; m < 2; ++m) {
         const int at = thread.row(m) * Tiles::kPitch + j;
-        const T weight = kappa * (tiles.s[at] + beta * (x_own[m] - tiles.x[at]));
+        const T weight = kappa * tiles.s[at] + kappa_beta * (x_own[m] - tiles.x[at]);
         SVGDX_UNROLL
         for (int d = 0; d < P; ++d) sum[m][d] += weight * r[d];
       }

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kJacobianThreads, kJacobianBlocks<T, P>)
   T a[2][P] = {};
   form_jacobian(a, args, thread, Tiles{packs, tile_x, tile_s}, wide);
   T result;
-  if (args.step.data == nullptr) {
+  if (!args.step) {
     T own[2];
     T probe[P];
     T hvp[2];
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kJacobianThreads, kJacobianBlocks<T, P>)
     if (args.hessian != nullptr) load_matrices(matrices, args.hessian, thread, args.particles, dim);
     __syncthreads();
     T n[2][P];
-    update_matrix(n, a, args.hessian == nullptr ? nullptr : matrices, thread, dim, at(args.step, thread.batch), over_m);
+    update_matrix(n, a, args.hessian == nullptr ? nullptr : matrices, thread, dim, args.step[thread.batch], over_m);
     result = log_abs_det(n, thread);
   }
   if (thread.leads() && thread.lane == 0)

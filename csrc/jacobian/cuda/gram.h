@@ -61,7 +61,6 @@ Tensor gram_forward(const Particles& p, const Tensor&, PerBatch<T> sigma, const 
   const int64_t step = std::max<int64_t>(1, kGramElements / (p.count * p.count)), row = p.count * p.dim;
   const auto from = [](const T* all, int64_t offset) { return all ? all + offset : nullptr; };
   for (int64_t begin = 0; begin < p.batch; begin += step) {
-    const PerBatch<T> bandwidths{sigma.data + begin * sigma.stride, sigma.stride};
     const GramInputs<T> inputs{std::min(step, p.batch - begin),
                                p.count,
                                p.dim,
@@ -69,7 +68,7 @@ Tensor gram_forward(const Particles& p, const Tensor&, PerBatch<T> sigma, const 
                                data<T>(p.score) + begin * row,
                                from(data<T>(probe), begin * row),
                                from(data<T>(hvp), begin * row),
-                               bandwidths,
+                               sigma.from(begin),
                                nullptr};
     gram_sqnorm<T>(p.x, inputs, out<T>(result) + begin * p.count, stream(p.x));
   }

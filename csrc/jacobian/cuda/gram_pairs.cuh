@@ -10,6 +10,12 @@ namespace svgdx::cuda {
 constexpr int kGramThreads = 256;
 constexpr int kGramWarps = kGramThreads / 32;
 
+template <class T>
+__device__ inline double gram_beta(const PerBatch<T>& bandwidth, int64_t batch) {
+  const double sigma = double(bandwidth[batch]);
+  return sigma > 0 ? beta_of_sigma(sigma, kLargestSquarableBeta) : not_a_number<double>();
+}
+
 // A block centres 32 columns of one batch row; a warp takes every eighth particle.
 template <class T>
 __global__ void __launch_bounds__(kGramThreads)
@@ -31,8 +37,7 @@ __global__ void __launch_bounds__(kGramThreads)
   SVGDX_UNROLL
   for (int w = 0; w < kGramWarps; ++w) mean += sums[w][lane];
   mean /= double(args.particles);
-  const double sigma = double(at(args.bandwidth, batch)),
-               beta = sigma > 0 ? 1 / (sigma * sigma) : not_a_number<double>();
+  const double beta = gram_beta(args.bandwidth, batch);
   const int64_t kind = args.particles * args.dim;
   const int kinds = args.probe == nullptr ? 2 : 4;
   double* out = args.rows + batch * kinds * kind + column;
@@ -74,12 +79,6 @@ struct GramRow {
   __device__ double u(int64_t j) const { return x[m + j]; }
   __device__ double f(int64_t j) const { return c[m + j]; }
 };
-
-template <class T>
-__device__ inline double gram_beta(const GramPairs<T>& args, int64_t batch) {
-  const double sigma = double(at(args.bandwidth, batch));
-  return sigma > 0 ? 1 / (sigma * sigma) : not_a_number<double>();
-}
 
 // A warp per particle.
 template <class T>
@@ -133,7 +132,7 @@ __global__ void __launch_bounds__(kGramThreads, 2)
   const int lane = threadIdx.x % 32;
   const GramRow<T> row(args, batch, i);
   const double *squares = args.squares + batch * m, *crosses = args.crosses + batch * m;
-  const double beta = gram_beta(args, batch), g_ii = squares[i];
+  const double beta = gram_beta(args.bandwidth, batch), g_ii = squares[i];
   const double x_hvp = args.dots == nullptr ? 0 : args.dots[item * kGramDots];
   const double v_x = args.dots == nullptr ? 0 : args.dots[item * kGramDots + 1];
   double* factors = args.factors + item * 3 * m;
@@ -182,7 +181,7 @@ __global__ void __launch_bounds__(kGramThreads)
   const int64_t i = by_particles.split(batch);
   const int lane = threadIdx.x % 32;
   const GramRow<T> row(args, batch, i);
-  const double beta = gram_beta(args, batch), g_ii = args.squares[item];
+  const double beta = gram_beta(args.bandwidth, batch), g_ii = args.squares[item];
   const double* mixed = args.mixed + item * 3 * m;
   double sum = 0;
   SVGDX_UNROLL_BY(1)

@@ -144,13 +144,17 @@ struct ColumnTiles {
       for (int w = 0; w < Rows::kWidth; ++w) r[c * Rows::kWidth + w] = x_i[c * Rows::kWidth + w] - pack.v[w];
     }
   }
-  // kappa of column j; 0 from `count` on.
-  __device__ T kappa(const T (&x_i)[P], int j, int count, T scale) const {
+  __device__ T squared_distance(const T (&x_i)[P], int j) const {
     T r[P];
     difference(r, x_i, j);
     T q = 0;
     SVGDX_UNROLL
     for (int d = 0; d < P; ++d) q += r[d] * r[d];
+    return q;
+  }
+  // kappa of column j; 0 from `count` on.
+  __device__ T kappa(const T (&x_i)[P], int j, int count, T scale) const {
+    const T q = squared_distance(x_i, j);
     return j < count ? power_of_two(scale * q) : T(0);
   }
 };

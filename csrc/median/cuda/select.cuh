@@ -31,7 +31,7 @@ struct MedianPlan {
 struct DistancePairs {
   static constexpr int kRowArrays = 1, kColArrays = 1, kSums = 1, kMicroRows = 4;
   template <class T>
-  __device__ static void add(T (&sum)[1], T, const T (&row)[1], const T (&col)[1]) {
+  __device__ static void add(T (&sum)[1], const T (&row)[1], const T (&col)[1]) {
     const T r = row[0] - col[0];
     sum[0] += r * r;
   }
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kLargeThreads, 2)
       load_chunk<Chunk, kPairCols>(rows, x + row * plan.dim + d, plan.dim, plan.particles - row, plan.dim - d, wide);
       load_chunk<Chunk, kPairCols>(cols, x + col * plan.dim + d, plan.dim, plan.particles - col, plan.dim - d, wide);
       __syncthreads();
-      add_chunk<DistancePairs, T, Chunk, Chunk>(sums, rows, cols, plan.dim - d, T(0));
+      add_chunk<DistancePairs, T, Chunk, Chunk>(sums, rows, cols, plan.dim - d);
     }
     nan = count_pairs(histogram, sums, row, col, plan.particles, state.prefix, pass) || nan;
   }

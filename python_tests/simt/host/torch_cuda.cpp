@@ -131,7 +131,6 @@ AOTITorchError torch_call_dispatcher(const char* name, const char* overload, Sta
   const AOTITorchError error = next(name, overload, stack, version);
   if (error != AOTI_TORCH_SUCCESS) return error;
   for (const simt::Extent& e : written) simt::host_wrote(e.base, e.bytes);
-  if (full == "aten::new_empty") simt::track_tensor(torch::stable::detail::to<AtenTensorHandle>(stack[0]), false);
   return error;
 }
 
@@ -147,6 +146,14 @@ AOTITorchError aoti_torch_aten_full(const int64_t* size, int64_t dim, double val
   SIMT_NEXT(aoti_torch_aten_full);
   int32_t cpu = aoti_torch_device_type_cpu();
   return next(size, dim, value, dtype, layout, device_type ? &cpu : nullptr, index, pinned, result);
+}
+
+AOTITorchError aoti_torch_empty_strided(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype,
+                                        int32_t, int32_t index, AtenTensorHandle* result) {
+  SIMT_NEXT(aoti_torch_empty_strided);
+  const AOTITorchError error = next(dim, sizes, strides, dtype, aoti_torch_device_type_cpu(), index, result);
+  if (error == AOTI_TORCH_SUCCESS) simt::track_tensor(*result, false);
+  return error;
 }
 
 AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {

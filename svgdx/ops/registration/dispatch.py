@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -83,13 +84,18 @@ class Op:
 
     def checked(self, *args: Any) -> Any:
         """Call the op; tensor arguments must be tensors, and numbers may also be Python numbers."""
-        values = args
+        observed = _is_observed()
+        values = list(args)
         for i, argument in self._numbers:
-            if not isinstance(args[i], Tensor):
-                value = _number(self.signature.op, argument, args[i], self._tensors[0][1].name, args[self._first])
-                values = (*values[:i], value, *values[i + 1 :])
+            value = args[i]
+            if not isinstance(value, Tensor):
+                if type(value) is float and 0.0 < value < math.inf and not observed:
+                    values[i] = _constant(value)
+                    continue
+                first = self._tensors[0][1].name
+                values[i] = _number(self.signature.op, argument, value, first, args[self._first])
         try:
-            return self(*values)
+            return self(*values) if observed else self._run(values)
         except (RuntimeError, TypeError):
             # The compiled op checks its tensors; that they are tensors is checked only once it has failed.
             for i, argument in self._tensors:
@@ -124,6 +130,7 @@ class Op:
         _library.require()
         operator, _, overload = self.name.partition(".")
         self._op = getattr(getattr(torch.ops.svgdx, operator), overload or "default")
+        self._kernel = self._op._op
         qualname = f"svgdx::{self.name}"
         torch.library.register_fake(qualname, fake)
         torch.library.register_vmap(qualname, self._vmap)
@@ -133,16 +140,17 @@ class Op:
         torch.library.impl(qualname, "Autograd")(self._record)
 
     def __call__(self, *args: Any) -> Any:
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            return self._op(*args)
-        # The dispatcher would call `_record` through Python, which costs as much as a small op; autocast and dual
-        # numbers must come first.
-        if torch._C._is_any_autocast_enabled() or forward_ad._current_level >= 0:
-            return self._op(*args)
+        return self._op(*args) if _is_observed() else self._run(args)
+
+    def _run(self, args: Sequence[Any]) -> Any:
+        """What the dispatcher would call `_record` for, through Python, which costs as much as a small op."""
         if self._differentiable and torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return self._recorded.apply(*args)
-        with torch._C._AutoDispatchBelowAutograd():
-            return self._op(*args)
+        guard = torch._C._AutoDispatchBelowAutograd()  # as long as it exists; a with statement takes twice the time
+        try:
+            return self._kernel(*args)
+        finally:
+            del guard
 
     def _record(self, *args: Any) -> Any:
         """The op's kernel for autograd, also at a level of torch.func, which torch.library's own does not support."""
@@ -285,6 +293,17 @@ class _BackwardOp(Op):
                 like.new_empty((0,) if value is None else value.shape, dtype=getattr(value, "dtype", None))
             )
         return gradients[0] if len(gradients) == 1 else tuple(gradients)
+
+
+def _is_observed() -> bool:
+    """Whether a compiler, a transform, a mode, autocast or dual numbers must see calls through the dispatcher."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._is_any_autocast_enabled()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
+    )
 
 
 def _number(op: str, argument: Argument, value: Any, first: str, x: Any) -> Tensor:

@@ -15,7 +15,7 @@ __all__ = ["Formula", "is_dual", "recorded", "reference_of"]
 Formula = Callable[..., tuple[Tensor | None, ...]]
 
 
-def recorded(name: str, op: Callable[..., Any], formula: Formula | None, keeps: bool) -> Any:
+def recorded(name: str, op: torch._ops.OpOverload, formula: Formula | None, keeps: bool) -> Any:
     """Wrap the op, below autograd, in an autograd.Function.
 
     The function is one of a single level: at a level of torch.func, the dispatcher has already selected it.
@@ -27,8 +27,11 @@ def recorded(name: str, op: Callable[..., Any], formula: Formula | None, keeps: 
             with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), torch._C._AutoDispatchBelowAutograd():
                 output = op(*args)
         else:
-            with torch._C._AutoDispatchBelowAutograd():
-                output = op(*args)
+            guard = torch._C._AutoDispatchBelowAutograd()
+            try:
+                output = op._op(*args)
+            finally:
+                del guard
         if formula is None:
             ctx.mark_non_differentiable(*([output] if isinstance(output, Tensor) else output))
             return output
