@@ -62,7 +62,9 @@ if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2
   echo "torch sees no GPU: the stages after the doctor need one, see $out/doctor.log" >&2
   exit 1
 fi
-stage tests 150 run_pytest -m gpu "$root/python_tests"
+# Eight processes, if pytest-xdist is there.
+"$python" -c 'import xdist' 2>/dev/null && parallel=(-n 8) || parallel=()
+stage tests 150 run_pytest -m gpu "${parallel[@]}" "$root/python_tests"
 stage trainers 130 "$python" "$root/bench/gpu/trainers.py" "$out/trainers.json" --limit 110
 stage sanitizer 60 sanitize
 stage ops 80 "$python" "$root/bench/gpu/op_calls.py" "$out/ops.json" --limit 60
