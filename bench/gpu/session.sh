@@ -4,12 +4,13 @@
 # WHEEL is a wheel of svgdx with the CUDA library (make wheel); the results go to the folder OUT. WHEELS is a folder of
 # further wheels, such as those of svgdx[test] and pytest-benchmark; what a stage needs and is not there is reported.
 # OUT/session.md has the tables, rendered from the JSON files beside it.
-# Every stage has a time limit and a log, OUT/STAGE.log; a stage that fails does not stop the others.
+# Every stage has a time limit and a log, OUT/STAGE.log; a stage that fails does not stop the others. The variable
+# STAGES names the stages to run after the doctor, all by default.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 
 if [ $# -lt 2 ]; then
-  sed -n '2,7s/^# \{0,1\}//p' "$root/bench/gpu/session.sh" >&2
+  sed -n '2,8s/^# \{0,1\}//p' "$root/bench/gpu/session.sh" >&2
   exit 2
 fi
 mkdir -p "$2"
@@ -25,6 +26,7 @@ echo '{}' >"$out/stages.json"
 # stage NAME SECONDS COMMAND...: runs the command, writes its log, and notes exit code and seconds in stages.json.
 stage() {
   local name=$1 limit=$2 began=$SECONDS code=0
+  [[ -z ${STAGES:-} || " install doctor $STAGES " == *" $name "* ]] || return 0
   shift 2
   timeout --kill-after 5 "$limit" bash -c '"$@"' bash "$@" >"$out/$name.log" 2>&1 || code=$?
   [ "$code" = 0 ] || failed=1
