@@ -190,7 +190,7 @@ def median_distance(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
 
 # The work of ksd and of the bandwidth's gradient after the kernels above.
 def row_sum(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
-    return [_work("row_sum_kernel<float>", 1, batch * m, batch * (m + 1))]
+    return [_work("row_sum_kernel<float, float>", 1, batch * m, batch * (m + 1))]
 
 
 OPS: tuple[Callable[[Plan, int, int, int], list[Work]], ...] = (
