@@ -92,8 +92,9 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   store_streams(args.value, args.rows, args.orders, k, r, at, units.value, units.one, units.two);
 }
 
+// Occupancy is below one half: a unit's value, three derivatives and their gradients stay in registers.
 template <class C>
-__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks - 2)
     twin_head_kernel(TwinLayer<C> args, ColumnPlan plan, Divider by_group, Divider by_rows, int64_t first_block) {
   SVGDX_SHARED(C, partial, kRowWarps);
   const RowGroup group(plan.rows);

@@ -108,6 +108,7 @@ __device__ inline void first_layer(const RolloutVisit<S>& args, const VisitRows&
   }
 }
 
+// Occupancy for double is 44 % where the compiler uses all registers it may, as in the sampling kernel.
 template <class S>
 __global__ void __launch_bounds__(kRowThreads, kGfnBlocks<S>)
     rollout_visit_kernel(RolloutVisit<S> args, VisitPlan plan, int64_t first_block) {
