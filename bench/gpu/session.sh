@@ -64,14 +64,19 @@ if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2
   echo "torch sees no GPU: the stages after the doctor need one, see $out/doctor.log" >&2
   exit 1
 fi
-# Eight processes, if pytest-xdist is there.
+# Several processes, if pytest-xdist is there.
 "$python" -c 'import xdist' 2>/dev/null && parallel=(-n 8) || parallel=()
-stage tests 150 run_pytest -m gpu "${parallel[@]}" "$root/python_tests"
-stage trainers 130 "$python" "$root/bench/gpu/trainers.py" "$out/trainers.json" --limit 110
+benchmarks=("$root/bench/bench_field.py" "$root/bench/bench_trajectory.py")
+stage tests 100 run_pytest -m gpu "${parallel[@]}" "$root/python_tests"
+stage trainers 120 "$python" "$root/bench/gpu/trainers.py" "$out/trainers.json" --limit 100
 stage sanitizer 60 sanitize
 stage ops 80 "$python" "$root/bench/gpu/op_calls.py" "$out/ops.json" --limit 60
-stage field 50 run_pytest -m gpu "$root/bench/bench_field.py" --benchmark-json "$out/field.json"
-stage trajectory 30 run_pytest -m gpu "$root/bench/bench_trajectory.py" --benchmark-json "$out/trajectory.json"
+# Fills the cache of torch.compile, so that the next stages have time to measure.
+stage compile 70 run_pytest -m gpu "${parallel[@]}" --benchmark-disable -k "not keops" "${benchmarks[@]}"
+stage field 45 run_pytest -m gpu -k "not keops" "${benchmarks[0]}" --benchmark-json "$out/field.json"
+stage trajectory 20 run_pytest -m gpu "${benchmarks[1]}" --benchmark-json "$out/trajectory.json"
+# On its own, because it may crash.
+stage keops 15 run_pytest -m gpu -k keops "${benchmarks[0]}" --benchmark-json "$out/keops.json"
 for name in field trajectory; do
   [ ! -s "$out/$name.json" ] || stage "render-$name" 10 "$python" "$root/bench/render.py" "$out/$name.json" "$out/$name"
 done
