@@ -117,18 +117,17 @@ class MlpRollout {
     const int64_t start = at.start, first = at.row - start;
     const int64_t count = (at.forward ? t_.split : batch_) - start;
     const float scale = draw_scale(at.forward ? t_.temperature : 1.0);
-    const SampleArgs<S> args{
-        count,
-        dim_,
-        data<S>(logits_) + start * 3 * dim_,
-        data<int8_t>(states_[step % 2]) + start * dim_,
-        at.forward,
-        t_.key(at.forward, step),
-        scale,
-        float(at.forward ? t_.epsilon : t_.backward_epsilon),
-        out<int64_t>(action_) + start,
-        out<C>(log_prob_) + start,
-        out<int8_t>(states_[(step + 1) % 2]) + start * dim_};
+    const SampleArgs<S> args{count,
+                             dim_,
+                             data<S>(logits_) + start * 3 * dim_,
+                             data<int8_t>(states_[step % 2]) + start * dim_,
+                             at.forward,
+                             t_.key(at.forward, step),
+                             scale,
+                             float(at.forward ? t_.epsilon : t_.backward_epsilon),
+                             out<int64_t>(action_) + start,
+                             out<C>(log_prob_) + start,
+                             out<int8_t>(states_[(step + 1) % 2]) + start * dim_};
     SVGDX_ISA_CALL(gfn_sample, args, first, first + at.rows);
     int64_t* actions = out<int64_t>(actions_);
     for (int64_t r = 0; r < at.rows; ++r) {
