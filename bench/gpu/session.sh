@@ -67,14 +67,14 @@ fi
 # Several processes, if pytest-xdist is there.
 "$python" -c 'import xdist' 2>/dev/null && parallel=(-n 8) || parallel=()
 benchmarks=("$root/bench/bench_field.py" "$root/bench/bench_trajectory.py")
-stage tests 100 run_pytest -m gpu "${parallel[@]}" "$root/python_tests"
+stage tests 70 run_pytest -m gpu "${parallel[@]}" "$root/python_tests"
 stage trainers 120 "$python" "$root/bench/gpu/trainers.py" "$out/trainers.json" --limit 100
-stage sanitizer 60 sanitize
+stage sanitizer 50 sanitize
 stage ops 80 "$python" "$root/bench/gpu/op_calls.py" "$out/ops.json" --limit 60
 # Fills the cache of torch.compile, so that the next stages have time to measure.
 stage compile 70 run_pytest -m gpu "${parallel[@]}" --benchmark-disable -k "not keops" "${benchmarks[@]}"
 stage field 45 run_pytest -m gpu -k "not keops" "${benchmarks[0]}" --benchmark-json "$out/field.json"
-stage trajectory 20 run_pytest -m gpu "${benchmarks[1]}" --benchmark-json "$out/trajectory.json"
+stage trajectory 60 run_pytest -m gpu "${benchmarks[1]}" --benchmark-json "$out/trajectory.json"
 # On its own, because it may crash.
 stage keops 15 run_pytest -m gpu -k keops "${benchmarks[0]}" --benchmark-json "$out/keops.json"
 for name in field trajectory; do

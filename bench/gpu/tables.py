@@ -27,6 +27,13 @@ def ratio(one: Any, other: Any) -> str:
     return "–"
 
 
+def machine(report: dict[str, Any]) -> list[str]:
+    """The GPU, torch and nvcc, from the report of the doctor."""
+    torch, build = report["torch"], report["build"]
+    gpus = ", ".join(device["name"] for device in torch["devices"])
+    return [f"{gpus}; torch {torch['version']}; svgdx {build['version']}, built by nvcc {build['cuda']['nvcc']}.", ""]
+
+
 def stages(content: dict[str, Any]) -> list[str]:
     rows = [[name, str(stage["code"]), str(stage["seconds"])] for name, stage in content.items()]
     return ["## Stages", "", *table(["stage", "exit code", "seconds"], rows), ""]
@@ -44,12 +51,17 @@ def ops(content: list[dict[str, Any]]) -> list[str]:
     return ["## Ops", "", "Milliseconds of one call in float32.", "", *table(head, rows), ""]
 
 
+def reason_of(result: dict[str, Any]) -> str:
+    """Why there is no result."""
+    return str(result.get("failed") or result["skipped"])
+
+
 def updates(content: dict[str, Any]) -> list[str]:
     rows = []
     for name, result in content.items():
         seconds = result.get("seconds")
         if seconds is None:
-            rows.append([name, *(["–"] * 3), str(result)])
+            rows.append([name, *(["–"] * 3), reason_of(result)])
         else:
             times = [time_of(seconds[form]) for form in ("cpu", "off", "auto")]
             rows.append([name, *times, ratio(seconds["off"], seconds["auto"])])
@@ -57,13 +69,18 @@ def updates(content: dict[str, Any]) -> list[str]:
     return ["## Updates", "", "Milliseconds of one update at the default sizes.", "", *table(head, rows), ""]
 
 
+def deviation_of(result: dict[str, Any]) -> str:
+    text = f"{result['deviation']:.1e} ({result['of']})"
+    return text + (f"; of other lengths: {', '.join(names)}" if (names := result.get("lengths")) else "")
+
+
 def numbers(content: dict[str, Any]) -> list[str]:
     rows = []
     for name, result in content.items():
         if "off" not in result:
-            rows.append([name, str(result), ""])
+            rows.append([name, reason_of(result), ""])
         else:
-            cells = [f"{result[mode]['deviation']:.1e} ({result[mode]['of']})" for mode in result]
+            cells = [deviation_of(result[mode]) for mode in result]
             rows.append([name, *cells, *([""] * (2 - len(cells)))])
     text = "Largest deviation from the stored numbers of a CPU, relative to the largest number of its series."
     return ["## Numbers", "", text, "", *table(["command", "--graph off", "--graph auto"], rows), ""]
@@ -71,9 +88,9 @@ def numbers(content: dict[str, Any]) -> list[str]:
 
 def main(folder: Path) -> None:
     lines = ["# Session on a GPU", "", "Written by `bench/gpu/session.sh`.", ""]
-    parts = {"stages": stages, "ops": ops}
+    parts = {"doctor.log": machine, "stages.json": stages, "ops.json": ops}
     for name, render in parts.items():
-        path = folder / f"{name}.json"
+        path = folder / name
         if path.exists():
             lines += render(json.loads(path.read_text()))
     path = folder / "trainers.json"

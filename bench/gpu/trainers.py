@@ -32,15 +32,19 @@ Result = dict[str, Any]
 
 
 def deviation(stored: dict[str, list[float]], series: dict[str, list[float]]) -> Result:
-    """The largest relative deviation, and its series."""
+    """The largest relative deviation, its series, and the series of other lengths, which are not compared.
+
+    A chain that stops has zeros on a GPU for the means over no steps, which a run on a CPU leaves out.
+    """
+    lengths = [name for name, numbers in stored.items() if len(series.get(name, ())) != len(numbers)]
     by_series = {
-        name: max(abs(one - other) for one, other in zip(numbers, series[name], strict=False))
+        name: max(abs(one - other) for one, other in zip(numbers, series[name], strict=True))
         / max(1e-12, *map(abs, numbers))
         for name, numbers in stored.items()
-        if series.get(name)
+        if name not in lengths
     }
-    worst = max(by_series, key=lambda key: by_series[key], default="")
-    return {"deviation": by_series.get(worst), "of": worst}
+    worst = max(by_series, key=lambda key: by_series[key])
+    return {"deviation": by_series[worst], "of": worst} | ({"lengths": lengths} if lengths else {})
 
 
 def compared(name: str, device: str) -> Result:
