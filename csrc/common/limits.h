@@ -21,8 +21,8 @@ SVGDX_LIMIT(kMedianBatches, 1024);  // batch entries at a time, with 16 KiB of s
 // Numbers of one layer of a network; all layers of a block take a few times as much memory.
 SVGDX_LIMIT(kMlpNumbers, int64_t(1) << 23);
 
-// Rows of linear_trajectory_log_prob at a time, and numbers of their logits' gradient.
-SVGDX_LIMIT(kLinearRows, 512);
+// Rows of linear_trajectory_log_prob at a time, besides the limits of device.h, and numbers of their logits' gradient.
+SVGDX_LIMIT(kLinearRows, int64_t(1) << 20);
 SVGDX_LIMIT(kLinearNumbers, int64_t(1) << 22);
 
 // Elements of a batch of (M, M) matrices of the Gram route, of which about 15 exist at once.

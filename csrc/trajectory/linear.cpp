@@ -44,9 +44,8 @@ struct Layer {
         bias(bias_in ? OptionalTensor(as_type(detached(*bias_in), compute_type(bias_in->scalar_type())))
                      : std::nullopt),
         rows(walks.shape.rows()) {
-    // About 2.5 MB of float logits per block, so that they stay in the cache between the product and the pass over
-    // rows.
-    block = std::min<int64_t>(kLinearRows, std::max<int64_t>(64, 655360 / std::max<int64_t>(1, weight.size(0))));
+    const int64_t fitting = std::max<int64_t>(64, kBlockNumbers / std::max<int64_t>(1, weight.size(0)));
+    block = std::min({kLinearRows, kBlockRows, fitting});
   }
 
   int64_t blocks() const { return (rows + block - 1) / block; }

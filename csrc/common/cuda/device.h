@@ -18,6 +18,10 @@ inline void* stream(const Tensor& x) {
   return handle;
 }
 
+// Rows and numbers of a matrix at a time between a product and the pass over its rows: enough to fill a GPU, because
+// each block costs a launch of either.
+constexpr int64_t kBlockRows = int64_t(1) << 16, kBlockNumbers = int64_t(1) << 23;
+
 // Calls f(0, count): blocks run one after another, ordered by the stream.
 template <class F>
 void for_blocks(int64_t count, const F& f) {
