@@ -222,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", help="write OUT.md and OUT.json")
     arguments = parser.parse_args()
-    usages = fill_occupancy(compile_all())
+    usages = fill_occupancy(build_logs() or compile_all())
     traffic = gpu_traffic.measure()
     work = gpu_model.representative(plan_of)
     release = re.search(r"release [\d.]+, V([\d.]+)", _compile("--version"))
