@@ -45,7 +45,9 @@ class DiagonalGaussian:
     def at(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The particles of standard normal noise (..., n, D), and their log density (..., n) in nats."""
         log_peak = -0.5 * noise.shape[-1] * math.log(2 * math.pi) - self.log_std.sum(-1, keepdim=True)
-        return self._moved(noise), torch.add(log_peak, torch.linalg.vecdot(noise, noise), alpha=-0.5)
+        # Not vecdot, which autocast computes in half precision.
+        norm = torch.linalg.vector_norm(noise, dim=-1)
+        return self._moved(noise), torch.addcmul(log_peak, norm, norm, value=-0.5)
 
     def _noise(self, n: int, batch: tuple[int, ...], generator: Source) -> Tensor:
         shape = (*batch, *self.mean.shape[:-1], n, self.mean.shape[-1])

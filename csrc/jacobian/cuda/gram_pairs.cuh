@@ -18,7 +18,7 @@ __device__ inline double gram_beta(const PerBatch<T>& bandwidth, int64_t batch) 
 
 // A block centres 32 columns of one batch row; a warp takes every eighth particle.
 template <class T>
-__global__ void __launch_bounds__(kGramThreads)
+__global__ void __launch_bounds__(kGramThreads, 4)
     gram_rows_kernel(GramInputs<T> args, Divider by_columns, int64_t first_block) {
   SVGDX_SHARED(double, sums, kGramWarps, 33);
   int64_t batch = first_block + blockIdx.x;
