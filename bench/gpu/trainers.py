@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "python_tests"))
 
 from experiments.stored import runs  # noqa: E402
 
-# Updates that are not timed, then at most so many that are, or as many as begin within so many seconds.
+# Untimed updates come first. Then at most TIMED updates are timed, and none that would begin after SECONDS.
 WARM, TIMED, SECONDS = 10, 20, 3.0
 Result = dict[str, Any]
 

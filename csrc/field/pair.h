@@ -48,8 +48,8 @@ struct Weights {
   }
   // What a pair adds, from each of its ends, to the sum over all rows that is -M sigma dL/dsigma. Only close pairs
   // contribute, so that nothing cancels between particles many sigma apart. With sigma dbeta/dsigma = -2 beta,
-  //   M sigma dL/dsigma = -2 sum_ij kappa [ P_ij ln kappa + beta (g_i.r + h_i (D - r.z_ij + 2 ln kappa)) ],
-  // of which this is half of (i, j) and (j, i) together.
+  //   M sigma dL/dsigma = -2 sum_ij kappa [ P_ij ln kappa + beta (g_i.r + h_i (D - r.z_ij + 2 ln kappa)) ].
+  // log_sigma_term is half the sum of the terms of (i, j) and (j, i).
   SVGDX_HD V log_sigma_term(V log_kappa) const { return log_kappa * radial + across; }
 };
 

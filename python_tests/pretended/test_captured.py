@@ -50,7 +50,7 @@ RL: dict[str, Any] = {
 }  # fmt: skip
 # Fewer updates before a capture than on a GPU, where they load kernels; and all that are made.
 WARM_UP, UPDATES = 1, 3
-# Of an update that is replayed: the graph, and what draws the batch and writes the inputs.
+# A replayed update launches the graph, draws its batch and writes its inputs.
 MOST_LAUNCHES = 20
 
 

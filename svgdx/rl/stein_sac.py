@@ -87,7 +87,7 @@ class SteinSAC(Extension, RandomSteps):
     policy: SteinPolicy
     policy_kwargs: dict[str, Any]
     run_update: Callable[..., Any] = staticmethod(_called)
-    # Of the updates since `train` began: its number, the networks, and loss and norm of each, one after the other.
+    # One entry per update since `train` began: its number, its networks, and loss and gradient norm of each in turn.
     _descents: list[tuple[int, tuple[str, ...], Tensor]]
 
     def __init__(

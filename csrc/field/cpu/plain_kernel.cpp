@@ -1,4 +1,4 @@
-// Particles so many bandwidths apart that products in double would cancel as well: direct differences, pair by pair.
+// Direct differences, pair by pair, for particles that are too many bandwidths apart for products even in double.
 // Nearly all pairs are too far to interact, and cost one pass over the dimensions.
 #include <torch/csrc/stable/ops.h>
 
