@@ -17,10 +17,11 @@ cpp_files = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 .PHONY: demo test docs wheel lint format setup clean
 
+# The CUDA library takes minutes to compile, and these need it only if there is a GPU.
+demo test docs: export SVGDX_CUDA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo auto || echo off)
+
 demo: setup
-# The demo needs the CUDA library, which takes minutes to compile, only where there is a GPU.
-	SVGDX_CUDA=$${SVGDX_CUDA:-$$(nvidia-smi -L >/dev/null 2>&1 && echo auto || echo off)} \
-	  $(pip) install --no-build-isolation "$(PACKAGE)[train]"
+	$(pip) install --no-build-isolation "$(PACKAGE)[train]"
 	$(bin)/svgdx train ebm --data digits --out $(RUN)
 
 test: setup
