@@ -73,7 +73,16 @@ def test_every_public_function_has_a_door() -> None:
     without_tensors = {
         *("Chain", "EpsilonGreedy", "Fixed", "Heuristic", "InverseMultiquadric", "LangevinRun", "Learnt", "preset"),
         *("MetropolisHastings", "OfState", "RBF", "Scheduled", "ScoreTarget", "State", "SteinStop", "StepRecord"),
-        *("Truncation", "Energy", "EnergyTarget", "LogDensity", "LogProb", "as_log_density", "void_states"),
+        *(
+            "TemperedTarget",
+            "Truncation",
+            "Energy",
+            "EnergyTarget",
+            "LogDensity",
+            "LogProb",
+            "as_log_density",
+            "void_states",
+        ),
         "step_bound",  # any shape is right
     }
     public = {name for module in (densities, gflownets, samplers) for name in module.__all__}

@@ -49,7 +49,7 @@ def of_trainer(trainer: Any, updates: int) -> Callable[[], object]:
 
 def ebm_update(name: str, updates: int = 1) -> Callable[[], object]:
     options = {"config": name, "device": "cuda", "graph": "off", "particles": 8, "hidden": 16}
-    config = EBMConfig.from_options(options | ({"stop_threshold": 1e-12} if name == "met-svgd-lc" else {}))
+    config = EBMConfig.from_options(options)
     return of_trainer(ebm.trainer_of(config, ebm.load_task(config)), updates)
 
 

@@ -68,7 +68,7 @@ EBMS: dict[str, dict[str, Any]] = {
     "met-svgd": {},
     "met-svgd, every step attached": {"attached_steps": 2, "sampler_every": 1},
     "met-svgd-mh": {"config": "met-svgd-mh"},
-    "met-svgd-lc": {"config": "met-svgd-lc", "stop_threshold": 1e-3},
+    "met-svgd-lc": {"config": "met-svgd-lc"},
     "p-svgd": {"config": "p-svgd"},
     "langevin": {"config": "langevin"},
     "langevin, persistent": {"config": "langevin", "chains": "persistent", "buffer": 600},

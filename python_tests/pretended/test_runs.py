@@ -22,7 +22,7 @@ SHORT = {"ebm": {"steps": 4, "eval_every": 4}, "eb-gfn": {"iterations": 4}, "rl"
 EXACT: dict[str, tuple[str, dict[str, Any]]] = {
     "ebm met-svgd": ("ebm", {}),
     "ebm met-svgd-mh": ("ebm", {"config": "met-svgd-mh", "mh_iterations": 3}),
-    "ebm met-svgd-lc": ("ebm", {"config": "met-svgd-lc", "stop_threshold": 1e-12}),
+    "ebm met-svgd-lc": ("ebm", {"config": "met-svgd-lc", "stop": "squared", "stop_threshold": 1e-12}),
     "ebm langevin, persistent": ("ebm", {"config": "langevin", "chains": "persistent", "buffer": 80}),
     "eb-gfn pcd-gibbs": ("eb-gfn", {"sampler": "pcd-gibbs"}),
     "eb-gfn pcd-gwg": ("eb-gfn", {"sampler": "pcd-gwg", "flips": 3, "data": "2spirals"}),

@@ -214,13 +214,28 @@ def test_discrepancy_is_the_rate_of_the_kl() -> None:
         assert chain.log_q is not None
         kl.append((chain.log_q - target.log_prob(chain.x)).mean())
     rate = (kl[1] - kl[0]) / 1e-4
+    torch.testing.assert_close(chain.steps[0].rate, -rate, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(chain.steps[0].discrepancy, rate.square(), rtol=1e-3, atol=1e-6)
 
 
 def test_patience_stops_after_rises() -> None:
     rule = SteinStop(0.0, patience=2).start(torch.Size([1]), torch.device("cpu"))
-    active = [bool(rule.update(torch.tensor([value]))) for value in (3.0, 2.0, 2.5, 1.0, 1.5, 1.0)]
-    assert active == [True, True, True, True, False, False]
+    rates = enumerate((3.0, 2.0, -2.5, 1.0, -1.5, 1.0))
+    assert [bool(rule.update(step, torch.tensor([rate]))) for step, rate in rates] == [True] * 4 + [False] * 2
+
+
+def test_a_signed_rule_stops_where_the_kl_no_longer_falls_and_not_before_its_least_length() -> None:
+    """r jumps over the threshold of S = r^2 between the third and the fourth step."""
+    rates = (3.0, 2.0, 0.5, -0.5, -2.0, 0.5)
+    lengths = {}
+    for name, stop in {
+        "squared": SteinStop(0.1),
+        "signed": SteinStop(0.0, signed=True),
+        "later": SteinStop(0.0, signed=True, least=4),
+    }.items():
+        rule = stop.start(torch.Size([1]), torch.device("cpu"))
+        lengths[name] = sum(bool(rule.update(step, torch.tensor([rate]))) for step, rate in enumerate(rates))
+    assert lengths == {"squared": 6, "signed": 3, "later": 4}
 
 
 def test_callbacks_see_the_documented_state() -> None:
@@ -262,6 +277,7 @@ def test_sgd_is_the_fixed_step() -> None:
 def test_bad_settings_are_refused() -> None:
     for make in (
         lambda: SteinStop(-1.0),
+        lambda: SteinStop(0.0, least=-1),
         lambda: Truncation(0.0),
         lambda: EpsilonGreedy(0.9, 0.1),
         lambda: MetropolisHastings(iterations=0),

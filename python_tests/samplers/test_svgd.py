@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 import svgdx
 from svgdx import reference, samplers
-from svgdx.samplers import RBF, SVGD, Learnt, LearntGaussian, OfState, ScoreTarget, State, particles
+from svgdx.samplers import RBF, SVGD, Learnt, LearntGaussian, OfState, ScoreTarget, State, TemperedTarget, particles
 from svgdx.samplers.targets import Target, as_target
 from svgdx.streams import stream_of
 
@@ -192,6 +193,43 @@ def test_closed_forms_of_gaussians_equal_autograd() -> None:
                 probe, hvp = derivatives.probe, derivatives.hvp
                 torch.testing.assert_close(hvp, -probe @ covariance_of(gaussian).inverse())
                 torch.testing.assert_close(derivatives.trace, (probe * hvp).sum(-1))
+
+
+def test_the_density_of_the_kernel_alone_leaves_the_hessian_to_the_bound() -> None:
+    whole, kernel, none = (
+        run(sampler(8.0, bound="clamp", **settings)) for settings in ({}, {"density": "kernel"}, {"hessian": "none"})
+    )
+    assert whole.log_q is not None
+    assert kernel.log_q is not None
+    assert torch.equal(kernel.x, whole.x)
+    assert torch.equal(kernel.history()["eps_bound"], whole.history()["eps_bound"])
+    assert not torch.equal(kernel.history()["eps_bound"], none.history()["eps_bound"])
+    first = kernel.history()
+    torch.testing.assert_close(first["trace"][0], none.history()["trace"][0])
+    assert not torch.allclose(kernel.log_q, whole.log_q)
+
+
+@pytest.mark.parametrize("hessian", ["none", "hutchinson", "exact"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        log_density,
+        MultivariateNormal(torch.ones(D).double(), 2 * torch.eye(D).double()),
+        ScoreTarget(lambda x: -x.pow(3)),
+    ],
+    ids=["f", "p", "score"],
+)
+def test_a_tempered_target_is_the_divided_log_density(target: Any, hessian: str) -> None:
+    plain, tempered = as_target(target), TemperedTarget(target, 4.0)
+    x = torch.randn(B, M, D, dtype=torch.float64, generator=draw()).requires_grad_()
+    one, other = (which.derivatives(x, hessian, True, draw()) for which in (plain, tempered))
+    for name, value in one._asdict().items():
+        expected = value if value is None or name == "probe" else value / 4
+        torch.testing.assert_close(getattr(other, name), expected)
+    if plain.has_log_prob:
+        torch.testing.assert_close(tempered.log_prob(x), plain.log_prob(x) / 4)
+    with pytest.raises(ValueError, match="temperature must be positive and finite, but is 0"):
+        TemperedTarget(target, 0.0)
 
 
 def test_a_score_alone_gives_the_same_chain() -> None:

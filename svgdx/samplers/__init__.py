@@ -22,7 +22,7 @@ from svgdx.samplers.presets import PRESETS, preset
 from svgdx.samplers.state import Chain, State, StepRecord
 from svgdx.samplers.stopping import SteinStop
 from svgdx.samplers.svgd import DENSITIES, DIVISORS, SVGD
-from svgdx.samplers.targets import HESSIANS, ScoreTarget
+from svgdx.samplers.targets import HESSIANS, ScoreTarget, TemperedTarget
 
 __all__ = [
     "BOUNDS",
@@ -52,6 +52,7 @@ __all__ = [
     "State",
     "SteinStop",
     "StepRecord",
+    "TemperedTarget",
     "Truncation",
     "gibbs_sweep",
     "gwg_step",

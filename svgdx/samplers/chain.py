@@ -83,6 +83,8 @@ class Runner:
             x = x.detach().requires_grad_()
         with torch.set_grad_enabled(graph):
             derivatives = sampler.target.derivatives(x, self.hessian, graph, self.stream)
+            if sampler.density == "kernel":
+                derivatives = derivatives._replace(trace=None)
             self._announce_score(index, x, derivatives.score)
             log_q = chain.log_q if graph or chain.log_q is None else chain.log_q.detach()
             state = State(index, x, derivatives.score, log_q, ensemble=self.ensemble)
@@ -94,7 +96,7 @@ class Runner:
             proposal = self._descend(x, derivatives, sigma) if optimised else self._propose(x, derivatives, sigma, eps)
             record = self._record(x, derivatives, sigma, eps, limit, proposal) if self.recorded else None
             active = (
-                self.stopping.update(record.discrepancy) if self.stopping is not None and record is not None else None
+                self.stopping.update(index, record.rate) if self.stopping is not None and record is not None else None
             )
             if active is not None and self._all_stopped(active):
                 return False
@@ -225,7 +227,7 @@ class Runner:
         assert move.gain is not None
         chain.corrections += 1
         corrected = move._replace(gain=-move.gain)
-        terms = (self.hessian, sampler.density)
+        terms = (self.hessian if sampler.density != "kernel" else "none", sampler.density)
         x_next, change, accepted = control.correct(corrected, sampler.kernel, sampler.target, terms, self.stream)
         if record is not None:
             record.acceptance = accepted.to(move.x.dtype).mean(-1)
@@ -245,17 +247,16 @@ class Runner:
             if self.sampler.kernel.bandwidth.per_dimension:
                 sigma = sigma.mean(-1)
             norm = ensemble.mean(torch.linalg.vector_norm(score, dim=-1))
-            mean_trace = discrepancy = nan
+            mean_trace = rate = nan
             if proposal.trace is not None and proposal.phi is not None:
                 mean_trace = ensemble.mean(proposal.trace)
-                discrepancy = (ensemble.mean_dot(proposal.phi, score) + mean_trace).square()
+                rate = ensemble.mean_dot(proposal.phi, score) + mean_trace
             elif proposal.change is not None:
                 # phi and Tr J follow from the step itself.
                 mean_trace = -ensemble.mean(proposal.change) / eps
-                discrepancy = (ensemble.mean_dot(proposal.x - x, score) / eps + mean_trace).square()
-            return StepRecord(
-                sigma.detach(), eps.detach(), nan if limit is None else limit, mean_trace, discrepancy, nan, norm
-            )
+                rate = ensemble.mean_dot(proposal.x - x, score) / eps + mean_trace
+            limit = nan if limit is None else limit
+            return StepRecord(sigma.detach(), eps.detach(), limit, mean_trace, rate, rate.square(), nan, norm)
 
 
 def _announce_coinciding(x: Tensor) -> None:

@@ -71,7 +71,8 @@ class StepRecord:
     eps: Tensor  # step size, after its bound
     eps_bound: Tensor  # eps_UB = 1 / max_i |J_i|_F
     trace: Tensor  # mean Tr J_i: log density lost, in nats, per unit of eps
-    discrepancy: Tensor  # S = (mean_i [phi_i . s_i + Tr J_i])^2
+    rate: Tensor  # r = mean_i [phi_i . s_i + Tr J_i]: fall of KL(q | p) in nats per unit of eps, to first order
+    discrepancy: Tensor  # S = r^2
     acceptance: Tensor  # share of Metropolis-Hastings proposals that were accepted
     score_norm: Tensor  # mean |s_i|
 

@@ -26,7 +26,7 @@ from svgdx.streams import Source, stream_of
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-DENSITIES = ("first-order", "logdet")
+DENSITIES = ("first-order", "logdet", "kernel")
 DIVISORS = ("M", "M-1")
 Optimiser = Callable[[list[Tensor]], torch.optim.Optimizer]
 Callback = Callable[[State], None]
@@ -49,7 +49,8 @@ class SVGD(nn.Module):
             weight 1 / M only, so a gradient step of size a needs eps = a M.
         bound: how eps is held under eps_UB = 1 / max_i |J_i|_F: "none", "clamp" or "leaky" (slope LEAKY_SLOPE past it).
         hessian: the Hessian term of Tr J: "none", "hutchinson" (one fresh Rademacher probe per step) or "exact".
-        density: "first-order", eps Tr J, or "logdet", which is exact and needs D <= 16 and hessian "exact" or "none".
+        density: "first-order", eps Tr J; "logdet", which is exact and needs D <= 16 and hessian "exact" or "none"; or
+            "kernel", eps Tr J without the Hessian's term, which then serves the bound alone.
         divisor: of the trace's kernel sum: "M", or "M-1" as in the code of S2AC.
         control: "none", "truncation", "metropolis-hastings", "epsilon-greedy", or an object with other settings.
         stop: a SteinStop; None makes all steps.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -139,6 +140,45 @@ class ScoreTarget(Target):
 
     def _score(self, x: Tensor) -> Tensor:
         return _checks.without_inference(_checks.same_shape("SVGD", "score", self._function(x), x.shape, "x"))
+
+
+class TemperedTarget(Target):
+    """p^(1 / T): a target whose log density, score and Hessian are divided by a temperature.
+
+    Args:
+        target: as the sampler takes it.
+        temperature: T > 0; 1 is the target itself.
+
+    Raises:
+        ValueError: the temperature is not positive and finite.
+    """
+
+    def __init__(self, target: Target | distributions.Distribution | nn.Module | LogProb, temperature: float) -> None:
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"TemperedTarget: temperature must be positive and finite, but is {temperature}")
+        self.target, self.temperature = as_target(target), temperature
+        self.has_log_prob = self.target.has_log_prob
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.target.log_prob(x) / self.temperature
+
+    def log_prob_once(self, x: Tensor) -> Tensor:
+        return self.target.log_prob_once(x) / self.temperature
+
+    def frozen(self) -> AbstractContextManager[None]:
+        return self.target.frozen()
+
+    def derivatives(
+        self, x: Tensor, hessian: str = "none", graph: bool = False, generator: Source = None
+    ) -> Derivatives:
+        derivatives = self.target.derivatives(x, hessian, graph, generator)
+        with torch.set_grad_enabled(graph):
+            divided = {
+                name: value / self.temperature
+                for name, value in derivatives._asdict().items()
+                if value is not None and name != "probe"
+            }
+        return derivatives._replace(**divided)
 
 
 class GaussianTarget(Target):

@@ -14,6 +14,7 @@ from svgdx import cli
 from svgdx.experiments.ebm import train
 from svgdx.experiments.ebm.config import CONFIGURATIONS, EBMConfig
 from svgdx.experiments.ebm.trainer import EBMTrainer
+from svgdx.experiments.metrics.calibration import SCALES
 from svgdx.experiments.run import checkpoint
 from svgdx.samplers import EpsilonGreedy, Heuristic, Learnt, MetropolisHastings
 
@@ -22,6 +23,10 @@ SMALL += ["--eval-every=4", "--eval-samples=70", "--log-every=1", "--glow-blocks
 EVERY = {"noise"}
 OF_ENERGY = EVERY | {"score_norm", "steps", "energy_samples", "energy_data", "energy_loss"}
 OF_SVGD = OF_ENERGY | {"sigma", "sigma_median", "eps", "eps_bound", "trace", "discrepancy", "entropy", "objective"}
+OF_SVGD |= {"rate", "past_bound"}
+EVALUATED = {f"{name}_{scale}" for name in ("fit", "cosine") for scale in SCALES}
+EVALUATED |= {"feature_distance", "pixel_distance", "data_score_norm", "data_hvp_norm"}
+CLAIMED = {"claimed_entropy", "entropy_bound", "entropy_excess"}
 LOGGED = dict.fromkeys(CONFIGURATIONS, OF_SVGD) | {
     "langevin": OF_ENERGY,
     "met-svgd-mh": OF_SVGD | {"mh_rejection"},
@@ -43,13 +48,12 @@ def trained(out: Path, *more: str) -> list[dict[str, Any]]:
 def test_every_configuration_trains_and_logs_its_quantities(tmp_path: Path, name: str) -> None:
     if name == "glow":
         pytest.importorskip("normflows", reason="Glow needs the packages of svgdx[flow]")
-    # The energy is nearly flat at first, so that the adaptive chain would stop before its first step.
-    more = ["--stop-threshold=1e-12"] if name == "met-svgd-lc" else []
-    logged = trained(tmp_path / "run", f"--config={name}", *more)
+    logged = trained(tmp_path / "run", f"--config={name}")
     assert [record["step"] for record in logged] == [0, 1, 2, 3, 4]
     for record in logged[1:]:
         assert LOGGED[name] <= record.keys(), LOGGED[name] - record.keys()
-    assert logged[-1].keys() >= {"feature_distance", "pixel_distance"}
+    expected = {"feature_distance", "pixel_distance"} if name == "glow" else EVALUATED
+    assert logged[-1].keys() >= expected | (CLAIMED if name != "langevin" else set())
     saved = checkpoint.load(sorted((tmp_path / "run" / "checkpoints").iterdir())[-1])
     assert saved.step == 4
 
@@ -70,9 +74,12 @@ def test_configurations_are_those_of_the_paper() -> None:
     for name, sampler in samplers.items():
         learnt = isinstance(sampler.kernel.bandwidth, Learnt), isinstance(sampler.step_size, Learnt)
         assert learnt == {"p-svgd": (False, False), "met-svgd-sigma": (True, False)}.get(name, (True, True))
-        assert sampler.hessian == ("none" if name in ("p-svgd", "met-svgd-no-trace") else "hutchinson")
+        assert sampler.hessian == ("none" if name == "p-svgd" else "hutchinson")
+        # Without the trace in its density, this row keeps the bound of the full Jacobian.
+        assert sampler.density == ("kernel" if name == "met-svgd-no-trace" else "first-order")
         assert sampler.bound == ("none" if name in ("p-svgd", "met-svgd-no-bound") else "leaky")
         assert (sampler.stop is not None) == (name == "met-svgd-lc")
+        assert name != "met-svgd-lc" or (sampler.stop.signed, sampler.stop.least) == (True, 8)
         assert isinstance(sampler.control, MetropolisHastings) == (name == "met-svgd-mh")
         assert sampler.divisor == ("M-1" if name == "p-svgd" else "M")
     heuristic = samplers["p-svgd"].kernel.bandwidth
@@ -91,7 +98,7 @@ def test_explicit_options_override_the_configuration() -> None:
 
 
 def test_a_chain_that_stops_at_once_is_logged_as_such(tmp_path: Path) -> None:
-    logged = trained(tmp_path / "run", "--config=met-svgd-lc", "--stop-threshold=1e12")
+    logged = trained(tmp_path / "run", "--config=met-svgd-lc", "--stop-threshold=1e12", "--stop-least=0")
     assert [record["steps"] for record in logged[1:]] == [0.0] * 4
     assert all("eps" not in record and "entropy" in record for record in logged[1:])
 
@@ -125,6 +132,9 @@ def test_the_convolutional_energy_trains_on_either_data(tmp_path: Path, data: st
     (["--config=met-svgd-hmc"], "--config"),
     (["--config=langevin", "--chains=persistent", "--buffer=60"], "--buffer"),
     (["--control=truncation"], "--control"),
+    (["--stop-threshold=0.1"], "--stop signed"),
+    (["--patience=2"], "--stop signed"),
+    (["--temperature=0"], "--temperature"),
     (["--inception-weights=none.pth"], "--inception-weights"),
 ])  # fmt: skip
 def test_bad_settings_are_refused_by_name(

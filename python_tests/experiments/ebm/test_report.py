@@ -14,6 +14,7 @@ from experiments.processes import printed_commands
 from svgdx import cli
 from svgdx.experiments.ebm import TRAIN
 from svgdx.experiments.ebm.config import EBMConfig
+from svgdx.experiments.ebm.runs import EBMRun
 from svgdx.experiments.run.folder import RunFolder
 from svgdx.experiments.run.settings import chosen_options
 
@@ -48,15 +49,17 @@ def test_table_has_mean_and_spread_over_seeds_and_marks_divergence(tmp_path: Pat
     assert code == 0
     rows = rows_of(text)
     assert list(rows)[:2] == ["langevin", "met-svgd-no-trace"]
-    langevin = dict(zip(rows[""], rows["langevin"], strict=True))
+    table, claims = (rows_of(part) for part in text.split("## What sampler"))
+    langevin = dict(zip(table[""], table["langevin"], strict=True))
     assert langevin["seeds"] == "2"
     assert langevin["diverged at step"] == "none"
     assert langevin["feature_distance, best"] == "6.00 ± 1.41"
     assert langevin["last"] == "7.00 ± 1.41"
-    assert langevin["norm of grad f"] == "2.00 ± 1.41"
-    assert langevin["entropy"] == "–"
-    assert dict(zip(rows[""], rows["met-svgd-no-trace"], strict=True))["diverged at step"] == "13"
-    assert "met-svgd-no-trace, which diverges in the paper: of 1 runs here, 1 ended with " in text
+    assert langevin["T"] == "0.01"
+    assert dict(zip(table[""], table["met-svgd-no-trace"], strict=True))["diverged at step"] == "13 (not finite)"
+    assert "met-svgd-no-trace, which diverges in the paper: of 1 runs here, 1 diverged" in text
+    assert dict(zip(claims[""], claims["langevin"], strict=True))["norm of grad f at samples"] == "2.00 ± 1.41"
+    assert dict(zip(claims[""], claims["langevin"], strict=True))["entropy claimed"] == "–"
     assert "not FID" in text
     assert (
         "    for seed in 0 2; do svgdx train ebm --config langevin --steps 10 --seed $seed --out langevin-$seed; done\n"
@@ -90,6 +93,42 @@ def test_close_means_are_not_distinguished(tmp_path: Path) -> None:
     assert "- reproduced: no pair" in text
 
 
+def test_rows_are_named_by_the_options_that_set_them_apart(tmp_path: Path) -> None:
+    runs = [run_folder(tmp_path, "langevin", 0, [9.0, 5.0], hidden=16)]
+    runs += [run_folder(tmp_path / "hot", "langevin", 0, [9.0, 5.0], hidden=16, temperature=1.0)]
+    runs += [run_folder(tmp_path, "met-svgd", 0, [9.0, 5.0], hidden=16)]
+    text = report(tmp_path / "out", *runs)[1]
+    rows = rows_of(text)
+    assert list(rows)[:3] == ["langevin", "langevin --temperature 1.0", "met-svgd"]
+    assert text.count("| langevin --temperature 1.0 | 1 | 1 |") == 1
+    (command,) = (line for line in text.splitlines() if "--out langevin-temperature-1.0-$seed" in line)
+    assert "--temperature 1.0" in command
+
+
+@pytest.mark.parametrize(("rule", "values"), [
+    ("gradient", {"sampler_gradient": [1.0] * 10 + [101.0]}),
+    ("distance", {"feature_distance": [50.0, 10.0, 51.0]}),
+    ("entropy", {"entropy_excess": [9.0, 0.9, 1.1]}),
+])  # fmt: skip
+def test_divergence_without_a_number_that_is_not_finite(
+    tmp_path: Path, rule: str, values: dict[str, list[float]]
+) -> None:
+    path = Path(run_folder(tmp_path, "met-svgd", 0, [9.0, 8.0], steps=20))
+    ((name, numbers),) = values.items()
+    folder = RunFolder.reopen(path)
+    folder.metrics.unlink()
+    for step, number in enumerate(numbers):
+        folder.append_metrics({"step": step, name: number})
+    folder.append_metrics({"step": 20})
+    assert EBMRun(path).divergence("feature_distance") == (len(numbers) - 1, rule)
+    calm = {"step": 20, "sampler_gradient": 99.0, "feature_distance": 49.0, "entropy_excess": 1.0}
+    lines = folder.metrics.read_text().splitlines()
+    del lines[len(numbers) - 1]
+    folder.metrics.write_text("\n".join(lines) + "\n")
+    folder.append_metrics(calm)
+    assert EBMRun(path).divergence("feature_distance") is None
+
+
 def test_fid_is_compared_if_every_run_has_it(tmp_path: Path) -> None:
     one, other = (run_folder(tmp_path, name, 0, [90.0, 10.0]) for name in ("langevin", "met-svgd"))
     for path in (one, other):
@@ -104,7 +143,6 @@ def test_runs_that_cannot_be_compared_are_refused_by_name(tmp_path: Path, capsys
     first = run_folder(tmp_path / "a", "langevin", 0, [9.0, 5.0])
     cases = {
         "have the same configuration and seed": run_folder(tmp_path / "b", "langevin", 0, [9.0, 5.0]),
-        "langevin_step is 0.1 and 0.02": run_folder(tmp_path / "c", "langevin", 1, [9.0, 5.0], langevin_step=0.02),
         "these are of digits, patches": run_folder(tmp_path / "d", "met-svgd", 0, [9.0, 5.0], data="patches"),
         "the run has not ended: it is at step 10 of 11": run_folder(
             tmp_path / "e", "met-svgd", 0, [9.0, 5.0], steps=11

@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,15 @@ def test_a_signal_after_the_last_evaluation_does_not_undo_the_run(tmp_path: Path
     assert checkpoint.load(checkpoints(folder.path)[-1]).pending is None
 
 
+@pytest.fixture
+def without_nohup() -> Iterator[None]:
+    """The tests may run under nohup, which ignores SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("without_nohup")
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_second_signal_acts_at_once(first: int, second: int) -> None:

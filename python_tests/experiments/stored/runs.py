@@ -62,7 +62,7 @@ COMMANDS = {
     },
     # At a smaller bandwidth its gradient is rounding, which Adam makes as large as any other.
     "ebm met-svgd-mh": f"{_EBM} met-svgd-mh --bandwidth-start 1",
-    "ebm met-svgd-lc": f"{_EBM} met-svgd-lc --stop-threshold 1e-3 --patience 2",
+    "ebm met-svgd-lc": f"{_EBM} met-svgd-lc --stop squared --stop-least 0 --stop-threshold 1e-3 --patience 2",
     "ebm langevin, persistent": f"{_EBM} langevin --chains persistent --buffer 24",
     "ebm met-svgd, epsilon-greedy": f"{_EBM} met-svgd --control epsilon-greedy --bandwidth-start 1",
     "ebm patches": _PATCHES,

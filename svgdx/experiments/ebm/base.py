@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 from torch import Tensor
 
 from svgdx.experiments.data.images import Images
 from svgdx.experiments.ebm.config import EBMConfig
+from svgdx.experiments.metrics.calibration import entropy_bound
 from svgdx.experiments.metrics.images import ImageDistances
 from svgdx.experiments.run.errors import DivergedError, require_finite
 from svgdx.experiments.run.figures import sample_paths, warn_if_unwritten, write_sample_grid
@@ -18,9 +20,7 @@ from svgdx.experiments.run.recorder import Record
 from svgdx.streams import Stream
 
 # Purposes of random numbers, see `svgdx.experiments.run.loop.stream_seed`.
-TRAIN, EVALUATE, START = 0, 1, 2
-# The gradients of energy, sampler and flow are clipped to this norm.
-CLIP = 10.0
+TRAIN, EVALUATE, START, DIAGNOSE = 0, 1, 2, 3
 
 
 class ImageTrainer(Trainer):
@@ -40,9 +40,13 @@ class ImageTrainer(Trainer):
         self.config, self.distances = config, distances
         self.images = dataclasses.replace(images, train=images.train.to(self.device))
 
-    def samples(self, count: int, stream: Stream) -> Tensor:
-        """Samples of the model in its present state, (count, D)."""
+    def samples(self, count: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
+        """Samples of the model in its present state, (count, D), and the log density (count,) that they claim."""
         raise NotImplementedError
+
+    def diagnostics(self, stream: Stream) -> dict[str, float]:
+        """Quantities of an evaluation that need no samples."""
+        return {}
 
     def noise(self) -> float:
         """Standard deviation of the noise at this step, which falls geometrically over the first 80 % of the run.
@@ -64,16 +68,24 @@ class ImageTrainer(Trainer):
         return stream(self.config.seed, self.step, purpose, device=self.device)
 
     def learning_rate(self, rate: float) -> float:
-        """The rate of this step: `rate` for the first half of the run, then falling linearly to a hundredth of it."""
-        return rate * min(1.0, 2 * (1 - self.step / self.config.steps) + 0.01)
+        """The rate of this step: `rate` for the first half of the run, then falling linearly to `lr_decay` of it."""
+        floor = self.config.lr_decay
+        return rate * (floor + (1 - floor) * min(1.0, 2 * (1 - self.step / self.config.steps)))
 
     def evaluate(self, record: Record, folder: RunFolder, check_stop: Callable[[], None]) -> tuple[Record, str]:
-        samples = self.samples(self.config.eval_samples, self.stream(EVALUATE))
+        samples, log_q = self.samples(self.config.eval_samples, self.stream(EVALUATE))
         if not bool(samples.isfinite().all()):
             raise DivergedError(f"step {self.step}: evaluation samples are not finite")
         check_stop()
         distances = self.distances(samples, check_stop)
         require_finite(self.step, distances)
+        quantities = self.diagnostics(self.stream(DIAGNOSE))
+        if log_q is not None:
+            claimed, bound = -float(log_q.mean()), entropy_bound(samples)
+            quantities |= {"claimed_entropy": claimed, "entropy_bound": bound}
+            quantities["entropy_excess"] = (claimed - bound) / samples.shape[1]
+        # Left out if samples collapsed or f is flat, which are results and no failure.
+        quantities = {name: value for name, value in quantities.items() if math.isfinite(value)}
         with warn_if_unwritten():
             write_sample_grid(samples, self.images.shape, *sample_paths(folder.path, self.step))
-        return record | distances, f"feature_distance={distances['feature_distance']:.2f}"
+        return record | distances | quantities, f"feature_distance={distances['feature_distance']:.2f}"

@@ -13,7 +13,10 @@ from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, graph_option, option
 from svgdx.samplers import BOUNDS, DIVISORS, HEURISTICS
 
-STARTS = ("normal", "data")
+STARTS = ("learnt", "fixed", "learnt-data", "fixed-data")
+STOPS = ("none", "signed", "squared")
+# The third of svgdx.samplers.DENSITIES, logdet, is for at most 16 dimensions.
+DENSITIES = ("first-order", "kernel")
 SAMPLERS = ("svgd", "langevin", "glow")
 BANDWIDTHS = ("learnt", *HEURISTICS)
 # Truncation, the third of svgdx.samplers.CONTROLS, would reject every particle in the many dimensions of an image.
@@ -23,12 +26,12 @@ ENERGIES = ("mlp", "conv")
 
 # Defaults that differ from those of the fields, which are those of met-svgd.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "langevin": {"sampler": "langevin"},
+    "langevin": {"sampler": "langevin", "temperature": 0.01},
     "p-svgd": {"bandwidth": "median", "step": "fixed", "bound": "none", "hessian": "none", "divisor": "M-1"},
     "met-svgd-sigma": {"step": "fixed"},
     "met-svgd": {},
-    "met-svgd-lc": {"stop_threshold": 1e-5},
-    "met-svgd-no-trace": {"hessian": "none"},
+    "met-svgd-lc": {"stop": "signed"},
+    "met-svgd-no-trace": {"density": "kernel"},
     "met-svgd-no-bound": {"bound": "none"},
     "met-svgd-mh": {"control": "metropolis-hastings"},
     "glow": {"sampler": "glow"},
@@ -62,8 +65,17 @@ class EBMConfig(Settings):
     particles: int = option(64, "sampler", "particles M of a chain", least=2)
     batch: int = option(1, "sampler", "independent chains that run side by side", least=1)
     svgd_steps: int = option(16, "sampler", "SVGD or Langevin steps L of a chain", least=1)
+    temperature: float = option(
+        1.0,
+        "sampler",
+        "T of the distribution p^(1/T) that chains sample; distances compare rows of one T",
+        positive=True,
+    )
     start: str = option(
-        "normal", "sampler", "initial Gaussian before training: N(0, I), or mean and deviations of the data", STARTS
+        "learnt",
+        "sampler",
+        "initial Gaussian: from N(0, I) or from mean and deviations of the data, learnt or fixed",
+        STARTS,
     )
     bandwidth: str = option("learnt", "sampler", "sigma of every step: learnt, or set by a heuristic", BANDWIDTHS)
     bandwidth_start: float = option(
@@ -73,15 +85,23 @@ class EBMConfig(Settings):
     step_size: float = option(0.1, "sampler", "eps / M, or its initial value if eps is learnt", positive=True)
     bound: str = option("leaky", "sampler", "how eps is kept below its bound eps_UB", BOUNDS)
     hessian: str = option("hutchinson", "sampler", "how the Hessian term of Tr J is estimated", ("hutchinson", "none"))
+    density: str = option(
+        "first-order", "sampler", "log q of a step: eps Tr J, or its kernel's part without Tr H", DENSITIES
+    )
     divisor: str = option("M", "sampler", "divisor of the kernel sum in Tr J", DIVISORS)
     control: str = option("none", "sampler", "which steps may be rejected", CONTROLS)
     mh_iterations: int = option(10, "sampler", "most iterations for the inverse map in Metropolis-Hastings", least=1)
-    stop_threshold: float = option(
-        0.0,
+    stop: str = option(
+        "none",
         "sampler",
-        "stop a chain once its Stein discrepancy S, in nats^2 per unit of eps, is below this; 0 disables it",
+        "when a chain stops early: once r, the fall of KL per unit of eps, or its square S is small",
+        STOPS,
     )
-    patience: int = option(0, "sampler", "stop a chain once S has risen this many times; 0 disables it")
+    stop_threshold: float = option(
+        0.0, "sampler", "r in nats per unit of eps, or S in their square, that counts as small"
+    )
+    stop_least: float = option(0.5, "sampler", "part of --svgd-steps that a chain makes in any case", most=1)
+    patience: int = option(0, "sampler", "also stop a chain once S has risen this many times; 0 disables it")
     attached_steps: int = option(
         4, "sampler", "randomly chosen steps that an update of the sampler backpropagates through"
     )
@@ -91,8 +111,7 @@ class EBMConfig(Settings):
     )
 
     chains: str = option("short-run", "langevin", "whether chains start from N(0, I) or continue from a buffer", CHAINS)
-    langevin_step: float = option(0.1, "langevin", "step size a in x + a grad f + noise sqrt(2 a) z", positive=True)
-    langevin_noise: float = option(0.1, "langevin", "noise factor; 1 gives Langevin dynamics at temperature 1")
+    langevin_step: float = option(0.1, "langevin", "step size a in x + a grad f + sqrt(2 a T) z", positive=True)
     buffer: int = option(2000, "langevin", "persistent: number of chains in the buffer", least=1)
     restart: float = option(0.05, "langevin", "persistent: fraction of the drawn chains that restart", most=1)
 
@@ -101,7 +120,7 @@ class EBMConfig(Settings):
     glow_lr: float = option(
         1e-3,
         "glow",
-        "learning rate of Adam, constant for half of the run, then falling linearly to 1 % of it",
+        "learning rate of Adam, constant for half of the run, then falling linearly by --lr-decay",
         positive=True,
     )
 
@@ -116,6 +135,10 @@ class EBMConfig(Settings):
     gradient_penalty: float = option(0.0, "energy", "weight of the mean of |grad f|^2 over the data")
 
     steps: int = option(1000, "run", "updates of the energy, or of the flow", least=1)
+    clip: float = option(10.0, "run", "norm to which gradients are scaled down; 0 leaves them as they are")
+    lr_decay: float = option(
+        0.01, "run", "part of the learning rates of energy and flow that is left at the end", positive=True, most=1
+    )
     seed: int = option(0, "run", "random seed", least=-math.inf)
     threads: int = option(
         1, "run", "CPU threads; 0 uses torch's default; 1 is enough for 8x8 digits", most=MOST_THREADS
@@ -137,7 +160,7 @@ class EBMConfig(Settings):
     @property
     def adaptive(self) -> bool:
         """Whether a chain may stop before its last step."""
-        return self.stop_threshold > 0 or self.patience > 0
+        return self.stop != "none"
 
     @property
     def uncapturable(self) -> str | None:
@@ -170,6 +193,9 @@ class EBMConfig(Settings):
                 f"--amp {self.amp}: --control {self.control} compares log densities, which for --energy mlp would be "
                 "rounded in two ways; pass --amp none"
             )
+        if self.stop == "none" and (self.stop_threshold > 0 or self.patience > 0):
+            name = "--stop-threshold" if self.stop_threshold > 0 else "--patience"
+            raise UsageError(f"{name}: needs --stop signed or --stop squared, but --stop is none")
         if self.attached_steps > self.svgd_steps:
             raise UsageError(
                 f"--attached-steps: must be at most --svgd-steps = {self.svgd_steps}, but is {self.attached_steps}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from svgdx.experiments.data.images import Images
-from svgdx.experiments.ebm.base import CLIP, START, TRAIN, ImageTrainer
+from svgdx.experiments.ebm.base import START, TRAIN, ImageTrainer
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.metrics.images import ImageDistances
 from svgdx.experiments.run.compute.adam import descend
@@ -84,14 +84,15 @@ class Glow(nn.Module):
         return log_prob
 
     @torch.no_grad()
-    def sample(self, count: int, stream: Stream) -> Tensor:
-        """Samples (count, D). normflows draws from torch's global generator, whose state is restored.
+    def sample(self, count: int, stream: Stream) -> tuple[Tensor, Tensor]:
+        """Samples (count, D) and their log density (count,) in nats.
 
+        normflows draws from torch's global generator, whose state is restored.
         The numbers of the CPU and of a GPU differ.
         """
         with seeded(stream.seed(), stream.device):
-            samples: Tensor = self.flow.sample(count)[0]
-        return samples.flatten(1)
+            samples, log_q = self.flow.sample(count)
+        return samples.flatten(1), log_q
 
 
 def _levels(height: int, width: int) -> int:
@@ -133,7 +134,7 @@ class GlowTrainer(ImageTrainer):
         check_finite(self.step, quantities)
         for group in self.adam.param_groups:
             group["lr"] = self.learning_rate(config.glow_lr)
-        return quantities | descend(self.step, self.adam, loss, "glow", CLIP)
+        return quantities | descend(self.step, self.adam, loss, "glow", config.clip)
 
-    def samples(self, count: int, stream: Stream) -> Tensor:
+    def samples(self, count: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
         return self.glow.sample(count, stream)

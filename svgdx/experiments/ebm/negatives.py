@@ -9,7 +9,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from svgdx.experiments.ebm.base import CLIP
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.run.compute.adam import descend
 from svgdx.experiments.run.compute.guard import Quantities
@@ -20,11 +19,13 @@ from svgdx.samplers import (
     SVGD,
     Chain,
     EpsilonGreedy,
+    LangevinRun,
     Learnt,
     LearntGaussian,
     MetropolisHastings,
     ReplayBuffer,
     SteinStop,
+    TemperedTarget,
     langevin,
     median_bandwidth,
     step_bound,
@@ -53,8 +54,11 @@ class Negatives(Protocol):
         recorded: whether someone will read the quantities; otherwise those that cost launches may be left out.
         """
 
-    def sample(self, energy: nn.Module, count: int, stream: Stream) -> Tensor:
-        """Draws samples (count, D) for an evaluation as in training, but changes no state."""
+    def sample(self, energy: nn.Module, count: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
+        """Draws samples (count, D) for an evaluation as in training, but changes no state.
+
+        Also returns the log density (count,) in nats that the sampler claims for them, or None.
+        """
 
 
 class LangevinNegatives:
@@ -75,18 +79,21 @@ class LangevinNegatives:
             start = stream.normal((count, self.dim))
         else:
             rows, start = self.buffer.draw(count, config.restart, stream)
-        run = langevin(energy, start, config.svgd_steps, config.langevin_step, config.langevin_noise, stream)
+        run = self._run(energy, start, stream)
         quantities: Quantities = {"score_norm": run.score_norm, "steps": float(config.svgd_steps)}
         check_finite(step, quantities | {"samples": run.x.square().mean()})
         if self.buffer is not None:
             self.buffer.keep(rows, run.x)
         return run.x, quantities
 
-    def sample(self, energy: nn.Module, count: int, stream: Stream) -> Tensor:
-        config = self.config
+    def sample(self, energy: nn.Module, count: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
         buffer = self.buffer
         start = stream.normal((count, self.dim)) if buffer is None else buffer.draw(count, 0.0, stream)[1]
-        return langevin(energy, start, config.svgd_steps, config.langevin_step, config.langevin_noise, stream).x
+        return self._run(energy, start, stream).x, None
+
+    def _run(self, energy: nn.Module, start: Tensor, stream: Stream) -> LangevinRun:
+        config = self.config
+        return langevin(energy, start, config.svgd_steps, config.langevin_step, math.sqrt(config.temperature), stream)
 
 
 class SVGDNegatives:
@@ -98,9 +105,11 @@ class SVGDNegatives:
     def __init__(self, config: EBMConfig, energy: nn.Module, train: Tensor, device: torch.device) -> None:
         self.config = config
         self.sampler = sampler_of(config, energy, train).to(device)
-        self.adam = torch.optim.Adam(self.sampler.parameters(), config.sampler_lr, betas=(0.5, 0.9), fused=True)
+        learnt = [parameter for parameter in self.sampler.parameters() if parameter.requires_grad]
+        # With a fixed start, bandwidth and step size nothing is learnt.
+        self.adam = torch.optim.Adam(learnt, config.sampler_lr, betas=(0.5, 0.9), fused=True) if learnt else None
         self.modules: dict[str, nn.Module] = {"sampler": self.sampler}
-        self.optimisers: dict[str, torch.optim.Optimizer] = {"sampler_adam": self.adam}
+        self.optimisers: dict[str, torch.optim.Optimizer] = {} if self.adam is None else {"sampler_adam": self.adam}
 
     def kind(self, step: int) -> Hashable | None:
         """Whether the sampler learns; None if it does so through other steps every time."""
@@ -108,7 +117,7 @@ class SVGDNegatives:
         return None if learns and self.config.attached_steps < self.config.svgd_steps else learns
 
     def _learns(self, step: int) -> bool:
-        return self.config.attached_steps > 0 and step % self.config.sampler_every == 0
+        return self.adam is not None and self.config.attached_steps > 0 and step % self.config.sampler_every == 0
 
     def _attached(self, stream: Stream) -> frozenset[int]:
         """The steps that an update of the sampler goes through, drawn on the host, which builds the graph."""
@@ -142,24 +151,26 @@ class SVGDNegatives:
             # A reference for the bandwidth, learnt or not.
             median = median_distance(chain.x.detach()[0])
             quantities["sigma_median"] = median / math.sqrt(2 * math.log(config.particles))
-        loss = (chain.log_q - energy(chain.x)).mean()
+        loss = (chain.log_q - energy(chain.x) / config.temperature).mean()
         quantities["sampler_loss"] = loss.detach()
         check_finite(step, quantities)
-        if learns:
-            quantities |= descend(step, self.adam, loss, "sampler", CLIP)
+        if learns and self.adam is not None:
+            quantities |= descend(step, self.adam, loss, "sampler", config.clip)
         return chain.x.detach().flatten(0, 1), quantities
 
     @torch.no_grad()
-    def sample(self, energy: nn.Module, count: int, stream: Stream) -> Tensor:
+    def sample(self, energy: nn.Module, count: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
         config, chains = self.config, math.ceil(count / self.config.particles)
-        x = self.sampler.sample(config.particles, config.svgd_steps, batch=(chains,), generator=stream)
-        return x.flatten(0, 1)[:count]
+        x, log_q = self.sampler.sample_with_log_prob(
+            config.particles, config.svgd_steps, batch=(chains,), generator=stream
+        )
+        return x.flatten(0, 1)[:count], log_q.flatten()[:count]
 
 
 def sampler_of(config: EBMConfig, energy: nn.Module, train: Tensor) -> SVGD:
     """The SVGD sampler that the settings describe; its lengths are relative to the training images (N, D)."""
     mean, std = torch.zeros(train.shape[1]), torch.ones(train.shape[1])
-    if config.start == "data":
+    if config.start.endswith("data"):
         mean, std = train.mean(0), (train.var(0) + config.noise**2 + 1e-4).sqrt()
     sigma = config.bandwidth_start * median_bandwidth(train[:1000], config.particles)
     eps = config.step_size * config.particles
@@ -168,16 +179,23 @@ def sampler_of(config: EBMConfig, energy: nn.Module, train: Tensor) -> SVGD:
         control = MetropolisHastings(iterations=config.mh_iterations)
     if config.control == "epsilon-greedy":
         control = EpsilonGreedy(iterations=config.mh_iterations)
+    start = LearntGaussian(mean, std).requires_grad_(config.start.startswith("learnt"))
+    stop = None
+    if config.adaptive:
+        least = math.ceil(config.stop_least * config.svgd_steps)
+        signed = config.stop == "signed"
+        stop = SteinStop(config.stop_threshold, config.patience or None, signed=signed, least=least)
     return SVGD(
-        energy,
-        LearntGaussian(mean, std),
+        energy if config.temperature == 1 else TemperedTarget(energy, config.temperature),
+        start,
         RBF(Learnt(sigma, config.svgd_steps) if config.bandwidth == "learnt" else config.bandwidth),
         Learnt(eps, config.svgd_steps) if config.step == "learnt" else eps,
         bound=config.bound,
         hessian=config.hessian,
+        density=config.density,
         divisor=config.divisor,
         control=control,
-        stop=SteinStop(config.stop_threshold, config.patience or None) if config.adaptive else None,
+        stop=stop,
     )
 
 
@@ -191,12 +209,18 @@ def chain_quantities(chain: Chain, sampler: SVGD, stream: Stream) -> Quantities:
     if not chain.steps:
         return quantities
     history = chain.history()
-    names = ("score_norm", "sigma", "eps", "trace", "discrepancy")
+    names = ("score_norm", "sigma", "eps", "trace", "rate", "discrepancy")
     quantities |= {name: over_steps(chain, history[name], torch.mean, torch.nanmean) for name in names}
     if sampler.bound != "none":
         quantities["eps_bound"] = over_steps(chain, history["eps_bound"], torch.amin, _nanmin)
     else:
         quantities["eps_bound"] = last_bound(chain, sampler, stream)
+    limit = history["eps_bound"] if sampler.bound != "none" else quantities["eps_bound"]
+    # "clamp" holds eps at the bound itself.
+    past = (history["eps"] >= limit).to(chain.x.dtype)
+    quantities["past_bound"] = over_steps(
+        chain, past.where(~history["eps"].isnan(), torch.nan), torch.mean, torch.nanmean
+    )
     if chain.corrections > 0:
         # With epsilon-greedy control, steps that were not corrected have no acceptance.
         quantities["mh_rejection"] = 1 - history["acceptance"].nanmean()

@@ -10,16 +10,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from svgdx.experiments.ebm.runs import EBMRun, Groups, distance_of
+from svgdx.experiments.metrics.calibration import SCALES
 from svgdx.experiments.run.figures import Panel, write_curves, write_figure
 
 PANELS = (
     Panel("Fréchet distance to held-out images", ("feature_distance", "pixel_distance", "fid"), logarithmic=True),
     Panel("energy f, nats", ("energy_data", "energy_samples")),
     Panel("|grad f| at the samples", ("score_norm",), logarithmic=True),
-    Panel("entropy of the sampler, nats", ("entropy",)),
+    Panel("entropy of the sampler, nats", ("entropy", "entropy_bound")),
     Panel("step size eps", ("eps", "eps_bound"), logarithmic=True),
     Panel("bandwidth sigma", ("sigma", "sigma_median")),
     Panel("steps of a chain", ("steps",)),
+    Panel("factor by which grad f fits best", tuple(f"fit_{scale}" for scale in SCALES)),
     Panel("fraction of rejected proposals", ("mh_rejection",)),
     Panel("-log p of the data, nats", ("nll",)),
 )
@@ -41,7 +43,8 @@ def figures(path: Path, groups: Groups) -> None:
     """Draws the distance and the quantities of REPORT_PANELS over the updates, and a legend."""
     distance = distance_of(groups)
     figure, axes = plt.subplots(2, 3, figsize=(14, 7.5), layout="constrained")
-    colours = {name: matplotlib.colormaps["tab10"](index) for index, name in enumerate(groups)}
+    palette = matplotlib.colormaps["tab10" if len(groups) <= 10 else "tab20"]
+    colours = {name: palette(index % palette.N) for index, name in enumerate(groups)}
     panels = {distance: f"{distance} to held-out images"} | REPORT_PANELS
     for axis, (quantity, title) in zip(axes.flat, panels.items(), strict=False):
         for name, runs in groups.items():

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 
 from svgdx.experiments.ebm import plots
-from svgdx.experiments.ebm.runs import EBMRun, Groups, distance_of, grouped
+from svgdx.experiments.ebm.runs import (
+    DISTANCE_FACTOR,
+    GRADIENT_FACTOR,
+    EBMRun,
+    Groups,
+    distance_of,
+    folder_name,
+    grouped,
+)
+from svgdx.experiments.metrics.calibration import SCALES
 from svgdx.experiments.run.checkpoint import write_atomically
 from svgdx.experiments.run.report import make_folder, spread, table
 
@@ -55,9 +63,21 @@ def text(groups: Groups) -> str:
         "",
         f"{', '.join(map(str, updates))} updates of {first.batch * first.particles} samples each; mean ± standard "
         "deviation over seeds. Distances are to held-out images; `best` is the smallest over the evaluations of a run. "
-        + _EXPLAINED[distance],
+        "A row samples p^(1/T), and rows compare at equal T. " + _EXPLAINED[distance],
         "",
-        *_rows(groups, distance),
+        *_distances(groups, distance),
+        "",
+        "A run has diverged at the first step with a number that is not finite; a gradient of the sampler, before "
+        f"clipping, above {GRADIENT_FACTOR:g} times its running median; a distance above {DISTANCE_FACTOR:g} times its "
+        "best so far; or a claimed entropy more than one nat per dimension above its bound.",
+        "",
+        "## What sampler and energy claim",
+        "",
+        "In nats, at the last evaluation. No density with the covariance C of the samples has more entropy than "
+        "½ log det(2πe C). f is compared with denoising scores at held-out images with noise s: ∇f times `fit` is the "
+        "best fit to them, `cosine` the cosine with them. An f whose `fit` is 1 is a log density of these images.",
+        "",
+        *_claims(groups),
         "",
         "![Quantities of training](figures.png)",
         "![Samples](samples.png)",
@@ -73,23 +93,48 @@ def text(groups: Groups) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(groups: Groups, distance: str) -> list[str]:
-    """The table of configurations."""
-    head = ["configuration", "seeds", "diverged at step", f"{distance}, best", "last", "pixel_distance, last"]
-    head += ["norm of grad f", "entropy", "steps per chain", "MH rejection", "seconds per run"]
+def _distances(groups: Groups, distance: str) -> list[str]:
+    """The table of distances and of how the runs went."""
+    head = ["configuration", "T", "seeds", "diverged at step", f"{distance}, best", "last", "pixel_distance, last"]
+    head += [
+        "steps per chain",
+        "MH rejection",
+        "largest gradient of the sampler",
+        "steps past eps_UB",
+        "seconds per run",
+    ]
     rows = []
     for name, runs in groups.items():
-        digits = {"score_norm": 2, "entropy": 1, "steps": 1, "mh_rejection": 2}
+        diverged = [sign for run in runs if (sign := run.divergence(distance))]
         rows.append([
             name,
+            f"{runs[0].config.temperature:g}",
             str(len(runs)),
-            ", ".join(str(run.diverged[0]) for run in runs if run.diverged) or "none",
+            ", ".join(f"{step} ({rule})" for step, rule in diverged) or "none",
             spread([run.best(distance) for run in runs]),
             spread([run.last(distance) for run in runs]),
             spread([run.last("pixel_distance") for run in runs]),
-            *(spread([run.last(quantity) for run in runs], count) for quantity, count in digits.items()),
+            spread([run.last("steps") for run in runs], 1),
+            spread([run.last("mh_rejection") for run in runs]),
+            spread([run.largest("sampler_gradient") for run in runs], 1),
+            spread([run.average("past_bound") for run in runs]),
             spread([run.seconds for run in runs], 0),
         ])  # fmt: skip
+    return table(head, rows)
+
+
+def _claims(groups: Groups) -> list[str]:
+    """The table of the sampler's entropy and of the energy's scores."""
+    digits = {"claimed_entropy": 1, "entropy_bound": 1}
+    digits |= {f"{name}_{scale}": places for scale in SCALES for name, places in (("fit", 2), ("cosine", 3))}
+    digits |= {"score_norm": 2, "data_score_norm": 2, "data_hvp_norm": 2}
+    head = ["configuration", "entropy claimed", "its bound"]
+    head += [f"{name}, s = {scale}" for scale in SCALES for name in ("fit", "cosine")]
+    head += ["norm of grad f at samples", "at held-out images", "norm of H v there"]
+    rows = [
+        [name, *(spread([run.last(quantity) for run in runs], places) for quantity, places in digits.items())]
+        for name, runs in groups.items()
+    ]
     return table(head, rows)
 
 
@@ -99,8 +144,9 @@ def commands(groups: Groups) -> list[str]:
     for name, runs in groups.items():
         seeds = [str(run.config.seed) for run in runs]
         command = runs[0].config.command(without=("seed", "threads"))
-        lines.append(f"for seed in {' '.join(seeds)}; do {command} --seed $seed --out {name}-$seed; done")
-        folders += [f"{name}-{seed}" for seed in seeds]
+        folder = folder_name(name)
+        lines.append(f"for seed in {' '.join(seeds)}; do {command} --seed $seed --out {folder}-$seed; done")
+        folders += [f"{folder}-{seed}" for seed in seeds]
     return [*lines, f"svgdx report {' '.join(folders)} --out report"]
 
 
@@ -127,23 +173,10 @@ def compared_with_paper(groups: Groups, distance: str) -> list[str]:
         runs = groups.get(name, [])
         if runs:
             lines.append(
-                f"- {name}, which diverges in the paper: of {len(runs)} runs here, {_count(runs, _ended)} ended with "
-                f"numbers that are not finite and {_count(runs, _worse)} ended further from the images than they began"
+                f"- {name}, which diverges in the paper: of {len(runs)} runs here, "
+                f"{sum(run.divergence(distance) is not None for run in runs)} diverged"
             )
     return lines
-
-
-def _count(runs: list[EBMRun], holds: Callable[[EBMRun], bool]) -> int:
-    return sum(holds(run) for run in runs)
-
-
-def _ended(run: EBMRun) -> bool:
-    return run.diverged is not None
-
-
-def _worse(run: EBMRun) -> bool:
-    distances = run.values("pixel_distance")
-    return bool(distances) and distances[-1][1] > distances[0][1]
 
 
 def _verdict(better: tuple[float, float], worse: tuple[float, float]) -> str:

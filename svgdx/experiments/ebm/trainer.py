@@ -7,9 +7,10 @@ from torch import Tensor
 
 from svgdx.densities import ConvLogDensity, MLPLogDensity
 from svgdx.experiments.data.images import Images
-from svgdx.experiments.ebm.base import CLIP, START, TRAIN, ImageTrainer
+from svgdx.experiments.ebm.base import START, TRAIN, ImageTrainer
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.ebm.negatives import LangevinNegatives, Negatives, SVGDNegatives
+from svgdx.experiments.metrics.calibration import calibration, norms
 from svgdx.experiments.metrics.images import ImageDistances
 from svgdx.experiments.run.compute.adam import descend
 from svgdx.experiments.run.compute.amp import lower
@@ -75,17 +76,21 @@ class EBMTrainer(ImageTrainer):
         quantities |= {"energy_samples": of_samples.detach(), "energy_data": of_data.detach()}
         if "entropy" in quantities:
             # L of the class's docstring; the loss leaves the entropy out, which f does not change, and adds penalties.
-            quantities["objective"] = loss.detach() + quantities["entropy"]
+            quantities["objective"] = loss.detach() + config.temperature * quantities["entropy"]
         loss = loss + config.energy_penalty * (f_samples.square().mean() + f_data.square().mean())
         if config.gradient_penalty > 0:
             (slope,) = torch.autograd.grad(f_data.sum(), real, create_graph=True)
             loss = loss + config.gradient_penalty * slope.square().sum(-1).mean()
         quantities["energy_loss"] = loss.detach()
         check_finite(self.step, quantities)
-        quantities |= descend(self.step, self.energy_adam, loss, "energy", CLIP)
+        quantities |= descend(self.step, self.energy_adam, loss, "energy", config.clip)
 
-    def samples(self, count: int, stream: Stream) -> Tensor:
+    def samples(self, count: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
         return self.negatives.sample(self.energy, count, stream)
+
+    def diagnostics(self, stream: Stream) -> dict[str, float]:
+        held_out = self.images.held_out[: self.config.eval_samples].to(self.device)
+        return calibration(self.energy, held_out, stream) | norms(self.energy, held_out, stream)
 
 
 def energy_of(config: EBMConfig, shape: tuple[int, int, int]) -> torch.nn.Module:
