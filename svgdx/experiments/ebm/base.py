@@ -69,8 +69,7 @@ class ImageTrainer(Trainer):
 
     def learning_rate(self, rate: float) -> float:
         """The rate of this step: `rate` for the first half of the run, then falling linearly to `lr_decay` of it."""
-        floor = self.config.lr_decay
-        return rate * (floor + (1 - floor) * min(1.0, 2 * (1 - self.step / self.config.steps)))
+        return rate * min(1.0, 2 * (1 - self.step / self.config.steps) + self.config.lr_decay)
 
     def evaluate(self, record: Record, folder: RunFolder, check_stop: Callable[[], None]) -> tuple[Record, str]:
         samples, log_q = self.samples(self.config.eval_samples, self.stream(EVALUATE))
