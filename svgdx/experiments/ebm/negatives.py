@@ -151,7 +151,7 @@ class SVGDNegatives:
             # A reference for the bandwidth, learnt or not.
             median = median_distance(chain.x.detach()[0])
             quantities["sigma_median"] = median / math.sqrt(2 * math.log(config.particles))
-        loss = (chain.log_q - energy(chain.x) / config.temperature).mean()
+        loss = torch.sub(chain.log_q, energy(chain.x), alpha=1 / config.temperature).mean()
         quantities["sampler_loss"] = loss.detach()
         check_finite(step, quantities)
         if learns and self.adam is not None:
