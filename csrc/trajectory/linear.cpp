@@ -45,7 +45,7 @@ struct Layer {
                      : std::nullopt),
         rows(walks.shape.rows()) {
     const int64_t fitting = std::max<int64_t>(64, kBlockNumbers / std::max<int64_t>(1, weight.size(0)));
-    block = std::min({kLinearRows, kBlockRows, fitting});
+    block = std::min({kLinearRows, kBlockRows, fitting, std::max<int64_t>(1, rows)});
   }
 
   int64_t blocks() const { return (rows + block - 1) / block; }
