@@ -20,7 +20,7 @@ parser.add_argument("--quick", action="store_true", help="fewer and larger steps
 parser.add_argument("--out", default="svgd_2d.gif", help="animated picture, GIF or PNG")
 options = parser.parse_args()
 torch.manual_seed(0)
-STEPS, RATE, PICTURES = (200, 0.1, 12) if options.quick else (600, 0.05, 40)
+STEPS, RATE, PICTURES = (200, 0.1, 5) if options.quick else (600, 0.05, 40)
 WIDTH, HEIGHT, BEND = 1.5, 0.5, 0.5
 
 
