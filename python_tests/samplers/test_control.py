@@ -221,7 +221,8 @@ def test_discrepancy_is_the_rate_of_the_kl() -> None:
 def test_patience_stops_after_rises() -> None:
     rule = SteinStop(0.0, patience=2).start(torch.Size([1]), torch.device("cpu"))
     rates = enumerate((3.0, 2.0, -2.5, 1.0, -1.5, 1.0))
-    assert [bool(rule.update(step, torch.tensor([rate]))) for step, rate in rates] == [True] * 4 + [False] * 2
+    active = [bool(rule.update(step, torch.tensor([rate]), torch.tensor([rate**2]))) for step, rate in rates]
+    assert active == [True] * 4 + [False] * 2
 
 
 def test_a_signed_rule_stops_where_the_kl_no_longer_falls_and_not_before_its_least_length() -> None:
@@ -234,7 +235,9 @@ def test_a_signed_rule_stops_where_the_kl_no_longer_falls_and_not_before_its_lea
         "later": SteinStop(0.0, signed=True, least=4),
     }.items():
         rule = stop.start(torch.Size([1]), torch.device("cpu"))
-        lengths[name] = sum(bool(rule.update(step, torch.tensor([rate]))) for step, rate in enumerate(rates))
+        lengths[name] = sum(
+            bool(rule.update(step, torch.tensor([rate]), torch.tensor([rate**2]))) for step, rate in enumerate(rates)
+        )
     assert lengths == {"squared": 6, "signed": 3, "later": 4}
 
 
@@ -249,7 +252,7 @@ def test_callbacks_see_the_documented_state() -> None:
     assert torch.equal(last.log_q, chain.log_q)
     assert last.record is chain.steps[-1]
     history = chain.history()
-    assert set(history) == {"sigma", "eps", "eps_bound", "trace", "discrepancy", "acceptance", "score_norm"}
+    assert set(history) == {"sigma", "eps", "eps_bound", "trace", "rate", "discrepancy", "acceptance", "score_norm"}
     assert all(values.shape == (L, B) for values in history.values())
     assert all(values.isfinite().all() for name, values in history.items() if name != "acceptance")
 

@@ -29,7 +29,7 @@ def static() -> Any:
 def usages(static: Any) -> Any:
     logs = static.build_logs()
     if logs is None:
-        reason = "there is no build of the CUDA library from these sources, whose reports are read; SVGDX_CUDA=on builds it"
+        reason = "no build of the CUDA library from these sources, whose reports are read; SVGDX_CUDA=on builds it"
         (pytest.fail if os.environ.get("SVGDX_EXPECT_CUDA") else pytest.skip)(reason)
     return static.fill_occupancy(logs)
 

@@ -95,9 +95,9 @@ class Runner:
             optimised = self.leaf is not None
             proposal = self._descend(x, derivatives, sigma) if optimised else self._propose(x, derivatives, sigma, eps)
             record = self._record(x, derivatives, sigma, eps, limit, proposal) if self.recorded else None
-            active = (
-                self.stopping.update(index, record.rate) if self.stopping is not None and record is not None else None
-            )
+            active = None
+            if self.stopping is not None and record is not None:
+                active = self.stopping.update(index, record.rate, record.discrepancy)
             if active is not None and self._all_stopped(active):
                 return False
             move = Move(x, derivatives, sigma, eps, proposal.x, proposal.change)

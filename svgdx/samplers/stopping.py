@@ -51,9 +51,9 @@ class Stopping:
         self._last = torch.full(lead, torch.inf, device=device)
         self._rises = torch.zeros(lead, dtype=torch.int64, device=device)
 
-    def update(self, step: int, rate: Tensor) -> Tensor:
-        """Returns the problems that make the step of this number, whose rate is r (...), as (...) bool."""
-        rule, discrepancy = self.rule, rate.square()
+    def update(self, step: int, rate: Tensor, discrepancy: Tensor) -> Tensor:
+        """Returns the problems that make the step of this number, with r and S = r^2, each (...), as (...) bool."""
+        rule = self.rule
         self._rises += discrepancy > self._last
         self._last = discrepancy
         if step < rule.least:

@@ -75,7 +75,8 @@ def test_options_that_are_left_out_take_their_defaults() -> None:
 
 def test_help_names_the_defaults_of_variants() -> None:
     assert EBGFNConfig.defaults_text("energy_activation") == "elu; silu for digits, mnist, omniglot, silhouettes"
-    assert EBMConfig.defaults_text("hessian") == "hutchinson; none for p-svgd, met-svgd-no-trace"
+    assert EBMConfig.defaults_text("hessian") == "hutchinson; none for p-svgd"
+    assert EBMConfig.defaults_text("step") == "learnt; fixed for p-svgd, met-svgd-sigma"
     assert EBMConfig.defaults_text("data_root") == ""
     assert RLConfig.defaults_text("goals") == f"four for {MULTIGOAL}"
 
