@@ -175,7 +175,7 @@ def plan_of(direction: str, *sizes: int) -> dict[str, Any]:
 
 def launches() -> dict[str, Launch]:
     """For each kernel, the threads per block and the comment above it."""
-    text = "\n".join(p.read_text() for p in sorted(CSRC.glob("*/cuda/*.cuh")))
+    text = "\n".join(p.read_text() for p in sorted(CSRC.glob("*/cuda/*.cu*")))
     constants = {name: int(value) for name, value in CONSTANT.findall(text)}
     return {
         name: Launch(int(threads) if threads.isdigit() else constants[threads], comment)
@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--out", help="write OUT.md and OUT.json")
     arguments = parser.parse_args()
     usages = fill_occupancy(build_logs() or compile_all())
-    traffic = gpu_traffic.measure()
+    traffic = gpu_traffic.measure(kernels=launches())
     work = gpu_model.representative(plan_of)
     release = re.search(r"release [\d.]+, V([\d.]+)", _compile("--version"))
     facts = {

@@ -9,17 +9,19 @@ jacobian/cuda/forward.cuh, which is read once per particle. Caches are not model
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from gpu_model import padded
+from ops import inputs
 from simt import backend, harness
 from torch import Tensor
 
 from svgdx import ops
 from svgdx.activations import COMPILED
+from svgdx.ops.registration.dispatch import OPS
 
 INNER = torch.ops.svgdx_inner
 
@@ -29,6 +31,10 @@ DTYPES = {"float": torch.float32, "double": torch.float64, "Bf16": torch.bfloat1
 GFN_DIM = 256  # states and logits are sector-aligned
 # Rows, width and group of a hidden layer; probes, points and dimensions.
 LAYER, PROBES = (12, 256, 3), (2, 40, 64)
+
+
+# Sizes of the inputs that are made from an op's line of shapes.
+SIZES = {**inputs.SIZES, "M": 64, "D": 64, "*": (2,)}
 
 
 @dataclass(frozen=True)
@@ -235,17 +241,33 @@ def trace_runs(kind: str) -> Iterator[dict[str, Traffic]]:
     yield from measured(kind, LAYER[1], *functions)
 
 
+def other_runs(kind: str) -> Iterator[dict[str, Traffic]]:
+    """Runs of every registered op that takes any numbers, with inputs from its line of shapes."""
+    for name, op in OPS.items():
+        if name not in inputs.BACKWARD and inputs.takes_any_size(name):
+            values = [inputs.value_of(argument, SIZES, DTYPES[kind]) for argument in op.signature.arguments]
+            values = inputs.requiring_grad(values)
+            yield from measured(kind, SIZES["D"], lambda op=op, values=values: op(*values))
+
+
 def measure(
     kinds: tuple[str, ...] = ("float", "double"),
     field_dims: tuple[int, ...] = (2, 4, 8, 16, 64),
     jacobian_dims: tuple[int, ...] = (2, 4, 8, 16),
     storage: tuple[str, ...] = ("float", "double", "Bf16", "Fp16"),
+    kernels: Iterable[str] = (),
 ) -> dict[str, Traffic]:
-    """Traffic by kernel instance, the worst one if several runs launch the same instance."""
+    """Traffic by kernel instance, the worst one if several runs launch the same instance.
+
+    Those of `kernels` that no run above launches are measured in runs of every registered op.
+    """
     worst: dict[str, Traffic] = {}
     entries = [entry for kind in kinds for entry in runs(kind, field_dims, jacobian_dims)]
     entries += [entry for kind in kinds for entry in (*twin_runs(kind), *rollout_runs(kind), *chain_runs(kind))]
     entries += [entry for kind in storage for entry in (*gfn_runs(kind), *trace_runs(kind))]
+    ran = {name.partition("<")[0] for entry in entries for name in entry}
+    others = [entry for kind in kinds for entry in other_runs(kind)] if ran < set(kernels) else []
+    entries += [{name: entry[name] for name in entry if name.partition("<")[0] not in ran} for entry in others]
     for name, traffic in (item for entry in entries for item in entry.items()):
         if name not in worst or traffic.global_ratio > worst[name].global_ratio:
             worst[name] = traffic

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from svgdx.activations import COMPILED
-
 if TYPE_CHECKING:
     from typing import NoReturn
 
@@ -28,7 +26,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MAX_LOGDET_DIM = 16
-MAX_LAPLACIAN_DIM = 64
 _HALVES = (torch.bfloat16, torch.float16)
 _FLOATS = (torch.float32, torch.float64, *_HALVES)
 
@@ -274,20 +271,6 @@ def floating(op: str, name: str, value: Tensor) -> None:
         fail(op, f"{name} must be float32, float64, bfloat16 or float16, but is {_dtype(value)}")
 
 
-def points(op: str, x: Tensor) -> None:
-    """Checks that x is floating with shape (..., M, D)."""
-    floating(op, "x", x)
-    if x.dim() < 2:
-        fail(op, f"x must have shape (..., M, D), but has {tuple(x.shape)}")
-
-
-def particles(op: str, x: Tensor, score: Tensor) -> None:
-    """Checks points x and their scores."""
-    points(op, x)
-    like(op, "score", score, x)
-    shape(op, "score", score, x.shape, "the shape of x, ")
-
-
 def like(op: str, name: str, value: Tensor, x: Tensor, of: str = "x") -> None:
     """Checks that a tensor has the dtype and device of x, the argument called ``of``."""
     tensor(op, name, value)
@@ -307,77 +290,6 @@ def numbers_per_row(op: str, name: str, value: Tensor, lead: Sequence[int], of: 
         same_device(op, name, value, x, of)
     if value.dim() > 0:
         shape(op, name, value, lead, f"0 dimensions or the leading shape of {of}, ")
-
-
-def per_batch(op: str, name: str, value: Tensor, x: Tensor) -> None:
-    """Checks for a 0-d tensor, or for one number for each leading index of x (..., M, D)."""
-    numbers_per_row(op, name, value, x.shape[:-2], "x", x)
-
-
-def per_particle(op: str, name: str, value: Tensor, x: Tensor) -> None:
-    """Checks for a value for each particle, (..., M), in the dtype of x; float32 is fine for x in half precision."""
-    tensor(op, name, value)
-    if value.dtype != x.dtype and not (x.dtype in _HALVES and value.dtype == torch.float32):
-        fail(op, f"{name} must have the dtype of x, {_dtype(x)}, but has {_dtype(value)}")
-    same_device(op, name, value, x)
-    shape(op, name, value, x.shape[:-1])
-
-
-def probe_pair(op: str, probe: Tensor | None, hvp: Tensor | None, x: Tensor) -> None:
-    """Checks that probe and hvp are both absent, or both like x."""
-    if (probe is None) != (hvp is None):
-        present, missing = ("hvp", "probe") if probe is None else ("probe", "hvp")
-        fail(op, f"{missing} must be given together with {present}")
-    for name, value in (("probe", probe), ("hvp", hvp)):
-        if value is not None:
-            like(op, name, value, x)
-            shape(op, name, value, x.shape, "the shape of x, ")
-
-
-def layers(op: str, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
-    """Checks that each linear layer takes the outputs of the one before, and that the last has one output."""
-    for name, values in (("weights", weights), ("biases", biases)):
-        if not isinstance(values, Sequence):
-            raise TypeError(f"svgdx::{op}: {name} must be a sequence of tensors, but is {type(values).__name__}")
-        for i, value in enumerate(values):
-            tensor(op, f"{name}[{i}]", value)
-    if len(weights) < 2 or len(biases) != len(weights):
-        lengths = f"{len(weights)} and {len(biases)}"
-        fail(op, f"weights and biases must have the same length, at least 2, but have {lengths}")
-    floating(op, "weights[0]", weights[0])
-    outputs = None
-    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        for name, value in (("weights", weight), ("biases", bias)):
-            like(op, f"{name}[{i}]", value, weights[0], "weights[0]")
-        last = i == len(weights) - 1
-        if weight.dim() != 2 or (outputs is not None and weight.shape[1] != outputs) or (last and len(weight) != 1):
-            expected = ("1" if last else "out", "in" if outputs is None else str(outputs))
-            fail(op, f"weights[{i}] must have shape ({', '.join(expected)}), but has {tuple(weight.shape)}")
-        outputs = weight.shape[0]
-        shape(op, f"biases[{i}]", bias, (outputs,))
-
-
-def activation(op: str, name: object) -> None:
-    one_of(f"svgdx::{op}", "activation", name, tuple(COMPILED))
-
-
-def first_layer(op: str, inputs: int, features: int) -> None:
-    if inputs != features:
-        fail(op, f"weights must take D + C = {features} features in the first layer, but take {inputs}")
-
-
-def logdet_sizes(op: str, hessian: Tensor | None, x: Tensor) -> None:
-    if x.shape[-1] > MAX_LOGDET_DIM:
-        fail(op, f"x must have at most {MAX_LOGDET_DIM} features (D), but has {x.shape[-1]}")
-    if hessian is not None:
-        like(op, "hessian", hessian, x)
-        shape(op, "hessian", hessian, (*x.shape, x.shape[-1]))
-
-
-def draw(op: str, temperature: float, epsilon: float) -> None:
-    number(op, "temperature", temperature, positive=True)
-    if not 0.0 <= number(op, "epsilon", epsilon, positive=False) <= 1.0:
-        raise ValueError(f"svgdx::{op}: epsilon must be in [0, 1], but is {epsilon}")
 
 
 def of_dtype(op: str, name: str, value: Tensor, dtype: torch.dtype) -> None:

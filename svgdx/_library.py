@@ -89,17 +89,6 @@ def usable() -> bool:
     return libraries["cpu"].loaded or disabled()
 
 
-def serves(*tensors: torch.Tensor) -> bool:
-    """Whether inner ops take these tensors: of one supported dtype and device, outside transformations of functions."""
-    first = tensors[0]
-    if first.dtype not in (torch.float32, torch.float64) or first.device.type not in ("cpu", "cuda"):
-        return False
-    if any(tensor.dtype != first.dtype or tensor.device != first.device for tensor in tensors[1:]):
-        return False
-    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return not (transformed or disabled())
-
-
 def require() -> None:
     """Raises ImportError, with the reason, if the ops cannot be used."""
     if not usable():

@@ -3,6 +3,7 @@
 #include "chain/moves.h"
 
 #include "common/expect.h"
+#include "common/registration.h"
 #include "field/host.h"
 
 namespace svgdx::SVGDX_BACKEND {
@@ -165,11 +166,24 @@ Eight accept_backward(const OptionalTensor& grad_next_in, const OptionalTensor& 
 }
 
 }  // namespace
-}  // namespace svgdx::SVGDX_BACKEND
 
-SVGDX_INNER_IMPL(SVGDX_KEY, m) {
-  m.impl("chain_moved", TORCH_BOX(&svgdx::SVGDX_BACKEND::moved));
-  m.impl("chain_inverse", TORCH_BOX(&svgdx::SVGDX_BACKEND::inverse));
-  m.impl("chain_accept", TORCH_BOX(&svgdx::SVGDX_BACKEND::accept));
-  m.impl("chain_accept_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::accept_backward));
+SVGDX_INNER_OPS(m) {
+  m.op("chain_moved(Tensor query, Tensor x, Tensor score, Tensor bandwidth, Tensor? query_score) -> (Tensor, Tensor)",
+       TORCH_BOX(&moved));
+  m.op(
+      "chain_inverse(Tensor query, Tensor query_score, Tensor x, Tensor score, Tensor bandwidth, Tensor step_size, "
+      "Tensor limit, Tensor? error, Tensor(a!) open, int iteration) -> (Tensor, Tensor)",
+      TORCH_BOX(&inverse));
+  m.op(
+      "chain_accept(Tensor x, Tensor ahead, Tensor back, Tensor here, Tensor log_p_ahead, Tensor log_p_back, Tensor "
+      "gain, Tensor gain_back, Tensor can_ahead, Tensor can_back, Tensor toss, Tensor chance) -> (Tensor, Tensor, "
+      "Tensor)",
+      TORCH_BOX(&accept));
+  m.op(
+      "chain_accept_backward(Tensor? grad_next, Tensor? grad_change, Tensor x, Tensor ahead, Tensor back, Tensor here, "
+      "Tensor log_p_ahead, Tensor log_p_back, Tensor gain, Tensor gain_back, Tensor can_ahead, Tensor can_back, Tensor "
+      "toss, Tensor chance) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+      TORCH_BOX(&accept_backward));
 }
+
+}  // namespace svgdx::SVGDX_BACKEND

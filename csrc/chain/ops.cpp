@@ -1,6 +1,7 @@
 // Host layer of the small steps of a chain, compiled once for each backend: inner ops, whose Python side prepares every
 // argument.
 #include "chain/args.h"
+#include "common/registration.h"
 #include "common/tensors.h"
 #include SVGDX_BACKEND_HEADER(common, device.h)
 
@@ -77,11 +78,12 @@ static Tensor learnt_backward(const Tensor& grad, const Tensor& raw, double low,
   return learnt_of("chain_learnt_backward", raw, low, width, grad);
 }
 
-}  // namespace svgdx::SVGDX_BACKEND
-
-SVGDX_INNER_IMPL(SVGDX_KEY, m) {
-  m.impl("chain_bound", TORCH_BOX(&svgdx::SVGDX_BACKEND::bound));
-  m.impl("chain_bound_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::bound_backward));
-  m.impl("chain_learnt", TORCH_BOX(&svgdx::SVGDX_BACKEND::learnt));
-  m.impl("chain_learnt_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::learnt_backward));
+SVGDX_INNER_OPS(m) {
+  m.op("chain_bound(Tensor sqnorm, Tensor step_size, float slope) -> (Tensor, Tensor)", TORCH_BOX(&bound));
+  m.op("chain_bound_backward(Tensor grad, Tensor limit, Tensor step_size, float slope) -> Tensor",
+       TORCH_BOX(&bound_backward));
+  m.op("chain_learnt(Tensor raw, float low, float width) -> Tensor", TORCH_BOX(&learnt));
+  m.op("chain_learnt_backward(Tensor grad, Tensor raw, float low, float width) -> Tensor", TORCH_BOX(&learnt_backward));
 }
+
+}  // namespace svgdx::SVGDX_BACKEND

@@ -11,16 +11,3 @@
 // clang-format off
 #define SVGDX_BACKEND_HEADER(room, file) SVGDX_TEXT(room/SVGDX_BACKEND/file)
 // clang-format on
-
-// Macros of macros, so that the arguments are expanded before torch turns them into text.
-#define SVGDX_LIBRARY_OF(name, m) STABLE_TORCH_LIBRARY_FRAGMENT(name, m)
-#define SVGDX_IMPL_OF(name, key, m) STABLE_TORCH_LIBRARY_IMPL(name, key, m)
-#define SVGDX_LIBRARY(m) SVGDX_LIBRARY_OF(SVGDX_NAMESPACE, m)
-#define SVGDX_IMPL(key, m) SVGDX_IMPL_OF(SVGDX_NAMESPACE, key, m)
-
-// Inner ops, whose Python side is private to one folder and prepares every argument, have a namespace of their own:
-// SVGDX_NAMESPACE followed by _inner.
-#define SVGDX_INNER_NAME_OF(name) name##_inner
-#define SVGDX_INNER_NAME(name) SVGDX_INNER_NAME_OF(name)
-#define SVGDX_INNER_LIBRARY(m) SVGDX_LIBRARY_OF(SVGDX_INNER_NAME(SVGDX_NAMESPACE), m)
-#define SVGDX_INNER_IMPL(key, m) SVGDX_IMPL_OF(SVGDX_INNER_NAME(SVGDX_NAMESPACE), key, m)

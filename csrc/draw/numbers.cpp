@@ -1,8 +1,8 @@
 // Host layer of uniform, normal and integers, compiled once for each backend.
 #include "draw/numbers.h"
 
-#include "common/backend.h"
 #include "common/key.h"
+#include "common/registration.h"
 #include "draw/args.h"
 #include SVGDX_BACKEND_HEADER(common, device.h)
 
@@ -65,13 +65,14 @@ Tensor integers_key(const Tensor& like, int64_t bound, const Tensor& key, int64_
 }
 
 }  // namespace
-}  // namespace svgdx::SVGDX_BACKEND
 
-SVGDX_IMPL(SVGDX_KEY, m) {
-  m.impl("uniform", TORCH_BOX(&svgdx::SVGDX_BACKEND::uniform_op));
-  m.impl("uniform.key", TORCH_BOX(&svgdx::SVGDX_BACKEND::uniform_key));
-  m.impl("normal", TORCH_BOX(&svgdx::SVGDX_BACKEND::normal_op));
-  m.impl("normal.key", TORCH_BOX(&svgdx::SVGDX_BACKEND::normal_key));
-  m.impl("integers", TORCH_BOX(&svgdx::SVGDX_BACKEND::integers_op));
-  m.impl("integers.key", TORCH_BOX(&svgdx::SVGDX_BACKEND::integers_key));
+SVGDX_OPS(m) {
+  m.op("uniform(Tensor like, SymInt seed, SymInt offset) -> Tensor", TORCH_BOX(&uniform_op));
+  m.op("uniform.key(Tensor like, Tensor key, SymInt offset) -> Tensor", TORCH_BOX(&uniform_key));
+  m.op("normal(Tensor like, SymInt seed, SymInt offset) -> Tensor", TORCH_BOX(&normal_op));
+  m.op("normal.key(Tensor like, Tensor key, SymInt offset) -> Tensor", TORCH_BOX(&normal_key));
+  m.op("integers(Tensor like, SymInt bound, SymInt seed, SymInt offset) -> Tensor", TORCH_BOX(&integers_op));
+  m.op("integers.key(Tensor like, SymInt bound, Tensor key, SymInt offset) -> Tensor", TORCH_BOX(&integers_key));
 }
+
+}  // namespace svgdx::SVGDX_BACKEND

@@ -1,8 +1,8 @@
 // Host layer of gfn_sample_forward and gfn_sample_backward, compiled once for each backend.
 #include <tuple>
 
-#include "common/backend.h"
 #include "common/key.h"
+#include "common/registration.h"
 #include "common/storage.h"
 #include "draw/host.h"
 #include SVGDX_BACKEND_HEADER(common, device.h)
@@ -70,11 +70,23 @@ static std::tuple<Tensor, Tensor, Tensor> sample_backward_key(const Tensor& logi
   return sample("gfn_sample_backward", false, logits, state, words.key, temperature, epsilon);
 }
 
-}  // namespace svgdx::SVGDX_BACKEND
-
-SVGDX_IMPL(SVGDX_KEY, m) {
-  m.impl("gfn_sample_forward", TORCH_BOX(&svgdx::SVGDX_BACKEND::sample_forward));
-  m.impl("gfn_sample_forward.key", TORCH_BOX(&svgdx::SVGDX_BACKEND::sample_forward_key));
-  m.impl("gfn_sample_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::sample_backward));
-  m.impl("gfn_sample_backward.key", TORCH_BOX(&svgdx::SVGDX_BACKEND::sample_backward_key));
+SVGDX_OPS(m) {
+  m.op(
+      "gfn_sample_forward(Tensor logits, Tensor state, SymInt seed, SymInt offset, float temperature=1.0, float "
+      "epsilon=0.0) -> (Tensor, Tensor, Tensor)",
+      TORCH_BOX(&sample_forward));
+  m.op(
+      "gfn_sample_forward.key(Tensor logits, Tensor state, Tensor key, SymInt offset, float temperature=1.0, float "
+      "epsilon=0.0) -> (Tensor, Tensor, Tensor)",
+      TORCH_BOX(&sample_forward_key));
+  m.op(
+      "gfn_sample_backward(Tensor logits, Tensor state, SymInt seed, SymInt offset, float temperature=1.0, float "
+      "epsilon=0.0) -> (Tensor, Tensor, Tensor)",
+      TORCH_BOX(&sample_backward));
+  m.op(
+      "gfn_sample_backward.key(Tensor logits, Tensor state, Tensor key, SymInt offset, float temperature=1.0, float "
+      "epsilon=0.0) -> (Tensor, Tensor, Tensor)",
+      TORCH_BOX(&sample_backward_key));
 }
+
+}  // namespace svgdx::SVGDX_BACKEND

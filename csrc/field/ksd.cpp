@@ -1,4 +1,5 @@
 // Host layer of ksd, compiled once for each backend.
+#include "common/registration.h"
 #include "field/host.h"
 
 namespace svgdx::SVGDX_BACKEND {
@@ -87,9 +88,10 @@ static std::tuple<Tensor, Tensor, Tensor> ksd_backward(const Tensor& grad, const
   return result;
 }
 
-}  // namespace svgdx::SVGDX_BACKEND
-
-SVGDX_IMPL(SVGDX_KEY, m) {
-  m.impl("ksd", TORCH_BOX(&svgdx::SVGDX_BACKEND::ksd));
-  m.impl("ksd_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::ksd_backward));
+SVGDX_OPS(m) {
+  m.op("ksd(Tensor x, Tensor score, Tensor bandwidth, bool unbiased=True) -> Tensor", TORCH_BOX(&ksd));
+  m.op("ksd_backward(Tensor grad, Tensor x, Tensor score, Tensor bandwidth, bool unbiased) -> (Tensor, Tensor, Tensor)",
+       TORCH_BOX(&ksd_backward));
 }
+
+}  // namespace svgdx::SVGDX_BACKEND

@@ -1,5 +1,6 @@
 // Host layer of svgd_phi, svgd_phi_trace, svgd_step and svgd_field: argument checks, outputs and scratch, compiled once
 // for each backend.
+#include "common/registration.h"
 #include "field/host.h"
 
 namespace svgdx::SVGDX_BACKEND {
@@ -202,14 +203,27 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_field_backward(const Opti
   return {p.result(grad_query), p.result(grad_x), p.result(grad_score), grad_bandwidth};
 }
 
-}  // namespace svgdx::SVGDX_BACKEND
-
-SVGDX_IMPL(SVGDX_KEY, m) {
-  m.impl("svgd_phi", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_phi));
-  m.impl("svgd_phi_trace", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_phi_trace));
-  m.impl("svgd_phi_trace_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_phi_trace_backward));
-  m.impl("svgd_step", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_step));
-  m.impl("svgd_step_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_step_backward));
-  m.impl("svgd_field", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_field));
-  m.impl("svgd_field_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_field_backward));
+SVGDX_OPS(m) {
+  m.op("svgd_phi(Tensor x, Tensor score, Tensor bandwidth) -> Tensor", TORCH_BOX(&svgd_phi));
+  m.op("svgd_phi_trace(Tensor x, Tensor score, Tensor bandwidth) -> (Tensor, Tensor)", TORCH_BOX(&svgd_phi_trace));
+  m.op(
+      "svgd_phi_trace_backward(Tensor? grad_phi, Tensor? grad_trace, Tensor x, Tensor score, Tensor bandwidth) -> "
+      "(Tensor, Tensor, Tensor)",
+      TORCH_BOX(&svgd_phi_trace_backward));
+  m.op(
+      "svgd_step(Tensor x, Tensor score, Tensor bandwidth, Tensor step_size, Tensor log_q, Tensor? hessian_trace=None) "
+      "-> (Tensor, Tensor)",
+      TORCH_BOX(&svgd_step));
+  m.op(
+      "svgd_step_backward(Tensor? grad_x_next, Tensor? grad_log_q_next, Tensor x, Tensor score, Tensor bandwidth, "
+      "Tensor step_size, Tensor? hessian_trace) -> (Tensor, Tensor, Tensor, Tensor)",
+      TORCH_BOX(&svgd_step_backward));
+  m.op("svgd_field(Tensor query, Tensor x, Tensor score, Tensor bandwidth) -> (Tensor, Tensor)",
+       TORCH_BOX(&svgd_field));
+  m.op(
+      "svgd_field_backward(Tensor? grad_phi, Tensor? grad_divergence, Tensor query, Tensor x, Tensor score, Tensor "
+      "bandwidth) -> (Tensor, Tensor, Tensor, Tensor)",
+      TORCH_BOX(&svgd_field_backward));
 }
+
+}  // namespace svgdx::SVGDX_BACKEND

@@ -1,5 +1,6 @@
 // Host layer of svgd_jacobian_sqnorm and svgd_logdet, compiled once for each backend.
 #include "common/particles.h"
+#include "common/registration.h"
 #include "jacobian/args.h"
 #include SVGDX_BACKEND_HEADER(jacobian, gram.h)
 
@@ -177,11 +178,19 @@ static Five svgd_jacobian_sqnorm_backward(const Tensor& grad, const Tensor& x, c
   return {p.result(grad_x), p.result(grad_score), grad_bandwidth, p.result(grad_probe), p.result(grad_hvp)};
 }
 
-}  // namespace svgdx::SVGDX_BACKEND
-
-SVGDX_IMPL(SVGDX_KEY, m) {
-  m.impl("svgd_jacobian_sqnorm", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_jacobian_sqnorm));
-  m.impl("svgd_jacobian_sqnorm_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_jacobian_sqnorm_backward));
-  m.impl("svgd_logdet", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_logdet));
-  m.impl("svgd_logdet_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::svgd_logdet_backward));
+SVGDX_OPS(m) {
+  m.op("svgd_jacobian_sqnorm(Tensor x, Tensor score, Tensor bandwidth, Tensor? probe=None, Tensor? hvp=None) -> Tensor",
+       TORCH_BOX(&svgd_jacobian_sqnorm));
+  m.op(
+      "svgd_jacobian_sqnorm_backward(Tensor grad, Tensor x, Tensor score, Tensor bandwidth, Tensor? probe, Tensor? "
+      "hvp) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+      TORCH_BOX(&svgd_jacobian_sqnorm_backward));
+  m.op("svgd_logdet(Tensor x, Tensor score, Tensor bandwidth, Tensor step_size, Tensor? hessian=None) -> Tensor",
+       TORCH_BOX(&svgd_logdet));
+  m.op(
+      "svgd_logdet_backward(Tensor grad, Tensor x, Tensor score, Tensor bandwidth, Tensor step_size, Tensor? hessian) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+      TORCH_BOX(&svgd_logdet_backward));
 }
+
+}  // namespace svgdx::SVGDX_BACKEND

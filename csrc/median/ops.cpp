@@ -1,5 +1,6 @@
 // Host layer of median_distance, compiled once for each backend.
 #include "common/particles.h"
+#include "common/registration.h"
 #include "median/args.h"
 
 namespace svgdx::SVGDX_BACKEND {
@@ -18,6 +19,6 @@ static Tensor median_distance_op(const Tensor& x) {
   return p.result(result);
 }
 
-}  // namespace svgdx::SVGDX_BACKEND
+SVGDX_OPS(m) { m.op("median_distance(Tensor x) -> Tensor", TORCH_BOX(&median_distance_op)); }
 
-SVGDX_IMPL(SVGDX_KEY, m) { m.impl("median_distance", TORCH_BOX(&svgdx::SVGDX_BACKEND::median_distance_op)); }
+}  // namespace svgdx::SVGDX_BACKEND

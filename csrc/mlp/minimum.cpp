@@ -2,7 +2,7 @@
 // every argument.
 #include "mlp/minimum.h"
 
-#include "common/backend.h"
+#include "common/registration.h"
 #include "mlp/minimum_shape.h"
 #include SVGDX_BACKEND_HEADER(common, device.h)
 #include SVGDX_BACKEND_HEADER(mlp, along.h)
@@ -48,9 +48,24 @@ static std::tuple<Tensor, Tensor> along(const Tensor& direction, const Tensor& o
   return MlpAlong<float>(shape, direction, parameters, kept, streams).run();
 }
 
-}  // namespace svgdx::SVGDX_BACKEND
-
-SVGDX_INNER_IMPL(SVGDX_KEY, m) {
-  m.impl("mlp_minimum", TORCH_BOX(&svgdx::SVGDX_BACKEND::minimum));
-  m.impl("mlp_along", TORCH_BOX(&svgdx::SVGDX_BACKEND::along));
+SVGDX_INNER_OPS(m) {
+  m.op(
+      "mlp_minimum(Tensor x, Tensor shift, Tensor parameters, Tensor widths, int activation, int depth) -> (Tensor, "
+      "Tensor, Tensor, Tensor, Tensor)",
+      TORCH_BOX(&minimum));
+  m.op(
+      "mlp_along(Tensor direction, Tensor order, Tensor values, Tensor back, Tensor parameters, Tensor widths, int "
+      "activation, int streams) -> (Tensor, Tensor)",
+      TORCH_BOX(&along));
+  // Only the CUDA library has functions for these, in mlp/cuda/tanh_target.cpp.
+  m.def(
+      "mlp_tanh_target(Tensor u, Tensor? probe, Tensor temperature, Tensor shift, Tensor parameters, Tensor widths, "
+      "int activation, bool graph) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor)");
+  m.def(
+      "mlp_tanh_target_backward(Tensor? grad_log_prob, Tensor? grad_score, Tensor? grad_trace, Tensor u, Tensor? "
+      "probe, Tensor temperature, Tensor gradient, Tensor product, Tensor third, Tensor order, Tensor values, Tensor "
+      "back, Tensor parameters, Tensor widths, int activation) -> Tensor");
 }
+
+}  // namespace svgdx::SVGDX_BACKEND

@@ -3,7 +3,7 @@
 // stay in that core's cache.
 #include <tuple>
 
-#include "common/backend.h"
+#include "common/registration.h"
 #include "mlp/host.h"
 #include SVGDX_BACKEND_HEADER(common, device.h)
 #include SVGDX_BACKEND_HEADER(mlp, rows.h)
@@ -203,9 +203,15 @@ static Three laplacian(const Tensor& x, const OptionalTensor& condition, const T
   return with_compute(t, [&](auto number) { return MlpLaplacians<decltype(number)>(t).run(); }, t.lead);
 }
 
-}  // namespace svgdx::SVGDX_BACKEND
-
-SVGDX_IMPL(SVGDX_KEY, m) {
-  m.impl("mlp_score_hvp", TORCH_BOX(&svgdx::SVGDX_BACKEND::score_hvp));
-  m.impl("mlp_laplacian", TORCH_BOX(&svgdx::SVGDX_BACKEND::laplacian));
+SVGDX_OPS(m) {
+  m.op(
+      "mlp_score_hvp(Tensor x, Tensor? condition, Tensor probe, Tensor parameters, Tensor widths, int activation) -> "
+      "(Tensor, Tensor, Tensor)",
+      TORCH_BOX(&score_hvp));
+  m.op(
+      "mlp_laplacian(Tensor x, Tensor? condition, Tensor parameters, Tensor widths, int activation) -> (Tensor, "
+      "Tensor, Tensor)",
+      TORCH_BOX(&laplacian));
 }
+
+}  // namespace svgdx::SVGDX_BACKEND

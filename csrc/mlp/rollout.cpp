@@ -2,9 +2,9 @@
 // argument.
 #include "mlp/rollout.h"
 
-#include "common/backend.h"
 #include "common/expect.h"
 #include "common/key.h"
+#include "common/registration.h"
 #include SVGDX_BACKEND_HEADER(common, device.h)
 #include SVGDX_BACKEND_HEADER(mlp, backward.h)
 #include SVGDX_BACKEND_HEADER(mlp, rollout.h)
@@ -95,10 +95,23 @@ static Tensor backward(const Tensor& grad_logits, const Tensor& hidden, int64_t 
   return *result;
 }
 
-}  // namespace svgdx::SVGDX_BACKEND
-
-SVGDX_INNER_IMPL(SVGDX_KEY, m) {
-  m.impl("mlp_rollout", TORCH_BOX(&svgdx::SVGDX_BACKEND::rollout));
-  m.impl("mlp_rollout.key", TORCH_BOX(&svgdx::SVGDX_BACKEND::rollout_key));
-  m.impl("mlp_rollout_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::backward));
+SVGDX_INNER_OPS(m) {
+  m.op(
+      "mlp_rollout(Tensor(a!) argument, Tensor state, int split, int steps, Tensor columns, Tensor deeper, Tensor "
+      "deeper_bias, Tensor head, Tensor head_bias, float slope, Tensor(b!) hidden, int first_visit, Tensor(c!)? "
+      "logits, int seed, int forward_offset, int backward_offset, float temperature, float epsilon, float "
+      "backward_epsilon) -> (Tensor, Tensor)",
+      TORCH_BOX(&rollout));
+  m.op(
+      "mlp_rollout.key(Tensor(a!) argument, Tensor state, int split, int steps, Tensor columns, Tensor deeper, Tensor "
+      "deeper_bias, Tensor head, Tensor head_bias, float slope, Tensor(b!) hidden, int first_visit, Tensor(c!)? "
+      "logits, Tensor key, int forward_offset, int backward_offset, float temperature, float epsilon, float "
+      "backward_epsilon) -> (Tensor, Tensor)",
+      TORCH_BOX(&rollout_key));
+  m.op(
+      "mlp_rollout_backward(Tensor grad_logits, Tensor hidden, int split, Tensor set_time, Tensor final, Tensor "
+      "deeper, Tensor head, float slope) -> Tensor",
+      TORCH_BOX(&backward));
 }
+
+}  // namespace svgdx::SVGDX_BACKEND

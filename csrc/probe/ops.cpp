@@ -1,8 +1,8 @@
 // Host layer of rademacher and probe_trace, compiled once for each backend.
 #include <tuple>
 
-#include "common/backend.h"
 #include "common/key.h"
+#include "common/registration.h"
 #include "common/storage.h"
 #include "probe/args.h"
 #include SVGDX_BACKEND_HEADER(common, device.h)
@@ -96,11 +96,12 @@ static std::tuple<Tensor, Tensor> probe_trace_backward_op(const OptionalTensor& 
   return {grad_probe, grad_hvp};
 }
 
-}  // namespace svgdx::SVGDX_BACKEND
-
-SVGDX_IMPL(SVGDX_KEY, m) {
-  m.impl("rademacher", TORCH_BOX(&svgdx::SVGDX_BACKEND::rademacher_op));
-  m.impl("rademacher.key", TORCH_BOX(&svgdx::SVGDX_BACKEND::rademacher_key));
-  m.impl("probe_trace", TORCH_BOX(&svgdx::SVGDX_BACKEND::probe_trace_op));
-  m.impl("probe_trace_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::probe_trace_backward_op));
+SVGDX_OPS(m) {
+  m.op("rademacher(Tensor like, SymInt seed, SymInt offset) -> Tensor", TORCH_BOX(&rademacher_op));
+  m.op("rademacher.key(Tensor like, Tensor key, SymInt offset) -> Tensor", TORCH_BOX(&rademacher_key));
+  m.op("probe_trace(Tensor probe, Tensor hvp) -> (Tensor, Tensor)", TORCH_BOX(&probe_trace_op));
+  m.op("probe_trace_backward(Tensor? grad_mean, Tensor? grad_variance, Tensor probe, Tensor hvp) -> (Tensor, Tensor)",
+       TORCH_BOX(&probe_trace_backward_op));
 }
+
+}  // namespace svgdx::SVGDX_BACKEND

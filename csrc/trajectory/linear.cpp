@@ -2,6 +2,7 @@
 // fused with the log-probabilities.
 #include "common/limits.h"
 #include "common/products.h"
+#include "common/registration.h"
 #include "trajectory/host.h"
 
 namespace svgdx::SVGDX_BACKEND {
@@ -144,9 +145,15 @@ static std::tuple<Tensor, Tensor, Tensor> linear_backward(const OptionalTensor& 
   return {grad_hidden, as_type(grad_weight, type), bias ? as_type(grad_bias, type) : new_empty(hidden, {0}, type)};
 }
 
-}  // namespace svgdx::SVGDX_BACKEND
-
-SVGDX_IMPL(SVGDX_KEY, m) {
-  m.impl("linear_trajectory_log_prob_forward", TORCH_BOX(&svgdx::SVGDX_BACKEND::linear));
-  m.impl("linear_trajectory_log_prob_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::linear_backward));
+SVGDX_OPS(m) {
+  m.op(
+      "linear_trajectory_log_prob_forward(Tensor hidden, Tensor weight, Tensor? bias, Tensor actions, Tensor? "
+      "initial_state=None) -> (Tensor, Tensor, Tensor)",
+      TORCH_BOX(&linear));
+  m.op(
+      "linear_trajectory_log_prob_backward(Tensor? grad_log_pf, Tensor? grad_log_pb, Tensor hidden, Tensor weight, "
+      "Tensor? bias, Tensor actions, Tensor? initial_state, Tensor normalizers) -> (Tensor, Tensor, Tensor)",
+      TORCH_BOX(&linear_backward));
 }
+
+}  // namespace svgdx::SVGDX_BACKEND

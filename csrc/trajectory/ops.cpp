@@ -1,4 +1,5 @@
 // Host layer of gfn_trajectory_log_prob and masked_trajectory_log_prob, compiled once for each backend.
+#include "common/registration.h"
 #include "trajectory/host.h"
 
 namespace svgdx::SVGDX_BACKEND {
@@ -112,11 +113,23 @@ static Tensor masked_backward(const Tensor& grad, const Tensor& logits, const Te
   return result;
 }
 
-}  // namespace svgdx::SVGDX_BACKEND
-
-SVGDX_IMPL(SVGDX_KEY, m) {
-  m.impl("gfn_trajectory_log_prob_forward", TORCH_BOX(&svgdx::SVGDX_BACKEND::trajectory));
-  m.impl("gfn_trajectory_log_prob_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::trajectory_backward));
-  m.impl("masked_trajectory_log_prob_forward", TORCH_BOX(&svgdx::SVGDX_BACKEND::masked));
-  m.impl("masked_trajectory_log_prob_backward", TORCH_BOX(&svgdx::SVGDX_BACKEND::masked_backward));
+SVGDX_OPS(m) {
+  m.op(
+      "gfn_trajectory_log_prob_forward(Tensor logits, Tensor actions, Tensor? initial_state=None) -> (Tensor, Tensor, "
+      "Tensor)",
+      TORCH_BOX(&trajectory));
+  m.op(
+      "gfn_trajectory_log_prob_backward(Tensor? grad_log_pf, Tensor? grad_log_pb, Tensor logits, Tensor actions, "
+      "Tensor? initial_state, Tensor normalizers) -> Tensor",
+      TORCH_BOX(&trajectory_backward));
+  m.op(
+      "masked_trajectory_log_prob_forward(Tensor logits, Tensor mask, Tensor actions, Tensor offsets) -> (Tensor, "
+      "Tensor)",
+      TORCH_BOX(&masked));
+  m.op(
+      "masked_trajectory_log_prob_backward(Tensor grad, Tensor logits, Tensor mask, Tensor actions, Tensor offsets, "
+      "Tensor normalizers) -> Tensor",
+      TORCH_BOX(&masked_backward));
 }
+
+}  // namespace svgdx::SVGDX_BACKEND

@@ -2,66 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
 import torch
+from ops.inputs import BACKWARD, arguments_of, requiring_grad
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from svgdx.ops.registration.dispatch import OPS
-from svgdx.ops.registration.signature import NUMBER, PLAIN, Argument
+from svgdx.ops.registration.signature import NUMBER, PLAIN
 
-SIZES = {"M": 4, "D": 3, "N": 5, "V": 2, "T": 2, "H": 6, "C": 2, "B": 2, "A": 4, "P": 29, "L": 3, "*": (2, 1)}
-VALUES: dict[str, Any] = {
-    "unbiased": True,
-    "seed": 3,
-    "key": torch.tensor([3, 0]),
-    "bound": 5,
-    "offset": 0,
-    "temperature": 1.0,
-    "epsilon": 0.1,
-    "activation": 0,
-    "widths": torch.tensor([5, 4, 1]),
-    "offsets": torch.tensor([0, 2, 5]),
-    "mask": torch.ones(5, 4, dtype=torch.bool),
-    "state": torch.tensor([-1, 0, 1], dtype=torch.int8).expand(2, 1, 3),
-    "initial_state": torch.full((2, 1, 3), -1, dtype=torch.int8),
-}
-BACKWARD = [name for name, op in OPS.items() if hasattr(op, "forward")]
+# The modules that register the fake kernels of inner ops.
+INNER_OPS_OF = ("svgdx.densities", "svgdx.gflownets", "svgdx.rl.sweeps", "svgdx.samplers")
 TWICE = [name for name in BACKWARD if OPS[name].second is not None]
-
-
-def value_of(argument: Argument) -> Any:
-    """A value that the op accepts, of the sizes above."""
-    if argument.name in VALUES:
-        return VALUES[argument.name]
-    if argument.name == "actions":
-        return torch.tensor([3, 0]).expand(2, 1, 2) if argument.has_lead else torch.arange(5) % 4
-    assert argument.rank != PLAIN, argument.name
-    if argument.rank == NUMBER:
-        return torch.tensor([[0.7], [0.9]], dtype=torch.float64)
-    return torch.randn(argument.shape(SIZES), dtype=torch.float64)
-
-
-def arguments_of(name: str, without: str = "") -> list[Any]:
-    """The arguments of an op, of which the one called ``without`` is None; upstream gradients first."""
-    torch.manual_seed(0)
-    op = OPS[name]
-    forward = op.forward if name in BACKWARD else op
-    inputs = {argument.name: value_of(argument) for argument in forward.signature.arguments}
-    if name in BACKWARD:
-        outputs = forward(*inputs.values())
-        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
-        saved = {output.name: value for output, value in zip(forward.signature.outputs, outputs, strict=True)}
-        upstream = [torch.randn_like(saved[argument.name]) for argument in op.arguments[: op.upstream]]
-        names = [argument.name for argument in op.arguments[op.upstream :]]
-        return [*upstream, *(None if n == without else inputs.get(n, saved.get(n)) for n in names)]
-    return [None if n == without else value for n, value in inputs.items()]
-
-
-def requiring_grad(values: list[Any]) -> list[Any]:
-    return [v.clone().requires_grad_() if isinstance(v, Tensor) and v.is_floating_point() else v for v in values]
 
 
 def absent_arguments(name: str) -> list[str]:
@@ -84,6 +39,15 @@ def test_every_registered_op_is_in_the_table() -> None:
     assert {name.removeprefix("svgdx::") for name in registered} - composites() == set(OPS)
     plain = {name.removesuffix("_forward") for name in OPS}
     assert {name.removesuffix(".number") for name in composites()} <= plain
+
+
+def test_every_inner_op_has_a_fake_kernel() -> None:
+    for module in INNER_OPS_OF:
+        importlib.import_module(module)
+    inner = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("svgdx_inner::")}
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    # product_facts takes no tensor.
+    assert {name for name in inner if not has_kernel(name, "Meta")} == {"svgdx_inner::product_facts"}
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -14,9 +14,9 @@ from torch import Tensor
 from svgdx import _library
 
 CSRC = Path(__file__).parents[2] / "csrc"
-# A block that registers functions, with the dispatch key; SVGDX_KEY is compiled once for the CPU and once for CUDA.
-REGISTRATION = re.compile(r"^SVGDX_(INNER_)?IMPL\((\w+), m\) \{(.*?)(?:^| )\}$", re.MULTILINE | re.DOTALL)
-NAME = re.compile(r'm\.impl\("([\w.]+)"')
+# A block that registers ops, with a dispatch key; without one it is compiled once for the CPU and once for CUDA.
+REGISTRATION = re.compile(r"^SVGDX_(INNER_)?OPS(?:_BY\((\w+), m\)|\(m\)) \{(.*?)(?:^| )\}$", re.MULTILINE | re.DOTALL)
+NAME = re.compile(r'm\.(?:op|impl)\(\s*"([\w.]+)')
 CUDA_KEYS = ("CUDA", "CompositeExplicitAutograd", "CompositeImplicitAutograd", "CompositeExplicitAutogradNonFunctional")
 # Widest particles that one thread holds in registers; wider ones take the paths of several kernels.
 MOST_REGISTERS = 16
@@ -30,7 +30,7 @@ def sourced() -> dict[str, bool]:
         for inner, key, body in REGISTRATION.findall(path.read_text()):
             namespace = "svgdx_inner" if inner else "svgdx"
             # Files below cuda/ are compiled for CUDA only, those below cpu/ for the CPU only.
-            of_cuda = key in CUDA_KEYS or (key == "SVGDX_KEY" and path.parent.name != "cpu")
+            of_cuda = key in CUDA_KEYS or (key == "" and path.parent.name != "cpu")
             for name in NAME.findall(body):
                 has_cuda[f"{namespace}::{name}"] = has_cuda.get(f"{namespace}::{name}", False) or of_cuda
     return has_cuda

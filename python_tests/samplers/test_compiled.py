@@ -11,6 +11,7 @@ import pytest
 import torch
 from simt import backend
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from svgdx import _library
 from svgdx.samplers import RBF
@@ -18,6 +19,7 @@ from svgdx.samplers.control import compiled as moves
 from svgdx.samplers.control.metropolis_hastings import MetropolisHastings, Move, accept_by_torch
 from svgdx.samplers.kernels import direction_by_torch, trace_by_torch
 from svgdx.samplers.parameters import bounded, compiled, step_bound
+from svgdx.samplers.parameters.step_sizes import held
 from svgdx.samplers.targets import as_target
 
 if _library.disabled():
@@ -118,6 +120,24 @@ def test_a_particle_that_alone_is_moved(name: str, dtype: torch.dtype) -> None:
             with BACKENDS[name]():
                 actual = INNER.chain_moved(*inputs, query_score)
             torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_tangent_is_not_dropped() -> None:
+    """Inner ops have no forward mode, so that torch's operations and the public ops take their place."""
+    x = torch.randn(4, 2)
+    with forward_ad.dual_level():
+        dual, sigma = forward_ad.make_dual(x, x), torch.tensor(1.2)
+        for call in (
+            lambda: RBF(1.2).direction_at(dual, x, -x, sigma, x),
+            lambda: RBF(1.2).trace_at(dual, x, -x, sigma),
+        ):
+            with pytest.raises(RuntimeError, match="svgdx::svgd_field: forward-mode"):
+                call()
+        eps = forward_ad.make_dual(torch.tensor([0.1, 2.0]), torch.ones(2))
+        _, steps = held(eps, torch.ones(2, 3), "clamp")
+        tangent = forward_ad.unpack_dual(steps).tangent
+        assert tangent is not None
+        assert tangent.tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("iterations", [1, 3, 200])

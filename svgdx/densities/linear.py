@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from svgdx import _library
+from svgdx.ops.registration import inner
 
 
 @functools.cache
@@ -41,7 +43,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Differentiable any number of times. It is torch's own function unless oneDNN is the route.
     """
-    elsewhere = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+    elsewhere = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0
     if elsewhere or not (_serves(x) and x.dtype == weight.dtype == torch.float32 and _by_onednn()):
         return nn.functional.linear(x, weight, bias)
     result: Tensor = _Linear.apply(x, weight, bias)
@@ -87,5 +89,6 @@ class _Linear(torch.autograd.Function):
         )
 
 
-if not _library.disabled():
-    torch.library.register_fake("svgdx_inner::product", lambda a, b, bias, slope, out: None)
+@inner.fake("product")
+def _product_fake(a: Tensor, b: Tensor, bias: Tensor | None, slope: float, out: Tensor) -> None:
+    pass

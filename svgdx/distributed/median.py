@@ -16,10 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from svgdx import _checks
 from svgdx._checks import wide
 from svgdx.distributed.ring import circulate
 from svgdx.distributed.shards import Shards, agree
+from svgdx.ops.registration.dispatch import OPS
 
 BINS = 4096
 SAMPLE = 512
@@ -43,13 +43,8 @@ def median_distance(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor
     Source: Liu & Wang, Stein Variational Gradient Descent, NeurIPS 2016, section 5.
     """
     op = "median_distance"
-
-    def check() -> None:
-        _checks.tensor(op, "x", x)
-        _checks.points(op, x)
-
     with torch.no_grad():
-        shards = agree(op, group, {"x": x}, check=check)
+        shards = agree(op, group, {"x": x}, check=lambda: OPS[op].signature.bind(x))
         if shards.total == 0:
             raise RuntimeError(
                 "svgdx.distributed.median_distance: x must have at least 1 particle on all ranks together"

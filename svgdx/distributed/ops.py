@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,7 @@ from svgdx._checks import Scalar, compute_dtype, wide
 from svgdx.distributed.blocks import Field, Pairs, gaussian, logdet_of, sqnorm_of
 from svgdx.distributed.ring import ring_sum
 from svgdx.distributed.shards import Shards, agree
+from svgdx.ops.registration.dispatch import OPS
 
 Group = dist.ProcessGroup
 
@@ -68,16 +69,8 @@ def svgd_step(
 
     Errors as in :func:`svgd_phi`.
     """
-    op = "svgd_step"
-
-    def check() -> None:
-        _number(op, "step_size", step_size, x, positive=False)
-        _checks.per_particle(op, "log_q", log_q, x)
-        if hessian_trace is not None:
-            _checks.per_particle(op, "hessian_trace", hessian_trace, x)
-
-    others = {"log_q": log_q, "hessian_trace": hessian_trace}
-    phi, trace, shards = _field(op, x, score, bandwidth, group, check, others)
+    op, others = "svgd_step", {"log_q": log_q, "hessian_trace": hessian_trace}
+    phi, trace, shards = _field(op, x, score, bandwidth, group, (step_size, log_q, hessian_trace), others)
     if hessian_trace is not None:
         trace = trace + hessian_trace / shards.total
     eps = _number(op, "step_size", step_size, x, positive=False)[..., None]
@@ -109,9 +102,7 @@ def svgd_jacobian_sqnorm(
     Source: Messaoud et al., Particles Don't Care About Z, ICML 2026.
     """
     op = "svgd_jacobian_sqnorm"
-    shards = _agree(
-        op, x, score, bandwidth, group, lambda: _checks.probe_pair(op, probe, hvp, x), {"probe": probe, "hvp": hvp}
-    )
+    shards = _agree(op, x, score, bandwidth, group, (probe, hvp), {"probe": probe, "hvp": hvp})
     sqnorms = []
     for rows, jacobian in _jacobians(op, x, score, bandwidth, shards):
         v, h = (None if vector is None else wide(vector[..., rows, :]) for vector in (probe, hvp))
@@ -139,12 +130,7 @@ def svgd_logdet(
     Errors as in :func:`svgd_phi`.
     """
     op = "svgd_logdet"
-
-    def check() -> None:
-        _number(op, "step_size", step_size, x, positive=False)
-        _checks.logdet_sizes(op, hessian, x)
-
-    shards = _agree(op, x, score, bandwidth, group, check, {"hessian": hessian})
+    shards = _agree(op, x, score, bandwidth, group, (step_size, hessian), {"hessian": hessian})
     eps = _number(op, "step_size", step_size, x, positive=False)
     logdets = []
     for rows, jacobian in _jacobians(op, x, score, bandwidth, shards):
@@ -184,7 +170,8 @@ def ksd(x: Tensor, score: Tensor, bandwidth: Scalar, statistic: str = "u", group
         if statistic not in ("u", "v"):
             raise ValueError(f'svgdx.distributed.ksd: statistic must be "u" or "v", but is {statistic!r}')
 
-    phi, trace, shards = _field(op, x, score, bandwidth, group, check, facts={"statistic": statistic})
+    # A shard may have one particle, so that its check is that of the V-statistic.
+    phi, trace, shards = _field(op, x, score, bandwidth, group, (False,), None, check, {"statistic": statistic})
     if statistic == "u" and shards.total == 1:
         raise RuntimeError("svgdx.distributed.ksd: x must have at least 2 particles for the U-statistic, but has 1")
     if shards.total == 0:
@@ -204,12 +191,13 @@ def _field(
     score: Tensor,
     bandwidth: Scalar,
     group: Group | None,
-    check: Callable[[], None] = lambda: None,
+    arguments: Sequence[object] = (),
     others: dict[str, Tensor | None] | None = None,
+    check: Callable[[], None] = lambda: None,
     facts: dict[str, object] | None = None,
 ) -> tuple[Tensor, Tensor, Shards]:
     """phi and the kernel part of Tr J in the compute dtype, and the shards. Collective."""
-    shards = _agree(op, x, score, bandwidth, group, check, others, facts)
+    shards = _agree(op, x, score, bandwidth, group, arguments, others, check, facts)
     sigma = _number(op, "bandwidth", bandwidth, x)
     phi, trace = ring_sum(Field(shards.total), shards, x, score, slice(0, x.shape[-2]), sigma)
     return phi, trace, shards
@@ -237,15 +225,18 @@ def _agree(
     score: Tensor,
     bandwidth: Scalar,
     group: Group | None,
-    check: Callable[[], None] = lambda: None,
+    arguments: Sequence[object] = (),
     others: dict[str, Tensor | None] | None = None,
+    check: Callable[[], None] = lambda: None,
     facts: dict[str, object] | None = None,
 ) -> Shards:
-    """Checks this rank's arguments, compares them with those of the other ranks, and counts all particles."""
+    """Checks this rank's arguments, compares them with those of the other ranks, and counts all particles.
+
+    ``arguments`` are those of the op after the bandwidth; ``others`` are the tensors among them that are sharded.
+    """
 
     def all_checks() -> None:
-        _checks.tensor(op, "x", x)
-        _checks.particles(op, x, score)
+        OPS[op].check(x, score, bandwidth, *arguments)
         _number(op, "bandwidth", bandwidth, x)
         check()
 
@@ -259,7 +250,6 @@ def _number(op: str, name: str, value: Scalar, x: Tensor, positive: bool = True)
     """A bandwidth or step size as a tensor in the compute dtype on the device of x, () or (...)."""
     if not isinstance(value, Tensor):
         return torch.tensor(_checks.number(op, name, value, positive), dtype=compute_dtype(x), device=x.device)
-    _checks.per_batch(op, name, value, x)
     if positive and value.device.type == "cpu" and not bool((value > 0).all()):
         _checks.fail(op, f"{name} must be positive, but is {value.detach()}")
     return value.to(device=x.device, dtype=compute_dtype(x))

@@ -167,7 +167,7 @@ def gfn_sample_forward(
     Source: Zhang et al., Generative Flow Networks for Discrete Probabilistic Modeling, ICML 2022, section 3; random
     words by Philox4x32-10, Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011.
     """
-    _checks.draw("gfn_sample_forward", temperature, epsilon)
+    _check_policy("gfn_sample_forward", temperature, epsilon)
     draw: Draw = _sample_forward.checked(logits, state, seed, offset, temperature, epsilon)
     return draw
 
@@ -206,7 +206,7 @@ def gfn_sample_backward(
 
     Source: as in :func:`gfn_sample_forward`.
     """
-    _checks.draw("gfn_sample_backward", temperature, epsilon)
+    _check_policy("gfn_sample_backward", temperature, epsilon)
     draw: Draw = _sample_backward.checked(logits, state, seed, offset, temperature, epsilon)
     return draw
 
@@ -222,6 +222,12 @@ def gfn_sample_backward_reference(
     backward_logits = wide(logits.detach())[..., 2 * state.shape[-1] :]
     location, log_prob = _sample(backward_logits, state >= 0, state, seed, offset, temperature, epsilon)
     return location, log_prob, _with_entry(state, location, torch.full_like(location, -1), location >= 0)
+
+
+def _check_policy(op: str, temperature: float, epsilon: float) -> None:
+    _checks.number(op, "temperature", temperature, positive=True)
+    if not 0.0 <= _checks.number(op, "epsilon", epsilon, positive=False) <= 1.0:
+        raise ValueError(f"svgdx::{op}: epsilon must be in [0, 1], but is {epsilon}")
 
 
 def _bound(bound: int) -> int:
@@ -284,7 +290,7 @@ def _float32(value: float, device: torch.device) -> Tensor:
 
 def _sample_op(name: str) -> Keyed:
     def limit(sizes: dict[str, Any], values: Sequence[Any]) -> None:
-        _checks.draw(name, values[4], values[5])
+        _check_policy(name, values[4], values[5])
 
     line = "logits[*,3D] state[*,D]i8 seed offset temperature epsilon -> action[*]i64 log_prob[*]c next_state[*,D]i8"
     return Keyed(name, line, autocast=False, limit=limit)

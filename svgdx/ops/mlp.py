@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from svgdx import _checks
-from svgdx._checks import wide
+from svgdx._checks import one_of, wide
 from svgdx.activations import ACTIVATIONS, COMPILED
 from svgdx.ops.registration.dispatch import Op
 
 __all__ = ["mlp_laplacian", "mlp_score_hvp"]
+
+# Most dimensions of mlp_laplacian.
+MAX_DIM = 64
 
 Packed = tuple[Tensor, Tensor, int]
 Derivatives = tuple[Tensor, Tensor, Tensor]
@@ -75,7 +78,7 @@ def mlp_score_hvp_reference(
     """
     packed = pack("mlp_score_hvp", condition, weights, biases, activation)
     sizes = _score_hvp.check(x, condition, probe, *packed)
-    _checks.first_layer("mlp_score_hvp", weights[0].shape[1], sizes["D"] + sizes.get("C", 0))
+    _check_first_layer("mlp_score_hvp", weights[0].shape[1], sizes["D"] + sizes.get("C", 0))
     value = _function_of(condition, weights, biases, activation)
 
     gradient = torch.func.grad(lambda points: value(points).sum())
@@ -117,7 +120,7 @@ def mlp_laplacian_reference(
     """
     packed = pack("mlp_laplacian", condition, weights, biases, activation)
     sizes = _laplacian.check(x, condition, *packed)
-    _checks.first_layer("mlp_laplacian", weights[0].shape[1], sizes["D"] + sizes.get("C", 0))
+    _check_first_layer("mlp_laplacian", weights[0].shape[1], sizes["D"] + sizes.get("C", 0))
     value = _function_of(condition, weights, biases, activation)
     gradient = torch.func.grad(lambda points: value(points).sum())
 
@@ -141,12 +144,40 @@ def pack(op: str, condition: object, weights: Sequence[Tensor], biases: Sequence
     """Pack a network: concatenated weights and biases, the widths from D + C to 1, and the activation's number."""
     if condition is not None:
         _checks.tensor(op, "condition", condition)
-    _checks.layers(op, weights, biases)
-    _checks.activation(op, activation)
+    _check_layers(op, weights, biases)
+    one_of(f"svgdx::{op}", "activation", activation, tuple(COMPILED))
     with torch.no_grad():
         parameters = torch.cat([tensor.reshape(-1) for layer in zip(weights, biases, strict=True) for tensor in layer])
     widths = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
     return parameters, torch.tensor(widths, dtype=torch.int64, device="cpu"), COMPILED[activation]
+
+
+def _check_layers(op: str, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+    """Checks that each linear layer takes the outputs of the one before, and that the last has one output."""
+    for name, values in (("weights", weights), ("biases", biases)):
+        if not isinstance(values, Sequence):
+            raise TypeError(f"svgdx::{op}: {name} must be a sequence of tensors, but is {type(values).__name__}")
+        for i, value in enumerate(values):
+            _checks.tensor(op, f"{name}[{i}]", value)
+    if len(weights) < 2 or len(biases) != len(weights):
+        lengths = f"{len(weights)} and {len(biases)}"
+        _checks.fail(op, f"weights and biases must have the same length, at least 2, but have {lengths}")
+    _checks.floating(op, "weights[0]", weights[0])
+    outputs = None
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        for name, value in (("weights", weight), ("biases", bias)):
+            _checks.like(op, f"{name}[{i}]", value, weights[0], "weights[0]")
+        last = i == len(weights) - 1
+        if weight.dim() != 2 or (outputs is not None and weight.shape[1] != outputs) or (last and len(weight) != 1):
+            expected = ("1" if last else "out", "in" if outputs is None else str(outputs))
+            _checks.fail(op, f"weights[{i}] must have shape ({', '.join(expected)}), but has {tuple(weight.shape)}")
+        outputs = weight.shape[0]
+        _checks.shape(op, f"biases[{i}]", bias, (outputs,))
+
+
+def _check_first_layer(op: str, inputs: int, features: int) -> None:
+    if inputs != features:
+        _checks.fail(op, f"weights must take D + C = {features} features in the first layer, but take {inputs}")
 
 
 def _function_of(
@@ -168,8 +199,7 @@ def _function_of(
 
 
 def _laplacian_limit(sizes: dict[str, Any], values: Sequence[Any]) -> str | None:
-    limit = _checks.MAX_LAPLACIAN_DIM
-    return f"x must have at most {limit} features (D), but has {sizes['D']}" if sizes["D"] > limit else None
+    return f"x must have at most {MAX_DIM} features (D), but has {sizes['D']}" if sizes["D"] > MAX_DIM else None
 
 
 _score_hvp = Op(

@@ -18,8 +18,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from svgdx import _library, ops
+from svgdx import ops
 from svgdx._checks import MAX_LOGDET_DIM
+from svgdx.ops.registration import inner
 from svgdx.samplers.parameters import Value, as_bandwidth
 
 
@@ -273,7 +274,7 @@ class InverseMultiquadric(Kernel):
 def _is_plain(*tensors: Tensor) -> bool:
     """Whether the inner op takes these tensors, and no gradient is asked of it."""
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return not needs_grad and _library.serves(*tensors)
+    return not needs_grad and inner.serves(*tensors)
 
 
 def _moved(query: Tensor, x: Tensor, score: Tensor, sigma: Tensor, query_score: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -329,8 +330,6 @@ def _scaled_phi_trace(x: Tensor, score: Tensor, h: Tensor) -> tuple[Tensor, Tens
     return phi / h, trace.squeeze(-1)
 
 
-if not _library.disabled():
-    torch.library.register_fake(
-        "svgdx_inner::chain_moved",
-        lambda query, x, score, sigma, query_score: (torch.empty_like(x), x.new_empty(x.shape[:-1])),
-    )
+@inner.fake("chain_moved")
+def _moved_fake(query: Tensor, x: Tensor, *_: Tensor | None) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(x.shape[:-1])

@@ -1,8 +1,8 @@
 // The CPU ops behind svgdx.densities.linear.
 #include <cmath>
 
-#include "common/backend.h"
 #include "common/products.h"
+#include "common/registration.h"
 #include "common/storage.h"
 
 namespace svgdx {
@@ -43,14 +43,11 @@ Tensor product_facts() {
   return facts;
 }
 
-}  // namespace
-}  // namespace svgdx
-
-SVGDX_INNER_LIBRARY(m) {
-  m.def("product(Tensor a, Tensor b, Tensor? bias, float slope, Tensor(a!) out) -> ()");
-  m.def("product_facts() -> Tensor");
+SVGDX_INNER_OPS(m) {
+  m.op("product(Tensor a, Tensor b, Tensor? bias, float slope, Tensor(a!) out) -> ()", TORCH_BOX(&product_into));
 }
 
-SVGDX_INNER_IMPL(SVGDX_KEY, m) { m.impl("product", TORCH_BOX(&::svgdx::product_into)); }
+SVGDX_INNER_OPS_BY(CompositeExplicitAutograd, m) { m.op("product_facts() -> Tensor", TORCH_BOX(&product_facts)); }
 
-SVGDX_INNER_IMPL(CompositeExplicitAutograd, m) { m.impl("product_facts", TORCH_BOX(&::svgdx::product_facts)); }
+}  // namespace
+}  // namespace svgdx

@@ -2,8 +2,8 @@
 // argument. On the CPU svgdx.rl computes the same with torch's own ops.
 #include "mlp/cuda/tanh_target.h"
 
-#include "common/backend.h"
 #include "common/cuda/device.h"
+#include "common/registration.h"
 #include "mlp/cuda/along.h"
 #include "mlp/cuda/minimum.h"
 #include "mlp/minimum_shape.h"
@@ -123,9 +123,9 @@ static Tensor backward(const OptionalTensor& grad_log_prob, const OptionalTensor
   return type == ScalarType::Double ? run(double{}) : run(float{});
 }
 
-}  // namespace svgdx::cuda
-
-SVGDX_INNER_IMPL(SVGDX_KEY, m) {
-  m.impl("mlp_tanh_target", TORCH_BOX(&svgdx::cuda::forward));
-  m.impl("mlp_tanh_target_backward", TORCH_BOX(&svgdx::cuda::backward));
+SVGDX_INNER_OPS(m) {
+  m.impl("mlp_tanh_target", TORCH_BOX(&forward));
+  m.impl("mlp_tanh_target_backward", TORCH_BOX(&backward));
 }
+
+}  // namespace svgdx::cuda

@@ -1,6 +1,7 @@
 #include "planted/ops.h"
 
 #include "common/cuda/device.h"
+#include "common/registration.h"
 
 namespace svgdx::cuda {
 
@@ -16,6 +17,6 @@ static Tensor twice(const Tensor& x, int64_t mistake) {
   return mistake == kTorchReadsUnwritten ? torch::stable::subtract(result, x, 0.0) : result;
 }
 
-}  // namespace svgdx::cuda
+SVGDX_OPS(m) { m.impl("planted_twice", TORCH_BOX(&twice)); }
 
-SVGDX_IMPL(SVGDX_KEY, m) { m.impl("planted_twice", TORCH_BOX(&svgdx::cuda::twice)); }
+}  // namespace svgdx::cuda

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svgdx import _library
 from svgdx._checks import compute_dtype
 from svgdx.gflownets.recorded._weights import Weights
 from svgdx.gflownets.trajectories import Trajectories
+from svgdx.ops.registration import inner
 
 
 def advance(
@@ -94,10 +94,12 @@ def gradients(
     ]
 
 
+@inner.fake("mlp_rollout", "mlp_rollout.key")
 def _rollout_fake(argument: Tensor, state: Tensor, split: int, steps: int, *_: Any) -> tuple[Tensor, Tensor]:
     return state.new_empty(len(state), steps, dtype=torch.int64), torch.empty_like(state)
 
 
+@inner.fake("mlp_rollout_backward")
 def _backward_fake(
     grad_logits: Tensor,
     hidden: Tensor,
@@ -111,9 +113,3 @@ def _backward_fake(
     width, dim = hidden.shape[3], final.shape[1]
     length = width * (dim + 1) + len(deeper) * width * (width + 1) + 3 * dim * (width + 1)
     return hidden.new_empty(length, dtype=compute_dtype(hidden))
-
-
-if not _library.disabled():
-    torch.library.register_fake("svgdx_inner::mlp_rollout", _rollout_fake)
-    # TMP torch.library.register_fake("svgdx_inner::mlp_rollout.key", _rollout_fake)
-    torch.library.register_fake("svgdx_inner::mlp_rollout_backward", _backward_fake)

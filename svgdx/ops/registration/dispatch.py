@@ -13,6 +13,7 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
 from svgdx import _checks, _library
+from svgdx.ops.registration.observers import is_observed
 from svgdx.ops.registration.recording import Formula, is_dual, recorded, reference_of
 from svgdx.ops.registration.signature import NUMBER, PLAIN, PROBES, SHARED, Argument, Signature
 
@@ -84,7 +85,7 @@ class Op:
 
     def checked(self, *args: Any) -> Any:
         """Call the op; tensor arguments must be tensors, and numbers may also be Python numbers."""
-        observed = _is_observed()
+        observed = is_observed()
         values = list(args)
         for i, argument in self._numbers:
             value = args[i]
@@ -140,7 +141,7 @@ class Op:
         torch.library.impl(qualname, "Autograd")(self._record)
 
     def __call__(self, *args: Any) -> Any:
-        return self._op(*args) if _is_observed() else self._run(args)
+        return self._op(*args) if is_observed() else self._run(args)
 
     def _run(self, args: Sequence[Any]) -> Any:
         """What the dispatcher would call `_record` for, through Python, which costs as much as a small op."""
@@ -293,17 +294,6 @@ class _BackwardOp(Op):
                 like.new_empty((0,) if value is None else value.shape, dtype=getattr(value, "dtype", None))
             )
         return gradients[0] if len(gradients) == 1 else tuple(gradients)
-
-
-def _is_observed() -> bool:
-    """Whether a compiler, a transform, a mode, autocast or dual numbers must see calls through the dispatcher."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._is_any_autocast_enabled()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or forward_ad._current_level >= 0
-    )
 
 
 def _number(op: str, argument: Argument, value: Any, first: str, x: Any) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from svgdx import _library
 from svgdx.activations import COMPILED
+from svgdx.ops.registration import inner
 from svgdx.rl.sweeps.network import Network
 
 # Numbers: the kernels read 16 bytes at a time.
@@ -75,6 +76,7 @@ def _flat(networks: Sequence[Network]) -> tuple[Tensor, Tensor]:
     return parameters.view(len(networks), -1), shift.view(len(networks), *shifts[0].shape)
 
 
+@inner.fake("mlp_minimum")
 def minimum_fake(
     x: Tensor, shift: Tensor, parameters: Tensor, widths: Tensor, activation: int, depth: int
 ) -> tuple[Tensor, ...]:
@@ -88,11 +90,7 @@ def minimum_fake(
     return x.new_empty(rows), x.new_empty(scored, x.shape[1]), order, values, gradients
 
 
+@inner.fake("mlp_along")
 def _along_fake(direction: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     rows = len(direction) if arguments[-1] > 1 else 0
     return torch.empty_like(direction), direction.new_empty(rows, direction.shape[1])
-
-
-if not _library.disabled():
-    torch.library.register_fake("svgdx_inner::mlp_minimum", minimum_fake)
-    torch.library.register_fake("svgdx_inner::mlp_along", _along_fake)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from svgdx import _library
+from svgdx.ops.registration import inner
 from svgdx.rl.sweeps.compiled import CompiledSweeps, minimum_fake
 
 
@@ -76,6 +76,7 @@ class _TanhTarget(torch.autograd.Function):
         return grad_u.view(ctx.shape), None, None, None, None
 
 
+@inner.fake("mlp_tanh_target")
 def _target_fake(
     u: Tensor,
     probe: Tensor | None,
@@ -92,12 +93,8 @@ def _target_fake(
     return tuple(map(torch.empty_like, (log_prob, u, form, probed, *tape, *saved)))
 
 
+@inner.fake("mlp_tanh_target_backward")
 def _backward_fake(
     of_log_prob: Tensor | None, of_score: Tensor | None, of_trace: Tensor | None, u: Tensor, *_: Any
 ) -> Tensor:
     return torch.empty_like(u)
-
-
-if not _library.disabled():
-    torch.library.register_fake("svgdx_inner::mlp_tanh_target", _target_fake)
-    torch.library.register_fake("svgdx_inner::mlp_tanh_target_backward", _backward_fake)

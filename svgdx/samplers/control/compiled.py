@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from svgdx import _library
+from svgdx.ops.registration import inner
 
 INNER = torch.ops.svgdx_inner
 
@@ -86,19 +86,16 @@ class _Accept(torch.autograd.Function):
         return *INNER.chain_accept_backward(of_next, of_change, *ctx.saved_tensors), None, None, None, None
 
 
+@inner.fake("chain_inverse")
 def _inverse_fake(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty_like(query), torch.empty_like(query)
 
 
+@inner.fake("chain_accept")
 def _accept_fake(x: Tensor, ahead: Tensor, back: Tensor, here: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(here), torch.empty_like(here, dtype=torch.bool)
 
 
+@inner.fake("chain_accept_backward")
 def _accept_backward_fake(of_next: Tensor | None, of_change: Tensor | None, *proposals: Tensor) -> tuple[Tensor, ...]:
     return tuple(map(torch.empty_like, proposals[:8]))
-
-
-if not _library.disabled():
-    torch.library.register_fake("svgdx_inner::chain_inverse", _inverse_fake)
-    torch.library.register_fake("svgdx_inner::chain_accept", _accept_fake)
-    torch.library.register_fake("svgdx_inner::chain_accept_backward", _accept_backward_fake)

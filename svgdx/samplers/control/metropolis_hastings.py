@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from svgdx import _library
 from svgdx._checks import sizes
+from svgdx.ops.registration import inner
 from svgdx.samplers.control.compiled import Inverse, Proposals, accept
 from svgdx.samplers.control.truncation import Move
 from svgdx.samplers.kernels import RBF, Kernel
@@ -67,7 +67,7 @@ class MetropolisHastings:
         log_p_ahead, toss, chance = target.log_prob_once(ahead), stream.uniform(here), stream.uniform(here)
         gains = (move.gain, gain_back)
         proposals = Proposals(x, ahead, back, here, log_p_ahead, log_p_back, *gains, can_ahead, can_back, toss, chance)
-        is_served = _library.serves(x, ahead, back, here, log_p_ahead, log_p_back, *gains)
+        is_served = inner.serves(x, ahead, back, here, log_p_ahead, log_p_back, *gains)
         return accept(proposals) if is_served else accept_by_torch(proposals)
 
     def _inverse(self, move: Move, kernel: Kernel, target: Target, graph: bool) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ class MetropolisHastings:
         limit = self.tolerance * largest.clamp_min(1.0)
         is_fused = isinstance(kernel, RBF) and not kernel.bandwidth.per_dimension
         with torch.no_grad():
-            iterated = self._iterated if is_fused and _library.serves(x, score, sigma) else self._iterated_by_torch
+            iterated = self._iterated if is_fused and inner.serves(x, score, sigma) else self._iterated_by_torch
             y, converged = iterated(move, kernel, target, limit)
         y, finite = _finite(y, x.detach())
         if graph:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svgdx import _library
+from svgdx.ops.registration import inner
 
 
 def held(eps: Tensor, sqnorm: Tensor, slope: float) -> tuple[Tensor, Tensor]:
@@ -63,24 +63,21 @@ class _Learnt(torch.autograd.Function):
         return torch.ops.svgdx_inner.chain_learnt_backward.default(grad, raw, ctx.low, ctx.width), None, None
 
 
+@inner.fake("chain_bound")
 def _held_fake(sqnorm: Tensor, eps: Tensor, slope: float) -> tuple[Tensor, Tensor]:
     return sqnorm.new_empty(sqnorm.shape[:-1]), sqnorm.new_empty(sqnorm.shape[:-1])
 
 
+@inner.fake("chain_bound_backward")
 def _held_backward_fake(grad: Tensor, limit: Tensor, eps: Tensor, slope: float) -> Tensor:
     return torch.empty_like(eps)
 
 
+@inner.fake("chain_learnt")
 def _learnt_fake(raw: Tensor, low: float, width: float) -> Tensor:
     return torch.empty_like(raw)
 
 
+@inner.fake("chain_learnt_backward")
 def _learnt_backward_fake(grad: Tensor, raw: Tensor, low: float, width: float) -> Tensor:
     return torch.empty_like(raw)
-
-
-if not _library.disabled():
-    torch.library.register_fake("svgdx_inner::chain_bound", _held_fake)
-    torch.library.register_fake("svgdx_inner::chain_bound_backward", _held_backward_fake)
-    torch.library.register_fake("svgdx_inner::chain_learnt", _learnt_fake)
-    torch.library.register_fake("svgdx_inner::chain_learnt_backward", _learnt_backward_fake)

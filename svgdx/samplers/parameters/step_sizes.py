@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from svgdx import _library
 from svgdx._checks import one_of, per_row
+from svgdx.ops.registration import inner
 from svgdx.samplers.parameters import compiled
 from svgdx.samplers.parameters.values import Value, as_value
 from svgdx.samplers.state import State
@@ -111,7 +111,7 @@ def bounded(eps: Tensor, limit: Tensor, bound: str) -> Tensor:
 
 def held(eps: Tensor, sqnorm: Tensor, bound: str) -> tuple[Tensor, Tensor]:
     """eps_UB (...) of squared norms (..., M), and eps, () or (...), held under it: "clamp" or "leaky"."""
-    if _library.serves(sqnorm, eps):
+    if inner.serves(sqnorm, eps):
         return compiled.held(eps, sqnorm, _slope(bound))
     limit = step_bound(sqnorm)
     return limit, bounded(eps, limit, bound)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from svgdx import _library
 from svgdx._checks import one_of, sizes
+from svgdx.ops.registration import inner
 from svgdx.samplers.parameters import compiled
 from svgdx.samplers.state import State
 
@@ -104,7 +104,7 @@ class Learnt(Value):
         if self.range is None:
             return raw.exp()
         low, high = self.range
-        if _library.serves(raw):
+        if inner.serves(raw):
             return compiled.learnt(raw, low, high)
         return (low + (high - low) * raw.sigmoid()).exp()
 
