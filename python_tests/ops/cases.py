@@ -84,6 +84,8 @@ PARTICLES = [
     Variant("ksd", fixed=(("statistic", "v"),)),
     Variant("median_distance", differentiable=False),
 ]
+# The particle ops with a kernel.
+WITH_BANDWIDTH = [variant for variant in PARTICLES if "bandwidth" in variant.arguments()]
 # A trajectory of full shape, and ragged ones.
 STEPPED = [
     Variant("gfn_trajectory_log_prob"),

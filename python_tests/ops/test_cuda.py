@@ -6,11 +6,13 @@ host layer in every call.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from gflownets.test_engine import backward_inputs
 from ops.cases import (
     DRAWS,
     TRAJECTORIES,
@@ -24,7 +26,7 @@ from ops.cases import (
 )
 from ops.errors import assert_close, cancellation
 from ops.test_mlp import sample_inputs as network
-from simt import backend
+from simt import backend, harness
 from torch import Tensor
 
 from svgdx import ops, reference
@@ -80,11 +82,11 @@ def test_same_bits_in_any_order(name: str) -> None:
                 assert torch.equal(out, expected)
 
 
-def split(call: Function) -> None:
-    """Assert that a call takes more launches with tiny limits, and gives the same values."""
+def split(call: Function, limits: dict[str, int] = backend.TINY) -> None:
+    """Assert that a call takes more launches with these limits, and gives the same values."""
     with backend.running() as whole:
         expected = call()
-    with backend.running(limits=backend.TINY) as parts:
+    with backend.running(limits=limits) as parts:
         results = call()
     assert sum(r.launches for r in parts) > sum(r.launches for r in whole)
     largest = max(float(value.double().abs().max()) for value in expected)
@@ -95,6 +97,40 @@ def split(call: Function) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_work_that_is_too_large_for_one_launch(name: str) -> None:
     split(calls(35, 6, 4, 100)[name])
+
+
+# An op that each limit splits, with its leading and its own sizes, (M, D) or (D, T).
+LIMITED: dict[str, tuple[Variant, tuple[int, ...], tuple[int, int]]] = {
+    "kMaxGrid": (Variant("svgd_phi"), (5,), (35, 6)),
+    "kPairElements": (Variant("svgd_phi_trace"), (2,), (140, 17)),
+    "kMostCols": (Variant("svgd_phi_trace"), (1,), (140, 17)),
+    "kMedianBatches": (Variant("median_distance", differentiable=False), (5,), (9, 3)),
+    "kLinearRows": (Variant("linear_trajectory_log_prob"), (5,), (6, 4)),
+    "kLinearNumbers": (Variant("linear_trajectory_log_prob"), (5,), (6, 4)),
+    "kGramElements": (Variant("svgd_jacobian_sqnorm", ("probe", "hvp")), (5,), (35, 17)),
+}
+# Rows are added up in the blocks that kLinearRows makes.
+TOGETHER = {"kLinearNumbers": {"kLinearRows": backend.TINY["kLinearRows"]}}
+LIMITS = re.findall(r"^SVGDX_LIMIT\((\w+)", (harness.ROOT / "csrc/common/limits.h").read_text(), re.MULTILINE)
+
+
+def limited(limit: str) -> list[Function]:
+    """Calls that the limit splits."""
+    if limit == "kMlpNumbers":
+        return [calls(35, 6, 4, 100)[op] for op in ("mlp_score_hvp", "mlp_laplacian")]
+    if limit == "kRolloutNumbers":
+        inputs = backward_inputs(torch.float64).values()
+        return [lambda: (torch.ops.svgdx_inner.mlp_rollout_backward(*inputs),)]
+    variant, lead, size = LIMITED[limit]
+    arguments = sample_inputs(variant, lead, *size, torch.float32)
+    return [lambda: tuple(outputs_of(variant, arguments))]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_each_limit(limit: str) -> None:
+    """Every limit of csrc/common/limits.h splits some op's work, which gives the same values."""
+    for call in limited(limit):
+        split(call, {limit: backend.TINY[limit], **TOGETHER.get(limit, {})})
 
 
 @pytest.mark.parametrize("variant", [Variant("svgd_phi_trace"), Variant("svgd_field")], ids=str)

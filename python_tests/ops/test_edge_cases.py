@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from ops.backends import Backend
-from ops.cases import PARTICLES, Inputs, Variant, gradients, sample_inputs, to
+from ops.cases import PARTICLES, WITH_BANDWIDTH, Inputs, Variant, gradients, sample_inputs, to
 from torch import Tensor
 
 from svgdx import ops
@@ -121,7 +121,7 @@ def unbiased(variant: Variant) -> bool:
 
 @pytest.mark.parametrize("dtype", SCALES, ids=str)
 @pytest.mark.parametrize(("lead", "m", "d"), [((), 6, 3), ((40,), 6, 3), ((2,), 6, 12), ((), 20, 40), ((), 7, 300)])
-@pytest.mark.parametrize("variant", [v for v in PARTICLES if v.differentiable], ids=str)
+@pytest.mark.parametrize("variant", WITH_BANDWIDTH, ids=str)
 def test_bandwidths_whose_squares_leave_the_dtype(
     variant: Variant, lead: tuple[int, ...], m: int, d: int, dtype: torch.dtype, backend: Backend
 ) -> None:

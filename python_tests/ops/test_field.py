@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ops.backends import Backend
-from ops.cases import MODES, PARTICLES, Variant, gradients, sample_inputs, to
+from ops.cases import MODES, PARTICLES, WITH_BANDWIDTH, Variant, gradients, sample_inputs, to
 from ops.errors import cancellation
 from ops.test_forward import check
 from ops.test_gradients import check as check_gradients
@@ -76,7 +76,7 @@ def test_far_off_clusters(variant: Variant, device: str) -> None:
 
 
 @pytest.mark.parametrize("bandwidth", [1e-3, 0.03, 30.0, 1e3])
-@pytest.mark.parametrize("variant", [v for v in PARTICLES if v.op != "median_distance"], ids=str)
+@pytest.mark.parametrize("variant", WITH_BANDWIDTH, ids=str)
 def test_large_and_tiny_bandwidth(variant: Variant, bandwidth: float, device: str) -> None:
     for m, d in [(33, 3), (16, 40)]:
         if variant.takes(m, d):
@@ -113,7 +113,7 @@ def test_gradients_in_half_precision(variant: Variant, dtype: torch.dtype, devic
 
 
 @pytest.mark.parametrize("d", [3, 12, 200])
-@pytest.mark.parametrize("variant", PARTICLE_GRADIENTS, ids=str)
+@pytest.mark.parametrize("variant", WITH_BANDWIDTH, ids=str)
 def test_gradients_of_far_off_clusters(variant: Variant, d: int, backend: Backend) -> None:
     """Gradients, including that of sigma, do not depend on the distance between clusters that do not interact."""
     cases = [(1e2, ()), (1e3, (40,)), (1e4, ()), (1e4, (40,)), (1e6, ())]
@@ -123,8 +123,11 @@ def test_gradients_of_far_off_clusters(variant: Variant, d: int, backend: Backen
     for distance, lead in cases:
         if not variant.takes(count, d) or (lead and d > 12):
             continue
-        if d > 16 and variant.op == "svgd_jacobian_sqnorm" and distance > 100:
-            continue  # its products lose the digits of the fourth power of the distance
+        # The rounding error of csrc/jacobian/gram.h, which grows as the fourth power of the distance from the mean.
+        is_expanded = d > 16 and variant.op == "svgd_jacobian_sqnorm"
+        rounding = (1 + (distance / 2) ** 2) ** 2 * torch.finfo(torch.float64).eps if is_expanded else 0.0
+        if rounding > 0.1:
+            continue
         inputs = sample_inputs(variant, lead, count, d, torch.float32, backend.device)
         inputs["bandwidth"] = torch.full(lead, float(d) ** 0.5, device=backend.device)
         for name in ("x", "query"):
@@ -136,7 +139,8 @@ def test_gradients_of_far_off_clusters(variant: Variant, d: int, backend: Backen
         for name, grad in gradients(variant, inputs).items():
             error = (grad.double() - exact[name]).abs().max().item()
             size = exact[name].abs().max().item()
-            assert error <= 1e-5 * (size if name == relative else max(size, 0.1)), (name, distance, lead, error, size)
+            allowed = max(1e-5, rounding) * (size if name == relative else max(size, 0.1))
+            assert error <= allowed, (name, distance, lead, error, size)
 
 
 def test_median_distance_is_detached() -> None:

@@ -15,6 +15,7 @@ from ops.cases import (
     STEPPED,
     TRAJECTORIES,
     VARIANTS,
+    WITH_BANDWIDTH,
     Inputs,
     Variant,
     alike,
@@ -28,7 +29,6 @@ from svgdx import ops, reference
 
 EXACT = {"rtol": 1e-10, "atol": 1e-11}
 FOLDED = [variant for variant in VARIANTS if variant != MASKED]
-PARTICLE_GRADIENTS = [variant for variant in PARTICLES if variant.differentiable]
 # Arguments that all mapped rows share, so that each row has a gradient of its own.
 SHARED = (*LAYER, "bandwidth", "step_size")
 
@@ -79,7 +79,7 @@ def test_vmap_over_any_arguments(variant: Variant) -> None:
             torch.testing.assert_close(got, torch.stack(expected), **EXACT)
 
 
-@pytest.mark.parametrize("variant", PARTICLE_GRADIENTS, ids=str)
+@pytest.mark.parametrize("variant", WITH_BANDWIDTH, ids=str)
 def test_vmap_over_0d_bandwidths(variant: Variant) -> None:
     """A sweep over bandwidths: particles with leading dimensions, and a 0-d bandwidth per mapped row."""
     inputs = {**sample_inputs(variant, (2,), 5, 3), "bandwidth": torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)}

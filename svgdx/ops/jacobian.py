@@ -41,7 +41,9 @@ def svgd_jacobian_sqnorm(
             |A_i|_F^2.
 
     Returns:
-        n, (..., M), in the dtype of x. Differentiable once in all inputs.
+        n, (..., M), in the dtype of x. Differentiable once in all inputs. For D > 16 products in float64 replace the
+        sums over pairs: with particles up to rho sigma from their mean, n and its gradients have a relative error of
+        up to (1 + rho^2)^2 2^-52, which is below 1e-5 up to rho = 400.
 
     Raises:
         TypeError: if a tensor argument is not a tensor, or bandwidth is neither a number nor a tensor.
