@@ -118,7 +118,7 @@ def runs(kind: str, field_dims: tuple[int, ...], jacobian_dims: tuple[int, ...])
         x, score, hessian = normal(kind, 1, m, dim), normal(kind, 1, m, dim), normal(kind, 1, m, dim, dim)
         sigma = dim**0.5
         yield from measured(kind, dim, lambda v=(x, score, sigma, 0.3, hessian): ops.svgd_logdet(*v))
-    x, score, probe, hvp = (normal(kind, 1, m, 64, gradient=False) for _ in range(4))
+    x, score, probe, hvp = (normal(kind, 1, m, 64) for _ in range(4))
     yield from measured(kind, 64, lambda: ops.svgd_jacobian_sqnorm(x, score, 8.0, probe, hvp))
     yield from measured(kind, 16, lambda: ops.median_distance(normal(kind, 1, PARTICLES["median"], 16)))
 

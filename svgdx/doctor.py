@@ -14,7 +14,7 @@ import torch
 
 import svgdx
 from svgdx import _library
-from svgdx.experiments.run.compute.device import automatic
+from svgdx.experiments.run.compute.device import automatic, runs_on
 
 OLDEST_TORCH = (2, 10)
 
@@ -184,17 +184,6 @@ def _build_problems(report: dict[str, Any]) -> list[str]:
                     f"TORCH_CUDA_ARCH_LIST={device['capability'] / 10}"
                 )
     return problems
-
-
-def runs_on(capability: int, architecture: str) -> bool:
-    """Whether code for an architecture, such as "90-real", "90a-real" or "120-virtual", runs on such a GPU."""
-    code, kind = _split(architecture)
-    number = int(code.rstrip("af"))
-    if code.endswith("a"):
-        return capability == number
-    if kind == "virtual" and not code.endswith("f"):
-        return capability >= number
-    return capability // 10 == number // 10 and capability >= number
 
 
 def _wrong_results() -> list[str]:

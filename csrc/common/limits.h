@@ -25,7 +25,7 @@ SVGDX_LIMIT(kMlpNumbers, int64_t(1) << 23);
 SVGDX_LIMIT(kLinearRows, int64_t(1) << 20);
 SVGDX_LIMIT(kLinearNumbers, int64_t(1) << 22);
 
-// Elements of a batch of (M, M) matrices of the Gram route, of which about 15 exist at once.
+// Elements of a batch of (M, M) matrices of the Gram route, of which the gradient holds up to 22.
 SVGDX_LIMIT(kGramElements, int64_t(1) << 21);
 
 // Numbers of the widest gradient that the backward pass of a recorded rollout holds at a time.

@@ -5,9 +5,9 @@
 //   |sum_j kappa_ij z_ij r_ij^T|^2 = [K (F o G) o K + 2 K b (K F) + 2 K a (K G) + 2 k K a b] summed over j
 //                                    + 2 (sum_j K a) (sum_j K b),   k_i = sum_j kappa_ij, j = i excluded throughout.
 // The expansion cancels if particles are many sigma apart: for particles up to rho sigma from their mean, the relative
-// error is up to (1 + rho^2)^2 times that of the type. It is evaluated in float64: float32 would have an error of 1e-4
-// at rho = 6, and the host cannot know rho without waiting for the GPU. Only (M, M) matrices are formed, for a few
-// batch rows at a time.
+// error is up to (1 + rho^2)^2 times that of the type. It is evaluated in float64, and so is its gradient: float32
+// would have an error of 1e-4 at rho = 6, 3e-5 in the gradient, and the host cannot know rho without waiting for the
+// GPU. Only (M, M) matrices are formed, for a few batch rows at a time.
 #pragma once
 
 #include <algorithm>
@@ -31,25 +31,6 @@ inline Tensor dots(const Tensor& a, const Tensor& b) { return rows(a * b); }
 struct Rows {
   Tensor x, c;
   OptionalTensor probe, hvp, dots;
-
-  // Computed with torch's own ops. beta: (c, 1, 1).
-  Rows(const Tensor& x_in, const Tensor& score, const Tensor& beta, const OptionalTensor& probe_in,
-       const OptionalTensor& hvp_in) {
-    const Tensor all = as_type(x_in, ScalarType::Double);
-    const Tensor inv_m =
-        torch::stable::full({}, 1.0 / double(all.size(1)), ScalarType::Double, std::nullopt, all.device());
-    x = all - sum(all, -2) * inv_m;
-    c = as_type(score, ScalarType::Double) - beta * x;
-    if (!probe_in) return;
-    probe = as_type(*probe_in, ScalarType::Double), hvp = as_type(*hvp_in, ScalarType::Double);
-    const Tensor own[] = {gram::dots(*hvp, x), gram::dots(*probe, *hvp), gram::dots(*hvp, *hvp)};
-    dots = new_empty(x, {x.size(0), x.size(1), 3}, ScalarType::Double);
-    for (int64_t i = 0; i < 3; ++i) {
-      Tensor all = *dots, column = torch::stable::narrow(all, 2, i, 1);
-      torch::stable::copy_(column, own[i]);
-    }
-  }
-  Rows() = default;
 };
 
 // The intermediate results of |J_i|_F^2 for a chunk of c batch rows, all float64; the backward pass reuses them.
@@ -109,11 +90,6 @@ struct GramForward {
     return beta * beta * inv_m2 * (dim * k * k - two * k * tau + n);
   }
   Tensor cross() const { return two * beta * inv_m2 * (k * *probe_hvp - zeta); }
-
-  Tensor sqnorm() const {
-    const Tensor n = a_sqnorm();
-    return probe ? n + cross() + inv_m2 * *hvp_hvp : n;
-  }
 };
 
 struct Gradients {
@@ -121,7 +97,7 @@ struct Gradients {
   OptionalTensor probe, hvp;
 };
 
-// The adjoint of GramForward::sqnorm, line by line; bar_v is dL/dv. w: (c, M, 1), dL/d sqnorm.
+// The adjoint of sqnorm = a_sqnorm + cross + |h|^2 / M^2, line by line; bar_v is dL/dv. w: (c, M, 1), dL/d sqnorm.
 inline Gradients backward(const GramForward& m, const Tensor& w) {
   const Tensor alpha = w * m.beta * m.beta * m.inv_m2, alpha2 = m.two * alpha;
   const Tensor ka = m.kernel * m.a, kb = m.kernel * m.b;

@@ -30,11 +30,16 @@ using Five = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 template <class T>
 static Tensor run_backward(const Particles& p, JacobianGradArgs<T>& args, const Tensor& w, const Tensor& bandwidth,
                            const Numbers<T>& sigma, const Tensor& grad_x, const Tensor& grad_score) {
-  const Tensor adjoint = new_empty(p.x, {p.batch, p.count, p.dim, p.dim}, p.compute), euler = p.per_row();
   args.grad_out = data<T>(w);
-  args.adjoint = out<T>(adjoint);
   args.grad_x = out<T>(grad_x);
   args.grad_score = out<T>(grad_score);
+  if (p.dim > kJacobianDim) {
+    const Tensor euler = new_empty(p.x, p.rows_shape, ScalarType::Double);
+    gram_backward<T>(p, args, out<double>(euler));
+    return sum_rows<T, double>(p, euler, bandwidth, sigma.view());
+  }
+  const Tensor adjoint = new_empty(p.x, {p.batch, p.count, p.dim, p.dim}, p.compute), euler = p.per_row();
+  args.adjoint = out<T>(adjoint);
   args.euler = out<T>(euler);
   jacobian_backward<T>(args, stream(p.x));
   return sum_rows<T>(p, euler, bandwidth, sigma.view());
@@ -102,49 +107,19 @@ static Tensor svgd_jacobian_sqnorm(const Tensor& x, const Tensor& score, const T
   const Particles p("svgd_jacobian_sqnorm", x, score);
   check_probe(p, probe_in, hvp_in);
   const OptionalTensor probe = p.input_like_x("probe", probe_in), hvp = p.input_like_x("hvp", hvp_in);
-  Tensor result = p.dim ? p.per_row() : new_zeros(p.x, p.rows_shape, p.compute);
+  const Tensor result = p.dim ? p.per_row() : new_zeros(p.x, p.rows_shape, p.compute);
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
     const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
     if (p.empty()) return;
-    if (p.dim > kJacobianDim) {
-      result = gram_forward<T>(p, bandwidth, sigma.view(), probe, hvp);
-      return;
-    }
     JacobianArgs<T> args = jacobian_args<T>(p, sigma);
     args.probe = data<T>(probe);
     args.hvp = data<T>(hvp);
     args.out = out<T>(result);
+    if (p.dim > kJacobianDim) return gram_forward<T>(p, args);
     jacobian_forward<T>(args, stream(p.x));
   });
   return p.result(result);
-}
-
-static Five gram_backward(const Particles& p, const Tensor& w, const Tensor& bandwidth, const OptionalTensor& probe,
-                          const OptionalTensor& hvp) {
-  const GramBatches gram(p, bandwidth);
-  const Tensor grad_x = p.like_x(), grad_score = p.like_x();
-  const Tensor euler = new_empty(p.x, p.rows_shape, ScalarType::Double);
-  const Sizes probe_shape = probe ? p.shape : Sizes{0};
-  const Tensor grad_probe = new_empty(p.x, probe_shape, p.compute), grad_hvp = new_empty(p.x, probe_shape, p.compute);
-  for (int64_t begin = 0; begin < p.batch; begin += gram.step(gram_numbers())) {
-    const int64_t n = std::min(gram.step(gram_numbers()), p.batch - begin);
-    const gram::GramForward forward(rows_of(gram, begin, n, probe, hvp), gram.beta_of(begin, n));
-    const gram::Gradients grads = gram::backward(forward, as_type(gram.part(w, begin, n, 1), ScalarType::Double));
-    gram.write(grad_x, begin, n, p.dim, grads.x);
-    gram.write(grad_score, begin, n, p.dim, grads.score);
-    gram.write(euler, begin, n, 1, grads.euler);
-    if (!probe) continue;
-    gram.write(grad_probe, begin, n, p.dim, *grads.probe);
-    gram.write(grad_hvp, begin, n, p.dim, *grads.hvp);
-  }
-  Tensor grad_bandwidth;
-  typed(p.compute, [&](auto zero) {
-    using T = decltype(zero);
-    const Numbers<T> sigma(p.op, "bandwidth", bandwidth, p.x, p.lead, true);
-    grad_bandwidth = sum_rows<T, double>(p, euler, bandwidth, sigma.view());
-  });
-  return {p.result(grad_x), p.result(grad_score), grad_bandwidth, p.result(grad_probe), p.result(grad_hvp)};
 }
 
 static Five svgd_jacobian_sqnorm_backward(const Tensor& grad, const Tensor& x, const Tensor& score,
@@ -156,12 +131,12 @@ static Five svgd_jacobian_sqnorm_backward(const Tensor& grad, const Tensor& x, c
   const OptionalTensor probe = p.input_like_x("probe", probe_in), hvp = p.input_like_x("hvp", hvp_in);
   const Tensor w = *p.per_row("grad", OptionalTensor(grad));
   const Sizes probe_shape = probe ? p.shape : Sizes{0};
-  const Tensor grad_probe = new_zeros(p.x, probe_shape, p.compute), grad_hvp = new_zeros(p.x, probe_shape, p.compute);
   if (p.empty()) {
-    return {zeros(x, p), zeros(x, p), new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type()),
-            p.result(grad_probe), p.result(grad_hvp)};
+    const auto none = [&] { return new_zeros(p.x, probe_shape, p.input); };
+    return {zeros(x, p), zeros(x, p), new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type()), none(),
+            none()};
   }
-  if (p.dim > kJacobianDim) return gram_backward(p, w, bandwidth, probe, hvp);
+  const Tensor grad_probe = new_empty(p.x, probe_shape, p.compute), grad_hvp = new_empty(p.x, probe_shape, p.compute);
   const Tensor grad_x = p.like_x(), grad_score = p.like_x();
   Tensor grad_bandwidth;
   typed(p.compute, [&](auto zero) {

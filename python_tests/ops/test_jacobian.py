@@ -186,10 +186,48 @@ def test_sqnorm_of_clusters_far_apart(backend: Backend, probed: bool, dtype: tor
         assert bool((error <= bound).all()), distance
 
 
-def test_sqnorm_on_cuda_takes_six_launches() -> None:
-    """Four kernels, and two products of torch's."""
-    x, score, probe, hvp = torch.randn(4, 3, 5, 40)
-    for terms in ((), (probe, hvp)):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("probed", [False, True])
+def test_gradients_of_clusters_far_apart(backend: Backend, probed: bool, dtype: torch.dtype) -> None:
+    """Their error, relative to the largest gradient of an input, has the bound of the values; several strips of rows
+    and tiles of columns, the last of them not full."""
+    n, m, d = 2, 37, 17
+    for distance in (0.0, 10.0):
+        x, score, probe, hvp = torch.randn(4, n, m, d)
+        x[:, ::2, 0] += distance * d**0.5
+        sigma = torch.tensor([0.8, 1.5]) * d**0.5
+        inputs = [value.to(dtype).to(backend.device) for value in (x, score, sigma, *((probe, hvp) if probed else ()))]
+        weight = torch.randn(n, m, dtype=torch.float64).to(backend.device)
+
+        def gradients(
+            op: Callable[..., Tensor], dtype: torch.dtype, inputs: list[Tensor] = inputs, weight: Tensor = weight
+        ) -> list[Tensor]:
+            leaves = [value.detach().to(dtype, copy=True).requires_grad_() for value in inputs]
+            return [*torch.autograd.grad((op(*leaves).double() * weight).sum(), leaves)]
+
+        exact = gradients(reference.svgd_jacobian_sqnorm, torch.float64)
+        rho = (inputs[0].double() - inputs[0].double().mean(-2, keepdim=True)).norm(dim=-1).amax() / inputs[2].min()
+        bound = 2**-52 * (1 + float(rho) ** 2) ** 2 + 2 * torch.finfo(dtype).eps
+        for grad, expected in zip(gradients(ops.svgd_jacobian_sqnorm, dtype), exact, strict=True):
+            error = float((grad.double() - expected).abs().max() / expected.abs().max())
+            assert error <= bound, distance
+
+
+@pytest.mark.parametrize("probed", [False, True])
+def test_gradcheck_above_16_dimensions(backend: Backend, probed: bool) -> None:
+    x, score, probe, hvp = torch.randn(4, 2, 3, 17, dtype=torch.float64).to(backend.device)
+    sigma = torch.tensor([3.0, 5.0], dtype=torch.float64).to(backend.device)
+    inputs = [x, score, sigma, *((probe, hvp) if probed else ())]
+    leaves = [value.clone().requires_grad_() for value in inputs]
+    assert torch.autograd.gradcheck(ops.svgd_jacobian_sqnorm, leaves, fast_mode=True)
+
+
+def test_launches_on_cuda_above_16_dimensions() -> None:
+    """Four kernels and two products of torch's; the gradient has five, with five or seven products, and a sum over
+    the rows for the bandwidth."""
+    for terms in ((), torch.randn(2, 3, 5, 40)):
+        x, score = torch.randn(2, 3, 5, 40)
+        x.requires_grad_()
         with simt.running() as calls:
-            ops.svgd_jacobian_sqnorm(x, score, torch.tensor(6.0), *terms)
-        assert [call.launches for call in calls] == [4]
+            ops.svgd_jacobian_sqnorm(x, score, torch.tensor([6.0, 5.0, 4.0]), *terms).sum().backward()
+        assert [call.launches for call in calls] == [4, 6]

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from svgdx import _library
+from svgdx.experiments.run.compute import device
 
 NO_NUMPY = "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
 # Factories that copy from the host. Of the others, some launch a kernel that fills the memory and some launch nothing.
@@ -183,17 +184,41 @@ class _Graph:
             self.recording.replay()
 
 
-@contextlib.contextmanager
-def _capture(graph: _Graph, pool: Any = None, stream: Any = None) -> Iterator[None]:
-    """What torch.cuda.graph is while the GPU is pretended."""
-    counts = PretendedTensor.counts
-    PretendedTensor.recording, counts.capturing = graph.recording, True
-    try:
-        yield
-    finally:
-        PretendedTensor.recording, counts.capturing = None, False
-        with torch.utils._python_dispatch._disable_current_modes():
-            graph.recording.end()
+class _Streams:
+    """The streams of the pretended GPU, of which one is the current one."""
+
+    def __init__(self) -> None:
+        self.current = self.make()
+
+    @staticmethod
+    def make(device: Any = None) -> Any:
+        return mock.Mock(device=CUDA)
+
+    def set(self, stream: Any) -> None:
+        self.current = stream
+
+    @contextlib.contextmanager
+    def use(self, stream: Any) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextlib.contextmanager
+    def capture(self, graph: _Graph, pool: Any = None, stream: Any = None) -> Iterator[None]:
+        """What torch.cuda.graph is; like it, this leaves its stream the current one if the capture fails."""
+        counts, before = PretendedTensor.counts, self.current
+        PretendedTensor.recording, counts.capturing, self.current = graph.recording, True, stream
+        try:
+            yield
+        except RuntimeError as error:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture") from error
+        finally:
+            PretendedTensor.recording, counts.capturing = None, False
+            with torch.utils._python_dispatch._disable_current_modes():
+                graph.recording.end()
+        self.current = before
 
 
 def _grouping(real: Any) -> Any:
@@ -219,7 +244,7 @@ def _load(real: Any) -> Any:
 
 def _cuda_functions() -> dict[str, Any]:
     """What torch.cuda answers while the GPU is pretended."""
-    counts = PretendedTensor.counts
+    counts, streams = PretendedTensor.counts, _Streams()
 
     def get_rng_state(device: Any = "cuda") -> Tensor:
         return generators.default.get_state()
@@ -240,11 +265,12 @@ def _cuda_functions() -> dict[str, Any]:
         "get_device_capability": lambda device=None: (9, 0),
         "is_bf16_supported": lambda *_: True,
         "is_current_stream_capturing": lambda: counts.capturing,
-        "Stream": lambda device=None: mock.Mock(device=CUDA),
-        "current_stream": lambda device=None: mock.Mock(device=CUDA),
-        "stream": lambda stream: contextlib.nullcontext(),
+        "Stream": streams.make,
+        "current_stream": lambda device=None: streams.current,
+        "set_stream": streams.set,
+        "stream": streams.use,
         "CUDAGraph": _Graph,
-        "graph": _capture,
+        "graph": streams.capture,
         "synchronize": lambda device=None: counts.wait("synchronize"),
         "manual_seed": manual_seed,
         "manual_seed_all": manual_seed,
@@ -283,6 +309,7 @@ def pretended_cuda() -> Iterator[Counts]:
         stack.enter_context(mock.patch.object(torch, "load", _load(torch.load)))
         stack.enter_context(mock.patch.object(torch.autograd, "_engine_run_backward", run_backward))
         stack.enter_context(mock.patch.multiple(library, loaded=True, reason=""))
+        stack.enter_context(mock.patch.object(device, "built_for", return_value=True))
         for module in users:
             grouped = _grouping(real_grouping)
             stack.enter_context(mock.patch.object(module, "_group_tensors_by_device_and_dtype", grouped))

@@ -105,6 +105,14 @@ def _rollout_backward(args: Sequence[Any]) -> int:
     return 4 * layers + 4
 
 
+def _sqnorm_backward(args: Sequence[Any]) -> int:
+    # Two more products with a probe; and the sums over rows for the bandwidth, which may be one number for all.
+    _, x, _, bandwidth, probe, _ = args
+    is_number = not isinstance(bandwidth, Tensor) or bandwidth.dim() == 0
+    sums = 1 + (is_number and x.dim() > 2)
+    return sums + (2 if not _is_wide(args) else 10 if probe is None else 12)
+
+
 # Kernels of one call; ops that are not listed launch one.
 LAUNCHES: dict[str, int | Callable[[Sequence[Any]], int]] = {
     "median_distance": 7,
@@ -116,6 +124,7 @@ LAUNCHES: dict[str, int | Callable[[Sequence[Any]], int]] = {
     "svgd_step_backward": _by_width(5, 8),
     "svgd_field_backward": _by_width(3, 6),
     "svgd_jacobian_sqnorm": _by_width(1, 6),
+    "svgd_jacobian_sqnorm_backward": _sqnorm_backward,
     "chain_moved": _by_width(2, 5),
     "chain_inverse": _by_width(2, 5),
     "mlp_score_hvp": _score_hvp,

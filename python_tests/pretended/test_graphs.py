@@ -77,11 +77,46 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 def test_what_a_capture_forbids_is_refused_with_the_way_out(name: str) -> None:
     update, message = REFUSED[name]
     with pretended_cuda():
-        x, graphs = torch.ones(3, device=CUDA), Graphs(torch.device(CUDA), [], True)
+        x, graphs = torch.ones(3, device=CUDA), Graphs(torch.device(CUDA), [], True, required=True)
         for _ in range(WARM_UP):
             graphs.run("update", lambda: update(x))
-        with pytest.raises(UsageError, match=rf"{message}.*pass --graph off"):
+        with pytest.raises(UsageError, match=rf"--graph on: .*{message}.*pass --graph auto"):
             graphs.run("update", lambda: update(x))
+
+
+class Waiting(Line):
+    """Its second kind of update waits for the GPU, after it has moved the weight."""
+
+    def update(self, noise: Stream, scale: float | Tensor, target: Tensor) -> dict[str, Any]:
+        result = super().update(noise, scale, target)
+        if noise.device.type == "cuda" and self.waits:
+            result["loss"].item()
+        return result
+
+    waits = False
+
+
+def test_a_capture_that_fails_is_reported_once_and_changes_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither the update in which it fails, nor those of kinds that were captured before."""
+
+    def numbers(captures: bool) -> list[float]:
+        line, losses = Waiting(captures), []
+        for step in range(2 * WARM_UP + 6):
+            line.waits = step % 2 == 1
+            inputs = {"noise": Stream(0, step, device=CUDA), "scale": 0.5, "target": torch.ones(2, device=CUDA)}
+            losses.append(line.graphs.run(line.waits, line.update, **inputs)["loss"].item())
+        assert not line.graphs.captures
+        return [*losses, *line.weight.tolist(), *(state["step"].item() for state in line.adam.state.values())]
+
+    with pretended_cuda():
+        expected, stream = numbers(False), torch.cuda.current_stream()
+        assert numbers(True) == expected
+        # The update goes on where the others were, though torch leaves the stream of the capture current.
+        assert torch.cuda.current_stream() is stream
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 1
+    assert "warning: an update cannot be captured" in warnings[0]
+    assert "the run continues without graphs: operation not permitted when stream is capturing" in warnings[0]
 
 
 def test_the_tool_shows_a_number_of_the_host_that_was_baked_in() -> None:

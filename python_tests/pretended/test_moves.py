@@ -74,6 +74,20 @@ def test_evaluations_on_the_gpu_equal_those_on_the_cpu(tmp_path: Path) -> None:
         assert figures("cuda") == pytest.approx(on_cpu, rel=1e-4)
 
 
+@pytest.mark.parametrize("experiment", ["eb-gfn", "rl"])
+def test_a_run_that_had_to_capture_is_evaluated_on_any_device(tmp_path: Path, experiment: str) -> None:
+    length = {"eb-gfn": {"iterations": 4}, "rl": {"algo": "stein", "steps": 60}}[experiment]
+    with pretended_cuda():
+        assert cli.main(command(experiment, tmp_path / "run", device="cuda", graph="on", **length)) == 0
+        run = run_folder(experiment, tmp_path / "run")
+        few = {
+            "eb-gfn": ["--points=10", "--paths=2", "--z-samples=20", "--ais-temperatures=0", "--mmd-samples=0"],
+            "rl": ["--episodes=2"],
+        }
+        assert cli.main(["eval", experiment, str(run), "--device=cuda", *few[experiment]]) == 0
+    assert cli.main(["eval", experiment, str(run), "--device=cpu", *few[experiment]]) == 0
+
+
 class Options:
     log_every, eval_every, checkpoint_every, keep_checkpoints = 4, 100, 4, 10
 

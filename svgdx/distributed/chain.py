@@ -17,7 +17,7 @@ from svgdx.distributed.blocks import Field, Pairs, logdet_of, sqnorm_of
 from svgdx.distributed.median import median_distance
 from svgdx.distributed.ops import jacobian_rows
 from svgdx.distributed.ring import ring_sum
-from svgdx.distributed.shards import Shards, agree, even_split, sum_gradients
+from svgdx.distributed.shards import Shards, agree, even_split, host_values_device, sum_gradients
 from svgdx.samplers.control import MetropolisHastings
 from svgdx.samplers.kernels import RBF, Kernel
 from svgdx.samplers.parameters import OfState
@@ -65,10 +65,7 @@ class ShardedPlacement:
 
     def stream(self, stream: Stream) -> Stream:
         """A stream whose seed follows from rank 0's stream and the number of this rank. Collective."""
-        # NCCL transfers GPU memory only.
-        nccl = dist.get_backend(self.group) == "nccl"
-        device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
-        seed = torch.tensor(stream.seed() >> 1, device=device)
+        seed = torch.tensor(stream.seed() >> 1, device=host_values_device(self.group, stream.device))
         dist.broadcast(seed, dist.get_global_rank(self.group, 0), group=self.group)
         return Stream(int(seed), device=stream.device, rank=dist.get_rank(self.group))
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,8 @@ from torch import Tensor
 
 # Size of the description of a rank's input: enough for eight tensors, small compared with any shard.
 SIGNATURE_BYTES = 768
+# Groups whose ranks have exchanged tensors of a GPU.
+_connected: WeakSet[dist.ProcessGroup] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -150,13 +153,15 @@ def agree(
     rank = dist.get_rank(world)
     if rank < 0 or world is None:
         raise RuntimeError(f"svgdx.distributed.{op}: this process is not in the process group")
+    x = next(iter(sharded.values()))
+    device = host_values_device(world, x.device if isinstance(x, Tensor) else None)
     refused: Exception | None = None
     try:
         check()
         own = _signature(op, sharded, shared or {}, facts or {})
     except (TypeError, ValueError, RuntimeError) as error:
         refused, own = error, {"refused": str(error)[:400]}
-    signatures = _exchange(op, own, world)
+    signatures = _exchange(op, own, world, device)
     for other, signature in enumerate(signatures):
         if "refused" in signature:
             if other == rank and refused is not None:
@@ -164,7 +169,19 @@ def agree(
             raise RuntimeError(f"svgdx.distributed.{op}: rank {other} refused its input: {signature['refused']}")
     for other, signature in enumerate(signatures):
         _check_same(op, signature, signatures[0], other)
+    if isinstance(x, Tensor) and x.is_cuda:
+        _connect(world, x.device)
     return Shards(world, rank, tuple(signature["particles"] for signature in signatures))
+
+
+def _connect(group: dist.ProcessGroup, device: torch.device) -> None:
+    """Lets all ranks set up NCCL together: it hangs if a rank has no part in the first exchange of its group.
+
+    A rank with empty shards on both sides has none. Waits once for each group.
+    """
+    if group not in _connected:
+        dist.all_reduce(torch.zeros((), device=device), group=group)
+        _connected.add(group)
 
 
 def _signature(
@@ -189,13 +206,23 @@ def _signature(
     return signature | {name: str(value) for name, value in facts.items()}
 
 
-def _exchange(op: str, own: dict[str, Any], group: dist.ProcessGroup) -> list[dict[str, Any]]:
+def host_values_device(group: dist.ProcessGroup, device: torch.device | None = None) -> torch.device:
+    """Where values of the host must lie to travel in a group: on the CPU, unless its backend, NCCL alone, takes none.
+
+    device: of the particles; their GPU is that of this rank, which need not be the current one. None takes that one.
+    """
+    if "cpu:" in dist.get_backend_config(group):
+        return torch.device("cpu")
+    if device is not None and device.type == "cuda":
+        return device
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _exchange(op: str, own: dict[str, Any], group: dist.ProcessGroup, device: torch.device) -> list[dict[str, Any]]:
     """The signatures of all ranks."""
     text = json.dumps(own, ensure_ascii=True).encode()
     if len(text) > SIGNATURE_BYTES:
         text = json.dumps({"refused": f"too many dimensions to compare: {own}"[: SIGNATURE_BYTES // 2]}).encode()
-    # NCCL transfers GPU memory only.
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend(group) == "nccl" else None
     sent = torch.tensor(list(text.ljust(SIGNATURE_BYTES)), dtype=torch.uint8, device=device)
     received = [torch.empty_like(sent) for _ in range(dist.get_world_size(group))]
     try:

@@ -1,37 +1,38 @@
-// The Gram route's forward pass on the CPU: the same as gram::Rows and gram::GramForward, fused into three passes
-// around the matrix products.
+// The Gram route on the CPU. The forward pass is that of gram::GramForward, fused into three passes around the matrix
+// products.
 #pragma once
 
+#include "common/beta.h"
 #include "jacobian/cpu/gram_kernel.h"
+#include "jacobian/gram.h"
 #include "jacobian/gram_batches.h"
 
 namespace svgdx::cpu {
 
 // The most numbers of a batch of (M, M) matrices.
-constexpr int64_t gram_numbers() { return int64_t(1) << 20; }
+constexpr int64_t kGramNumbers = int64_t(1) << 20;
 
 template <class T>
-gram::Rows gram_rows_of(const Tensor& x, const Tensor& score, const Tensor& beta, const OptionalTensor& probe,
-                        const OptionalTensor& hvp) {
-  const Sizes sizes = sizes_of(x);
-  const auto float64 = [&](const Sizes& shape) { return new_empty(x, shape, ScalarType::Double); };
+gram::Rows gram_rows_of(const Tensor& like, const JacobianArgs<T>& in, const Tensor& beta) {
+  const Sizes sizes{in.batch, in.particles, in.dim};
+  const auto float64 = [&](const Sizes& shape) { return new_empty(like, shape, ScalarType::Double); };
   gram::Rows rows;
   rows.x = float64(sizes), rows.c = float64(sizes);
-  GramRows<T> args{sizes[0],
-                   sizes[1],
-                   sizes[2],
-                   data<T>(x),
-                   data<T>(score),
-                   data<T>(probe),
-                   data<T>(hvp),
+  GramRows<T> args{in.batch,
+                   in.particles,
+                   in.dim,
+                   in.x,
+                   in.score,
+                   in.probe,
+                   in.hvp,
                    data<double>(beta),
                    out<double>(rows.x),
                    out<double>(rows.c),
                    nullptr,
                    nullptr,
                    nullptr};
-  Tensor dots = float64({sizes[0], args.blocks(), probe ? sizes[1] : 0, kGramDots});
-  if (probe) {
+  Tensor dots = float64({in.batch, args.blocks(), in.probe ? in.particles : 0, kGramDots});
+  if (in.probe) {
     rows.probe = float64(sizes), rows.hvp = float64(sizes);
     args.probe_out = out<double>(*rows.probe);
     args.hvp_out = out<double>(*rows.hvp);
@@ -39,17 +40,20 @@ gram::Rows gram_rows_of(const Tensor& x, const Tensor& score, const Tensor& beta
   }
   torch::stable::parallel_for(0, args.batch * args.blocks(), 1 + (int64_t(1) << 7) / (1 + args.particles),
                               [&](int64_t begin, int64_t end) { SVGDX_ISA_CALL(gram_rows, args, begin, end); });
-  if (!probe) return rows;
+  if (!in.probe) return rows;
   dots = torch::stable::sum(dots, torch::headeronly::IntHeaderOnlyArrayRef({1}), false);
   rows.dots = dots;
   return rows;
 }
 
-// Contiguous float32 or float64 x, score, probe and hvp (c, M, D); beta float64 (c, 1, 1).
-inline gram::Rows gram_rows(const Tensor& x, const Tensor& score, const Tensor& beta, const OptionalTensor& probe,
-                            const OptionalTensor& hvp) {
-  const bool wide = x.scalar_type() == ScalarType::Double;
-  return wide ? gram_rows_of<double>(x, score, beta, probe, hvp) : gram_rows_of<float>(x, score, beta, probe, hvp);
+// beta of each batch row, float64 (c, 1, 1).
+template <class T>
+Tensor gram_beta(const Tensor& like, const JacobianArgs<T>& args) {
+  const Tensor beta = new_empty(like, {args.batch, 1, 1}, ScalarType::Double);
+  for (int64_t b = 0; b < args.batch; ++b) {
+    out<double>(beta)[b] = beta_of_sigma(double(args.bandwidth[b]), kLargestSquarableBeta);
+  }
+  return beta;
 }
 
 // |J_i|_F^2, (c, M, 1).
@@ -92,23 +96,47 @@ inline Tensor gram_sqnorm(const gram::Rows& rows, const Tensor& beta) {
   return result;
 }
 
-inline gram::Rows rows_of(const GramBatches& gram, int64_t begin, int64_t n, const OptionalTensor& probe,
-                          const OptionalTensor& hvp) {
-  const Particles& p = gram.p;
-  return gram_rows(gram.part(p.x, begin, n, p.dim), gram.part(p.score, begin, n, p.dim), gram.beta_of(begin, n),
-                   gram.part(probe, begin, n), gram.part(hvp, begin, n));
+// A view of contiguous numbers.
+template <class T>
+Tensor view_of(const T* numbers, const Sizes& sizes) {
+  Sizes strides(sizes.size(), 1);
+  for (size_t i = sizes.size() - 1; i-- > 0;) strides[i] = strides[i + 1] * sizes[i + 1];
+  return torch::stable::from_blob(const_cast<T*>(numbers), sizes, strides,
+                                  torch::stable::Device(torch::headeronly::DeviceType::CPU),
+                                  sizeof(T) == 8 ? ScalarType::Double : ScalarType::Float);
 }
 
 template <class T>
-Tensor gram_forward(const Particles& p, const Tensor& bandwidth, PerBatch<T>, const OptionalTensor& probe,
-                    const OptionalTensor& hvp) {
-  const GramBatches gram(p, bandwidth);
-  const Tensor result = p.per_row();
-  for (int64_t begin = 0; begin < p.batch; begin += gram.step(gram_numbers())) {
-    const int64_t n = std::min(gram.step(gram_numbers()), p.batch - begin);
-    gram.write(result, begin, n, 1, gram_sqnorm(rows_of(gram, begin, n, probe, hvp), gram.beta_of(begin, n)));
-  }
-  return result;
+void write(T* to, const Tensor& values) {
+  Tensor target = view_of(to, sizes_of(values));
+  torch::stable::copy_(target, values);
+}
+
+template <class T>
+void gram_forward(const Particles& p, const JacobianArgs<T>& all) {
+  for_gram_batches(p, kGramNumbers, [&](int64_t first, int64_t count) {
+    const JacobianArgs<T> args = batch_rows(all, first, count);
+    const Tensor beta = gram_beta(p.x, args);
+    write(args.out, gram_sqnorm(gram_rows_of(p.x, args, beta), beta));
+  });
+}
+
+// euler: (batch, M).
+template <class T>
+void gram_backward(const Particles& p, const JacobianGradArgs<T>& all, double* euler) {
+  for_gram_batches(p, kGramNumbers, [&](int64_t first, int64_t count) {
+    const JacobianGradArgs<T> args = batch_rows(all, first, count);
+    const Tensor beta = gram_beta(p.x, args.forward);
+    const gram::GramForward forward(gram_rows_of(p.x, args.forward, beta), beta);
+    const Tensor weight = as_type(view_of(args.grad_out, {count, p.count, 1}), ScalarType::Double);
+    const gram::Gradients gradients = gram::backward(forward, weight);
+    write(args.grad_x, gradients.x);
+    write(args.grad_score, gradients.score);
+    write(euler + first * p.count, gradients.euler);
+    if (!args.forward.probe) return;
+    write(args.grad_probe, *gradients.probe);
+    write(args.grad_hvp, *gradients.hvp);
+  });
 }
 
 }  // namespace svgdx::cpu

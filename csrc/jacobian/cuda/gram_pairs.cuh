@@ -9,11 +9,26 @@ namespace svgdx::cuda {
 
 constexpr int kGramThreads = 256;
 constexpr int kGramWarps = kGramThreads / 32;
+constexpr const char* kGramOp = "svgd_jacobian_sqnorm";
+
+// Calls launch(grid, by_particles, first_block), with a warp for each particle.
+template <class Launch>
+void launch_particles(int64_t batch, int64_t particles, Launch launch) {
+  const Divider by_particles(particles);
+  launch_blocks(kGramOp, ceil_div(batch * particles, kGramWarps),
+                [&](unsigned grid, int64_t first) { launch(grid, by_particles, first); });
+}
 
 template <class T>
 __device__ inline double gram_beta(const PerBatch<T>& bandwidth, int64_t batch) {
   const double sigma = double(bandwidth[batch]);
   return sigma > 0 ? beta_of_sigma(sigma, kLargestSquarableBeta) : not_a_number<double>();
+}
+
+// weight beta^2 / M^2.
+__device__ inline double gram_share(double weight, double beta, int64_t particles) {
+  const double share = beta / double(particles);
+  return weight * share * share;
 }
 
 // A block centres 32 columns of one batch row; a warp takes every eighth particle.
@@ -40,7 +55,7 @@ __global__ void __launch_bounds__(kGramThreads, 4)
   const double beta = gram_beta(args.bandwidth, batch);
   const int64_t kind = args.particles * args.dim;
   const int kinds = args.probe == nullptr ? 2 : 4;
-  double* out = args.rows + batch * kinds * kind + column;
+  double* out = args.rows + (batch * kinds + (kinds == 4)) * kind + column;
   SVGDX_UNROLL_BY(1)
   for (int64_t m = warp; m < args.particles; m += kGramWarps) {
     const int64_t from = start + m * args.dim, to = m * args.dim;
@@ -49,7 +64,7 @@ __global__ void __launch_bounds__(kGramThreads, 4)
     out[kind + to] = double(args.score[from]) - beta * centred;
     if (kinds == 2) continue;
     out[2 * kind + to] = double(args.hvp[from]);
-    out[3 * kind + to] = double(args.probe[from]);
+    out[to - kind] = double(args.probe[from]);
   }
 }
 
@@ -57,7 +72,7 @@ template <class T>
 void gram_rows(const GramInputs<T>& args, void* stream) {
   const int64_t columns = ceil_div(args.dim, 32);
   const Divider by_columns(columns);
-  launch_blocks("svgd_jacobian_sqnorm", args.batch * columns, [&](unsigned grid, int64_t first) {
+  launch_blocks(kGramOp, args.batch * columns, [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((gram_rows_kernel<T>), grid, kGramThreads, 0, stream, args, by_columns, first);
   });
 }
@@ -69,11 +84,10 @@ struct GramRow {
   int64_t m;
 
   __device__ GramRow(const GramPairs<T>& args, int64_t batch, int64_t i) : m(args.particles) {
-    const double* all = args.products + batch * args.kinds * m * 2 * m;
-    x = all + i * 2 * m;
-    c = all + (m + i) * 2 * m;
-    h = all + (2 * m + i) * 2 * m;
-    v = all + (3 * m + i) * 2 * m;
+    v = args.products + (batch * args.kinds * m + i) * 2 * m;
+    x = v + args.first() * 2 * m * m;
+    c = x + 2 * m * m;
+    h = c + 2 * m * m;
   }
   __device__ double g(int64_t j) const { return x[j]; }
   __device__ double u(int64_t j) const { return x[m + j]; }
@@ -96,10 +110,10 @@ __global__ void __launch_bounds__(kGramThreads)
   }
   if (args.dots == nullptr) return;
   const int64_t kind = args.particles * args.dim;
-  const double* h = args.rows + batch * args.kinds * kind + 2 * kind + i * args.dim;
+  const double *v = args.rows + batch * args.kinds * kind + i * args.dim, *h = v + 3 * kind;
   double probe_hvp = 0, hvp_hvp = 0;
   for (int64_t d = lane; d < args.dim; d += 32) {
-    probe_hvp += h[d] * h[kind + d];
+    probe_hvp += h[d] * v[d];
     hvp_hvp += h[d] * h[d];
   }
   probe_hvp = lane_sum(probe_hvp, 1, 32);
@@ -114,9 +128,7 @@ __global__ void __launch_bounds__(kGramThreads)
 
 template <class T>
 void gram_dots(const GramPairs<T>& args, void* stream) {
-  const Divider by_particles(args.particles);
-  const int64_t blocks = ceil_div(args.batch * args.particles, kGramWarps);
-  launch_blocks("svgd_jacobian_sqnorm", blocks, [&](unsigned grid, int64_t first) {
+  launch_particles(args.batch, args.particles, [&](unsigned grid, Divider by_particles, int64_t first) {
     SVGDX_LAUNCH((gram_dots_kernel<T>), grid, kGramThreads, 0, stream, args, by_particles, first);
   });
 }
@@ -135,7 +147,8 @@ __global__ void __launch_bounds__(kGramThreads, 2)
   const double beta = gram_beta(args.bandwidth, batch), g_ii = squares[i];
   const double x_hvp = args.dots == nullptr ? 0 : args.dots[item * kGramDots];
   const double v_x = args.dots == nullptr ? 0 : args.dots[item * kGramDots + 1];
-  double* factors = args.factors + item * 3 * m;
+  double* factors = args.factors + item * args.blocks() * m;
+  const double alpha = args.weight == nullptr ? 0 : gram_share(double(args.weight[item]), beta, m);
   double sums[kGramSums] = {};
   SVGDX_UNROLL_BY(1)
   for (int64_t j = lane; j < m; j += 32) {
@@ -147,6 +160,11 @@ __global__ void __launch_bounds__(kGramThreads, 2)
     factors[m + j] = g;
     factors[2 * m + j] = f * g;
     const double a = beta * u + 0.5 * beta * beta * g_ii, b = 0.5 * g_ii - g;
+    if (args.weight != nullptr) {
+      factors[3 * m + j] = alpha * kappa;
+      factors[4 * m + j] = 2 * alpha * kappa * b;
+      factors[5 * m + j] = 2 * alpha * kappa * a;
+    }
     sums[0] += kappa;
     sums[1] += kappa * (u + beta * (g_ii - g) - crosses[j]);
     sums[2] += kappa * a;
@@ -164,9 +182,7 @@ __global__ void __launch_bounds__(kGramThreads, 2)
 
 template <class T>
 void gram_kernel(const GramPairs<T>& args, void* stream) {
-  const Divider by_particles(args.particles);
-  const int64_t blocks = ceil_div(args.batch * args.particles, kGramWarps);
-  launch_blocks("svgd_jacobian_sqnorm", blocks, [&](unsigned grid, int64_t first) {
+  launch_particles(args.batch, args.particles, [&](unsigned grid, Divider by_particles, int64_t first) {
     SVGDX_LAUNCH((gram_kernel_kernel<T>), grid, kGramThreads, 0, stream, args, by_particles, first);
   });
 }
@@ -203,9 +219,7 @@ __global__ void __launch_bounds__(kGramThreads)
 
 template <class T>
 void gram_finish(const GramPairs<T>& args, void* stream) {
-  const Divider by_particles(args.particles);
-  const int64_t blocks = ceil_div(args.batch * args.particles, kGramWarps);
-  launch_blocks("svgd_jacobian_sqnorm", blocks, [&](unsigned grid, int64_t first) {
+  launch_particles(args.batch, args.particles, [&](unsigned grid, Divider by_particles, int64_t first) {
     SVGDX_LAUNCH((gram_finish_kernel<T>), grid, kGramThreads, 0, stream, args, by_particles, first);
   });
 }

@@ -49,6 +49,20 @@ def test_a_refusal_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
             device.resolved(name)
 
 
+def test_a_gpu_that_the_library_was_not_built_for_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"cuda": {"built": True, "architectures": ["80-real", "90-real", "120-virtual"]}}
+    monkeypatch.setattr(_library, "build_facts", lambda: facts)
+    is_built_for = {(8, 6): True, (9, 0): True, (12, 1): True, (7, 0): False, (10, 0): False}
+    assert {capability: device.built_for(capability) for capability in is_built_for} == is_built_for
+    with pretended_cuda(), monkeypatch.context() as patch:
+        patch.setattr(device, "built_for", lambda capability: capability != (9, 0))
+        reason = "svgdx's CUDA library was not built for pretended GPU (sm_90)"
+        assert device.automatic() == ("cpu", reason)
+        for name in ("cuda", "cuda:0"):
+            with pytest.raises(UsageError, match=f"--device {name}: CUDA cannot be used: {re.escape(reason)}; pass"):
+                device.resolved(name)
+
+
 def test_each_process_of_torchrun_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pretended_cuda(), monkeypatch.context() as patch:
         with pytest.raises(UsageError, match="no GPU for cuda:1, because torch sees only 1"):

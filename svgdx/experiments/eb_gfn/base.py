@@ -58,7 +58,7 @@ class EnergyTrainer(Trainer):
         self.energy_adam = torch.optim.Adam(self.energy.parameters(), config.energy_lr, fused=True)
         self.optimisers["energy_adam"] = self.energy_adam
         self.add_optimisers()
-        self.graphs = Graphs(self.device, [*self.optimisers.values()], config.captures())
+        self.graphs = Graphs(self.device, [*self.optimisers.values()], config.captures(), config.graph == "on")
         self._rates = [group["lr"] for group in self._groups()]
 
     def build(self) -> None:

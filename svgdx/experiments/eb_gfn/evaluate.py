@@ -37,8 +37,8 @@ def run(path: Path, chosen: Path | None, options: dict[str, Any]) -> int:
     folder = RunFolder.reopen(path, "eb-gfn")
     config = EBGFNConfig.from_yaml(folder.config)
     settings = localised(EvaluationSettings.for_data(config.data, options))
-    # The model computes where the evaluation does, not where it was trained.
-    config = dataclasses.replace(config, device=settings.device)
+    # The model computes where the evaluation does, not where it was trained, and is not updated.
+    config = dataclasses.replace(config, device=settings.device, graph="off")
     torch.set_num_threads(settings.threads)
     checkpoint = folder.load(chosen)
     if checkpoint is None:

@@ -41,7 +41,7 @@ class EBMTrainer(ImageTrainer):
         self.negatives = self._negatives(images.train, self.stream(START))
         self.modules = {"energy": self.energy, **self.negatives.modules}
         self.optimisers = {"energy_adam": self.energy_adam, **self.negatives.optimisers}
-        self.graphs = Graphs(self.device, [*self.optimisers.values()], config.captures())
+        self.graphs = Graphs(self.device, [*self.optimisers.values()], config.captures(), config.graph == "on")
 
     def _negatives(self, train: Tensor, stream: Stream) -> Negatives:
         if self.config.sampler == "langevin":

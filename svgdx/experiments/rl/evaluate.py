@@ -87,8 +87,8 @@ def run(path: Path, checkpoint: Path | None, video: Path | None, options: dict[s
     config = RLConfig.from_yaml(folder.config)
     folder.check_environment(config.env)
     settings = localised(RLEvaluationSettings.for_environment(config.env, options))
-    # The model computes where the evaluation does, not where it was trained.
-    config = dataclasses.replace(config, device=settings.device)
+    # The model computes where the evaluation does, not where it was trained, and is not updated.
+    config = dataclasses.replace(config, device=settings.device, graph="off")
     torch.set_num_threads(settings.threads)
     loaded = folder.load(checkpoint)
     if loaded is None:

@@ -128,7 +128,7 @@ def _prepared(config: RLConfig, model: Any) -> Any:
     if config.captures():
         optimizers = [model.policy.actor_optimizer, model.policy.critic_optimizer, model.ent_coef_optimizer]
         present = [optimizer for optimizer in optimizers if optimizer is not None]
-        model.run_update = Graphs(model.device, present, captures=True).run
+        model.run_update = Graphs(model.device, present, captures=True, required=config.graph == "on").run
     return model
 
 

@@ -8,6 +8,7 @@ one rank, and nothing here communicates.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -171,7 +172,10 @@ def averaged(loss: Tensor, optimiser: torch.optim.Optimizer) -> Tensor:
         _reducers[optimiser] = nn.parallel.DistributedDataParallel(
             _Carrier(optimiser), find_unused_parameters=True, init_sync=False
         )
-    carried: Tensor = _reducers[optimiser](loss)
+    with warnings.catch_warnings():
+        # It need not find any; a parameter without a gradient would cost a wait for the GPU at every step.
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+        carried: Tensor = _reducers[optimiser](loss)
     return carried
 
 
@@ -185,8 +189,6 @@ class _Carrier(nn.Module):
         super().__init__()
         parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         self.carried = nn.ParameterList(parameters)
-        # The reducer warns if it looks for unused parameters and finds none.
-        self.unused = nn.Parameter(torch.zeros((), device=parameters[0].device))
 
     def forward(self, loss: Tensor) -> Tensor:
         return loss

@@ -32,17 +32,42 @@ def automatic() -> Choice:
     return Choice("cuda", f"torch sees {torch.cuda.get_device_name(0)}, and svgdx's CUDA library is loaded")
 
 
-def without_cuda() -> str | None:
-    """Why CUDA cannot be used here; None if it can."""
+def without_cuda(number: int = 0) -> str | None:
+    """Why CUDA cannot be used here, on the GPU of this number; None if it can."""
     if not torch.cuda.is_available():
         if torch.version.cuda is None:
             return f"torch {torch.__version__} is built without CUDA"
         return "torch sees no GPU"
     library = _library.libraries["cuda"]
     # The reference in plain PyTorch needs no library.
-    if library.loaded or _library.disabled():
+    if _library.disabled():
         return None
-    return f"svgdx's CUDA library is not loaded: {library.reason}"
+    if not library.loaded:
+        return f"svgdx's CUDA library is not loaded: {library.reason}"
+    if number < torch.cuda.device_count() and not built_for(torch.cuda.get_device_capability(number)):
+        major, minor = torch.cuda.get_device_capability(number)
+        return f"svgdx's CUDA library was not built for {torch.cuda.get_device_name(number)} (sm_{major}{minor})"
+    return None
+
+
+def built_for(capability: tuple[int, int]) -> bool:
+    """Whether the CUDA library that was built has code for a GPU of this compute capability, (major, minor)."""
+    facts = _library.build_facts()
+    if facts is None or not facts["cuda"]["built"]:
+        return True
+    number = 10 * capability[0] + capability[1]
+    return any(runs_on(number, architecture) for architecture in facts["cuda"]["architectures"])
+
+
+def runs_on(capability: int, architecture: str) -> bool:
+    """Whether code for an architecture, such as "90-real", "90a-real" or "120-virtual", runs on such a GPU."""
+    code, kind = architecture.split("-")
+    number = int(code.rstrip("af"))
+    if code.endswith("a"):
+        return capability == number
+    if kind == "virtual" and not code.endswith("f"):
+        return capability >= number
+    return capability // 10 == number // 10 and capability >= number
 
 
 def resolved(name: str) -> str:
@@ -56,10 +81,10 @@ def resolved(name: str) -> str:
         return automatic().name
     if name == "cpu":
         return name
-    missing = without_cuda()
+    _, _, number = name.partition(":")
+    missing = without_cuda(int(number or local_rank()))
     if missing is not None:
         raise UsageError(f"--device {name}: CUDA cannot be used: {missing}; pass --device cpu to compute on the CPU")
-    _, _, number = name.partition(":")
     if number and ranks_launched() > 1:
         raise UsageError(f"--device {name}: torchrun gives each process a GPU of its own; pass --device cuda")
     count = torch.cuda.device_count()

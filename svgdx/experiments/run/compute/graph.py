@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from svgdx.experiments.run.errors import UsageError, is_out_of_memory
+from svgdx.experiments.run.errors import UsageError
 from svgdx.streams import Stream
 
 T = TypeVar("T")
@@ -19,6 +20,10 @@ T = TypeVar("T")
 WARM_UP = 3
 # Kinds that are kept; each holds the memory of one update.
 MOST_KINDS = 8
+
+
+class CaptureError(Exception):
+    """An update cannot be captured. Nothing of it was launched."""
 
 
 class Graphs:
@@ -38,14 +43,20 @@ class Graphs:
     in float32. The next update of the kind overwrites what the function returns. Without graphs the function is called
     with the inputs as they are.
 
+    A capture launches nothing, so that one that fails has changed nothing on the GPU: the update is then made as it is,
+    and so are all later ones.
+
     Args:
         device: of the updates.
         optimisers: those that an update may step, all of them fused.
         captures: whether to capture; False on the CPU.
+        required: whether a capture that fails is an error; otherwise a warning names the reason.
     """
 
-    def __init__(self, device: torch.device, optimisers: Sequence[torch.optim.Optimizer], captures: bool) -> None:
-        self.device, self.captures = device, captures
+    def __init__(
+        self, device: torch.device, optimisers: Sequence[torch.optim.Optimizer], captures: bool, required: bool = False
+    ) -> None:
+        self.device, self.captures, self.required = device, captures, required
         self._optimisers = optimisers
         self._kinds: dict[Hashable, _Kind] = {}
         if captures:
@@ -61,7 +72,7 @@ class Graphs:
             inputs: by the names of the function's arguments.
 
         Raises:
-            UsageError: an update of this kind cannot be captured.
+            UsageError: an update of this kind cannot be captured, though graphs are required.
         """
         if not self.captures or kind is None:
             return update(**inputs)
@@ -74,11 +85,25 @@ class Graphs:
             del self._kinds[next(iter(self._kinds))]
         for rate, group in zip(self._rates, self._groups(), strict=True):
             rate.set(group["lr"])
-        return captured.run(lambda static: update(**tree_unflatten(static, structure)), leaves, self._in_place)
+        try:
+            return captured.run(lambda static: update(**tree_unflatten(static, structure)), leaves, self._in_place)
+        except CaptureError as error:
+            self._give_up(error)
+        return update(**inputs)
 
     def forget(self) -> None:
         """Drops what was captured, because parameters or optimisers were put back from a checkpoint."""
         self._kinds.clear()
+
+    def _give_up(self, error: CaptureError) -> None:
+        """Ends all capturing: after a failure, torch's allocator still holds the capture that was not completed."""
+        if self.required:
+            raise UsageError(
+                f"--graph on: an update cannot be captured: {error}; pass --graph auto to train without graphs"
+            ) from error
+        print(f"warning: an update cannot be captured, the run continues without graphs: {error}", file=sys.stderr)
+        self.captures = False
+        self.forget()
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimiser in self._optimisers for group in optimiser.param_groups]
@@ -123,14 +148,17 @@ class _Kind:
         return result
 
     def _capture(self, update: Callable[[], Any], in_place: Callable[[], Any]) -> None:
-        graph = torch.cuda.CUDAGraph()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.stream.device)
         try:
             with torch.cuda.graph(graph, stream=self.stream), in_place():
                 self.result = update()
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            raise UsageError(f"--graph: an update cannot be captured: {error}; pass --graph off") from error
+            # torch.cuda.graph leaves its stream the current one if it cannot end the capture, and hides the reason.
+            torch.cuda.set_stream(current)
+            first: BaseException = error
+            while first.__context__ is not None:
+                first = first.__context__
+            raise CaptureError(str(first).partition("\n")[0]) from error
         self.graph = graph
 
 
