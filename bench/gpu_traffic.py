@@ -34,7 +34,7 @@ LAYER, PROBES = (12, 256, 3), (2, 40, 64)
 
 
 # Sizes of the inputs that are made from an op's line of shapes.
-SIZES = {**inputs.SIZES, "M": 64, "D": 64, "*": (2,)}
+SIZES = {**inputs.SIZES, "M": 64, "D": 16, "*": (2,)}
 
 
 @dataclass(frozen=True)

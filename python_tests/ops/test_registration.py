@@ -14,6 +14,7 @@ import torch
 import torch._dynamo.testing
 from ops.cases import DIFFERENTIABLE, DRAWS, STEPPED, VARIANTS, Inputs, Variant, gradients, sample_inputs
 from torch import Tensor
+from torch._dynamo import compiled_autograd
 
 from svgdx import ops, reference
 
@@ -77,6 +78,17 @@ def test_compile_trajectories_with_inductor() -> None:
     compiled = torch.compile(loss, fullgraph=True)
     torch.testing.assert_close(compiled(inputs), loss(inputs), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(gradients(compiled, inputs), gradients(loss, inputs), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", [Variant("svgd_step", ("hessian_trace",)), STEPPED[0]], ids=str)
+def test_compiled_autograd(variant: Variant) -> None:
+    torch._dynamo.reset()
+    inputs = sample_inputs(variant, (2,), 4, 3)
+    expected = gradients(variant, inputs)
+    with compiled_autograd._enable(torch.compile(backend="aot_eager", dynamic=True)):
+        actual = gradients(variant, inputs)
+    for name, grad in actual.items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-12, atol=1e-12)
 
 
 def test_compile_with_dynamic_shapes_and_numbers() -> None:

@@ -58,7 +58,9 @@ def recorded(name: str, op: torch._ops.OpOverload, formula: Formula | None, keep
         input_grads = formula(inputs, needs, *grads)
         return tuple([grad if need else None for grad, need in zip(input_grads, needs, strict=False)])
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    # Compiled autograd asks the class for a key of its node, which only torch.autograd.Function defines.
+    key = staticmethod(torch.autograd.Function._compiled_autograd_key)
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward), "_compiled_autograd_key": key}
     return type(name, (_SingleLevelFunction,), members)
 
 
