@@ -73,6 +73,7 @@ EBMS: dict[str, dict[str, Any]] = {
     "langevin": {"config": "langevin"},
     "langevin, persistent": {"config": "langevin", "chains": "persistent", "buffer": 600},
     "conv": {"energy": "conv", "width": 2, "gradient_penalty": 0.1},
+    "conv, bfloat16": {"energy": "conv", "width": 2, "amp": "bf16"},
 }
 
 
@@ -103,7 +104,7 @@ class SteinUpdates:
 RLS: dict[str, dict[str, Any]] = {
     **{name: {"preset": name} for name in ("met-svgd", "met-svgd-mh", "met-svgd-lc", "p-svgd")},
     "s2ac": {"preset": "met-svgd", "target": "s2ac", "hessian": "exact"},
-    "truncation, tuned alpha": {"control": "truncation", "alpha_rule": "tuned"},
+    "truncation, tuned alpha, bfloat16": {"control": "truncation", "alpha_rule": "tuned", "amp": "bf16"},
 }
 FIXED = {"k_schedule": "fixed", "k": 2}
 GFNS: dict[str, dict[str, Any]] = {
@@ -225,3 +226,11 @@ def test_updates_that_cannot_be_captured_are_refused_by_name(name: str) -> None:
         assert not cls.from_options(options | {"graph": "auto"}).captures()
         with pytest.raises(UsageError, match=rf"--graph on: .*{message}.*; pass --graph auto"):
             cls.from_options(options | {"graph": "on"}).captures()
+
+
+def test_updates_of_several_processes_are_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pretended_cuda():
+        assert not EBMConfig.from_options(EBM).captures()
+        with pytest.raises(UsageError, match=r"--graph on: .* averaged by hooks that a graph does not hold"):
+            EBMConfig.from_options(EBM | {"graph": "on"}).captures()

@@ -18,6 +18,7 @@ from torch.distributions import MultivariateNormal  # noqa: E402
 
 from svgdx import SVGD, cli  # noqa: E402
 from svgdx.experiments.run import loop  # noqa: E402
+from svgdx.experiments.run.compute import graph  # noqa: E402
 from svgdx.experiments.run.compute.adam import descend  # noqa: E402
 from svgdx.experiments.run.compute.guard import Quantities, floats  # noqa: E402
 from svgdx.experiments.run.errors import DivergedError, require_finite_tensors  # noqa: E402
@@ -50,6 +51,20 @@ def test_a_run_resumed_on_the_gpu_equals_an_unbroken_one(tmp_path: Path) -> None
         torch.randn(5, device="cuda")
         assert resume("rl", tmp_path / "halves", "--steps=80") == 0
     assert_same_run(run_folder("rl", tmp_path / "whole"), run_folder("rl", tmp_path / "halves"), "rl")
+
+
+def test_captured_updates_resume_in_the_middle_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With persistent chains and a learning rate that changes at every update."""
+    monkeypatch.setattr(graph, "WARM_UP", 1)
+    with pretended_cuda():
+        for name in ("whole", "halves"):
+            changes = {"sampler": "pcd-gibbs", "lr_decay": "linear", "checkpoint_every": 3, "iterations": 6}
+            words = command("eb-gfn", tmp_path / name, device="cuda", graph="on", eval_every=6, **changes)
+            assert cli.main(words) == 0
+        middle = checkpoints(tmp_path / "halves")[1]
+        assert middle.name == "step-00000003.safetensors"
+        assert resume("eb-gfn", tmp_path / "halves", f"--checkpoint={middle}") == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "halves", "eb-gfn")
 
 
 def test_evaluations_on_the_gpu_equal_those_on_the_cpu(tmp_path: Path) -> None:

@@ -32,8 +32,17 @@ def test_auto_takes_cuda_if_torch_sees_a_gpu_and_the_library_is_loaded() -> None
         assert device.automatic().name == "cpu"
 
 
+def test_hidden_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UsageError, match="torch sees no GPU, with CUDA_VISIBLE_DEVICES=''; pass --device cpu"):
+        device.resolved("cuda")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_refusal_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     reason = "torch sees no GPU" if torch.version.cuda else f"torch {torch.__version__} is built without CUDA"
     for name in ("cuda", "cuda:0"):
         with pytest.raises(UsageError, match=f"--device {name}: CUDA cannot be used: {re.escape(reason)}; pass"):

@@ -37,7 +37,8 @@ def without_cuda(number: int = 0) -> str | None:
     if not torch.cuda.is_available():
         if torch.version.cuda is None:
             return f"torch {torch.__version__} is built without CUDA"
-        return "torch sees no GPU"
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return "torch sees no GPU" + ("" if visible is None else f", with CUDA_VISIBLE_DEVICES={visible!r}")
     library = _library.libraries["cuda"]
     # The reference in plain PyTorch needs no library.
     if _library.disabled():
