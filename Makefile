@@ -15,7 +15,7 @@ pip := $(bin)/python -m pip
 build_tools := "setuptools>=77" "cmake>=3.22" ninja
 cpp_files = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-.PHONY: demo test docs wheel lint format setup clean
+.PHONY: demo test docs wheel lint format bench-history bench-check setup clean
 
 # The CUDA library takes minutes to compile, and these need it only if there is a GPU.
 demo test docs: export SVGDX_CUDA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo auto || echo off)
@@ -49,6 +49,15 @@ format: setup
 	$(bin)/ruff format
 	$(bin)/ruff check --fix
 	$(bin)/clang-format -i $(cpp_files)
+
+# Draws the CPU times of bench/results over the commits.
+bench-history: setup
+	$(pip) install --quiet matplotlib
+	$(bin)/python bench/report/history.py
+
+# Warns of benchmarks of svgdx that lost 10 %; after `make test`, which installs what it needs.
+bench-check:
+	$(bin)/python bench/report/history.py --check
 
 # Built without isolation, so that torch is installed once and not a second time for the build alone.
 setup: $(bin)/python

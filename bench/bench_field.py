@@ -1,20 +1,22 @@
-"""svgd_phi_trace, forward and with its gradients, against every peer of field_peers.py in one run: 2 threads, float32.
+"""svgd_phi_trace, forward and with its gradients, against every peer of field_peers.py in one run: float32.
 
 Every entry is also timed on the GPU, or reported as skipped if there is none.
 
-pytest bench/bench_field.py --benchmark-json bench/results/field.json
-python bench/render.py bench/results/field.json bench/results/field
+pytest bench/bench_field.py --benchmark-json build/field.json
+python bench/report/render.py build/field.json bench/results/field
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 import torch
 from field_peers import PEERS, fits
 from peak_memory import peak_extra_bytes
+from timing import BRIEF, DEVICES, agree, one_thread, time_calls
+
+__all__ = ["one_thread"]
 
 SHAPES = [
     (256, 10, 6),
@@ -26,22 +28,6 @@ SHAPES = [
     (1, 128, 3072),
     (1, 512, 3072),
 ]
-SECONDS = {"cpu": 2.0, "cuda": 0.2}  # of repeated calls per entry
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")],
-    ),
-]
-
-
-@pytest.fixture(autouse=True)
-def two_threads() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def problem(shape: tuple[int, int, int], device: str) -> tuple[torch.Tensor, ...]:
@@ -49,26 +35,6 @@ def problem(shape: tuple[int, int, int], device: str) -> tuple[torch.Tensor, ...
     batch, particles, dim = shape
     inputs = torch.randn(batch, particles, dim), torch.randn(batch, particles, dim), torch.full((batch,), dim**0.5)
     return tuple(t.to(device) for t in inputs)
-
-
-def time_calls(benchmark: Any, device: str, work: Any) -> None:
-    def call() -> None:
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    call()  # compiles
-    start = time.perf_counter()
-    call()
-    one = time.perf_counter() - start
-    rounds = int(min(1000, max(3, SECONDS[device] / one)))
-    benchmark.pedantic(call, rounds=rounds, warmup_rounds=min(rounds, 5))
-
-
-def agree(got: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]) -> None:
-    """Every peer computes the same results."""
-    for a, b in zip(got, expected, strict=True):
-        assert torch.linalg.vector_norm(a - b) <= 1e-3 * torch.linalg.vector_norm(b) + 1e-6
 
 
 def peak_bytes(device: str, peer: str, shape: tuple[int, int, int], call: Any) -> int:
@@ -89,7 +55,8 @@ def test_forward(benchmark: Any, shape: tuple[int, int, int], peer: str, device:
     inputs = problem(shape, device)
     form = PEERS[peer]()
     agree(form(*inputs), PEERS["svgdx"]()(*inputs))
-    benchmark.extra_info["memory"] = peak_bytes(device, peer, shape, lambda: form(*inputs))
+    if not BRIEF:
+        benchmark.extra_info["memory"] = peak_bytes(device, peer, shape, lambda: form(*inputs))
     time_calls(benchmark, device, lambda: form(*inputs))
 
 

@@ -1,10 +1,10 @@
-"""gfn_trajectory_log_prob with its gradient against the peers of trajectory_peers.py in one run: 2 threads, float32.
+"""gfn_trajectory_log_prob with its gradient against the peers of trajectory_peers.py in one run: float32.
 
 The entries `copy` and `copy, new tensor` read and write the logits once; the share of the machine's copy bandwidth is
 relative to them (forward and backward read the logits twice and write their gradient once).
 
-pytest bench/bench_trajectory.py --benchmark-json bench/results/trajectory.json
-python bench/render.py bench/results/trajectory.json bench/results/trajectory
+pytest bench/bench_trajectory.py --benchmark-json build/trajectory.json
+python bench/report/render.py build/trajectory.json bench/results/trajectory
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 import trajectory_peers
-from bench_field import DEVICES, agree, time_calls, two_threads
+from timing import DEVICES, agree, one_thread, time_calls
 
-__all__ = ["two_threads"]
+__all__ = ["one_thread"]
 
 SHAPES = [(128, 32, 32), (128, 100, 100), (16, 784, 784)]
 COPIES = ["copy", "copy, new tensor"]

@@ -65,21 +65,13 @@ def fused(problem: Problem) -> Three:
     return svgdx.ops.mlp_score_hvp(problem.x, problem.condition, weights, biases, "silu", problem.probe)
 
 
-def products(problem: Problem) -> Callable[[], None]:
-    """Only the matrix products of one call, over all rows at once."""
-    rows, dim = problem.x.numel() // problem.x.shape[-1], problem.x.shape[-1]
-    first, *deeper = [layer.weight.detach() for layer in problem.layers[:-1]]
-    first = first[:, :dim]
-    points, hidden = problem.x.new_zeros(2 * rows, dim), problem.x.new_zeros(2 * rows, len(first))
-
-    def run() -> None:
-        torch.mm(points, first.T)
-        torch.mm(hidden, first)
-        for weight in deeper:
-            torch.mm(hidden, weight.T)
-            torch.mm(hidden, weight)
-
-    return run
+def products(problem: Problem) -> float:
+    """Floating-point operations of the matrix products of one call, with the condition's part once per row of B."""
+    batch, rows, dim = len(problem.x), problem.x.numel() // problem.x.shape[-1], problem.x.shape[-1]
+    first, *deeper = [layer.weight for layer in problem.layers[:-1]]
+    # Value and tangent forward, and both back.
+    at_points = 4 * rows * (dim * len(first) + sum(weight.numel() for weight in deeper))
+    return 2.0 * (at_points + batch * (first.shape[1] - dim) * len(first))
 
 
 _compiled = torch.compile(forward_over_reverse, fullgraph=True, dynamic=False)

@@ -78,7 +78,7 @@ stage trajectory 60 run_pytest -m gpu "${benchmarks[1]}" --benchmark-json "$out/
 # On its own, because it may crash.
 stage keops 15 run_pytest -m gpu -k keops "${benchmarks[0]}" --benchmark-json "$out/keops.json"
 for name in field trajectory; do
-  [ ! -s "$out/$name.json" ] || stage "render-$name" 10 "$python" "$root/bench/render.py" "$out/$name.json" "$out/$name"
+  [ ! -s "$out/$name.json" ] || stage "render-$name" 10 "$python" "$root/bench/report/render.py" "$out/$name.json" "$out/$name"
 done
 stage tables 10 "$python" "$root/bench/gpu/tables.py" "$out"
 exit "$failed"

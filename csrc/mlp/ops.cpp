@@ -6,6 +6,7 @@
 #include "common/registration.h"
 #include "mlp/host.h"
 #include SVGDX_BACKEND_HEADER(common, device.h)
+#include SVGDX_BACKEND_HEADER(common, factor.h)
 #include SVGDX_BACKEND_HEADER(mlp, rows.h)
 
 namespace svgdx::SVGDX_BACKEND {
@@ -24,7 +25,8 @@ class MlpScoreHvp {
         block_(mlp_rows(t.rows(), t.widest())) {
     for (int64_t layer = 0; layer < t.hidden_layers(); ++layer) {
       Tensor weight = layer == 0 ? first_ : t.weight[layer];
-      transposed_.push_back(torch::stable::transpose(weight, 0, 1));
+      weight_.emplace_back(weight, 2 * t.rows());
+      transposed_.emplace_back(torch::stable::transpose(weight, 0, 1), 2 * t.rows());
     }
   }
 
@@ -66,11 +68,11 @@ class MlpScoreHvp {
   void block(int64_t first, int64_t rows, const std::vector<Layer>& layers) const {
     void* stream = SVGDX_BACKEND::stream(t_.x);
     const size_t last = layers.size() - 1;
-    SVGDX_BACKEND::multiply(some_rows(t_.x, first, rows), transposed_[0], some_rows(layers[0].product, 0, rows));
-    SVGDX_BACKEND::multiply(some_rows(probe_, first, rows), transposed_[0], some_rows(layers[0].product, rows, rows));
+    transposed_[0].multiply(some_rows(t_.x, first, rows), some_rows(layers[0].product, 0, rows));
+    transposed_[0].multiply(some_rows(probe_, first, rows), some_rows(layers[0].product, rows, rows));
     for (size_t i = 0; i <= last; ++i) {
       const Layer& layer = layers[i];
-      if (i > 0) SVGDX_BACKEND::multiply(layers[i - 1].stacked, transposed_[i], layer.product);
+      if (i > 0) transposed_[i].multiply(layers[i - 1].stacked, layer.product);
       const bool kept = i < last;
       const MlpForward<C> args{rows,
                                layer.width,
@@ -85,19 +87,19 @@ class MlpScoreHvp {
     }
     for (size_t i = last; i > 0; --i) {
       const Layer& below = layers[i - 1];
-      SVGDX_BACKEND::multiply(layers[i].stacked, t_.weight[i], below.product);
+      weight_[i].multiply(layers[i].stacked, below.product);
       const MlpReverse<C> args{
           rows, below.width, data<C>(below.product), data<C>(below.slope), data<C>(below.bend), out<C>(below.stacked)};
       mlp_reverse<C>(args, stream);
     }
-    SVGDX_BACKEND::multiply(some_rows(layers[0].stacked, 0, rows), first_, some_rows(score_, first, rows));
-    SVGDX_BACKEND::multiply(some_rows(layers[0].stacked, rows, rows), first_, some_rows(hvp_, first, rows));
+    weight_[0].multiply(some_rows(layers[0].stacked, 0, rows), some_rows(score_, first, rows));
+    weight_[0].multiply(some_rows(layers[0].stacked, rows, rows), some_rows(hvp_, first, rows));
   }
 
   const MlpTensors& t_;
   Tensor probe_, first_;
   OptionalTensor part_;
-  std::vector<Tensor> transposed_;  // weights of the hidden layers
+  std::vector<Factor<C>> weight_, transposed_;  // of the hidden layers
   Tensor value_, score_, hvp_;
   int64_t block_;
 };
@@ -112,7 +114,12 @@ class MlpLaplacians {
         value_(t.scratch(t.rows())),
         score_(t.scratch(t.rows(), t.dim)),
         trace_(t.scratch(t.rows())),
-        block_(std::max<int64_t>(1, mlp_rows(t.rows() * (t.dim + 2), t.widest()) * 2 / (t.dim + 2))) {}
+        block_(std::max<int64_t>(1, mlp_rows(t.rows() * (t.dim + 2), t.widest()) * 2 / (t.dim + 2))) {
+    for (int64_t layer = 0; layer < t.hidden_layers(); ++layer) {
+      Tensor weight = layer == 0 ? t.first() : t.weight[layer];
+      transposed_.emplace_back(torch::stable::transpose(weight, 0, 1), t.rows() * (layer == 0 ? 1 : t.dim + 2));
+    }
+  }
 
   std::tuple<Tensor, Tensor, Tensor> run() {
     const int64_t count = (t_.rows() + block_ - 1) / block_;
@@ -134,8 +141,7 @@ class MlpLaplacians {
     for (int64_t layer = 0; layer <= last; ++layer) {
       const int64_t width = t_.widths[layer + 1], all = rows * (t_.dim + 2);
       const Tensor product = matrix(product_memory, 0, layer == 0 ? rows : all, width);
-      Tensor weight = layer == 0 ? t_.first() : t_.weight[layer];
-      SVGDX_BACKEND::multiply(inputs, torch::stable::transpose(weight, 0, 1), product);
+      transposed_[layer].multiply(inputs, product);
       inputs = matrix(stacked_memory, 0, all, width);
       const C* made = data<C>(product);
       MlpLaplacian<C> args{rows,
@@ -163,6 +169,7 @@ class MlpLaplacians {
   const MlpTensors& t_;
   OptionalTensor part_;
   Tensor first_jacobian_, value_, score_, trace_;
+  std::vector<Factor<C>> transposed_;  // weights of the hidden layers
   int64_t block_;
 };
 

@@ -159,7 +159,12 @@ def test_importance_sampling_converges_to_the_enumerated_likelihood(index: int) 
     # The second moment of each weight under P_B, from all trajectories, gives the standard error.
     square = tabular.marginal(2 * log_pf - log_pb, paths)
     error = ((square - exact.square()).clamp(min=0) / samples).sqrt()
-    estimate = gfn.log_likelihood(policy, tabular.all_states(dim), samples, seed=8, batch=5000).exp()
+    paths_done: list[int] = []
+    estimate = gfn.log_likelihood(
+        policy, tabular.all_states(dim), samples, seed=8, batch=5000, progress=paths_done.append
+    ).exp()
+    assert sum(paths_done) == len(exact) * samples
+    assert max(paths_done) == 5000
     assert bool(((estimate - exact).abs() < 6 * error + 1e-9).all())
     assert bool((error < 0.2 * exact).all())
 
@@ -168,7 +173,11 @@ def test_log_z_by_importance_sampling() -> None:
     dim, samples = 4, 20000
     policy = tabular.Table(dim, 3 * dim)
     reward = log_reward(dim)
-    weights = gfn.log_importance_weights(policy, lambda x: reward[tabular.bits_code(x)], samples, seed=2)
+    paths_done: list[int] = []
+    weights = gfn.log_importance_weights(
+        policy, lambda x: reward[tabular.bits_code(x)], samples, seed=2, progress=paths_done.append
+    )
+    assert sum(paths_done) == samples
     estimate = weights.logsumexp(0) - math.log(samples)
     paths = tabular.all_trajectories(dim)
     with torch.no_grad():

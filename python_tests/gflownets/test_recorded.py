@@ -67,6 +67,20 @@ def test_gradient_is_that_of_autograd(
     assert all(float(grad.abs().max()) > 1e-3 for grad in expected_grads)
 
 
+@pytest.mark.parametrize("width", [24, 37])
+def test_gradient_of_products_in_several_blocks(width: int) -> None:
+    """More rows and inner numbers than a packed product takes at once, and widths that are no whole vectors."""
+    torch.manual_seed(3)
+    policy = gfn.MLPPolicy(141, width, 2).double()
+    data = torch.randint(0, 2, (3, 141), dtype=torch.int8)
+    paths = gfn.rollout(policy, 141, 5, forward_from=gfn.void_states(2, 141), backward_from=data, record=True)
+    assert paths.record.logits is not None
+    expected = plain(policy, paths)
+    sums = gfn.trajectory_log_prob(policy, paths)
+    torch.testing.assert_close(sums, expected, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(gradients(policy, sums), gradients(policy, expected), rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_gradient_of_one_sum_alone(which: int) -> None:
     policy = network()

@@ -13,7 +13,14 @@ from svgdx.gflownets.sampling import rollout
 from svgdx.gflownets.trajectories import void_states
 
 
-def log_likelihood(policy: nn.Module, x: Tensor, samples: int, seed: int, batch: int = 4096) -> Tensor:
+def log_likelihood(
+    policy: nn.Module,
+    x: Tensor,
+    samples: int,
+    seed: int,
+    batch: int = 4096,
+    progress: Callable[[int], object] | None = None,
+) -> Tensor:
     """Estimates log p(x) of the GFlowNet's marginal over complete states by importance sampling.
 
     The estimate is log (1/J) sum_j P_F(tau_j) / P_B(tau_j | x) with tau_j ~ P_B(. | x). It is unbiased for p(x) and, on
@@ -25,6 +32,7 @@ def log_likelihood(policy: nn.Module, x: Tensor, samples: int, seed: int, batch:
         samples: J, trajectories per x, at least 1.
         seed: of the draws.
         batch: trajectories per rollout, which bounds the memory; the draws depend on it.
+        progress: called after each rollout with its number of trajectories, of N J in all.
 
     Returns:
         Log-likelihoods (N) in nats, without gradient.
@@ -44,6 +52,8 @@ def log_likelihood(policy: nn.Module, x: Tensor, samples: int, seed: int, batch:
         index = torch.arange(start, min(start + batch, count * samples), device=x.device) // samples
         trajectories = rollout(policy, dim, seed, backward_from=x[index], log_prob=True, stream=stream)
         weights.append(trajectories.log_ratio())
+        if progress is not None:
+            progress(len(index))
     if not weights:
         return torch.empty(0, device=x.device)
     return torch.cat(weights).view(count, samples).logsumexp(1) - math.log(samples)
@@ -57,6 +67,7 @@ def log_importance_weights(
     batch: int = 4096,
     dim: int | None = None,
     device: torch.device | str | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Tensor:
     """Computes the log weights log [R(x_j) P_B(tau_j | x_j) / P_F(tau_j)] of trajectories tau_j ~ P_F.
 
@@ -67,7 +78,7 @@ def log_importance_weights(
         policy: see :func:`svgdx.gflownets.rollout`; it proposes the trajectories.
         log_reward: maps complete states (B, D) int8 to (B), for example minus an energy, in nats.
         samples: J, at least 1.
-        seed, batch: as in :func:`log_likelihood`.
+        seed, batch, progress: as in :func:`log_likelihood`, with J trajectories in all.
         dim: D; None reads the policy's attribute ``dim``.
         device: None takes that of the policy's parameters.
 
@@ -90,6 +101,8 @@ def log_importance_weights(
         with torch.no_grad():
             reward = _checks.returned("log_importance_weights", "log_reward", log_reward(trajectories.final), void)
             weights.append(reward - trajectories.log_ratio())
+        if progress is not None:
+            progress(len(void))
     return torch.cat(weights)
 
 

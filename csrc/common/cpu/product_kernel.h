@@ -1,4 +1,4 @@
-// What a product's rows pass through while they are in the cache.
+// Products with a packed second factor, and what a product's rows pass through while they are in the cache.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,30 @@
 #include "common/half.h"
 #include "common/isa.h"
 
+namespace svgdx {
+
+// out (rows, width) = f(a (rows, inner) times b (inner, width) + bias), f(v) = max(v, slope v); out is dense.
+template <class C>
+struct PackedProduct {
+  int64_t rows, inner, width;
+  const C* a;
+  int64_t row_stride, inner_stride;  // of a
+  const C* packed;                   // b as pack_factor wrote it
+  const C* bias;                     // (width) or null
+  C slope;
+  bool adds;  // to out, without bias and slope
+  C* out;
+};
+
+}  // namespace svgdx
+
 SVGDX_ISA_DECLARE(
+    // Numbers of a packed b (inner, width).
+    template <class C> int64_t packed_numbers(int64_t inner, int64_t width);
+    // Writes b, whose strides are those between its rows and columns, in the order in which packed_product reads it.
+    template <class C>
+    void pack_factor(int64_t inner, int64_t width, const C* b, int64_t row_stride, int64_t col_stride, C* packed);
+    template <class C> void packed_product(const PackedProduct<C>& args);
     // values = max(v, slope v) with v = values + bias; rows are `stride` apart, a null bias adds nothing.
     template <class S> void product_epilogue(int64_t rows, int64_t width, int64_t stride, const Compute<S>* bias,
                                              Compute<S> slope, S* values);)

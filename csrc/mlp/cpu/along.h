@@ -20,7 +20,7 @@ class MlpAlong {
   MlpAlong(const MinimumShape& shape, const Tensor& direction, const Tensor& parameters, const MinimumKept& kept,
            int64_t order)
       : shape_(shape),
-        weights_(shape, data<C>(parameters)),
+        weights_(shape, data<C>(parameters), true),
         direction_(data<C>(direction)),
         kept_(kept),
         streams_(order),

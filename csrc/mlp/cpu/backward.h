@@ -3,7 +3,7 @@
 // only.
 #pragma once
 
-#include "common/cpu/multiply.h"
+#include "common/cpu/factor.h"
 #include "draw/host.h"
 #include "mlp/cpu/rollout_kernel.h"
 #include "mlp/rollout.h"
@@ -25,7 +25,12 @@ class MlpBackward {
         groups_(std::max<int64_t>(1, std::min<int64_t>(8, states_ / 256))),
         length_(width_ * (dim_ + 1) + (layers_ - 1) * width_ * (width_ + 1) + 3 * dim_ * (width_ + 1)),
         flat_(torch::stable::reshape(t.hidden, {layers_, states_, width_})),
-        sums_(new_zeros(t.hidden, {groups_, length_}, compute_type(t.hidden.scalar_type()))) {}
+        sums_(new_zeros(t.hidden, {groups_, length_}, compute_type(t.hidden.scalar_type()))),
+        head_(t.head, states_) {
+    for (int64_t layer = 1; layer < layers_; ++layer) {
+      deeper_.emplace_back(torch::stable::select(t.deeper, 0, layer - 1), states_);
+    }
+  }
 
   // The concatenated gradients of all parameters: weight and bias layer by layer, the head's last.
   Tensor run() {
@@ -44,7 +49,8 @@ class MlpBackward {
  private:
   // The buffers for one group's chunks.
   struct Work {
-    Tensor grad_logits, states, grads[2], product;
+    Tensor grad_logits, states, grads[2];
+    Tensor product;  // of a weight's gradient: the product, or its packed second factor
   };
 
   void group(int64_t g) {
@@ -57,7 +63,7 @@ class MlpBackward {
     const Work work{empty(most, 3 * dim_),
                     empty(most, dim_),
                     {empty(most, width_), empty(most, width_)},
-                    empty(largest, std::max(width_, dim_))};
+                    empty(std::max(largest, most), std::max(width_, dim_) + 15)};
     for (int64_t i = 0; i < chunks; ++i) {
       const int64_t first = begin + (end - begin) * i / chunks, stop = begin + (end - begin) * (i + 1) / chunks;
       chunk(g, first, stop - first, work);
@@ -84,13 +90,13 @@ class MlpBackward {
     C* at = out<C>(sums_) + (g + 1) * length_;
     at = add(at, logits, hidden(layers_ - 1), work);
     Tensor grad = rows_of(work.grads[0], 0, rows), other = rows_of(work.grads[1], 0, rows);
-    cpu::multiply(logits, t_.head, grad);
+    head_.multiply(logits, grad);
     for (int64_t layer = layers_ - 1; layer >= 0; --layer) {
       const Tensor here = hidden(layer);
       SVGDX_ISA_CALL(mlp_activate_backward, rows * width_, data<S>(here), C(t_.slope), out<S>(grad));
       at = add(at, grad, layer > 0 ? hidden(layer - 1) : states, work);
       if (layer == 0) break;
-      cpu::multiply(grad, torch::stable::select(t_.deeper, 0, layer - 1), other);
+      deeper_[layer - 1].multiply(grad, other);
       std::swap(grad, other);
     }
   }
@@ -99,11 +105,15 @@ class MlpBackward {
   C* add(C* end, const Tensor& grad, const Tensor& inputs, const Work& work) const {
     const int64_t outputs = grad.size(1), columns = inputs.size(1);
     C *bias = end - outputs, *weight = bias - outputs * columns;
-    const Tensor product = torch::stable::reshape(
-        rows_of(torch::stable::reshape(work.product, {work.product.numel()}), 0, outputs * columns),
-        {outputs, columns});
-    cpu::multiply(torch::stable::transpose(grad, 0, 1), inputs, product);
-    SVGDX_ISA_CALL(mlp_add_rows, 1, outputs * columns, data<S>(product), weight);
+    if constexpr (std::is_same_v<S, C>) {
+      add_transposed_product(grad.size(0), outputs, columns, data<C>(grad), data<C>(inputs), out<C>(work.product),
+                             weight);
+    } else {
+      const Tensor product = over(out<S>(work.product), outputs, columns);
+      Tensor rows = over(data<S>(grad), grad.size(0), outputs);
+      cpu::multiply(torch::stable::transpose(rows, 0, 1), inputs, product);
+      SVGDX_ISA_CALL(mlp_add_rows, 1, outputs * columns, data<S>(product), weight);
+    }
     SVGDX_ISA_CALL(mlp_add_rows, grad.size(0), outputs, data<S>(grad), bias);
     return weight;
   }
@@ -111,6 +121,8 @@ class MlpBackward {
   const MlpBackwardTensors& t_;
   int64_t layers_, states_, width_, dim_, groups_, length_;
   Tensor flat_, sums_;
+  std::vector<Factor<S>> deeper_;
+  Factor<S> head_;
 };
 
 }  // namespace svgdx::cpu

@@ -5,7 +5,7 @@
 //   values (rows, units) and back (rows, inner), each layer by layer.
 #pragma once
 
-#include "common/cpu/multiply.h"
+#include "common/cpu/factor.h"
 #include "common/parallel_blocks.h"
 #include "mlp/cpu/minimum_kernel.h"
 #include "mlp/minimum.h"
@@ -16,23 +16,15 @@ constexpr int64_t kNetworksSaved = 1;
 
 inline int64_t blocks_of(const MinimumShape& shape) { return (shape.rows + shape.block - 1) / shape.block; }
 
-// A matrix over borrowed memory.
-template <class C>
-Tensor over(const C* memory, int64_t rows, int64_t cols) {
-  const Sizes sizes{rows, cols}, strides{cols, 1};
-  return torch::stable::from_blob(const_cast<C*>(memory), sizes, strides,
-                                  torch::stable::Device(torch::headeronly::DeviceType::CPU),
-                                  sizeof(C) == 8 ? ScalarType::Double : ScalarType::Float);
-}
-
-// The weights of both networks in the layout that the products need.
+// The weights of both networks as the products' second factors.
 template <class C>
 struct MinimumWeights {
   const MinimumShape& shape;
   const C* parameters;
-  std::vector<Tensor> weight[2], transposed[2];
+  std::vector<Factor<C>> weight[2], transposed[2];
 
-  MinimumWeights(const MinimumShape& shape, const C* parameters) : shape(shape), parameters(parameters) {
+  // The sweeps back from the output need the weights only if `back`.
+  MinimumWeights(const MinimumShape& shape, const C* parameters, bool back) : shape(shape), parameters(parameters) {
     for (int k = 0; k < 2; ++k) {
       for (int64_t i = 0; i < shape.layers(); ++i) {
         // Stored as (D, H), because products with the transpose are slow.
@@ -40,8 +32,8 @@ struct MinimumWeights {
         const Tensor stored = over(of(k) + shape.weight[i], i == 0 ? in : width, i == 0 ? width : in);
         const Tensor turned =
             torch::stable::transpose(over(of(k) + shape.weight[i], i == 0 ? in : width, i == 0 ? width : in), 0, 1);
-        weight[k].push_back(i == 0 ? turned : stored);
-        transposed[k].push_back(i == 0 ? stored : turned);
+        if (back) weight[k].emplace_back(i == 0 ? turned : stored, shape.rows);
+        transposed[k].emplace_back(i == 0 ? stored : turned, shape.rows);
       }
     }
   }
@@ -49,12 +41,8 @@ struct MinimumWeights {
   const C* head(int k) const { return of(k) + shape.weight[shape.layers()]; }
 
   // Maps in (rows, width of layer i - 1) to out (rows, width of layer i); back() is the reverse.
-  void forward(int k, int64_t i, int64_t rows, const C* in, C* out) const {
-    cpu::multiply(over(in, rows, shape.widths[i]), transposed[k][i], over(out, rows, shape.widths[i + 1]));
-  }
-  void back(int k, int64_t i, int64_t rows, const C* in, C* out) const {
-    cpu::multiply(over(in, rows, shape.widths[i + 1]), weight[k][i], over(out, rows, shape.widths[i]));
-  }
+  void forward(int k, int64_t i, int64_t rows, const C* in, C* out) const { transposed[k][i].multiply(rows, in, out); }
+  void back(int k, int64_t i, int64_t rows, const C* in, C* out) const { weight[k][i].multiply(rows, in, out); }
 };
 
 // One number per hidden unit of each row, layer by layer: (rows, width of the first), (rows, width of the second), ...
@@ -73,7 +61,7 @@ class MlpMinimum {
   // depth: 0 computes the value, 1 also its gradient, 2 also saves what derivatives of the gradient need.
   MlpMinimum(const MinimumShape& shape, const Tensor& x, const Tensor& shift, const Tensor& parameters, int64_t depth)
       : shape_(shape),
-        weights_(shape, data<C>(parameters)),
+        weights_(shape, data<C>(parameters), depth > 0),
         x_(data<C>(x)),
         shift_(data<C>(shift)),
         states_(shift.size(1)),

@@ -5,7 +5,7 @@
 
 #include <mutex>
 
-#include "common/cpu/multiply.h"
+#include "common/cpu/factor.h"
 #include "common/parallel_blocks.h"
 #include "common/storage.h"
 #include "draw/cpu/kernels.h"
@@ -39,7 +39,11 @@ class MlpRollout {
         actions_(new_empty(t.state, {batch_, t.steps}, ScalarType::Long)),
         block_(batch_ >= 128  ? 64
                : batch_ >= 64 ? 32
-                              : 16) {
+                              : 16),
+        head_(turned(t.head), batch_ * (t.steps + 1)) {
+    for (int64_t layer = 1; layer < layers_; ++layer) {
+      deeper_.emplace_back(turned(torch::stable::select(t.deeper, 0, layer - 1)), batch_ * (t.steps + 1));
+    }
     memcpy(out<int8_t>(states_[0]), data<int8_t>(t.state), batch_ * dim_);
   }
 
@@ -65,6 +69,7 @@ class MlpRollout {
     int64_t start, row, rows;
   };
 
+  static Tensor turned(Tensor weight) { return torch::stable::transpose(weight, 0, 1); }
   int64_t blocks_in(int64_t rows) const { return (rows + block_ - 1) / block_; }
 
   void walk(const Block& at) {
@@ -77,28 +82,24 @@ class MlpRollout {
   }
 
   // The block's activations (rows, H) of one layer.
-  Tensor activations(const Block& at, int64_t layer, int64_t step) const {
-    Tensor one = t_.activations(layer, step);
-    return torch::stable::narrow(one, 0, at.row, at.rows);
+  S* activations(const Block& at, int64_t layer, int64_t step) const {
+    return out<S>(t_.activations(layer, step)) + at.row * width_;
   }
 
   void visit(const Block& at, int64_t step, const int64_t* location, const C* factor) const {
-    Tensor here = activations(at, 0, step);
+    S* here = activations(at, 0, step);
     const MlpFirstLayer<S> first{
-        at.rows,     width_,      out<C>(t_.argument) + at.row * width_, data<C>(t_.columns), location, factor,
-        C(t_.slope), out<S>(here)};
+        at.rows,     width_, out<C>(t_.argument) + at.row * width_, data<C>(t_.columns), location, factor,
+        C(t_.slope), here};
     SVGDX_ISA_CALL(mlp_first_layer, first);
     for (int64_t layer = 1; layer < layers_; ++layer) {
-      Tensor weight = torch::stable::select(t_.deeper, 0, layer - 1);
-      const Tensor next = activations(at, layer, step);
-      cpu::multiply(here, torch::stable::transpose(weight, 0, 1), next,
-                    torch::stable::select(t_.deeper_bias, 0, layer - 1), t_.slope);
+      S* next = activations(at, layer, step);
+      deeper_[layer - 1].multiply(at.rows, here, next, data<C>(t_.deeper_bias) + (layer - 1) * width_, C(t_.slope));
       here = next;
     }
-    const Tensor logits = part(logits_, at);
-    Tensor head = t_.head;
-    cpu::multiply(here, torch::stable::transpose(head, 0, 1), logits, t_.head_bias);
-    if (t_.logits) keep(at, at.forward ? step : t_.steps - step, data<S>(logits));
+    S* logits = out<S>(logits_) + at.row * 3 * dim_;
+    head_.multiply(at.rows, here, logits, data<C>(t_.head_bias));
+    if (t_.logits) keep(at, at.forward ? step : t_.steps - step, logits);
   }
 
   // Copies the rows' logits at one time into (B, times, 3D).
@@ -109,8 +110,6 @@ class MlpRollout {
       memcpy(kept + ((at.row + r) * times + time) * length, logits + r * length, length * sizeof(S));
     }
   }
-
-  static Tensor part(Tensor rows, const Block& at) { return torch::stable::narrow(rows, 0, at.row, at.rows); }
 
   // Draws the block's moves and stores what they change; returns false if a row has no valid move.
   bool draw(const Block& at, int64_t step, int64_t* location, C* factor) {
@@ -150,6 +149,8 @@ class MlpRollout {
   Tensor states_[2];
   Tensor logits_, action_, log_prob_, actions_;
   int64_t block_;
+  std::vector<Factor<S>> deeper_;
+  Factor<S> head_;
   std::mutex mutex_;
   std::optional<SampleArgs<S>> failed_;
 };

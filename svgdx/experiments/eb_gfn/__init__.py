@@ -21,6 +21,7 @@ with the settings that it depends on and written to evaluation.json in the run f
 def _evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder of `svgdx train eb-gfn`")
     parser.add_argument("--checkpoint", metavar="FILE", type=Path, help="evaluate this checkpoint, not the newest")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 
 TRAIN = Command(

@@ -20,16 +20,17 @@ from svgdx.experiments.run.settings import chosen_options
 
 def main(options: argparse.Namespace) -> int:
     """Runs `svgdx eval eb-gfn` and returns its exit code."""
-    return run(options.run, options.checkpoint, chosen_options(options, EvaluationSettings))
+    return run(options.run, options.checkpoint, chosen_options(options, EvaluationSettings), options.quiet)
 
 
-def run(path: Path, chosen: Path | None, options: dict[str, Any]) -> int:
+def run(path: Path, chosen: Path | None, options: dict[str, Any], quiet: bool = False) -> int:
     """Evaluates the newest checkpoint of a run, or the chosen one, and writes evaluation.json. Returns 0.
 
     Args:
         path: the run folder.
         chosen: a checkpoint; None takes the newest.
         options: settings of the evaluation from the command line.
+        quiet: shows no progress bar, which only a terminal has.
 
     Raises:
         UsageError: the folder holds no run or no checkpoint, or a file cannot be read.
@@ -45,5 +46,6 @@ def run(path: Path, chosen: Path | None, options: dict[str, Any]) -> int:
         raise UsageError(f"{path} holds no checkpoint yet")
     trainer = trainer_of(config, load_task(config))
     trainer.restore(*checkpoint)
+    trainer.quiet |= quiet
     write_results(trainer, settings, folder)
     return 0

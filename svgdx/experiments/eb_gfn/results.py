@@ -20,6 +20,7 @@ from svgdx.experiments.eb_gfn.trainer import EBGFNTrainer
 from svgdx.experiments.metrics import bits
 from svgdx.experiments.run.checkpoint import write_atomically
 from svgdx.experiments.run.folder import RunFolder
+from svgdx.experiments.run.recorder import progress_bar
 from svgdx.streams import Stream
 
 # Purposes of the evaluation's random numbers.
@@ -104,14 +105,22 @@ def measured(trainer: EnergyTrainer, settings: EvaluationSettings) -> Iterator[R
 
 def _gflownet(trainer: EBGFNTrainer, points: Tensor, settings: EvaluationSettings) -> Iterator[Result]:
     """NLL of the GFlowNet, and NLL of the energy with log Z by importance sampling from the GFlowNet."""
-    likelihood = gflownets.log_likelihood(trainer.averaged, points, settings.paths, settings.seed + _PATHS)
+    with progress_bar("NLL of the GFlowNet", len(points) * settings.paths, "path", trainer.quiet) as progress:
+        likelihood = gflownets.log_likelihood(
+            trainer.averaged, points, settings.paths, settings.seed + _PATHS, progress=progress
+        )
     facts: dict[str, Any] = {"points": len(points), "J": settings.paths}
     error = float(likelihood.std()) / math.sqrt(len(points))
     nll = bits.Estimate(-float(likelihood.mean()), error)
     yield from _nll("gflownet_nll", "NLL of the GFlowNet", nll, trainer, facts)
-    with torch.no_grad():
+    bar = progress_bar("log Z", settings.z_samples, "path", trainer.quiet)
+    with torch.no_grad(), bar as progress:
         log_weights = gflownets.log_importance_weights(
-            trainer.averaged, lambda x: -trainer.energy(x), settings.z_samples, settings.seed + _LOG_Z
+            trainer.averaged,
+            lambda x: -trainer.energy(x),
+            settings.z_samples,
+            settings.seed + _LOG_Z,
+            progress=progress,
         ).double()
     effective = (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
     facts = {
@@ -127,15 +136,17 @@ def _gflownet(trainer: EBGFNTrainer, points: Tensor, settings: EvaluationSetting
 def _annealed(trainer: EnergyTrainer, points: Tensor, settings: EvaluationSettings) -> Iterator[Result]:
     """log Z of the energy by annealed importance sampling, and the NLL that follows from it."""
     trainer.energy.requires_grad_(False)
-    log_z = bits.ais_log_z(
-        trainer.energy,
-        trainer.task.base(),
-        settings.ais_temperatures,
-        settings.ais_chains,
-        Stream(settings.seed + _AIS, device=trainer.device),
-        settings.ais_transition,
-        settings.ais_steps,
-    )
+    with progress_bar("AIS", settings.ais_temperatures, "temperature", trainer.quiet) as progress:
+        log_z = bits.ais_log_z(
+            trainer.energy,
+            trainer.task.base(),
+            settings.ais_temperatures,
+            settings.ais_chains,
+            Stream(settings.seed + _AIS, device=trainer.device),
+            settings.ais_transition,
+            settings.ais_steps,
+            progress,
+        )
     facts: dict[str, Any] = {
         "temperatures": settings.ais_temperatures,
         "chains": settings.ais_chains,

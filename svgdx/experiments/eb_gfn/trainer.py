@@ -15,6 +15,7 @@ from svgdx.experiments.eb_gfn.base import ACCEPTANCE, DATA, EVALUATION, LENGTH, 
 from svgdx.experiments.run.compute.adam import descend
 from svgdx.experiments.run.compute.guard import Quantities, Quantity
 from svgdx.experiments.run.parallel import check_finite
+from svgdx.experiments.run.recorder import progress_bar
 from svgdx.gflownets import Proposal, Trajectories, void_states
 
 
@@ -185,5 +186,8 @@ class EBGFNTrainer(EnergyTrainer):
     def measure(self) -> dict[str, float]:
         config = self.config
         points = self.task.held_out(config.eval_points, self.seed(EVALUATION))
-        log_likelihood = gflownets.log_likelihood(self.averaged, points, config.eval_paths, self.seed(EVALUATION))
+        with progress_bar("evaluation", len(points) * config.eval_paths, "path", self.quiet) as progress:
+            log_likelihood = gflownets.log_likelihood(
+                self.averaged, points, config.eval_paths, self.seed(EVALUATION), progress=progress
+            )
         return {"nll": -log_likelihood.mean().item()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -124,6 +125,7 @@ def ais_log_z(
     generator: Source,
     transition: str = "gibbs",
     steps: int = 1,
+    progress: Callable[[int], object] | None = None,
 ) -> Estimate:
     """Estimates log Z of exp(f) by annealed importance sampling from independent bits.
 
@@ -139,6 +141,7 @@ def ais_log_z(
         generator: a Stream or a torch.Generator on the device of base_probability.
         transition: "gibbs" for `steps` sweeps at each temperature, or "gwg" for `steps` flips.
         steps: see transition; at least 1.
+        progress: called with 1 after each temperature.
 
     Returns:
         log Z in nats and its standard error, see :func:`log_z_estimate`.
@@ -161,6 +164,8 @@ def ais_log_z(
     for index in range(temperatures):
         value = _checks.returned("ais_log_z", "target", log_density(x), x)
         log_weight += (value - bernoulli_log_prob(x, base_probability)).double() / temperatures
+        if progress is not None:
+            progress(1)
         if index + 1 == temperatures:
             break
         annealed = _Annealed(log_density, base_probability, (index + 1) / temperatures)

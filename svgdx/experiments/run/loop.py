@@ -36,6 +36,7 @@ class Trainer:
         seconds: their duration, over all resumptions; the recorder adds to it.
         modules, optimisers: what a checkpoint holds, by name.
         graphs: makes the updates; captures none unless a subclass replaces it.
+        quiet: whether evaluations show no progress bar.
         chains_name: name of the tensor whose rows differ between ranks, such as persistent chains; empty for none.
     """
 
@@ -44,6 +45,7 @@ class Trainer:
     def __init__(self, options: RunOptions, last_step: int, device: str = "cpu") -> None:
         self.options, self.last_step, self.device = options, last_step, torch_device(device)
         self.step, self.seconds = 0, 0.0
+        self.quiet = not parallel.main()
         self.modules: dict[str, nn.Module] = {}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
         self.graphs = Graphs(self.device, [], False)
@@ -135,6 +137,7 @@ def run(trainer: Trainer, folder: RunFolder, resume: bool, chosen: Path | None, 
             trainer.restore(*loaded)
     if resume and parallel.main():
         folder.rewind(loaded)
+    trainer.quiet |= quiet
     try:
         with signals() as stop, Recorder(trainer, folder, stop, quiet) as recorder:
             recorder.begin(loaded[1] if loaded else None)

@@ -236,6 +236,13 @@ class Recorder:
         self._saved = True
 
 
+@contextmanager
+def progress_bar(text: str, total: int, unit: str, quiet: bool) -> Iterator[Callable[[int], object]]:
+    """A progress bar of an evaluation, only on a terminal and gone at its end; yields what advances it."""
+    with tqdm(total=total, desc=text, unit=unit, disable=True if quiet else None, leave=False) as bar:
+        yield bar.update
+
+
 def _events(folder: RunFolder, step: int) -> SummaryWriter:
     """The TensorBoard events of a run from a step on. Raises StoppedError if they cannot be written."""
     try:

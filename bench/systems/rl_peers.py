@@ -6,8 +6,8 @@ States are repeated for every particle; kernels are computed from pairwise diffe
 from __future__ import annotations
 
 import copy
+import importlib
 import math
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -43,30 +43,28 @@ def batch() -> ReplayBufferSamples:
     return ReplayBufferSamples(state, action, after, done, torch.randn(BATCH, 1, generator=generator))
 
 
-def products(model: SteinSAC) -> Callable[[], None]:
-    """Only the critics' matrix products at the particles in one update with preset "p-svgd".
+def products(model: SteinSAC) -> float:
+    """Floating-point operations of the critics' matrix products at the particles in one update with preset "p-svgd".
 
     A value needs both critics forward, a score also the smaller one backward, and the actor's gradient every score's
     Hessian-vector product: forward and backward once more.
     """
     settings = model.policy.settings
-    first, second = [layer.weight.detach() for layer in model.critic.critics[0].linear[:2]]
-    first = first[:, :ACTIONS]
-    rows = BATCH * settings.particles
-    points, hidden = torch.zeros(rows, ACTIONS), torch.zeros(rows, len(first))
+    first, second = [layer.weight for layer in model.critic.critics[0].linear[:2]]
     # Critic targets: L scores and a value; actor: L scores with their derivative, and the last value's gradient.
     forward = 2 * (settings.steps + 1) + 2 * (settings.steps + 1) + settings.steps
     back = settings.steps + settings.steps + 1 + settings.steps
+    return 2.0 * (forward + back) * BATCH * settings.particles * (ACTIONS * len(first) + second.numel())
 
-    def run() -> None:
-        for _ in range(forward):
-            torch.mm(points, first.T)
-            torch.mm(hidden, second.T)
-        for _ in range(back):
-            torch.mm(hidden, second)
-            torch.mm(hidden, first)
 
-    return run
+def learner(name: str) -> Any:
+    """An algorithm on Walker2d-v5 with hidden layers of 256, one update with a batch of 100 after every step."""
+    arguments = {"batch_size": BATCH, "learning_rate": 1e-3, "learning_starts": 100, "seed": 0, "buffer_size": 10_000}
+    env = gymnasium.make("Walker2d-v5")
+    if name.startswith("svgdx "):
+        return SteinSAC("MlpPolicy", env, name.removeprefix("svgdx "), device="cpu", **arguments)
+    module = importlib.import_module("sbx" if name == "sbx SAC" else "stable_baselines3")
+    return module.SAC("MlpPolicy", env, policy_kwargs={"net_arch": [256, 256]}, device="cpu", **arguments)
 
 
 def _sequential(layers: Any) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""Profiles the update of an energy-based model: python bench/profile_ebm.py OUT.md [ROUNDS]
+"""Profiles the update of an energy-based model: python bench/systems/profile_ebm.py OUT.md [ROUNDS]
 
 One thread. Every operator's own time is attributed to one of three parts: matrix products and convolutions; everything
 else in the energy, i.e. its forward pass and derivatives by autograd; and the rest: SVGD, Adam, random numbers, Python.
@@ -102,9 +102,9 @@ def main(out: Path, rounds: int) -> None:
     lines = [
         "# Where the time of an update goes",
         "",
-        f"`python bench/profile_ebm.py {out} {rounds}`: torch {torch.__version__}, {platform.machine()}, one thread, "
-        f"configuration met-svgd, means of {rounds} rounds of five updates, one of which trains the sampler. "
-        "Shares are those under the profiler, which makes small operators look slower than they are.",
+        f"`python bench/systems/profile_ebm.py {out} {rounds}`: torch {torch.__version__}, {platform.machine()}, "
+        f"one thread, configuration met-svgd, means of {rounds} rounds of five updates, one of which trains the "
+        "sampler. Shares are those under the profiler, which makes small operators look slower than they are.",
         "",
         "| data, energy | update, ms | under the profiler, ms | " + " | ".join(PARTS) + " | longest outside |",
         "|" + " --- |" * 7,

@@ -1,11 +1,11 @@
-"""A chain of svgdx.SVGD with densities and Hessian term against the peers of sampler_peers.py in one run: 2 threads,
-float32, Gaussian target; forward without gradients, and forward with gradients in every step's parameters.
+"""A chain of svgdx.SVGD with densities and Hessian term against the peers of sampler_peers.py in one run: float32,
+Gaussian target; forward without gradients, and forward with gradients in every step's parameters.
 
 svgdx gets the target as a distribution, whose derivatives it knows, or as a callable, like plain PyTorch; "derivatives"
 is the time that the target takes in the forward pass.
 
-pytest bench/bench_sampler.py --benchmark-json bench/results/sampler.json
-python bench/render.py bench/results/sampler.json bench/results/sampler
+pytest bench/systems/bench_sampler.py --benchmark-json build/sampler.json
+python bench/report/render.py build/sampler.json bench/results/sampler
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import sampler_peers
 import torch
-from bench_field import agree, time_calls, two_threads
 from sampler_peers import DIM, PARTICLES, STEPS, log_density, target
+from timing import agree, one_thread, time_calls
 
-__all__ = ["two_threads"]
+__all__ = ["one_thread"]
 
 SIZES = "M, L, D, target"
 SHAPES = [(PARTICLES, STEPS, DIM, kind) for kind in sampler_peers.TARGETS]

@@ -1,13 +1,14 @@
-"""One SteinSAC update of critics and actor against S2AC's update in plain PyTorch, in one run: 2 threads, float32,
-sizes of Walker2d, 100 states, 3 SVGD steps, hidden layers of 256. The entry `products` is the time of only the critics'
-matrix products at all particles; its share shows how much is left.
+"""One SteinSAC update of critics and actor against S2AC's update in plain PyTorch, and a step in Walker2d-v5 with one
+update against SAC of Stable-Baselines3 and of SBX, in one run: float32, batches of 100 states, 3 SVGD steps, hidden
+layers of 256. The products are the critics' at all particles.
 
-pytest bench/bench_rl.py --benchmark-json bench/results/rl.json
-python bench/render.py bench/results/rl.json bench/results/rl
+pytest bench/systems/bench_rl.py --benchmark-json build/rl.json
+python bench/report/render.py build/rl.json bench/results/rl
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -17,27 +18,36 @@ import torch
 pytest.importorskip("stable_baselines3", reason="reinforcement learning needs the packages of svgdx[rl]")
 
 import rl_peers
-from bench_field import time_calls, two_threads
+from timing import one_thread, time_calls
 
-__all__ = ["two_threads"]
+__all__ = ["one_thread"]
+
+STEPS = 40  # of the environment in one timed call
 
 
 def updates(particles: int) -> dict[str, Callable[[], object]]:
     """The update of each peer on one batch."""
     samples, model = rl_peers.batch(), rl_peers.ours(particles)
     plain = rl_peers.Plain(model.policy, 0.2, model.gamma, model.tau)
-    return {
-        "svgdx": lambda: model.update(samples),
-        "eager": lambda: plain.update(samples),
-        "products": rl_peers.products(model),
-    }
+    return {"svgdx": lambda: model.update(samples), "eager": lambda: plain.update(samples)}
 
 
-@pytest.mark.parametrize("peer", ["svgdx", "eager", "products"])
+@pytest.mark.parametrize("peer", ["svgdx", "eager"])
 @pytest.mark.parametrize("shape", [(10, 3, 6), (64, 3, 6)], ids=str)
 def test_update(benchmark: Any, shape: tuple[int, int, int], peer: str) -> None:
     benchmark.extra_info["sizes"] = "M, L, D"
-    time_calls(benchmark, "cpu", updates(shape[0])[peer])
+    time_calls(benchmark, "cpu", updates(shape[0])[peer], rl_peers.products(rl_peers.ours(shape[0])))
+
+
+@pytest.mark.parametrize("peer", ["svgdx", "stable-baselines3 SAC", "sbx SAC"])
+@pytest.mark.parametrize("shape", [("met-svgd",), ("p-svgd",)], ids=str)
+def test_environment_step(benchmark: Any, shape: tuple[str], peer: str) -> None:
+    if peer == "sbx SAC" and importlib.util.find_spec("sbx") is None:
+        pytest.skip("SBX is not installed")
+    benchmark.extra_info |= {"sizes": "preset of SteinSAC", "calls": STEPS}
+    model = rl_peers.learner(f"svgdx {shape[0]}" if peer == "svgdx" else peer)
+    model.learn(100 + STEPS)  # fills the buffer, and compiles
+    time_calls(benchmark, "cpu", lambda: model.learn(STEPS, reset_num_timesteps=False))
 
 
 def test_the_peer_computes_the_same() -> None:

@@ -1,7 +1,11 @@
-"""Measures the peak memory of one call beyond its inputs and outputs: python bench/peak_memory.py PEER B M D."""
+"""Measures the peak memory of one call beyond its inputs and outputs.
+
+PYTHONPATH=bench python bench/report/peak_memory.py PEER B M D
+"""
 
 from __future__ import annotations
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -10,7 +14,9 @@ import sys
 def peak_extra_bytes(peer: str, shape: tuple[int, int, int]) -> int:
     """Run this file for one peer and shape (B, M, D) and parse its output. Linux only (/proc/self)."""
     arguments = [sys.executable, __file__, peer, *map(str, shape)]
-    return int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.split()[-1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(arguments, check=True, capture_output=True, text=True, env=environment)
+    return int(result.stdout.split()[-1])
 
 
 def status(key: str) -> int:
@@ -24,7 +30,7 @@ def measure(peer: str, batch: int, particles: int, dim: int) -> int:
     import torch
     from field_peers import PEERS
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     form = PEERS[peer]()
 
     def inputs(m: int) -> tuple[torch.Tensor, ...]:
