@@ -2,8 +2,8 @@
 
 Every entry is also timed on the GPU, or reported as skipped if there is none.
 
-pytest bench/bench_field.py --benchmark-json build/field.json
-python bench/report/render.py build/field.json bench/results/field
+pytest bench/bench_field.py --benchmark-json RUN.json
+python bench/report/render.py RUN.json bench/results/field
 """
 
 from __future__ import annotations

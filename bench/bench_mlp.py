@@ -1,7 +1,7 @@
 """mlp_score_hvp against the peers of mlp_peers.py in one run: float32, silu.
 
-pytest bench/bench_mlp.py --benchmark-json build/mlp.json
-python bench/report/render.py build/mlp.json bench/results/mlp
+pytest bench/bench_mlp.py --benchmark-json RUN.json
+python bench/report/render.py RUN.json bench/results/mlp
 """
 
 from __future__ import annotations

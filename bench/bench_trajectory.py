@@ -3,8 +3,8 @@
 The entries `copy` and `copy, new tensor` read and write the logits once; the share of the machine's copy bandwidth is
 relative to them (forward and backward read the logits twice and write their gradient once).
 
-pytest bench/bench_trajectory.py --benchmark-json build/trajectory.json
-python bench/report/render.py build/trajectory.json bench/results/trajectory
+pytest bench/bench_trajectory.py --benchmark-json RUN.json
+python bench/report/render.py RUN.json bench/results/trajectory
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def _script(name: str) -> str:
 
 def main(source: str, out: str) -> None:
     results = load(pathlib.Path(source))
-    name = pathlib.Path(source).stem
+    name = pathlib.Path(out).name
     commands = f"`pytest {_script(name)} --benchmark-json {source}` and `python bench/report/render.py {source} {out}`"
     lines = [heading(results, commands)]
     for test, rows in results["tables"].items():

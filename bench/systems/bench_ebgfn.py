@@ -1,8 +1,8 @@
 """One EB-GFN iteration and its parts against the peers of ebgfn_peers.py and ebgfn_jax.py in one run: float32, D = 32,
 hidden 256 x 3, batch 128, K = D; one iteration at D = 784, batch 100; and the peak memory of a training step there.
 
-pytest bench/systems/bench_ebgfn.py --benchmark-json build/ebgfn.json
-python bench/report/render.py build/ebgfn.json bench/results/ebgfn
+pytest bench/systems/bench_ebgfn.py --benchmark-json RUN.json
+python bench/report/render.py RUN.json bench/results/ebgfn
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 update against SAC of Stable-Baselines3 and of SBX, in one run: float32, batches of 100 states, 3 SVGD steps, hidden
 layers of 256. The products are the critics' at all particles.
 
-pytest bench/systems/bench_rl.py --benchmark-json build/rl.json
-python bench/report/render.py build/rl.json bench/results/rl
+pytest bench/systems/bench_rl.py --benchmark-json RUN.json
+python bench/report/render.py RUN.json bench/results/rl
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Gaussian target; forward without gradients, and forward with gradients in every 
 svgdx gets the target as a distribution, whose derivatives it knows, or as a callable, like plain PyTorch; "derivatives"
 is the time that the target takes in the forward pass.
 
-pytest bench/systems/bench_sampler.py --benchmark-json build/sampler.json
-python bench/report/render.py build/sampler.json bench/results/sampler
+pytest bench/systems/bench_sampler.py --benchmark-json RUN.json
+python bench/report/render.py RUN.json bench/results/sampler
 """
 
 from __future__ import annotations

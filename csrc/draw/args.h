@@ -36,7 +36,7 @@ struct SampleArgs {
   float scale;  // log2(e) / temperature
   float epsilon;
   int64_t* action;       // (B): forward 2 location + bit, backward location; -1 if the row has no valid draw
-  Compute<S>* log_prob;  // (B), of the untempered policy; NaN for action -1
+  Compute<S>* log_prob;  // (B), of the untempered policy; NaN for action -1; on the CPU null if not requested
   int8_t* next_state;    // (B, D); the state itself for action -1
 };
 

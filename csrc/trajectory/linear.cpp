@@ -3,6 +3,7 @@
 #include "common/limits.h"
 #include "common/products.h"
 #include "common/registration.h"
+#include SVGDX_BACKEND_HEADER(common, factor.h)
 #include "trajectory/host.h"
 
 namespace svgdx::SVGDX_BACKEND {
@@ -51,9 +52,16 @@ struct Layer {
 
   int64_t blocks() const { return (rows + block - 1) / block; }
 
+  // The weight as the logits' factor, for all rows.
+  template <class S>
+  Factor<S> factor() const {
+    return Factor<S>(weight_t, rows);
+  }
+
   // Writes the logits of rows [first, first + count) to `to`, (count, 3D).
-  void logits(int64_t first, int64_t count, const Tensor& to) const {
-    SVGDX_BACKEND::multiply(rows_of(hidden, first, count), weight_t, to, bias);
+  template <class S>
+  void logits(const Factor<S>& factor, int64_t first, int64_t count, const Tensor& to) const {
+    factor.multiply(rows_of(hidden, first, count), to, bias);
   }
 };
 
@@ -64,11 +72,12 @@ static std::tuple<Tensor, Tensor, Tensor> linear(const Tensor& hidden, const Ten
   const Walks& w = layer.walks;
   return log_probs(w, hidden, [&](auto storage, auto* normalizers, auto* row_log_prob) {
     using S = decltype(storage);
+    const auto factor = layer.factor<S>();
     for_blocks(layer.blocks(), [&](int64_t begin, int64_t end) {
       const Tensor logits = new_empty(layer.hidden, {layer.block, 3 * w.shape.dim}, hidden.scalar_type());
       for (int64_t k = begin; k < end; ++k) {
         const int64_t first = k * layer.block, count = std::min(layer.block, layer.rows - first);
-        layer.logits(first, count, rows_of(logits, 0, count));
+        layer.logits(factor, first, count, rows_of(logits, 0, count));
         trajectory_rows<S>({w.shape, first, count, data<S>(logits), data<int64_t>(w.actions), data<int32_t>(w.set_time),
                             normalizers, row_log_prob},
                            stream(hidden));
@@ -78,16 +87,16 @@ static std::tuple<Tensor, Tensor, Tensor> linear(const Tensor& hidden, const Ten
 }
 
 // For rows [first, first + count), writes the logits' gradient to part and, through the weight, that of hidden.
-template <class F>
-static void blocks_backward(const Layer& layer, int64_t first, int64_t count, const Tensor& part,
-                            const Tensor& grad_hidden, F rows_backward, const Tensor& weight) {
+template <class S, class F>
+static void blocks_backward(const Layer& layer, const Factor<S>& factor, const Factor<S>& weight, int64_t first,
+                            int64_t count, const Tensor& part, const Tensor& grad_hidden, F rows_backward) {
   for_blocks((count + layer.block - 1) / layer.block, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       const int64_t at = k * layer.block, rows = std::min(layer.block, count - at);
       const Tensor logits = rows_of(part, at, rows);
-      layer.logits(first + at, rows, logits);
-      with_storage(part.scalar_type(), [&](auto storage) { rows_backward(storage, first + at, rows, logits); });
-      SVGDX_BACKEND::multiply(logits, weight, rows_of(grad_hidden, first + at, rows));
+      layer.logits(factor, first + at, rows, logits);
+      rows_backward(first + at, rows, logits);
+      weight.multiply(logits, rows_of(grad_hidden, first + at, rows));
     }
   });
 }
@@ -127,21 +136,23 @@ static std::tuple<Tensor, Tensor, Tensor> linear_backward(const OptionalTensor& 
   const int64_t chunk = std::max<int64_t>(1, kLinearNumbers / (layer.block * std::max<int64_t>(1, outputs)));
   const int64_t most = std::min(layer.rows, chunk * layer.block);
   const Tensor grads = new_empty(hidden, {most, outputs}, type);
-  for (int64_t first = 0; outputs > 0 && first < layer.rows; first += most) {
-    const int64_t count = std::min(most, layer.rows - first);
-    const Tensor part = rows_of(grads, 0, count);
-    blocks_backward(
-        layer, first, count, part, flat,
-        [&](auto storage, int64_t row, int64_t rows, const Tensor& logits) {
-          using S = decltype(storage);
-          using C = Compute<S>;
-          trajectory_rows_backward<S>({w.shape, row, rows, data<S>(logits), data<int64_t>(w.actions),
-                                       data<int32_t>(w.set_time), data<C>(lse), data<C>(g), data<C>(h), out<S>(logits)},
-                                      stream(hidden));
-        },
-        dense_weight);
-    accumulate(grad_weight, grad_bias, part, rows_of(layer.hidden, first, count), bool(bias));
-  }
+  with_storage(type, [&](auto storage) {
+    using S = decltype(storage);
+    using C = Compute<S>;
+    const auto factor = layer.factor<S>();
+    const Factor<S> back(dense_weight, layer.rows);
+    const auto rows_backward = [&](int64_t row, int64_t rows, const Tensor& logits) {
+      trajectory_rows_backward<S>({w.shape, row, rows, data<S>(logits), data<int64_t>(w.actions),
+                                   data<int32_t>(w.set_time), data<C>(lse), data<C>(g), data<C>(h), out<S>(logits)},
+                                  stream(hidden));
+    };
+    for (int64_t first = 0; outputs > 0 && first < layer.rows; first += most) {
+      const int64_t count = std::min(most, layer.rows - first);
+      const Tensor part = rows_of(grads, 0, count);
+      blocks_backward(layer, factor, back, first, count, part, flat, rows_backward);
+      accumulate(grad_weight, grad_bias, part, rows_of(layer.hidden, first, count), bool(bias));
+    }
+  });
   return {grad_hidden, as_type(grad_weight, type), bias ? as_type(grad_bias, type) : new_empty(hidden, {0}, type)};
 }
 

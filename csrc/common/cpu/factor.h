@@ -55,7 +55,9 @@ class Factor {
     cpu::multiply(over(a, rows, inner_), b_, over(out, rows, width_), shift, slope);
   }
 
-  void multiply(const Tensor& a, const Tensor& to) const { multiply(a.size(0), data<S>(a), out<S>(to)); }
+  void multiply(const Tensor& a, const Tensor& to, const OptionalTensor& bias = std::nullopt) const {
+    multiply(a.size(0), data<S>(a), out<S>(to), data<C>(bias));
+  }
 
  private:
   Tensor b_;

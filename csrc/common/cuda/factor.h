@@ -10,8 +10,10 @@ class Factor {
  public:
   Factor(const Tensor& b, int64_t) : b_(b) {}
 
-  // out (R, C) = a (R, K) times b.
-  void multiply(const Tensor& a, const Tensor& out) const { cuda::multiply(a, b_, out); }
+  // out (R, C) = a (R, K) times b + bias (C).
+  void multiply(const Tensor& a, const Tensor& out, const OptionalTensor& bias = std::nullopt) const {
+    cuda::multiply(a, b_, out, bias);
+  }
 
  private:
   Tensor b_;

@@ -79,7 +79,7 @@ void gfn_sample(const SampleArgs<S>& args, int64_t begin, int64_t end) {
     const C most = fill_valid(args, args.logits + b * 3 * dim, state, row);
     if (most != most) {
       args.action[b] = -1;
-      args.log_prob[b] = most;
+      if (args.log_prob) args.log_prob[b] = most;
       continue;
     }
     const Draw draw = draw_of(key.seed, key.offset, b, args.epsilon);
@@ -88,7 +88,7 @@ void gfn_sample(const SampleArgs<S>& args, int64_t begin, int64_t end) {
     int64_t action = 0;
     for (uint64_t below = weights[0]; below <= threshold; below += weights[action]) ++action;
     args.action[b] = action;
-    args.log_prob[b] = row[action] - log_sum_exp(row, width, most, args.logits + (b + 1) * 3 * dim);
+    if (args.log_prob) args.log_prob[b] = row[action] - log_sum_exp(row, width, most, args.logits + (b + 1) * 3 * dim);
     if (args.forward) {
       next[action / 2] = int8_t(action % 2);
     } else {

@@ -35,7 +35,6 @@ class MlpRollout {
                 new_empty(t.state, {batch_, dim_}, ScalarType::Char)},
         logits_(new_empty(t.hidden, {batch_, 3 * dim_}, t.hidden.scalar_type())),
         action_(new_zeros(t.state, {batch_}, ScalarType::Long)),
-        log_prob_(new_empty(t.argument, {batch_}, t.argument.scalar_type())),
         actions_(new_empty(t.state, {batch_, t.steps}, ScalarType::Long)),
         block_(batch_ >= 128  ? 64
                : batch_ >= 64 ? 32
@@ -125,7 +124,7 @@ class MlpRollout {
                              scale,
                              float(at.forward ? t_.epsilon : t_.backward_epsilon),
                              out<int64_t>(action_) + start,
-                             out<C>(log_prob_) + start,
+                             nullptr,  // the sums over trajectories give the log-probabilities
                              out<int8_t>(states_[(step + 1) % 2]) + start * dim_};
     SVGDX_ISA_CALL(gfn_sample, args, first, first + at.rows);
     int64_t* actions = out<int64_t>(actions_);
@@ -147,7 +146,7 @@ class MlpRollout {
   const MlpRolloutTensors& t_;
   int64_t batch_, dim_, width_, layers_;
   Tensor states_[2];
-  Tensor logits_, action_, log_prob_, actions_;
+  Tensor logits_, action_, actions_;
   int64_t block_;
   std::vector<Factor<S>> deeper_;
   Factor<S> head_;
