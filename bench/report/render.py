@@ -53,7 +53,7 @@ def _place(entry: dict[str, Any]) -> tuple[str, str]:
         return entry["group"], test.replace(" + ", " ")
     if entry["params"].get("device") == "cuda":
         test += ", CUDA"
-    return test, str(tuple(entry["params"]["shape"])).strip("()")
+    return test, ", ".join(map(str, entry["params"]["shape"]))
 
 
 def seconds(numbers: dict[str, Any]) -> float:
