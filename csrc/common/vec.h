@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #ifndef SVGDX_ISA
 #define SVGDX_ISA baseline
 #endif
@@ -66,10 +70,22 @@ SVGDX_INLINE T horizontal_sum(Vec<T> v) {
 // Where 2^x is 0 for every smaller x.
 template <class T>
 constexpr T kLowestExponent = sizeof(T) == 8 ? -1023 : -127;
+// The larger number, b if one of them is NaN. GCC does not find the instruction for it in a comparison.
+template <class T>
+SVGDX_INLINE Vec<T> larger(Vec<T> a, Vec<T> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm512_max_pd((__m512d)a, (__m512d)b);
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm256_max_pd((__m256d)a, (__m256d)b);
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return a > b ? a : b;
+#endif
+}
 template <class T>
 SVGDX_INLINE Vec<T> bounded_exponent(Vec<T> x) {
-  const Vec<T> lowest = splat(kLowestExponent<T>);
-  return lowest > x ? lowest : x;
+  return larger<T>(splat(kLowestExponent<T>), x);
 }
 
 // 2^x for x <= 0 (or slightly above), exactly 1 at 0. Where 2^x is below the smallest normal number, 2^-126 or 2^-1022,

@@ -39,12 +39,12 @@ struct Weights {
 
   // log_kappa must be finite. Every product with beta has the factor kappa, so that the terms of a far pair vanish
   // instead of overflowing.
-  SVGDX_HD Weights(const Sums<Lanes>& sums, V kappa, V log_kappa, V beta, V h_i, V h_j, V dim)
+  SVGDX_HD Weights(const Sums<Lanes>& sums, V kappa, V log_kappa, V beta, V h_i, V h_j, V half_dim)
       : kappa(kappa), kappa_beta(kappa * beta) {
-    const V h_sum = h_i + h_j;
-    across = kappa_beta * (sums.g_r - h_i * sums.r_s_j + h_j * sums.r_s_i + h_sum * (dim + log_kappa + log_kappa));
+    const V h_sum = h_i + h_j, h_twice = h_sum + h_sum;
+    across = kappa_beta * (sums.g_r - h_i * sums.r_s_j + h_j * sums.r_s_i + h_twice * (half_dim + log_kappa));
     value = kappa * sums.g_s + across;
-    radial = value + kappa_beta * (h_sum + h_sum);
+    radial = value + kappa_beta * h_twice;
   }
   // What a pair adds, from each of its ends, to the sum over all rows that is -M sigma dL/dsigma. Only close pairs
   // contribute, so that nothing cancels between particles many sigma apart. With sigma dbeta/dsigma = -2 beta,

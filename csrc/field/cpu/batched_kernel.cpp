@@ -40,9 +40,10 @@ class Interleaved {
 
 template <class T>
 Vec<T> beta_per_lane(const PerBatch<T>& bandwidth, int64_t first, int64_t batch) {
-  Vec<T> beta;
-  for (int lane = 0; lane < kLanes<T>; ++lane) beta[lane] = beta_of<T, T>(bandwidth, std::min(first + lane, batch - 1));
-  return beta;
+  Vec<T> sigma;
+  for (int lane = 0; lane < kLanes<T>; ++lane) sigma[lane] = bandwidth[std::min(first + lane, batch - 1)];
+  const Vec<T> beta = splat(T(1)) / (sigma * sigma), largest = splat(kLargestBeta<T>);
+  return beta > largest ? largest : beta;
 }
 
 template <class T, int D>
@@ -89,7 +90,10 @@ struct Forward {
     const Vec<T> beta = beta_per_lane<T>(a.bandwidth, first, n.batch);
     pairs(n.cols, beta);
     for (int lane = 0; lane < std::min<int64_t>(kLanes<T>, n.batch - first); ++lane) {
-      if (is_extreme(beta[lane])) continue;
+      if (is_extreme(beta[lane])) {
+        field_forward_plain(a, first + lane, 1);
+        continue;
+      }
       for (int64_t i = 0; i < n.rows; ++i) {
         finish_forward<T, T>(a, first + lane, i, beta[lane], z.lane(i * D, lane), kLanes<T>, *trace.lane(i, lane));
       }
@@ -120,19 +124,19 @@ struct Backward {
     }
     const Vec<T> log2_kappa = log2_scale * sums.squared, log_kappa = log2_kappa * T(kLn2);
     const Vec<T> kappa = exp2_nonpositive<T>(log2_kappa);
-    const pair::Weights<VecType<T>> w(sums, kappa, log_kappa, beta, hi, hj, splat(T(D)));
+    const pair::Weights<VecType<T>> w(sums, kappa, log_kappa, beta, hi, hj, splat(T(0.5) * T(D)));
     value += w.value;
     log_sigma += w.log_sigma_term(log_kappa);
     const Vec<T> kappa_hi = kappa * hi, kappa_hj = kappa * hj;
     const Vec<T> kappa_beta_hi = w.kappa_beta * hi, kappa_beta_hj = w.kappa_beta * hj;
 #pragma GCC unroll 8
     for (int d = 0; d < D; ++d) {
-      const Vec<T> r = xi[d] - xj[d], kappa_gi = kappa * gi[d], kappa_gj = kappa * gj[d];
-      const Vec<T> pull = kappa_gi - kappa_gj - kappa_hi * sj[d] + kappa_hj * si[d] - w.radial * r;
+      const Vec<T> r = xi[d] - xj[d];
+      const Vec<T> pull = kappa * (gi[d] - gj[d]) - kappa_hi * sj[d] + kappa_hj * si[d] - w.radial * r;
       gx[i * D][d] += pull;
       gx[j * D][d] -= pull;
-      gs[i * D][d] += kappa_gj + kappa_beta_hj * r;
-      gs[j * D][d] += kappa_gi - kappa_beta_hi * r;
+      gs[i * D][d] = gs[i * D][d] + kappa * gj[d] + kappa_beta_hj * r;
+      gs[j * D][d] = gs[j * D][d] + kappa * gi[d] - kappa_beta_hi * r;
     }
   }
 
@@ -155,7 +159,10 @@ struct Backward {
       for (int d = 0; d < D; ++d) gx[i * D][d] *= beta;
     }
     for (int lane = 0; lane < std::min<int64_t>(kLanes<T>, n.batch - first); ++lane) {
-      if (is_extreme(beta[lane])) continue;
+      if (is_extreme(beta[lane])) {
+        field_backward_plain(a, first + lane, 1);
+        continue;
+      }
       for (int64_t i = 0; i < n.rows; ++i) {
         finish_backward<T, T>(a, first + lane, i,
                               {gx.lane(i * D, lane), gs.lane(i * D, lane), kLanes<T>, *sums.lane(2 * i, lane),
@@ -207,12 +214,10 @@ bool field_batched_fits(const FieldShape& shape, bool self, int64_t element_size
 template <class T>
 void field_forward_batched(const FieldArgs<T>& args) {
   with_dim<Forward, T>(args);
-  for_extreme_rows(args, [&](int64_t b) { field_forward_plain(args, b, 1); });
 }
 template <class T>
 void field_backward_batched(const FieldGradArgs<T>& args) {
   with_dim<Backward, T>(args);
-  for_extreme_rows(args, [&](int64_t b) { field_backward_plain(args, b, 1); });
 }
 
 template void field_forward_batched(const FieldArgs<float>&);

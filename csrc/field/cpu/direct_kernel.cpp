@@ -99,6 +99,7 @@ struct Backward {
   Rows<T, 1> h;
   Vec<T> gx[D][kVectors], gs[D][kVectors];
   Vec<T> kappa_sum[kVectors], kappa_h[kVectors], value[kVectors], log_sigma[kVectors];
+  bool needs_value;
 
   // Adds one column, unless it is the row itself, to the sums from which finish() assembles dL/dx_i:
   //   sum_j kappa (g_j + h_i s_j) + radial r,  sum kappa,  sum kappa h_j.
@@ -122,17 +123,20 @@ struct Backward {
       const Vec<T> log2_kappa = log2_scale * sums.squared, log_kappa = log2_kappa * T(kLn2);
       const Vec<T> kernel = exp2_nonpositive<T>(log2_kappa);
       const Vec<T> kappa = kSelf ? mask_self<T>(kernel, first + v * kLanes<T>, j) : kernel;
-      const pair::Weights<VecType<T>> w(sums, kappa, log_kappa, beta, hi, splat(hj), splat(T(D)));
-      value[v] += w.value;
+      const pair::Weights<VecType<T>> w(sums, kappa, log_kappa, beta, hi, splat(hj), splat(T(0.5) * T(D)));
+      if (needs_value) value[v] += w.value;
       log_sigma[v] += w.log_sigma_term(log_kappa);
       kappa_sum[v] += kappa;
       kappa_h[v] += kappa * hj;
       const Vec<T> kappa_hi = kappa * hi, kappa_beta_hj = w.kappa_beta * hj;
 #pragma GCC unroll 8
       for (int d = 0; d < D; ++d) {
-        const Vec<T> r = x(d, v) - xj[d], kappa_g = kappa * gj[d];
-        gs[d][v] += kappa_g + kappa_beta_hj * r;
-        gx[d][v] += kappa_g + kappa_hi * sj[d] + w.radial * r;
+        const Vec<T> r = x(d, v) - xj[d];
+        gs[d][v] += kappa * gj[d];
+        gs[d][v] += kappa_beta_hj * r;
+        gx[d][v] += kappa * gj[d];
+        gx[d][v] += kappa_hi * sj[d];
+        gx[d][v] += w.radial * r;
       }
     }
   }
@@ -140,6 +144,7 @@ struct Backward {
   void run(const FieldGradArgs<T>& a, int64_t b, int64_t first) {
     const int64_t rows = a.shape.rows, cols = a.shape.cols;
     const T h_sign = trace_sign(a);
+    needs_value = a.dot != nullptr;
     auto row_at = [&](const T* p, int64_t width) { return p ? p + b * rows * width : nullptr; };
     x.gather(row_at(a.row_x, D), first, rows, T(1));
     s.gather(row_at(a.row_score, D), first, rows, T(1));

@@ -85,7 +85,7 @@ void add_column(const FieldGradArgs<T>& a, int64_t row, int64_t col, T beta, con
   const PlainKernel<T> kernel(beta, total.squared);
   if (kernel.kappa[0] == T(0)) return;
   const T log_kappa = T(kLn2) * kernel.log2_kappa[0];
-  const pair::Weights<pair::Scalar<T>> w(total, kernel.kappa[0], log_kappa, beta, h_i, h_j, T(dim));
+  const pair::Weights<pair::Scalar<T>> w(total, kernel.kappa[0], log_kappa, beta, h_i, h_j, T(0.5) * T(dim));
   sums->value += w.value;
   sums->log_sigma += w.log_sigma_term(log_kappa);
   for_vectors<T>(dim, [&](int64_t d, auto access) {

@@ -18,7 +18,7 @@ struct PairWeights {
     const T log_kappa = log2_kappa * T(0.69314718055994530942);
     const pair::Sums<pair::Scalar<T>> sums{sum[0], sum[1], sum[2], sum[3], sum[4]};
     const pair::Weights<pair::Scalar<T>> weights(sums, itself ? T(0) : power_of_two(log2_kappa), log_kappa, beta, h_i,
-                                                 h_j, dim);
+                                                 h_j, T(0.5) * dim);
     kappa = weights.kappa;
     kappa_beta = weights.kappa_beta;
     radial = weights.radial;
