@@ -88,11 +88,12 @@ def table(rows: dict[str, Row], sizes: str, machine: dict[str, Any]) -> list[str
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for shape, row in rows.items():
         ours = row[OURS]
-        best = min((peer for peer in peers if peer in row), key=lambda peer: seconds(row[peer]))
+        best = min((peer for peer in peers if peer in row), key=lambda peer: seconds(row[peer]), default=None)
         cells = [shape, cell(ours), *(cell(row.get(peer)) for peer in peers)]
-        cells += [f"**{seconds(row[best]) / seconds(ours):.1f}×** ({best})"]
+        cells += ["–" if best is None else f"**{seconds(row[best]) / seconds(ours):.1f}×** ({best})"]
         if has_memory:
-            cells += [f"{row[peer]['memory'] / 2**20:.1f}" for peer in (OURS, best)]
+            memory = [row[peer].get("memory") if peer else None for peer in (OURS, best)]
+            cells += ["–" if value is None else f"{value / 2**20:.1f}" for value in memory]
         if ceiling:
             cells += _ceiling(ours, ceiling)
         for name in copies:
@@ -141,7 +142,8 @@ def draw(tables: Tables, path: pathlib.Path) -> None:
         axis.set(yscale="log", title=test, ylabel=f"time / {OURS}'s time")
         axis.set_xticks(range(len(rows)), list(rows), rotation=30, ha="right")
         axis.set_ylim(top=8 * axis.get_ylim()[1])  # room for the legend
-        axis.legend(fontsize="small", ncols=3)
+        if peers:
+            axis.legend(fontsize="small", ncols=3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
