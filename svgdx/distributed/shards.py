@@ -130,7 +130,7 @@ def agree(
     group: dist.ProcessGroup | None,
     sharded: Mapping[str, Tensor | None],
     shared: Mapping[str, Tensor | None] | None = None,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], object] = lambda: None,
     facts: Mapping[str, object] | None = None,
 ) -> Shards:
     """Compares the inputs of all ranks by one small all-gather, and counts their particles.
