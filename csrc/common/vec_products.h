@@ -29,10 +29,17 @@ SVGDX_INLINE C lane_sum(Vec<C> v) {
   }
 }
 
+// A factor whose entry (r, k) is at data[r * row + k * inner]: a row-major matrix, or the transpose of one.
+template <class C>
+struct LeftFactor {
+  const C* data;
+  int64_t row, inner;
+};
+
 // out (R rows, V vectors) = or += a (R, inner) times b (inner, V vectors).
 template <class C, int R, int V>
-inline void product_tile(int64_t inner, const C* a, int64_t a_stride, const C* b, int64_t b_stride, C* out,
-                         int64_t out_stride, bool accumulate) {
+inline void product_tile(int64_t inner, LeftFactor<C> a, const C* b, int64_t b_stride, C* out, int64_t out_stride,
+                         bool accumulate) {
   Vec<C> sums[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -45,7 +52,7 @@ inline void product_tile(int64_t inner, const C* a, int64_t a_stride, const C* b
     for (int v = 0; v < V; ++v) column[v] = load(b + k * b_stride + v * kLanes<C>);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Vec<C> factor = splat(a[r * a_stride + k]);
+      const Vec<C> factor = splat(a.data[r * a.row + k * a.inner]);
 #pragma GCC unroll 3
       for (int v = 0; v < V; ++v) sums[r][v] += factor * column[v];
     }
@@ -58,13 +65,13 @@ inline void product_tile(int64_t inner, const C* a, int64_t a_stride, const C* b
 }
 
 template <class C, int V>
-inline void product_strip(int64_t rows, int64_t inner, const C* a, int64_t a_stride, const C* b, int64_t b_stride,
-                          C* out, int64_t out_stride, bool accumulate) {
+inline void product_strip(int64_t rows, int64_t inner, LeftFactor<C> a, const C* b, int64_t b_stride, C* out,
+                          int64_t out_stride, bool accumulate) {
   constexpr int kRows = V == 1 ? 8 : 4;  // at least eight sums, so that an addition need not wait for the previous one
   int64_t r = 0;
   const auto tile = [&](auto count) {
-    product_tile<C, decltype(count)::value, V>(inner, a + r * a_stride, a_stride, b, b_stride, out + r * out_stride,
-                                               out_stride, accumulate);
+    product_tile<C, decltype(count)::value, V>(inner, {a.data + r * a.row, a.row, a.inner}, b, b_stride,
+                                               out + r * out_stride, out_stride, accumulate);
     r += decltype(count)::value;
   };
   while (r + kRows <= rows) tile(std::integral_constant<int, kRows>());
@@ -75,17 +82,23 @@ inline void product_strip(int64_t rows, int64_t inner, const C* a, int64_t a_str
 
 // out (rows, width) = or += a (rows, inner) times b (inner, width); width is a multiple of kLanes.
 template <class C>
+inline void small_product(int64_t rows, int64_t inner, int64_t width, LeftFactor<C> a, const C* b, int64_t b_stride,
+                          C* out, int64_t out_stride, bool accumulate = false) {
+  constexpr int64_t kWide = 3 * kLanes<C>, kMiddle = 2 * kLanes<C>;
+  int64_t i = 0;
+  // Four vectors at the end are two and two: one alone would read more than it multiplies.
+  for (; width - i > 2 * kMiddle || width - i == kWide; i += kWide) {
+    product_strip<C, 3>(rows, inner, a, b + i, b_stride, out + i, out_stride, accumulate);
+  }
+  for (; width - i >= kMiddle; i += kMiddle) {
+    product_strip<C, 2>(rows, inner, a, b + i, b_stride, out + i, out_stride, accumulate);
+  }
+  if (i < width) product_strip<C, 1>(rows, inner, a, b + i, b_stride, out + i, out_stride, accumulate);
+}
+template <class C>
 inline void small_product(int64_t rows, int64_t inner, int64_t width, const C* a, int64_t a_stride, const C* b,
                           int64_t b_stride, C* out, int64_t out_stride, bool accumulate = false) {
-  int64_t i = 0;
-  for (; i + 3 * kLanes<C> <= width; i += 3 * kLanes<C>) {
-    product_strip<C, 3>(rows, inner, a, a_stride, b + i, b_stride, out + i, out_stride, accumulate);
-  }
-  if (i + 2 * kLanes<C> <= width) {
-    product_strip<C, 2>(rows, inner, a, a_stride, b + i, b_stride, out + i, out_stride, accumulate);
-  } else if (i < width) {
-    product_strip<C, 1>(rows, inner, a, a_stride, b + i, b_stride, out + i, out_stride, accumulate);
-  }
+  small_product<C>(rows, inner, width, LeftFactor<C>{a, a_stride, 1}, b, b_stride, out, out_stride, accumulate);
 }
 
 // Exchanges the upper half of each 2 S lanes of a with the lower half of the same lanes of b.

@@ -10,6 +10,8 @@ from ops.errors import cancellation
 from ops.test_forward import check
 from ops.test_gradients import check as check_gradients
 
+import svgdx.ops
+
 PARTICLE_GRADIENTS = [variant for variant in PARTICLES if variant.differentiable]
 
 
@@ -147,3 +149,26 @@ def test_median_distance_is_detached() -> None:
     x = torch.randn(4, 2, requires_grad=True)
     for out in (torch.ops.svgdx.median_distance(x), Variant("median_distance")({"x": x})[0]):
         assert not out.requires_grad
+
+
+@pytest.mark.parametrize(("lead", "m", "d"), [((), 2000, 9), ((), 150, 40), ((17,), 131, 11)], ids=str)
+def test_pairs_evaluated_once_agree_with_the_field(lead: tuple[int, ...], m: int, d: int) -> None:
+    """If the queries are the particles, svgd_field gives the same sums, but for t, which leaves out j = i. Its kernel
+    evaluates each pair twice, while svgd_phi_trace evaluates groups of blocks once for both."""
+    inputs = sample_inputs(Variant("svgd_phi_trace"), lead, m, d, torch.float32)
+    x, score, bandwidth = inputs["x"], inputs["score"], inputs["bandwidth"]
+    phi, trace = svgdx.ops.svgd_phi_trace(x, score, bandwidth)
+    expected, divergence = svgdx.ops.svgd_field(x, x, score, bandwidth)
+    own = d / (m * bandwidth**2)
+    torch.testing.assert_close(phi, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(trace, divergence - own[..., None], rtol=1e-5, atol=3e-6 * cancellation(inputs))
+
+    upstream = torch.randn(2, *x.shape)
+    inputs = [value.clone().requires_grad_() for value in (x, score, bandwidth)]
+    phi, trace = svgdx.ops.svgd_phi_trace(*inputs)
+    gradients_once = torch.autograd.grad((phi * upstream[0]).sum() + (trace * upstream[1, ..., 0]).sum(), inputs)
+    phi, divergence = svgdx.ops.svgd_field(inputs[0], *inputs)
+    trace = divergence - (d / (m * inputs[2] ** 2))[..., None]
+    gradients_twice = torch.autograd.grad((phi * upstream[0]).sum() + (trace * upstream[1, ..., 0]).sum(), inputs)
+    for one, other in zip(gradients_once, gradients_twice, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5 * float(other.abs().max()))

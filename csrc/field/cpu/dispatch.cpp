@@ -19,6 +19,8 @@ void field_forward(const FieldArgs<T>& args, void*, void*) {
     SVGDX_ISA_CALL(field_forward_small, args);
   } else if (args.shape.dim >= kMatmulDim) {
     SVGDX_ISA_CALL(field_forward_matmul, args);
+  } else if (args.self) {
+    SVGDX_ISA_CALL(field_forward_symmetric, args);
   } else {
     SVGDX_ISA_CALL(field_forward_tiled, args);
   }
@@ -39,6 +41,8 @@ void field_backward(const FieldGradArgs<T>& args, void*, void*) {
     SVGDX_ISA_CALL(field_backward_small, args);
   } else if (args.shape.dim >= kMatmulDim) {
     SVGDX_ISA_CALL(field_backward_matmul, args);
+  } else if (args.self) {
+    SVGDX_ISA_CALL(field_backward_symmetric, args);
   } else {
     SVGDX_ISA_CALL(field_backward_tiled, args);
   }

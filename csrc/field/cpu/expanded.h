@@ -78,7 +78,13 @@ void finish_forward_row(const FieldArgs<T>& a, int64_t b, int64_t i, C beta, con
   const C trace = trace_sum(dim, row, sums, dot<C>(row.x, z, dim)), weight = beta * sums.kappa;
   // Its own score, which C + beta x would round where beta is large.
   const T* const own = a.self ? a.score + (b * a.shape.rows + i) * dim : nullptr;
-  for (int64_t d = 0; d < dim; ++d) z[d] += weight * row.x[d] + (own ? C(own[d]) : C(0));
+  if (own) {
+#pragma GCC ivdep
+    for (int64_t d = 0; d < dim; ++d) z[d] += weight * row.x[d] + C(own[d]);
+  } else {
+#pragma GCC ivdep
+    for (int64_t d = 0; d < dim; ++d) z[d] += weight * row.x[d];
+  }
   finish_forward<T, C>(a, b, i, beta, z, 1, trace);
 }
 
@@ -126,6 +132,7 @@ void finish_backward_row(const FieldGradArgs<T>& a, int64_t b, int64_t i, C beta
   C *gs = kappa_q, *gx = weighted_x;
   const C log_sigma = log_sigma_sum(dim, beta, row, sums, kappa_h, weight, dot<C>(row.x, kappa_c, dim),
                                     dot<C>(row.x, kappa_q, dim), dot<C>(row.x, weighted_x, dim));
+#pragma GCC ivdep
   for (int64_t d = 0; d < dim; ++d) {
     gx[d] =
         beta * (row.q[d] * sums.kappa - gs[d] - row.x[d] * weight + gx[d]) - row.hb * kappa_c[d] + row.c[d] * kappa_h;

@@ -26,6 +26,8 @@ SVGDX_ISA_DECLARE(bool field_batched_fits(const FieldShape& shape, bool self, in
                   template <class T> void field_backward_small(const FieldGradArgs<T>& args);
                   template <class T> void field_forward_direct(const FieldArgs<T>& args);
                   template <class T> void field_backward_direct(const FieldGradArgs<T>& args);
+                  template <class T> void field_forward_symmetric(const FieldArgs<T>& args);
+                  template <class T> void field_backward_symmetric(const FieldGradArgs<T>& args);
                   template <class T> void field_forward_tiled(const FieldArgs<T>& args);
                   template <class T> void field_backward_tiled(const FieldGradArgs<T>& args);
                   template <class T> void field_forward_plain(const FieldArgs<T>& args, int64_t first, int64_t batches);

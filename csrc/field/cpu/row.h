@@ -19,12 +19,27 @@ inline void finish_forward(const FieldArgs<T>& a, int64_t b, int64_t i, C beta, 
   const bool step = bool(a.step);
   const C eps = C(a.step[b]);
   C dot = 0;
-  for (int64_t d = 0; d < dim; ++d) {
-    const C phi = z[d * z_stride] * inv_m;
-    if (a.phi) a.phi[row * dim + d] = T(step ? C(a.query[row * dim + d]) + eps * phi : phi);
-    if (a.stein) {
-      const C s = C(a.score[row * dim + d]);
-      dot += s * (a.stein_diagonal ? phi : phi - s * inv_m);
+  // The loops of vectors have no branches. z may be where phi is written.
+  const auto each_dim = [&](const auto& f) {
+    if (z_stride == 1) {
+#pragma GCC ivdep
+      for (int64_t d = 0; d < dim; ++d) f(d, z[d]);
+    } else {
+      for (int64_t d = 0; d < dim; ++d) f(d, z[d * z_stride]);
+    }
+  };
+  if (a.stein) {
+    const T* const score = a.score + row * dim;
+    const C own = a.stein_diagonal ? C(0) : inv_m;
+    for (int64_t d = 0; d < dim; ++d) dot += C(score[d]) * (z[d * z_stride] * inv_m - C(score[d]) * own);
+  }
+  if (a.phi) {
+    T* const phi = a.phi + row * dim;
+    const T* const query = a.query + row * dim;
+    if (step) {
+      each_dim([&](int64_t d, C value) { phi[d] = T(C(query[d]) + eps * (value * inv_m)); });
+    } else {
+      each_dim([&](int64_t d, C value) { phi[d] = T(value * inv_m); });
     }
   }
   if (a.stein) a.stein[row] = T(dot + t + (a.stein_diagonal ? beta * inv_m * C(dim) : C(0)));
@@ -65,18 +80,32 @@ template <class T, class C>
 inline void finish_backward(const FieldGradArgs<T>& a, int64_t b, int64_t i, const RowSums<C>& sums) {
   const int64_t dim = a.shape.dim, row = b * a.shape.rows + i;
   const C inv_m = C(1) / C(a.particles), scale = a.step ? C(a.step[b]) : C(1);
-  C own = 0;
-  for (int64_t d = 0; d < dim; ++d) {
-    const int64_t at = row * dim + d;
-    const C upstream = a.row_grad_phi ? C(a.row_grad_phi[at]) : C(0);
-    const C gx = scale * sums.grad_x[d * sums.stride] * inv_m;
-    const C gs = (sums.grad_score[d * sums.stride] + (a.self ? upstream : C(0))) * inv_m;
-    if (a.row_score) own += upstream * C(a.row_score[at]);
-    a.grad_x[at] = T(a.step ? gx + upstream : gx);
-    if (a.grad_score) a.grad_score[at] = T(scale * gs);
+  const T* const upstream = a.row_grad_phi ? a.row_grad_phi + row * dim : nullptr;
+  T *const grad_x = a.grad_x + row * dim, *const grad_score = a.grad_score ? a.grad_score + row * dim : nullptr;
+  const C factor = scale * inv_m;
+  // The loops of vectors have no branches.
+  const auto each_dim = [&](const C* values, const auto& f) {
+    if (sums.stride == 1) {
+#pragma GCC ivdep
+      for (int64_t d = 0; d < dim; ++d) f(d, values[d]);
+    } else {
+      for (int64_t d = 0; d < dim; ++d) f(d, values[d * sums.stride]);
+    }
+  };
+  if (a.step && upstream) {
+    each_dim(sums.grad_x, [&](int64_t d, C value) { grad_x[d] = T(factor * value + C(upstream[d])); });
+  } else {
+    each_dim(sums.grad_x, [&](int64_t d, C value) { grad_x[d] = T(factor * value); });
+  }
+  if (grad_score && a.self && upstream) {
+    each_dim(sums.grad_score, [&](int64_t d, C value) { grad_score[d] = T(factor * (value + C(upstream[d]))); });
+  } else if (grad_score) {
+    each_dim(sums.grad_score, [&](int64_t d, C value) { grad_score[d] = T(factor * value); });
   }
   if (a.grad_log_sigma) a.grad_log_sigma[row] = double(-scale * sums.log_sigma * inv_m);
   if (!a.dot) return;
+  C own = 0;
+  for (int64_t d = 0; d < dim && upstream && a.row_score; ++d) own += C(upstream[d]) * C(a.row_score[row * dim + d]);
   const C h = a.row_grad_trace ? C(trace_sign(a) * a.row_grad_trace[row]) : C(0);
   const C hessian = a.hessian_trace ? C(a.hessian_trace[row]) : C(0);
   a.dot[row] = T((C(0.5) * sums.value + own + h * hessian) * inv_m);

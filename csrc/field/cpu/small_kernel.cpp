@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "common/buffer.h"
-#include "common/vec_products.h"
+#include "common/vec_symmetric.h"
 #include "field/cpu/expanded.h"
 #include "field/cpu/kernels.h"
 
@@ -151,9 +151,9 @@ class SmallProblem {
         line_(spaced<C>(cols_.padded)),
         centre_(cols_.width),
         transposed_((gradients ? 3 : 1) * shape.dim * line_),
-        gram_(shape.rows * line_),
+        gram_(padded_to_lanes<C>(shape.rows) * line_),
         kernel_(gradients ? shape.rows * line_ : 0),
-        weighted_(gradients ? shape.rows * line_ : 0),
+        weighted_(gradients ? padded_to_lanes<C>(shape.rows) * line_ : 0),
         products_(shape.rows * cols_.stride),
         weighted_x_(gradients ? shape.rows * cols_.x_stride : 0),
         sums_(shape.rows) {
@@ -186,11 +186,15 @@ class SmallProblem {
     const int64_t padded = cols_.padded, width = cols_.width, stride = cols_.stride, matrix = shape_.dim * line_;
     C *const c_t = transposed_.get() + matrix, *const q_t = c_t + matrix, *const weighted = weighted_.get();
     small_transpose<C>(shape_.cols, shape_.dim, cols_.cq.get(), stride, c_t, line_);
-    small_transpose<C>(shape_.cols, shape_.dim, cols_.cq.get() + width, stride, q_t, line_);
     kernel_values(beta, kernel_.get());
     const C* const row_c = rows().cq.get();
     small_product<C>(shape_.rows, shape_.dim, padded, row_c + width, stride, c_t, line_, weighted, line_);
-    small_product<C>(shape_.rows, shape_.dim, padded, row_c, stride, q_t, line_, weighted, line_, true);
+    if (self_) {
+      add_transpose<C>(shape_.rows, weighted, line_);
+    } else {
+      small_transpose<C>(shape_.cols, shape_.dim, cols_.cq.get() + width, stride, q_t, line_);
+      small_product<C>(shape_.rows, shape_.dim, padded, row_c, stride, q_t, line_, weighted, line_, true);
+    }
     const ExpandedColumns<C> columns{cols_.w.get(), cols_.hb.get(), cols_.delta.get(), padded};
     std::pair<C, C> weights[kSmallParticles];
     for (int64_t i = 0; i < shape_.rows; ++i) {
@@ -235,8 +239,13 @@ class SmallProblem {
   // Writes log2 kappa to gram_ and kappa to `kernel`, which may be the same array, and the rows' sums to sums_.
   void kernel_values(C beta, C* kernel) {
     const int64_t padded = cols_.padded;
-    small_product<C>(shape_.rows, shape_.dim, padded, rows().x.get(), cols_.x_stride, transposed_.get(), line_,
-                     gram_.get(), line_);
+    const C* const x = rows().x.get();
+    if (self_) {
+      small_square<C>(shape_.rows, shape_.dim, x, cols_.x_stride, transposed_.get(), line_, gram_.get(), line_);
+    } else {
+      small_product<C>(shape_.rows, shape_.dim, padded, x, cols_.x_stride, transposed_.get(), line_, gram_.get(),
+                       line_);
+    }
     for (int64_t i = 0; i < shape_.rows; ++i) {
       sums_[i] = kernel_row<C>(gram_.get() + i * line_, kernel + i * line_, padded, beta * C(pair::kLog2E),
                                rows().n.get()[i], cols_.n.get(), cols_.w.get(), self_ ? i : -1);

@@ -13,32 +13,18 @@ constexpr int64_t kTile = kTileRows * kBlock;
 template <class C>
 constexpr int64_t kStrip = kTileVectors * kLanes<C>;  // columns whose dot products are in registers at a time
 
-// acc[r][v] += sum_d rows[d][r] cols[d][v]; both [dim][kBlock].
-template <class C>
+// acc[r][v] += sum_d rows[d][r] cols[d][v]; both [dim][kWidth].
+template <class C, int64_t kWidth = kBlock>
 SVGDX_INLINE void add_dots(Accumulators<C>& acc, const C* rows, const C* cols, int64_t dim) {
   for (int64_t d = 0; d < dim; ++d) {
     Vec<C> column[kTileVectors];
 #pragma GCC unroll 3
-    for (int v = 0; v < kTileVectors; ++v) column[v] = load(cols + d * kBlock + v * kLanes<C>);
+    for (int v = 0; v < kTileVectors; ++v) column[v] = load(cols + d * kWidth + v * kLanes<C>);
 #pragma GCC unroll 4
     for (int r = 0; r < kTileRows; ++r) {
-      const Vec<C> row = splat(rows[d * kBlock + r]);
+      const Vec<C> row = splat(rows[d * kWidth + r]);
 #pragma GCC unroll 3
       for (int v = 0; v < kTileVectors; ++v) acc[r][v] += row * column[v];
-    }
-  }
-}
-
-// Excludes the diagonal of a block with itself: log2 kappa = -kFar makes both kappa and kappa log2 kappa 0.
-template <class C>
-SVGDX_INLINE void drop_diagonal(Accumulators<C>& acc, int64_t row, int64_t column) {
-#pragma GCC unroll 4
-  for (int r = 0; r < kTileRows; ++r) {
-#pragma GCC unroll 3
-    for (int v = 0; v < kTileVectors; ++v) {
-      for (int lane = 0; lane < kLanes<C>; ++lane) {
-        if (column + v * kLanes<C> + lane == row + r) acc[r][v][lane] = C(-kFar);
-      }
     }
   }
 }

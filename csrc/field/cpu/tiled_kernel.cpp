@@ -1,6 +1,6 @@
-// Medium dimensions: one register-tiled product gives a tile of kernel values, a second one the sums over columns.
-// The algebra is in pack.h. Work items are (batch row, chunk of rows); a row visits the column blocks in the same order
-// whatever its chunk, so the result does not depend on the number of threads.
+// Medium dimensions if the rows are not the particles: one register-tiled product gives a tile of kernel values, a
+// second one the sums over columns. The algebra is in pack.h. Work items are (batch row, chunk of rows); a row visits
+// the column blocks in the same order whatever its chunk, so the result does not depend on the number of threads.
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -27,20 +27,19 @@ PackSource<T> slice(const PackSource<T>& s, int64_t b, int64_t count, int64_t di
 template <class T, class C>
 class Packs {
  public:
-  Packs(const FieldShape& shape, bool self, bool gradients, int64_t first, int64_t batches,
-        const PerBatch<T>& bandwidth, const double* centres)
+  Packs(const FieldShape& shape, bool gradients, int64_t first, int64_t batches, const PerBatch<T>& bandwidth,
+        const double* centres)
       : shape_(shape),
-        self_(self),
         first_(first),
         batches_(batches),
         bandwidth_(bandwidth),
         centres_(centres),
         col_layout_(shape.cols, shape.dim, gradients),
         row_layout_(shape.rows, shape.dim, gradients),
-        storage_(batches * (col_layout_.total() + (self ? 0 : row_layout_.total()))) {}
+        storage_(batches * (col_layout_.total() + row_layout_.total())) {}
 
   void fill(const PackSource<T>& cols, const PackSource<T>& rows, C h_sign) {
-    const int64_t col_blocks = col_layout_.blocks, blocks = col_blocks + (self_ ? 0 : row_layout_.blocks);
+    const int64_t col_blocks = col_layout_.blocks, blocks = col_blocks + row_layout_.blocks;
     torch::stable::parallel_for(0, batches_ * blocks, 4, [&](int64_t begin, int64_t end) {
       std::vector<C> centre(shape_.dim);
       for (int64_t item = begin; item < end; ++item) {
@@ -60,19 +59,16 @@ class Packs {
 
   Pack<C> col(int64_t k) const { return Pack<C>(col_layout_, storage_.get() + k * col_layout_.total()); }
   Pack<C> row(int64_t k) const {
-    if (self_) return col(k);
     const int64_t cols = batches_ * col_layout_.total();
     return Pack<C>(row_layout_, storage_.get() + cols + k * row_layout_.total());
   }
   const PackLayout<C>& layout() const { return col_layout_; }
   int64_t batch(int64_t k) const { return first_ + k; }
   int64_t size() const { return batches_; }
-  bool self() const { return self_; }
   const FieldShape& shape() const { return shape_; }
 
  private:
   FieldShape shape_;
-  bool self_;
   int64_t first_, batches_;
   PerBatch<T> bandwidth_;
   const double* centres_;
@@ -102,7 +98,6 @@ struct ForwardTile {
   static constexpr int kOutputs = 1;
   alignas(64) C kappa[kTile];
 
-  template <bool kDiagonal>
   void run(const PackLayout<C>& l, const Pack<C>& rows, const Pack<C>& cols, int64_t row, int64_t block,
            RowVectors<C, kSums>* sums, C* out) {
     const C* row_t = rows.xt + row / kBlock * kBlock * l.dim + row % kBlock;
@@ -111,7 +106,6 @@ struct ForwardTile {
       Accumulators<C> acc;
       start_log2_kappa<C>(acc, rows.n + row, cols.n + column);
       add_dots<C>(acc, row_t, cols.xt + block * kBlock * l.dim + s, l.dim);
-      if (kDiagonal) drop_diagonal<C>(acc, row, column);
 #pragma GCC unroll 4
       for (int r = 0; r < kTileRows; ++r) {
 #pragma GCC unroll 3
@@ -134,7 +128,6 @@ struct BackwardTile {
   static constexpr int kOutputs = 3;  // sums of kappa C, kappa q, kappa weight x
   alignas(64) C kappa[kTile], weighted[kTile];
 
-  template <bool kDiagonal>
   void run(const PackLayout<C>& l, const Pack<C>& rows, const Pack<C>& cols, int64_t row, int64_t block,
            RowVectors<C, kSums>* sums, C* out) {
     const int64_t row_at = row / kBlock * kBlock * l.dim + row % kBlock, col_at = block * kBlock * l.dim;
@@ -143,7 +136,6 @@ struct BackwardTile {
       Accumulators<C> acc;
       start_log2_kappa<C>(acc, rows.n + row, cols.n + column);
       add_dots<C>(acc, rows.xt + row_at, cols.xt + col_at + s, l.dim);
-      if (kDiagonal) drop_diagonal<C>(acc, row, column);
 #pragma GCC unroll 4
       for (int r = 0; r < kTileRows; ++r) {
 #pragma GCC unroll 3
@@ -198,13 +190,8 @@ void run_tiles(const Packs<T, C>& packs, const Finish& finish) {
         for (Vec<C>& part : sums.get()[r].part) part = Vec<C>{};
       }
       for (int64_t block = 0; block < l.blocks; ++block) {
-        const bool diagonal = packs.self() && block == first / kBlock;
         for (int64_t r = 0; r < count; r += kTileRows) {
-          if (diagonal) {
-            tile.template run<true>(l, row, col, first + r, block, sums.get() + r, out.get() + r * stride);
-          } else {
-            tile.template run<false>(l, row, col, first + r, block, sums.get() + r, out.get() + r * stride);
-          }
+          tile.run(l, row, col, first + r, block, sums.get() + r, out.get() + r * stride);
         }
       }
       for (int64_t r = 0; r < count; ++r) finish(k, first + r, sums.get()[r], out.get() + r * stride);
@@ -214,7 +201,7 @@ void run_tiles(const Packs<T, C>& packs, const Finish& finish) {
 
 template <class T, class C>
 void forward_in(const FieldArgs<T>& a, int64_t first, int64_t batches, const double* centres) {
-  Packs<T, C> packs(a.shape, a.self, false, first, batches, a.bandwidth, centres);
+  Packs<T, C> packs(a.shape, false, first, batches, a.bandwidth, centres);
   packs.fill({a.x, a.score, nullptr, nullptr}, {a.query, nullptr, nullptr, nullptr}, C(0));
   const int64_t dim = a.shape.dim;
   run_tiles<ForwardTile<C>>(packs, [&](int64_t k, int64_t i, const RowVectors<C, 3>& sums, C* out) {
@@ -225,7 +212,7 @@ void forward_in(const FieldArgs<T>& a, int64_t first, int64_t batches, const dou
       const C x = C(a.query[(b * a.shape.rows + i) * dim + d]) - C(centres[b * dim + d]);
       x_c += x * out[d];
       norm += x * x;
-      out[d] += beta * x * kappa + (a.self ? C(a.score[(b * a.shape.rows + i) * dim + d]) : C(0));
+      out[d] += beta * x * kappa;
     }
     const C trace = (C(dim) - C(0.5) * beta * norm) * kappa - x_c + sums.total(1) + C(kLn2) * sums.total(2);
     finish_forward<T, C>(a, b, i, beta, out, 1, trace);
@@ -234,7 +221,7 @@ void forward_in(const FieldArgs<T>& a, int64_t first, int64_t batches, const dou
 
 template <class T, class C>
 void backward_in(const FieldGradArgs<T>& a, int64_t first, int64_t batches, const double* centres) {
-  Packs<T, C> packs(a.shape, a.self, true, first, batches, a.bandwidth, centres);
+  Packs<T, C> packs(a.shape, true, first, batches, a.bandwidth, centres);
   packs.fill({a.col_x, a.col_score, a.col_grad_phi, a.col_grad_trace},
              {a.row_x, a.row_score, a.row_grad_phi, a.row_grad_trace}, C(trace_sign(a)));
   const int64_t width = packs.layout().width;
