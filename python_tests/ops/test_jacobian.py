@@ -186,6 +186,19 @@ def test_sqnorm_of_clusters_far_apart(backend: Backend, probed: bool, dtype: tor
         assert bool((error <= bound).all()), distance
 
 
+def test_sqnorm_of_many_particles_is_narrow_only_if_they_are_close() -> None:
+    """From 48 particles on, float32 inputs are computed in float32 while all are within a few bandwidths of their mean;
+    the errors of a row's M^2 terms then average out. Otherwise the sums are in float64."""
+    for m, d in [(48, 20), (100, 24), (300, 17)]:
+        for distance, bound in [(0.0, 8), (10.0, 1), (100.0, 1)]:
+            x, score, probe, hvp = torch.randn(4, m, d)
+            x[::2, 0] += distance * d**0.5
+            inputs = [x, score, torch.tensor(1.2 * d**0.5), probe, hvp]
+            exact = reference.svgd_jacobian_sqnorm(*(value.double() for value in inputs))
+            error = (ops.svgd_jacobian_sqnorm(*inputs).double() - exact).abs() / exact
+            assert float(error.max()) <= bound * torch.finfo(torch.float32).eps, (m, d, distance)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("probed", [False, True])
 def test_gradients_of_clusters_far_apart(backend: Backend, probed: bool, dtype: torch.dtype) -> None:

@@ -43,7 +43,8 @@ def svgd_jacobian_sqnorm(
     Returns:
         n, (..., M), in the dtype of x. Differentiable once in all inputs. For D > 16 products in float64 replace the
         sums over pairs: with particles up to rho sigma from their mean, n and its gradients have a relative error of
-        up to (1 + rho^2)^2 2^-52, which is below 1e-5 up to rho = 400.
+        up to (1 + rho^2)^2 2^-52, which is below 1e-5 up to rho = 400. On the CPU, the products of float32 inputs are
+        in float32, with an error of about 1e-6, if there are at least 48 particles and rho^2 <= 8.
 
     Raises:
         TypeError: if a tensor argument is not a tensor, or bandwidth is neither a number nor a tensor.

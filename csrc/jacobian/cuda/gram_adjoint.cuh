@@ -1,11 +1,11 @@
-// The gradient of the Gram route: gram::backward of jacobian/gram.h in two kernels around torch's products.
+// The gradient of the Gram route: the adjoint of jacobian/gram.h in two kernels around torch's products.
 #pragma once
 
 #include "jacobian/cuda/gram_pairs.cuh"
 
 namespace svgdx::cuda {
 
-// dL/d of what gram::GramForward has of a pair (i, j), and of log K_ij.
+// dL/d of what the forward pass has of a pair (i, j), and of log K_ij.
 struct PairGradient {
   double norm = 0;  // what the pair adds to sum_j K (K E + 2 b K F + 2 a K G)
   double a = 0, b = 0, rho = 0, log = 0, f = 0, g = 0, u = 0, p = 0, q = 0;
