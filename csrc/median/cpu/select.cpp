@@ -158,13 +158,30 @@ T select(MedianPass<T> pass, int64_t rank, Bracket<T> bracket, bool want_bins, b
   }
 }
 
+// The pairs of a problem so small that one pass over them costs less than any preparation; NaN if x is not finite.
+constexpr int64_t kFewPairs = 128, kFewNumbers = 1024;
+template <class T>
+T select_directly(int64_t particles, int64_t dim, const T* x, int64_t rank) {
+  T squared[kFewPairs], zero = 0;
+  for (int64_t i = 0; i < particles * dim; ++i) zero += x[i] * T(0);
+  if (!(zero == T(0))) return std::numeric_limits<T>::quiet_NaN();
+  if (rank < 0) return 0;
+  T* end = squared;
+  for (int64_t i = 0; i < particles; ++i) {
+    for (int64_t j = i + 1; j < particles; ++j) *end++ = squared_distance(dim, x + i * dim, x + j * dim);
+  }
+  std::nth_element(squared, squared + rank, end);
+  return std::sqrt(squared[rank]);
+}
+
 // The first M of the M^2 sorted distances are the particles' distances to themselves, 0; every other one occurs twice.
 template <class T>
 T median_row(int64_t particles, int64_t dim, const T* x, bool parallel, Workspace<T>* work) {
-  if (!transpose(particles, dim, x, &work->x_transposed)) return std::numeric_limits<T>::quiet_NaN();
   const int64_t index = (particles * particles - 1) / 2, pairs = particles * (particles - 1) / 2;
-  if (index < particles) return 0;
-  const int64_t rank = (index - particles) / 2;
+  const int64_t rank = index < particles ? -1 : (index - particles) / 2;
+  if (pairs <= kFewPairs && pairs * dim <= kFewNumbers) return select_directly(particles, dim, x, rank);
+  if (!transpose(particles, dim, x, &work->x_transposed)) return std::numeric_limits<T>::quiet_NaN();
+  if (rank < 0) return 0;
   const int64_t capacity = std::min(pairs, std::max<int64_t>(8192, 64 * particles));
   work->kept.resize(capacity);
   Bracket<T> bracket{0, to_bits(std::numeric_limits<T>::infinity())};

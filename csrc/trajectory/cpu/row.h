@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "common/half.h"
-#include "common/vec.h"
+#include "common/vec_products.h"
 #include "trajectory/policy.h"
 
 namespace svgdx::SVGDX_ISA {
@@ -32,11 +32,14 @@ SVGDX_INLINE Vec<C> larger(Vec<C> a, Vec<C> b) {
   return a > b ? a : b;
 }
 
-template <class C>
+// By halving, as lane_sum.
+template <class C, int S = kLanes<C> / 2>
 SVGDX_INLINE C horizontal_max(Vec<C> v) {
-  C m = v[0];
-  for (int i = 1; i < kLanes<C>; ++i) m = v[i] > m ? v[i] : m;
-  return m;
+  if constexpr (S == 0) {
+    return v[0];
+  } else {
+    return horizontal_max<C, S / 2>(larger<C>(v, rotated<C, S>(v, std::make_index_sequence<kLanes<C>>())));
+  }
 }
 
 // Loads lanes [0, n) from p; the others are zero.
@@ -107,7 +110,7 @@ SVGDX_INLINE C log_sum_exp(const C* buffer, int64_t n, C most, const S* next) {
     sums[1] += exp2_nonpositive<C>((load(buffer + i + kLanes<C>) - largest) * scale);
   }
   if (i < end) sums[0] += exp2_nonpositive<C>((load(buffer + i) - largest) * scale);
-  return most + std::log(horizontal_sum<C>(sums[0] + sums[1]));
+  return most + std::log(lane_sum<C>(sums[0] + sums[1]));
 }
 
 // Replaces buffer (padded) by -upstream softmax and adds upstream at `taken`: the gradient in the row's n logits.
