@@ -1,197 +1,146 @@
 """A map of speed-ups over random shapes instead of named ones: one thread, float32, CPU time, least of many calls.
 
-    python bench/map.py --shapes 200 --out OUT
-    python bench/map.py --shapes 30 --ops phi_trace --peers eager --seed 3
+    taskset -c 0 python bench/map.py --out OUT
+    python bench/map.py --shapes 30 --ops phi_trace --limit 1e9 --peers eager jax --seed 3
 
-draws shapes (B, M, D) log-uniformly with at most 10^10 multiply-adds, times svgdx and every peer in turn, and writes
-OUT.json with the machine's facts, OUT.md with the least, the lowest decile and the median of svgdx's speed-up over the
-best peer, and the picture OUT.png. Peers: the matrix-product forms of field_peers.py in eager mode and under
-torch.compile, and jax.jit of the same form if JAX is installed.
+draws shapes log-uniformly, times svgdx and every peer in turn, and writes OUT.csv with all times, OUT.md with the
+least, the lowest decile and the median of svgdx's speed-up over the best peer, and the picture OUT.png. The peers are
+the forms of map_peers.py in eager mode, under torch.compile (with sizes as variables, or each shape would take seconds
+to compile; again with fixed sizes if svgdx is less than 1.5 times as fast) and under jax.jit.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import functools
 import importlib.metadata
-import json
+import importlib.util
 import math
 import os
 import pathlib
 import platform
 import random
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
-from field_peers import matmul
-from torch import Tensor
+from map_peers import OPS, Sizes, shapes_of
 
-import svgdx
 from svgdx import _library
 
-Shape = tuple[int, int, int]
-Results = tuple[Tensor, ...]
-Form = Callable[[Tensor, Tensor, Tensor], Results]
-LARGEST: Shape = (4096, 16384, 4096)
-MULTIPLY_ADDS = 10**10
-KERNEL_NUMBERS = 2 * 10**8  # above this, a peer's (B, M, M) tensors do not fit beside one another
-STEP_SIZE = 0.1
+Row = dict[str, Any]
+Call = Callable[[], Any]
+PASSES = {False: "forward", True: "forward + backward"}
+PEERS = ["eager", "compile", "jax"]
+CLOSE = 1.5
 
 
-def draw_shapes(count: int, seed: int) -> list[Shape]:
-    """Log-uniform in B, M and D."""
-    generator = random.Random(seed)
-    shapes: list[Shape] = []
-    while len(shapes) < count:
-        batch, particles, dim = (round(math.exp(generator.uniform(0, math.log(most)))) for most in LARGEST)
-        few = batch * particles**2 * dim <= MULTIPLY_ADDS and batch * particles**2 <= KERNEL_NUMBERS
-        if particles >= 2 and few:
-            shapes.append((batch, particles, dim))
-    return shapes
-
-
-def matmul_step(x: Tensor, score: Tensor, bandwidth: Tensor) -> Results:
-    phi, trace = matmul(x, score, bandwidth)
-    return x + STEP_SIZE * phi, -STEP_SIZE * trace
-
-
-def matmul_ksd(x: Tensor, score: Tensor, bandwidth: Tensor) -> Results:
-    """The U-statistic from phi and trace: its summand is the Stein operator applied to phi without the own particle."""
-    m = x.shape[-2]
-    phi, trace = matmul(x, score, bandwidth)
-    summand = (score * (phi - score / m)).sum(-1) + trace
-    return (summand.sum(-1) / (m - 1),)
-
-
-def matmul_sqnorm(x: Tensor, score: Tensor, bandwidth: Tensor) -> Results:
-    """Gram matrices instead of the Jacobians: the expansion of csrc/jacobian/gram.h."""
-    beta, m = (bandwidth**-2)[:, None, None], x.shape[-2]
-    x = x - x.mean(-2, keepdim=True)
-    c = score - beta * x
-    g, f, u = x @ x.mT, c @ c.mT, x @ c.mT
-    norm = g.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
-    kernel = torch.exp(-0.5 * beta * (norm + norm.mT - 2 * g).clamp_min(0))
-    kernel = kernel * (1 - torch.eye(m))
-    a, b = beta * u + 0.5 * beta.square() * norm, 0.5 * norm - g
-    total, ka, kb = kernel.sum(-1), kernel * a, kernel * b
-    quadratic = (kernel @ (f * g)) * kernel + 2 * kb * (kernel @ f) + 2 * ka * (kernel @ g)
-    sums = quadratic.sum(-1) + 2 * total * (kernel * a * b).sum(-1) + 2 * ka.sum(-1) * kb.sum(-1)
-    return (sums * beta[..., 0].square() / m**2,)
-
-
-def pdist_median(x: Tensor, _score: Tensor, _bandwidth: Tensor) -> Results:
-    m = x.shape[-2]
-    rows, columns = torch.triu_indices(m, m, 1)
-    return (torch.cdist(x, x)[:, rows, columns].median(-1).values,)
-
-
-def svgdx_step(x: Tensor, score: Tensor, bandwidth: Tensor) -> Results:
-    return svgdx.ops.svgd_step(x, score, bandwidth, STEP_SIZE, x.new_zeros(x.shape[:-1]))
-
-
-OPS: dict[str, tuple[Form, Form]] = {
-    "phi_trace": (svgdx.ops.svgd_phi_trace, matmul),
-    "step": (svgdx_step, matmul_step),
-    "ksd": (lambda x, s, h: (svgdx.ops.ksd(x, s, h),), matmul_ksd),
-    "jacobian_sqnorm": (lambda x, s, h: (svgdx.ops.svgd_jacobian_sqnorm(x, s, h),), matmul_sqnorm),
-    "median": (lambda x, s, h: (svgdx.ops.median_distance(x),), pdist_median),
-}
-
-
-def in_turn(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+def in_turn(calls: dict[str, Call], seconds: float) -> dict[str, float]:
     """The least CPU time of each call, in seconds; the calls alternate."""
     least = dict.fromkeys(calls, math.inf)
     start, rounds = time.process_time(), 0
-    while rounds < 2 or (time.process_time() - start < seconds and rounds < 1000):
+    while rounds < 3 or (time.process_time() - start < seconds and rounds < 300):
         for name, call in calls.items():
             before = time.process_time_ns()
             call()
             least[name] = min(least[name], 1e-9 * (time.process_time_ns() - before))
         rounds += 1
+        if time.process_time() - start > 20 * seconds:
+            break
     return least
 
 
-def jax_call(form: Form, inputs: list[Tensor], upstream: list[Tensor] | None) -> Callable[[], object]:
-    """jax.jit of phi and trace in the matrix-product form, or of its vector-Jacobian product."""
+def jax_call(op: str, inputs: list[torch.Tensor], upstream: list[torch.Tensor] | None) -> Call:
+    """jax.jit of the form, or of its vector-Jacobian product."""
     jax, jnp = importlib.import_module("jax"), importlib.import_module("jax.numpy")
-
-    def phi_trace(x: Any, score: Any, bandwidth: Any) -> Any:
-        m, d = x.shape[-2:]
-        beta = (bandwidth**-2)[:, None, None]
-        norm = (x * x).sum(-1, keepdims=True)
-        squared = jnp.maximum(norm + norm.swapaxes(-1, -2) - 2 * x @ x.swapaxes(-1, -2), 0)
-        kappa = jnp.exp(-0.5 * beta * squared)
-        total = kappa.sum(-1, keepdims=True)
-        k_score, k_x = kappa @ score, kappa @ x
-        k_dot = kappa @ (x * score).sum(-1, keepdims=True)
-        phi = (k_score + beta * (x * total - k_x)) / m
-        r_z = beta * (kappa * squared).sum(-1, keepdims=True) + (x * k_score).sum(-1, keepdims=True) - k_dot
-        return phi, (beta * (d * (total - 1) - r_z) / m)[..., 0]
-
-    assert form is matmul
+    form, count = functools.partial(OPS[op].form, jnp), OPS[op].differentiable
     arrays = [jnp.asarray(tensor.detach().numpy()) for tensor in inputs]
     if upstream is None:
-        function = jax.jit(phi_trace)
+        function = jax.jit(form)
     else:
         gradient = tuple(jnp.asarray(tensor.numpy()) for tensor in upstream)
-        function = jax.jit(lambda *values: jax.vjp(phi_trace, *values)[1](gradient))
+
+        def gradients(*values: Any) -> Any:
+            return jax.vjp(lambda *variable: form(*variable, *values[count:]), *values[:count])[1](gradient)
+
+        function = jax.jit(gradients)
     return lambda: jax.block_until_ready(function(*arrays))
 
 
-def calls_of(op: str, shape: Shape, backward: bool, peers: list[str]) -> dict[str, Callable[[], object]]:
-    """svgdx's and the peers' calls, each run once and compared with svgdx's result."""
-    generator = torch.Generator().manual_seed(sum(shape))
-    x, score = torch.randn(2, *shape, generator=generator)
-    inputs = [tensor.requires_grad_(backward) for tensor in (x, score, torch.full(shape[:1], shape[2] ** 0.5))]
-    ours, form = OPS[op]
-    upstream = [torch.randn(t.shape, generator=generator) for t in ours(*inputs)] if backward else None
-
-    def call_of(function: Form) -> Callable[[], Any]:
-        if upstream is None:
-            return lambda: function(*inputs)
-        return lambda: torch.autograd.grad(function(*inputs), inputs, upstream)
-
-    calls: dict[str, Callable[[], object]] = {"svgdx": call_of(ours)}
-    if "eager" in peers:
-        calls["eager"] = call_of(form)
-    if "compile" in peers:
-        torch._dynamo.reset()
-        calls["compile"] = call_of(torch.compile(form, fullgraph=True, dynamic=False))
-    if "jax" in peers and form is matmul:
-        calls["jax"] = jax_call(form, inputs, upstream)
-    expected = calls["svgdx"]()
-    for name, call in calls.items():
-        if name in ("eager", "compile"):
-            agree(f"{op} {shape} {name}", call(), expected)
-        else:
-            call()
-    return calls
+@functools.cache
+def compiled(op: str, backward: bool) -> Callable[..., Any]:
+    """One function for all shapes; `backward` only tells the two graphs apart."""
+    return torch.compile(functools.partial(OPS[op].form, torch), fullgraph=True, dynamic=True)
 
 
-def agree(name: str, results: Any, expected: Any) -> None:
-    for one, other in zip(results, expected, strict=True):
-        norm = torch.linalg.vector_norm(other)
-        if not torch.linalg.vector_norm(one - other) <= 1e-2 * norm + 1e-4:
-            print(f"{name} differs from svgdx by {torch.linalg.vector_norm(one - other) / norm:.1e}", flush=True)
+class Cell:
+    """One op at one shape, with or without its gradient: the calls of svgdx and its peers."""
+
+    def __init__(self, op: str, sizes: Sizes, backward: bool) -> None:
+        self.op, self.sizes, self.backward = op, sizes, backward
+        self.inputs = list(OPS[op].problem(sizes))
+        self.variable = [tensor.requires_grad_() for tensor in self.inputs[: OPS[op].differentiable if backward else 0]]
+        self.upstream = [torch.ones_like(t) for t in OPS[op].ours(*self.inputs)] if backward else None
+
+    def call_of(self, function: Callable[..., Any]) -> Call:
+        if self.upstream is None:
+            return lambda: function(*self.inputs)
+        return lambda: torch.autograd.grad(function(*self.inputs), self.variable, self.upstream)
+
+    def calls(self, peers: list[str]) -> dict[str, Call]:
+        """Each has run once, and its result agreed with svgdx's."""
+        form = functools.partial(OPS[self.op].form, torch)
+        makers: dict[str, Callable[[], Call]] = {
+            "svgdx": lambda: self.call_of(OPS[self.op].ours),
+            "eager": lambda: self.call_of(form),
+            "compile": lambda: self.call_of(compiled(self.op, self.backward)),
+            "fixed": lambda: self.call_of(torch.compile(form, fullgraph=True, dynamic=False)),
+            "jax": lambda: jax_call(self.op, self.inputs, self.upstream),
+        }
+        calls = {name: makers[name]() for name in ["svgdx", *peers]}
+        expected = calls["svgdx"]()
+        for name, call in calls.items():
+            self.agree(name, call(), expected)
+        return calls
+
+    def agree(self, name: str, results: Any, expected: Any) -> None:
+        for result, value in zip(results, expected, strict=True):
+            other = torch.from_numpy(np.array(result)) if name == "jax" else result.detach()
+            error, norm = torch.linalg.vector_norm(other - value), torch.linalg.vector_norm(value)
+            if not error <= 1e-2 * norm + 1e-3:
+                print(f"{self.op} {self.sizes}: {name} differs from svgdx by {error / norm:.1e}", flush=True)
+
+    def measure(self, peers: list[str], seconds: float) -> Row:
+        times = in_turn(self.calls(peers), seconds)
+        if "compile" in peers and min(times[name] for name in peers) < CLOSE * times["svgdx"]:
+            torch._dynamo.reset()
+            compiled.cache_clear()
+            again = in_turn(self.calls(["fixed"]), seconds)
+            times["compile"] = min(times["compile"], again["fixed"])
+            times["svgdx"] = min(times["svgdx"], again["svgdx"])
+        best = min(peers, key=times.__getitem__)
+        row = {"op": self.op, "pass": PASSES[self.backward], "sizes": self.sizes, "best": best}
+        return {**row, "ratio": times[best] / times["svgdx"], "times": times}
 
 
-def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(options: argparse.Namespace) -> list[Row]:
     rows = []
-    for shape in draw_shapes(options.shapes, options.seed):
-        for op in options.ops:
-            for backward in (False, True):
-                if backward and op == "median":
+    for op in options.ops:
+        generator = random.Random(options.seed)
+        draw = lambda low, high: math.exp(generator.uniform(math.log(low), math.log(high)))  # noqa: B023, E731
+        for sizes in shapes_of(op, options.shapes, draw, options.limit):
+            for backward in options.backward:
+                if backward and not OPS[op].differentiable:
                     continue
-                times = in_turn(calls_of(op, shape, backward, options.peers), options.seconds)
-                best = min((name for name in times if name != "svgdx"), key=times.__getitem__)
-                ratio = times[best] / times["svgdx"]
-                rows.append(
-                    {"op": op, "shape": shape, "backward": backward, "times": times, "best": best, "ratio": ratio}
-                )
-                pass_name = "forward + backward" if backward else "forward"
-                report = ", ".join(f"{name} {1e3 * value:.3f} ms" for name, value in times.items())
-                print(f"{ratio:6.2f}  {op:<15} {pass_name:<18} {shape}: {report}", flush=True)
+                row = Cell(op, sizes, backward).measure(options.peers, options.seconds)
+                times = ", ".join(f"{name} {1e3 * value:.3f}" for name, value in row["times"].items())
+                print(f"{row['ratio']:6.2f}  {op} {row['pass']} {sizes}: {times} ms", flush=True)
+                rows.append(row)
     return rows
 
 
@@ -199,89 +148,91 @@ def quantile(ratios: list[float], share: float) -> float:
     return sorted(ratios)[min(len(ratios) - 1, int(share * len(ratios)))]
 
 
-def table(rows: list[dict[str, Any]], facts: dict[str, Any], command: str) -> str:
+def table(rows: list[Row], facts: dict[str, Any], command: str) -> str:
     lines = [
-        f"# Speed-up of svgdx over the best peer, random shapes\n\n`{command}`\n",
-        f"{facts['cpu']}, one thread, CPU time; torch {facts['torch']}, JAX {facts['jax']}.\n",
+        "# Speed-up of svgdx over the best peer at random shapes\n",
+        f"Made by `{command}` on {time.strftime('%Y-%m-%d')}: {facts['cpu']}, one thread, float32, CPU time; "
+        f"torch {facts['torch']}, JAX {facts['jax']}.\n",
         "| op | pass | shapes | least | lowest decile | median | below 1.0 |",
         "|---|---|---|---|---|---|---|",
     ]
-    for op in dict.fromkeys(row["op"] for row in rows):
-        for backward in (False, True):
-            ratios = [row["ratio"] for row in rows if row["op"] == op and row["backward"] == backward]
-            if not ratios:
-                continue
-            numbers = " | ".join(f"{quantile(ratios, share):.2f}" for share in (0, 0.1, 0.5))
-            below = sum(ratio < 1 for ratio in ratios)
-            pass_name = "forward + backward" if backward else "forward"
-            lines.append(f"| {op} | {pass_name} | {len(ratios)} | {numbers} | {below} |")
-    worst = sorted(rows, key=lambda row: row["ratio"])[:8]
-    lines += ["\nThe lowest:\n"]
-    for row in worst:
-        pass_name = "forward + backward" if row["backward"] else "forward"
-        lines.append(f"- {row['ratio']:.2f} ({row['best']}): {row['op']}, {pass_name}, {tuple(row['shape'])}")
+    for op, name in dict.fromkeys((row["op"], row["pass"]) for row in rows):
+        ratios = [row["ratio"] for row in rows if (row["op"], row["pass"]) == (op, name)]
+        numbers = " | ".join(f"{quantile(ratios, share):.2f}" for share in (0, 0.1, 0.5))
+        lines.append(f"| {op} | {name} | {len(ratios)} | {numbers} | {sum(ratio < 1 for ratio in ratios)} |")
+    lines += ["\nThe lowest:\n", "| speed-up | op | pass | shape | best peer |", "|---|---|---|---|---|"]
+    for row in sorted(rows, key=lambda row: row["ratio"])[:12]:
+        shape = f"{OPS[row['op']].names} = {', '.join(map(str, row['sizes']))}"
+        lines.append(f"| {row['ratio']:.2f} | {row['op']} | {row['pass']} | {shape} | {row['best']} |")
     return "\n".join(lines) + "\n"
 
 
-def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+def draw_map(rows: list[Row], path: pathlib.Path) -> None:
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
-    colours = [math.log2(row["ratio"]) for row in rows]
-    sizes = [20 + 12 * math.log2(row["shape"][0]) for row in rows]
-    where = [[row["shape"][i] for row in rows] for i in (1, 2)]
-    points = axes.scatter(
-        *where, c=colours, s=sizes, cmap="RdYlGn", vmin=-3, vmax=3, edgecolors="black", linewidths=0.4
-    )
-    axes.set(xscale="log", yscale="log", xlabel="particles M", ylabel="dimensions D")
-    axes.set_title("Speed-up of svgdx over the best peer; larger dots: larger batch")
-    bar = figure.colorbar(points, label="speed-up")
+    ops = list(dict.fromkeys(row["op"] for row in rows))
+    figure, axes = plt.subplots(2, len(ops), figsize=(3.4 * len(ops), 6.4), squeeze=False, layout="constrained")
+    for axis_row, name in zip(axes, PASSES.values(), strict=True):
+        for axis, op in zip(axis_row, ops, strict=True):
+            cells = [row for row in rows if (row["op"], row["pass"]) == (op, name)]
+            if not cells:
+                axis.axis("off")
+                continue
+            colours = [math.log2(row["ratio"]) for row in cells]
+            places = [[row["sizes"][i] for row in cells] for i in (1, 2)]
+            dots = [12 + 8 * math.log2(row["sizes"][0]) for row in cells]
+            limits = {"cmap": "RdYlGn", "vmin": -3, "vmax": 3, "edgecolors": "black", "linewidths": 0.3}
+            points = axis.scatter(*places, c=colours, s=dots, **limits)
+            letters = OPS[op].names.split(", ")
+            axis.set(xscale="log", yscale="log", xlabel=letters[1], ylabel=letters[2], title=f"{op}\n{name}")
+    bar = figure.colorbar(points, ax=axes, label="speed-up over the best peer; larger dots: larger B")
     bar.set_ticks([-3, -2, -1, 0, 1, 2, 3], labels=["1/8", "1/4", "1/2", "1", "2", "4", "8"])
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def write_times(rows: list[Row], path: pathlib.Path) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row["times"]))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["op", "pass", "B", "M or D", "D or T", *(f"{name}, us" for name in names)])
+        for row in rows:
+            times = [f"{1e6 * row['times'][name]:.4g}" if name in row["times"] else "" for name in names]
+            writer.writerow([row["op"], row["pass"], *row["sizes"], *times])
 
 
 def machine() -> dict[str, Any]:
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    try:
-        jax_version = importlib.metadata.version("jax")
-    except importlib.metadata.PackageNotFoundError:
-        jax_version = "not installed"
-    products = _library.product_facts()._asdict()
+    version = importlib.metadata.version("jax") if importlib.util.find_spec("jax") else "not installed"
     cpu = names[0] if names else platform.processor()
-    return {
-        "cpu": cpu,
-        "torch": torch.__version__,
-        "jax": jax_version,
-        "svgdx": svgdx.__version__,
-        "products": products,
-    }
+    return {"cpu": cpu, "torch": torch.__version__, "jax": version, "products": _library.product_facts()._asdict()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", type=int, default=200, help="number of shapes")
+    parser.add_argument("--shapes", type=int, default=200, help="number of shapes of each op")
     parser.add_argument("--seed", type=int, default=18, help="seed of the shapes")
-    parser.add_argument("--seconds", type=float, default=0.5, help="CPU seconds of calls per op, pass and shape")
+    parser.add_argument("--limit", type=float, default=math.inf, help="most multiply-adds (of a trajectory: numbers)")
+    parser.add_argument("--seconds", type=float, default=0.1, help="CPU seconds of calls per op, pass and shape")
     parser.add_argument("--ops", nargs="+", default=list(OPS), choices=OPS, help="ops to time")
-    parser.add_argument("--peers", nargs="+", default=["eager", "compile", "jax"], choices=["eager", "compile", "jax"])
-    parser.add_argument("--out", type=pathlib.Path, help="writes OUT.json, OUT.md and OUT.png")
+    parser.add_argument("--peers", nargs="+", default=PEERS, choices=PEERS)
+    parser.add_argument("--backward", nargs="+", type=lambda text: bool(int(text)), default=[False, True], help="0, 1")
+    parser.add_argument("--out", type=pathlib.Path, help="writes OUT.csv, OUT.md and OUT.png")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10_000
     facts = machine()
     if facts["jax"] == "not installed" and "jax" in options.peers:
         options.peers.remove("jax")
         print("JAX is not installed: it is not among the peers", flush=True)
     rows = measure(options)
-    command = f"python bench/map.py --shapes {options.shapes} --seed {options.seed} --ops {' '.join(options.ops)}"
-    command += f" --peers {' '.join(options.peers)}"
-    text = table(rows, facts, command)
+    text = table(rows, facts, shlex.join(["taskset", "-c", "0", "python", "bench/map.py", *sys.argv[1:]]))
     print(text)
     if options.out:
-        options.out.with_suffix(".json").write_text(json.dumps({"machine": facts, "rows": rows}, indent=1))
+        write_times(rows, options.out.with_suffix(".csv"))
         options.out.with_suffix(".md").write_text(text + f"\n![speed-ups]({options.out.name}.png)\n")
-        draw(rows, options.out.with_suffix(".png"))
+        draw_map(rows, options.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,12 @@
 namespace svgdx::SVGDX_ISA {
 
 // Calls f(above, below) for the pairs of blocks of kLanes x kLanes of a square matrix that mirror one another, as
-// arrays of vectors that are loaded before and stored after. The matrix has padded_to_lanes(n) rows.
+// arrays of vectors that are loaded before and stored after. The matrix has padded_to_lanes(n) rows, of which those
+// from n on are zeroed first: what an earlier problem left there, perhaps NaN, must not be mirrored.
 template <class C, class F>
 SVGDX_INLINE void each_mirrored_block(int64_t n, C* matrix, int64_t stride, const F& f) {
+  const int64_t padded = padded_to_lanes<C>(n);
+  for (int64_t r = n; r < padded; ++r) std::fill_n(matrix + r * stride, padded, C(0));
   for (int64_t r = 0; r < n; r += kLanes<C>) {
     for (int64_t c = r; c < n; c += kLanes<C>) {
       Vec<C> above[kLanes<C>], below[kLanes<C>];
