@@ -27,11 +27,6 @@ SVGDX_INLINE int64_t padded(int64_t n) {
   return (n + kLanes<C> - 1) / kLanes<C> * kLanes<C>;
 }
 
-template <class C>
-SVGDX_INLINE Vec<C> larger(Vec<C> a, Vec<C> b) {
-  return a > b ? a : b;
-}
-
 // By halving, as lane_sum.
 template <class C, int S = kLanes<C> / 2>
 SVGDX_INLINE C horizontal_max(Vec<C> v) {
