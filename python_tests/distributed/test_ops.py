@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from distributed.pool import Failure, Pool
+from pretended.gpu import pretended_cuda
 from torch import Tensor
 
 from svgdx import distributed, reference
@@ -187,3 +188,34 @@ def test_gradients_needed_on_some_ranks_only_are_refused(pool: Pool) -> None:
     outcomes = pool.outcomes(2, phi_of_leaf, torch.zeros(2, 3), per_rank=[True, False])
     assert all(isinstance(outcome, Failure) and "rank 1 has x" in outcome.text for outcome in outcomes)
     pool.call(2, phi_of_leaf, torch.zeros(2, 3), True)
+
+
+def with_gradients(group: dist.ProcessGroup, device: str) -> dict[str, Tensor]:
+    """Values of every op on this rank's shard, and gradients of their sum in the particles."""
+    results = {}
+    for op in OPS:
+        count = 3 + dist.get_rank(group)
+        arguments = {
+            name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs(op, count).items()
+        }
+        arguments["x"] = arguments["x"].detach().requires_grad_()
+        values = getattr(distributed, op)(**arguments, group=group)
+        outputs = values if isinstance(values, tuple) else (values,)
+        (results[f"{op}, gradient"],) = torch.autograd.grad(sum(output.sum() for output in outputs), arguments["x"])
+        results |= {f"{op} {index}": output.detach() for index, output in enumerate(outputs)}
+    return results
+
+
+def on_gpu(group: dist.ProcessGroup) -> tuple[list[str], int]:
+    """What differs on the pretended GPU from the CPU, and how often the host waited for it."""
+    expected = with_gradients(group, "cpu")
+    with pretended_cuda() as counts:
+        results = with_gradients(group, "cuda")
+        waits = counts.totals()["waits"]
+        return [key for key, value in expected.items() if not torch.equal(results[key].cpu(), value)], waits
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ops_on_a_gpu_have_the_numbers_of_the_cpu_and_do_not_wait(pool: Pool, size: int) -> None:
+    """Gloo carries the pretended tensors, which must not meet those of the CPU."""
+    assert pool.call(size, on_gpu) == [([], 0)] * size
