@@ -66,7 +66,7 @@ class GramGradient {
   // Factors and sums of one row.
   struct Row {
     C w, alpha2, gamma, bar_k;
-    C bar_a, bar_b, bar_rho, bar_log, column_log, bar_u_diag, bar_p, bar_q;
+    C bar_a = 0, bar_b = 0, bar_rho = 0, bar_log = 0, column_log = 0, bar_u_diag = 0, bar_p = 0, bar_q = 0;
   };
 
   void scale_rows() {
