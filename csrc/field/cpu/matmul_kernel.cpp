@@ -72,20 +72,16 @@ void backward_part(const FieldGradArgs<T>& a, int64_t first, int64_t batches, co
 
 template <class T>
 void field_forward_matmul(const FieldArgs<T>& a) {
-  by_spread<T>(
-      a.shape, a.bandwidth, a.x, a.query, false,
-      [&](int64_t b, int64_t n, const double* centres) { forward_part<T, T>(a, b, n, centres); },
-      [&](int64_t b, int64_t n, const double* centres) { forward_part<T, double>(a, b, n, centres); },
-      [&](int64_t b, int64_t n) { field_forward_plain(a, b, n); });
+  by_spread(a, [&](int64_t b, int64_t n, const double* centres, auto zero) {
+    forward_part<T, decltype(zero)>(a, b, n, centres);
+  });
 }
 
 template <class T>
 void field_backward_matmul(const FieldGradArgs<T>& a) {
-  by_spread<T>(
-      a.shape, a.bandwidth, a.col_x, a.row_x, particle_rows(a),
-      [&](int64_t b, int64_t n, const double* centres) { backward_part<T, T>(a, b, n, centres); },
-      [&](int64_t b, int64_t n, const double* centres) { backward_part<T, double>(a, b, n, centres); },
-      [&](int64_t b, int64_t n) { field_backward_plain(a, b, n); });
+  by_spread(a, [&](int64_t b, int64_t n, const double* centres, auto zero) {
+    backward_part<T, decltype(zero)>(a, b, n, centres);
+  });
 }
 
 template void field_forward_matmul(const FieldArgs<float>&);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/buffer.h"
+#include "field/cpu/kernels.h"
 #include "field/cpu/row.h"
 #include "field/pair.h"
 
@@ -67,11 +68,12 @@ void widen(std::vector<double>& reach, const FieldShape& s, const T* points, int
   for (int64_t i = 0; i < s.batch * count; ++i) reach[i / count] = std::max(reach[i / count], squared[i]);
 }
 
-// Passes runs of batch rows to narrow if their products are accurate in T, to wide if they are in double, and otherwise
-// to plain, which forms no products. The centre is that of the rows if they are the particles, else of the columns.
-template <class T, class Narrow, class Wide, class Plain>
+// Passes runs of batch rows to products(first, count, centres, zero), which compute in the type of zero: T if that is
+// accurate, otherwise double; or to plain, which forms no products. The centre is that of the rows if they are the
+// particles, else of the columns.
+template <class T, class Products, class Plain>
 void by_spread(const FieldShape& s, const PerBatch<T>& bandwidth, const T* cols, const T* rows, bool particle_rows,
-               const Narrow& narrow, const Wide& wide, const Plain& plain) {
+               const Products& products, const Plain& plain) {
   const std::vector<double> centres = particle_rows ? centres_of<T>(s, rows, s.rows) : centres_of<T>(s, cols, s.cols);
   std::vector<double> reach(s.batch, 0.0);
   widen<T>(reach, s, cols, s.cols, centres);
@@ -86,9 +88,21 @@ void by_spread(const FieldShape& s, const PerBatch<T>& bandwidth, const T* cols,
     if (own == 2) {
       plain(b, end - b);
     } else {
-      own == 1 ? wide(b, end - b, centres.data()) : narrow(b, end - b, centres.data());
+      own == 1 ? products(b, end - b, centres.data(), 0.0) : products(b, end - b, centres.data(), T(0));
     }
   }
+}
+
+template <class T, class Products>
+void by_spread(const FieldArgs<T>& a, const Products& products) {
+  by_spread<T>(a.shape, a.bandwidth, a.x, a.query, false, products,
+               [&](int64_t b, int64_t n) { field_forward_plain(a, b, n); });
+}
+
+template <class T, class Products>
+void by_spread(const FieldGradArgs<T>& a, const Products& products) {
+  by_spread<T>(a.shape, a.bandwidth, a.col_x, a.row_x, particle_rows(a), products,
+               [&](int64_t b, int64_t n) { field_backward_plain(a, b, n); });
 }
 
 }  // namespace svgdx::SVGDX_ISA

@@ -240,20 +240,16 @@ void backward_in(const FieldGradArgs<T>& a, int64_t first, int64_t batches, cons
 
 template <class T>
 void field_forward_tiled(const FieldArgs<T>& a) {
-  by_spread<T>(
-      a.shape, a.bandwidth, a.x, a.query, false,
-      [&](int64_t b, int64_t n, const double* centres) { forward_in<T, T>(a, b, n, centres); },
-      [&](int64_t b, int64_t n, const double* centres) { forward_in<T, double>(a, b, n, centres); },
-      [&](int64_t b, int64_t n) { field_forward_plain(a, b, n); });
+  by_spread(a, [&](int64_t b, int64_t n, const double* centres, auto zero) {
+    forward_in<T, decltype(zero)>(a, b, n, centres);
+  });
 }
 
 template <class T>
 void field_backward_tiled(const FieldGradArgs<T>& a) {
-  by_spread<T>(
-      a.shape, a.bandwidth, a.col_x, a.row_x, particle_rows(a),
-      [&](int64_t b, int64_t n, const double* centres) { backward_in<T, T>(a, b, n, centres); },
-      [&](int64_t b, int64_t n, const double* centres) { backward_in<T, double>(a, b, n, centres); },
-      [&](int64_t b, int64_t n) { field_backward_plain(a, b, n); });
+  by_spread(a, [&](int64_t b, int64_t n, const double* centres, auto zero) {
+    backward_in<T, decltype(zero)>(a, b, n, centres);
+  });
 }
 
 template void field_forward_tiled(const FieldArgs<float>&);
