@@ -17,7 +17,7 @@ import torch
 
 import svgdx
 
-# Of the peers, as they are called in the tables.
+# The packages of the peers, by the names that the tables give them.
 PACKAGES = {
     "torch": "torch",
     "jax": "jax",

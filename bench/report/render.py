@@ -38,7 +38,7 @@ def load(path: pathlib.Path) -> dict[str, Any]:
         extra = entry["extra_info"]
         numbers = {name: extra[name] for name in ("cpu", "memory", "flops") if extra.get(name) is not None}
         numbers["wall"] = entry["stats"]["median"]
-        # Of one call among several that were timed together.
+        # An entry may time several calls together.
         for name in {"cpu", "wall"} & set(numbers):
             numbers[name] /= extra.get("calls", 1)
         tables.setdefault(test, {}).setdefault(shape, {})[entry["params"]["peer"]] = numbers

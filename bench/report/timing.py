@@ -16,7 +16,7 @@ from torch import Tensor
 
 # A brief run leaves out what is not a time.
 BRIEF = "SVGDX_BENCH_SECONDS" in os.environ
-# Of repeated calls per entry.
+# How long the calls of an entry are repeated.
 SECONDS = {"cpu": float(os.environ.get("SVGDX_BENCH_SECONDS", "2")), "cuda": 0.2}
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]
