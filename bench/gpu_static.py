@@ -1,10 +1,10 @@
-"""Properties of the CUDA kernels known without a GPU: registers, spills, occupancy, traffic, bank conflicts, roofline.
+"""Properties of the CUDA kernels known without a GPU: registers, spills, occupancy, traffic, bank conflicts.
 
     python bench/gpu_static.py [--out bench/results/gpu_static]
 
 Compiles every kernel for sm_80, 90, 100 and 120 with nvcc (CUDACXX, CUDA_HOME or PATH), runs the toolkit's occupancy
 calculator, and counts memory traffic in the SIMT harness. Prints Markdown; --out writes Markdown and JSON. The results
-are estimates; bench_field.py measures times.
+are estimates; gpu/model.py predicts times from them, and bench_field.py measures them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(p) for p in (ROOT / "bench", ROOT / "python_tests") if str(p) not in sys.path]
-
-import gpu_model  # noqa: E402
 
 CSRC = ROOT / "csrc"
 BACKEND = ("-DSVGDX_BACKEND=cuda", "-DSVGDX_NAMESPACE=svgdx")
@@ -77,7 +75,7 @@ def nvcc() -> str | None:
     return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
 
-def _compile(*arguments: str) -> str:
+def compile_unit(*arguments: str) -> str:
     compiler = nvcc()
     if compiler is None:
         raise SystemExit("nvcc was not found: put it in PATH, or set CUDA_HOME to the toolkit's folder.")
@@ -132,7 +130,7 @@ def compile_all(architectures: Iterable[int] = ARCHITECTURES, units: Iterable[Pa
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
 
         def report(unit: Path) -> str:
-            return _compile(
+            return compile_unit(
                 "-O3",
                 "--fatbin",
                 "-Xptxas=-v",
@@ -159,7 +157,7 @@ def build_logs() -> list[Usage] | None:
 def _host_folder() -> tempfile.TemporaryDirectory[str]:
     """Folder with `host`, gpu_static_host.cu compiled with the toolkit's occupancy header; removed at exit."""
     folder = tempfile.TemporaryDirectory(prefix="svgdx_gpu_static_")
-    _compile("-O1", "-arch=sm_80", str(ROOT / "bench" / "gpu_static_host.cu"), "-o", f"{folder.name}/host")
+    compile_unit("-O1", "-arch=sm_80", str(ROOT / "bench" / "gpu_static_host.cu"), "-o", f"{folder.name}/host")
     return folder
 
 
@@ -224,18 +222,17 @@ def main() -> None:
     arguments = parser.parse_args()
     usages = fill_occupancy(build_logs() or compile_all())
     traffic = gpu_traffic.measure(kernels=launches())
-    work = gpu_model.representative(plan_of)
-    release = re.search(r"release [\d.]+, V([\d.]+)", _compile("--version"))
+    release = re.search(r"release [\d.]+, V([\d.]+)", compile_unit("--version"))
     facts = {
         "command": "python bench/gpu_static.py --out bench/results/gpu_static",
         "nvcc": release[1] if release else "unknown",
     }
     missed = violations(usages, traffic)
-    table = gpu_table.markdown(facts, usages, traffic, work, missed)
+    table = gpu_table.markdown(facts, usages, traffic, missed)
     print(table)
     if arguments.out:
         Path(arguments.out + ".md").write_text(table)
-        Path(arguments.out + ".json").write_text(gpu_table.as_json(facts, usages, traffic, work, missed))
+        Path(arguments.out + ".json").write_text(gpu_table.as_json(facts, usages, traffic, missed))
 
 
 if __name__ == "__main__":

@@ -51,15 +51,19 @@ void occupancy() {
 }
 
 void print_large(const FieldShape& shape, const svgdx::cuda::LargePlan& plan) {
-  int blocks = 0;
-  svgdx::cuda::for_each_block(shape, plan, [&](const auto&, bool, bool) { ++blocks; });
-  std::cout << "{\"large\": true, \"blocks\": " << blocks << ", \"rows\": " << plan.rows << ", \"cols\": " << plan.cols
-            << ", \"dim_splits\": " << plan.dim_splits << ", \"parts\": " << plan.parts << "}\n";
+  int launches = 0;
+  svgdx::cuda::for_each_block(shape, plan, [&](const auto&, bool, bool) { ++launches; });
+  std::cout << "{\"large\": true, \"launches\": " << launches << ", \"batches\": " << plan.batches
+            << ", \"rows\": " << plan.rows << ", \"cols\": " << plan.cols << ", \"dim_splits\": " << plan.dim_splits
+            << ", \"dims_per_split\": " << plan.dims_per_split << ", \"parts\": " << plan.parts
+            << ", \"cols_per_part\": " << plan.cols_per_part << "}\n";
 }
 
 void print_small(const FieldShape& shape, int threads) {
   const svgdx::cuda::FieldPlan plan = svgdx::cuda::plan_field(shape, threads);
-  std::cout << "{\"large\": false, \"grid\": " << plan.blocks << ", \"splits\": " << plan.splits << "}\n";
+  std::cout << "{\"large\": false, \"grid\": " << plan.blocks << ", \"splits\": " << plan.splits
+            << ", \"threads\": " << plan.threads << ", \"lanes\": " << plan.lanes
+            << ", \"cols\": " << plan.cols_per_split << "}\n";
 }
 
 void plan(bool forward) {

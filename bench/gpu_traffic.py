@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gpu_model import padded
+from gpu.work import padded
 from ops import inputs
 from simt import backend, harness
 from torch import Tensor

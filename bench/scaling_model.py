@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gpu_model import GPUS
-
 # One subtraction and four multiply-adds per pair and dimension: as many issue slots as ten operations at peak.
 OPERATIONS = 10
+PEAK = 67e12  # operations per second; NVIDIA H100 Tensor Core GPU datasheet, H100 SXM: FP32
 # Assumed share of the peak that svgd_field reaches, and the host's time per block, in seconds.
 SHARE_OF_PEAK, HOST = 1 / 3, 100e-6
 # A GPU's links in one direction, in bytes per second, and the assumed latency of a message, in seconds.
@@ -30,9 +29,8 @@ class Round(NamedTuple):
 
 
 def predict(particles: int, dim: int, gpus: int) -> Round:
-    peak = next(gpu.flops for gpu in GPUS if gpu.name == "H100")
     bandwidth, latency = NVLINK if gpus <= NODE else INFINIBAND
-    work = OPERATIONS * particles**2 * dim / gpus**2 / (SHARE_OF_PEAK * peak)
+    work = OPERATIONS * particles**2 * dim / gpus**2 / (SHARE_OF_PEAK * PEAK)
     travel = 8 * particles * dim / gpus / bandwidth + latency
     return Round(gpus * max(work, travel, HOST), gpus * work, (gpus - 1) * travel, gpus * HOST)
 

@@ -72,13 +72,3 @@ def test_compiler_and_kernels_agree_on_threads(static: Any) -> None:
     assert threads["field_backward_kernel"] == 64
     assert threads["finish_field_kernel"] == 128
     assert threads["median_start"] == 256
-
-
-def test_roofline(static: Any) -> None:
-    """Counted by hand: 3 particles in 2 dimensions, one launch, 9 pairs of 23 operations; each array moves once."""
-    plan = {"large": False, "splits": 1}
-    (work,) = static.gpu_model.svgd_phi_trace(lambda *_: plan, 1, 3, 2)
-    assert (work.operations, work.bytes) == (9 * 23, 4 * (6 + 6 + 6 + 3))
-    a100 = static.gpu_model.GPUS[0]
-    assert work.bound(a100) == pytest.approx(84 / 2.039e12)
-    assert work.limit(a100) == "memory"

@@ -1,0 +1,228 @@
+"""What every CUDA launch of an op does for a shape: blocks, passes of its loop, bytes. From the kernels' own plans.
+
+An item is one pass of one warp through the kernel's main loop before unrolling: 32 pairs, or one dimension of a tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+FLOAT = 4  # bytes
+MEDIAN_STATE = 8 * (2048 + 3)  # bytes of MedianState in csrc/median/cuda/select.cuh
+MEDIAN_PASSES = 3  # for float
+
+
+@dataclass(frozen=True)
+class Work:
+    """All launches of one kernel in one call of an op."""
+
+    kernel: str
+    launches: int
+    blocks: int  # of one launch
+    threads: int  # of a block
+    items: float  # of one launch
+    marker: str  # opcode by which the loop is known
+    per_item: float  # how often one item executes it
+    filled: float = 0  # bytes that blocks read, the same ones once for each block
+    written: float = 0  # bytes
+    least: float = 0  # bytes that must come from or go to memory
+    rounds: float = 0  # loads of a block that wait for one another
+    wavefronts: float = 1  # of one shared-memory read in the loop
+    without: str = "$"  # opcode that the loop does not have
+
+
+Plan = Callable[..., dict[str, Any]]
+
+
+def padded(dim: int) -> int:
+    return next(p for p in (2, 4, 8, 16) if dim <= p)
+
+
+def _small(kernel: str, plan: dict[str, Any], m: int, dim: int, arrays: int, written: float) -> Work:
+    """A kernel whose lanes take the columns of their row in turn."""
+    threads, lanes, cols, blocks = plan["threads"], plan["lanes"], plan["cols"], plan["grid"]
+    rows = threads / lanes
+    return Work(
+        f"{kernel}<float, {padded(dim)}>",
+        1,
+        blocks,
+        threads,
+        blocks * threads / 32 * -(-min(m, cols) // lanes),
+        r"MUFU\.EX2",
+        1,
+        filled=FLOAT * blocks * dim * arrays * (min(m, cols) + min(m, rows)),
+        written=FLOAT * written,
+        least=FLOAT * (plan["batch"] * m * dim * arrays + written),
+        rounds=-(-min(m, cols) // threads),
+        wavefronts=max(1.0, lanes * 16 / 128),
+    )
+
+
+def _rows(kernel: str, rows: int, length: int, parts: int, arrays: int, written: float, launches: int = 1) -> Work:
+    """A kernel with a warp for each row, whose lanes take its numbers in turn and add the parts of each."""
+    return Work(
+        f"{kernel}<float>",
+        launches,
+        -(-rows // 4),
+        128,
+        rows * -(-length // 32) * parts * arrays,
+        "LDG",
+        1,
+        filled=FLOAT * rows * length * parts * arrays,
+        written=FLOAT * written,
+        least=0,
+        rounds=-(-length // 32) * -(-parts // 2),
+    )
+
+
+def _pair_sums(plan: dict[str, Any], mode: str, rows: int, arrays: tuple[int, int], sums: int, fused: int) -> Work:
+    tiles = plan["batches"] * -(-plan["rows"] // rows) * -(-plan["cols"] // 64) * plan["dim_splits"]
+    dims = min(plan["dims_per_split"], plan["dim"])
+    return Work(
+        f"pair_sums_kernel<float, {mode}Pairs>",
+        plan["launches"],
+        tiles,
+        256,
+        tiles * 8 * dims,
+        "FFMA",
+        fused * rows * 64 / 256,
+        filled=FLOAT * tiles * dims * (rows * arrays[0] + 64 * arrays[1]),
+        written=FLOAT * sums * plan["dim_splits"] * plan["batches"] * plan["rows"] * plan["cols"],
+        rounds=-(-dims // 16),
+        without="LDG",
+    )
+
+
+def _product(plan: dict[str, Any], mode: str, matrices: int, arrays: int, outs: int, fused: int) -> Work:
+    blocks = plan["batches"] * -(-plan["rows"] // 128) * -(-plan["dim"] // 32) * plan["parts"]
+    cols = min(plan["cols"], plan["cols_per_part"])
+    return Work(
+        f"product_kernel<float, {mode}Product>",
+        plan["launches"],
+        blocks,
+        256,
+        blocks * 8 * cols,
+        "FFMA",
+        fused * 16,
+        filled=FLOAT * blocks * cols * (128 * matrices + 32 * arrays),
+        written=FLOAT * outs * plan["parts"] * plan["batches"] * plan["rows"] * plan["dim"],
+        rounds=-(-cols // 16),
+        without="LDG",
+    )
+
+
+def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
+    """The kernels of csrc/field/cuda/forward.cuh and forward_large.cuh."""
+    plan = {**plan_of("forward", batch, m, m, dim), "batch": batch, "dim": dim}
+    rows = batch * m
+    if not plan["large"]:
+        works = [_small("field_forward_kernel", plan, m, dim, 2, rows * plan["splits"] * (dim + 1))]
+        if plan["splits"] > 1:
+            works.append(_rows("finish_field_kernel", rows, dim, plan["splits"], 1, rows * dim))
+        return works
+    block_rows = plan["batches"] * plan["rows"]
+    return [
+        _pair_sums(plan, "Forward", 64, (1, 2), 2, 2),
+        _rows(
+            "forward_kernel_values",
+            block_rows,
+            plan["cols"],
+            plan["dim_splits"],
+            2,
+            block_rows * plan["cols"],
+            plan["launches"],
+        ),
+        _product(plan, "Forward", 1, 2, 1, 2),
+        _rows("finish_field_kernel", block_rows, dim, plan["parts"], 1, block_rows * dim, plan["launches"]),
+    ]
+
+
+def svgd_phi_trace_backward(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
+    """The kernels of csrc/field/cuda/backward.cuh and backward_large.cuh."""
+    plan = {**plan_of("backward", batch, m, m, dim), "batch": batch, "dim": dim}
+    rows = batch * m
+    if not plan["large"]:
+        works = [_small("field_backward_kernel", plan, m, dim, 3, rows * plan["splits"] * (2 * dim + 4))]
+        if plan["splits"] > 1:
+            works.append(_rows("finish_field_backward_kernel", rows, dim, plan["splits"], 2, 2 * rows * dim))
+        return works
+    block_rows = plan["batches"] * plan["rows"]
+    return [
+        _pair_sums(plan, "Backward", 32, (3, 3), 5, 6),
+        _rows(
+            "backward_weights",
+            block_rows,
+            plan["cols"],
+            plan["dim_splits"],
+            5,
+            2 * block_rows * plan["cols"],
+            plan["launches"],
+        ),
+        _product(plan, "Backward", 2, 3, 2, 5),
+        _rows(
+            "finish_field_backward_kernel", block_rows, dim, plan["parts"], 2, 2 * block_rows * dim, plan["launches"]
+        ),
+    ]
+
+
+def median_distance(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
+    """The kernels of csrc/median/cuda/select.cuh."""
+    tiles = -(-m // 64)
+    chunks = min(tiles, max(1, 512 // (batch * tiles)))
+    blocks, state = batch * tiles * chunks, batch * MEDIAN_STATE
+    per_block = -(-tiles // chunks)
+    reads = FLOAT * blocks * per_block * 2 * 64 * dim
+    return [
+        Work("median_start", 1, batch, 256, batch * 8 * 2048 / 256, "STG", 1, written=state, rounds=1),
+        Work(
+            "median_count<float>",
+            MEDIAN_PASSES,
+            blocks,
+            256,
+            blocks * 8 * dim * per_block,
+            "FFMA",
+            16,
+            filled=reads,
+            rounds=per_block * -(-dim // 16) + 1,
+            without="LDG",
+        ),
+        Work(
+            "median_select<float>",
+            MEDIAN_PASSES,
+            batch,
+            256,
+            batch * 8 * 2048 / 256,
+            "LDG",
+            1,
+            filled=state,
+            written=state,
+            rounds=3,
+        ),
+    ]
+
+
+OPS: tuple[Callable[[Plan, int, int, int], list[Work]], ...] = (
+    svgd_phi_trace,
+    svgd_phi_trace_backward,
+    median_distance,
+)
+# batch, particles, dimensions: the shapes of bench_field.py, and one chain.
+SIZES = (
+    (256, 10, 6),
+    (256, 64, 6),
+    (1, 1000, 2),
+    (1, 64, 64),
+    (4, 512, 64),
+    (1, 4096, 16),
+    (1, 16384, 16),
+    (1, 2500, 50),
+    (1, 128, 3072),
+    (1, 512, 3072),
+)
+
+
+def representative(plan_of: Plan) -> list[tuple[str, tuple[int, int, int], list[Work]]]:
+    """Op, size, and the work of its kernels in execution order."""
+    return [(op.__name__, size, op(plan_of, *size)) for op in OPS for size in SIZES]
