@@ -56,9 +56,10 @@ template <class T>
 SVGDX_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename VecType<T>::Unaligned*>(p) = v;
 }
+// One broadcast: the compiler drops the subtraction of 0, but not an addition, which turns -0 into 0.
 template <class T>
 SVGDX_INLINE Vec<T> splat(T a) {
-  return Vec<T>{} + a;
+  return a - Vec<T>{};
 }
 template <class T>
 SVGDX_INLINE T horizontal_sum(Vec<T> v) {
@@ -70,12 +71,13 @@ SVGDX_INLINE T horizontal_sum(Vec<T> v) {
 // Where 2^x is 0 for every smaller x.
 template <class T>
 constexpr T kLowestExponent = sizeof(T) == 8 ? -1023 : -127;
-// The larger number, b if one of them is NaN. GCC does not find the instruction for it in a comparison.
+// The larger number, b if one of them is NaN. GCC does not find the instruction for it in a comparison, and warns of
+// the unmasked form with 512 bits.
 template <class T>
 SVGDX_INLINE Vec<T> larger(Vec<T> a, Vec<T> b) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm512_max_pd((__m512d)a, (__m512d)b);
-  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_max_ps((__m512)a, (__m512)b);
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm512_mask_max_pd((__m512d)a, __mmask8(-1), (__m512d)a, (__m512d)b);
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_mask_max_ps((__m512)a, __mmask16(-1), (__m512)a, (__m512)b);
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 8) return (Vec<T>)_mm256_max_pd((__m256d)a, (__m256d)b);
   if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_max_ps((__m256)a, (__m256)b);
