@@ -1,4 +1,4 @@
-"""What trainers of generative models of images share: noisy data, learning rates and evaluations."""
+"""What trainers of generative models share: noisy data, learning rates and evaluations."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from svgdx.experiments.data.images import Images
 from svgdx.experiments.ebm.config import EBMConfig
+from svgdx.experiments.ebm.points.evaluation import PointDistances
 from svgdx.experiments.metrics.calibration import entropy_bound
 from svgdx.experiments.metrics.images import ImageDistances
 from svgdx.experiments.run.errors import DivergedError, require_finite
-from svgdx.experiments.run.figures import sample_paths, warn_if_unwritten, write_sample_grid
+from svgdx.experiments.run.figures import sample_paths, warn_if_unwritten
 from svgdx.experiments.run.folder import RunFolder
 from svgdx.experiments.run.loop import Trainer, stream
 from svgdx.experiments.run.recorder import Record
@@ -21,6 +22,7 @@ from svgdx.streams import Stream
 
 # Purposes of random numbers, see `svgdx.experiments.run.loop.stream_seed`.
 TRAIN, EVALUATE, START, DIAGNOSE = 0, 1, 2, 3
+Distances = ImageDistances | PointDistances
 
 
 class ImageTrainer(Trainer):
@@ -28,14 +30,14 @@ class ImageTrainer(Trainer):
 
     Args:
         config: settings of the run.
-        images: the data set, on the CPU; training images move to the device of the settings once.
+        images: the data set, images or points, on the CPU; training images move to the device of the settings once.
         distances: what an evaluation measures.
     """
 
     # The chains of each rank are its own; checkpoints hold those of all ranks.
     chains_name = "buffer/chains"
 
-    def __init__(self, config: EBMConfig, images: Images, distances: ImageDistances) -> None:
+    def __init__(self, config: EBMConfig, images: Images, distances: Distances) -> None:
         super().__init__(config, config.steps, config.device)
         self.config, self.distances = config, distances
         self.images = dataclasses.replace(images, train=images.train.to(self.device))
@@ -86,5 +88,5 @@ class ImageTrainer(Trainer):
         # Left out if samples collapsed or f is flat, which are results and no failure.
         quantities = {name: value for name, value in quantities.items() if math.isfinite(value)}
         with warn_if_unwritten():
-            write_sample_grid(samples, self.images.shape, *sample_paths(folder.path, self.step))
-        return record | distances | quantities, f"feature_distance={distances['feature_distance']:.2f}"
+            self.distances.draw(samples, *sample_paths(folder.path, self.step))
+        return record | distances | quantities, f"{self.distances.headline}={distances[self.distances.headline]:.2f}"

@@ -8,15 +8,14 @@ from typing import Any
 
 from svgdx.activations import SMOOTH
 from svgdx.experiments.data.images import DATASETS, FOLDERS
+from svgdx.experiments.data.points import POINT_SETS
 from svgdx.experiments.run.compute.amp import amp_option
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, graph_option, option
-from svgdx.samplers import BOUNDS, DIVISORS, HEURISTICS
+from svgdx.samplers import BOUNDS, DENSITIES, DIVISORS, HESSIANS, HEURISTICS
 
 STARTS = ("learnt", "fixed", "learnt-data", "fixed-data")
 STOPS = ("none", "signed", "squared")
-# The third of svgdx.samplers.DENSITIES, logdet, is for at most 16 dimensions.
-DENSITIES = ("first-order", "kernel")
 SAMPLERS = ("svgd", "langevin", "glow")
 BANDWIDTHS = ("learnt", *HEURISTICS)
 # Truncation, the third of svgdx.samplers.CONTROLS, would reject every particle in the many dimensions of an image.
@@ -36,6 +35,24 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "met-svgd-mh": {"control": "metropolis-hastings"},
     "glow": {"sampler": "glow"},
 }
+# Further ones for points in few dimensions, whose densities are proper, sharp, and at one temperature.
+POINTS: dict[str, Any] = {
+    "temperature": 1.0,
+    "start": "learnt-data",
+    "noise": 0.1,
+    "noise_end": 0.02,
+    "hidden": 64,
+    "confinement": 0.1,
+    "energy_penalty": 0.001,
+    "energy_lr": 5e-3,
+    "svgd_steps": 8,
+    "attached_steps": 8,
+    "sampler_every": 2,
+    "step_size": 0.02,
+    "chains": "persistent",
+    "langevin_step": 0.05,
+    "glow_blocks": 2,
+}
 
 
 @dataclass
@@ -44,12 +61,16 @@ class EBMConfig(Settings):
 
     program = "train ebm"
     selectors = ("config",)
-    variants = CONFIGURATIONS
+    variants = CONFIGURATIONS | {"points": POINTS}
 
     config: str = option("met-svgd", "configuration", "row of the published comparison", tuple(CONFIGURATIONS))
 
     data: str = option(
-        "digits", "data", "8x8 digits, 32x32 colour patches of photographs, or a data set in --data-root", DATASETS
+        "digits",
+        "data",
+        "8x8 digits, 32x32 colour patches of photographs, or a data set in --data-root; or points in the plane, or "
+        "digits in 8 principal components",
+        (*DATASETS, *POINT_SETS),
     )
     data_root: str | None = option(
         None, "data", "folder that holds MNIST/raw/ for mnist, cifar-10-batches-py/ for cifar10", metavar="DIR"
@@ -84,9 +105,12 @@ class EBMConfig(Settings):
     step: str = option("learnt", "sampler", "whether the step sizes eps are learnt", ("learnt", "fixed"))
     step_size: float = option(0.1, "sampler", "eps / M, or its initial value if eps is learnt", positive=True)
     bound: str = option("leaky", "sampler", "how eps is kept below its bound eps_UB", BOUNDS)
-    hessian: str = option("hutchinson", "sampler", "how the Hessian term of Tr J is estimated", ("hutchinson", "none"))
+    hessian: str = option("hutchinson", "sampler", "how the Hessian term of Tr J is estimated", HESSIANS)
     density: str = option(
-        "first-order", "sampler", "log q of a step: eps Tr J, or its kernel's part without Tr H", DENSITIES
+        "first-order",
+        "sampler",
+        "log q of a step: eps Tr J; its kernel's part without Tr H; or the exact log det(I + eps J), for points",
+        DENSITIES,
     )
     divisor: str = option("M", "sampler", "divisor of the kernel sum in Tr J", DIVISORS)
     control: str = option("none", "sampler", "which steps may be rejected", CONTROLS)
@@ -172,7 +196,8 @@ class EBMConfig(Settings):
 
     @classmethod
     def defaults_for(cls, options: dict[str, Any]) -> dict[str, Any]:
-        return CONFIGURATIONS.get(options.get("config", cls.config), {})
+        points = POINTS if options.get("data") in POINT_SETS else {}
+        return CONFIGURATIONS.get(options.get("config", cls.config), {}) | points
 
     def validate(self) -> None:
         super().validate()
@@ -180,6 +205,13 @@ class EBMConfig(Settings):
             raise UsageError(f"--data {self.data} needs --data-root DIR, the folder that holds {FOLDERS[self.data]}/")
         if self.data not in FOLDERS and self.data_root is not None:
             raise UsageError(f"--data-root: only {', '.join(FOLDERS)} read a folder, not --data {self.data}")
+        if self.data in POINT_SETS and (self.energy == "conv" or self.inception_weights is not None):
+            name = "--energy conv" if self.energy == "conv" else "--inception-weights"
+            raise UsageError(f"{name}: needs images, but --data {self.data} are points")
+        if self.data not in POINT_SETS and self.density == "logdet":
+            raise UsageError(f"--density logdet: needs at most 16 dimensions, but --data {self.data} are images")
+        if self.density == "logdet" and self.hessian == "hutchinson":
+            raise UsageError("--density logdet: needs the Hessian in full; pass --hessian exact")
         samples = max(self.batch * self.particles, self.eval_samples)
         if self.chains == "persistent" and self.buffer < samples:
             raise UsageError(

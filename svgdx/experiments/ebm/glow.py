@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from svgdx.experiments.data.images import Images
-from svgdx.experiments.ebm.base import START, TRAIN, ImageTrainer
+from svgdx.experiments.data.points import Points
+from svgdx.experiments.ebm.base import START, TRAIN, Distances, ImageTrainer
 from svgdx.experiments.ebm.config import EBMConfig
-from svgdx.experiments.metrics.images import ImageDistances
 from svgdx.experiments.run.compute.adam import descend
 from svgdx.experiments.run.compute.generators import seeded
 from svgdx.experiments.run.compute.guard import Quantities
@@ -41,7 +41,7 @@ class Glow(nn.Module):
 
     Args:
         shape: (channels, height, width); an image is halved at least once and at most three times, while its sides are
-            even.
+            even. Points, (1, 1, D), are not halved; a perceptron takes the place of the convolutions.
         blocks: blocks of one level: actnorm, invertible 1x1 convolution and affine coupling.
         width: channels inside a coupling.
         first: images (N, D), two or more, from which the actnorm layers initialise themselves.
@@ -54,33 +54,17 @@ class Glow(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], blocks: int, width: int, first: Tensor) -> None:
         super().__init__()
-        normflows = require()
-        channels, height, image_width = shape
-        levels = _levels(height, image_width)
-        bases: list[Any] = []
-        flows: list[list[Any]] = []
-        for level in range(levels):
-            # Level 0 is the coarsest, which keeps all of its channels; the others pass half of theirs on.
-            halvings = levels - level
-            deep = channels * 2 ** (halvings + 1)
-            with warnings.catch_warnings():
-                # normflows calls torch.lu by its deprecated name.
-                warnings.filterwarnings("ignore", "torch.lu is deprecated")
-                # A scale below 1 on the way to samples: its inverse, Glow's own, overflowed in rare samples.
-                options = {"scale_map": "sigmoid_inv", "split_mode": "channel"}
-                couplings = [normflows.flows.GlowBlock(deep, width, **options) for _ in range(blocks)]
-            flows.append([*couplings, normflows.flows.Squeeze()])
-            latent = (deep if level == 0 else deep // 2, height >> halvings, image_width >> halvings)
-            bases.append(normflows.distributions.DiagGaussian(latent))
-        merges = [normflows.flows.Merge() for _ in range(levels - 1)]
         self.shape = shape
-        self.flow = normflows.MultiscaleFlow(bases, flows, merges, class_cond=False)
+        self.flow = _vector_flow(shape[2], blocks, width) if shape[:2] == (1, 1) else _image_flow(shape, blocks, width)
         with torch.no_grad():
             self.log_prob(first)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density in nats: (N, D) -> (N)."""
-        log_prob: Tensor = self.flow.log_prob(x.reshape(-1, *self.shape), None)
+        if self.shape[:2] == (1, 1):
+            log_prob: Tensor = self.flow.log_prob(x)
+            return log_prob
+        log_prob = self.flow.log_prob(x.reshape(-1, *self.shape), None)
         return log_prob
 
     @torch.no_grad()
@@ -93,6 +77,44 @@ class Glow(nn.Module):
         with seeded(stream.seed(), stream.device):
             samples, log_q = self.flow.sample(count)
         return samples.flatten(1), log_q
+
+
+def _image_flow(shape: tuple[int, int, int], blocks: int, width: int) -> Any:
+    """The multi-scale flow of images of this shape."""
+    normflows = require()
+    channels, height, image_width = shape
+    levels = _levels(height, image_width)
+    bases: list[Any] = []
+    flows: list[list[Any]] = []
+    for level in range(levels):
+        # Level 0 is the coarsest, which keeps all of its channels; the others pass half of theirs on.
+        halvings = levels - level
+        deep = channels * 2 ** (halvings + 1)
+        with warnings.catch_warnings():
+            # normflows calls torch.lu by its deprecated name.
+            warnings.filterwarnings("ignore", "torch.lu is deprecated")
+            # A scale below 1 on the way to samples: its inverse, Glow's own, overflowed in rare samples.
+            options = {"scale_map": "sigmoid_inv", "split_mode": "channel"}
+            couplings = [normflows.flows.GlowBlock(deep, width, **options) for _ in range(blocks)]
+        flows.append([*couplings, normflows.flows.Squeeze()])
+        latent = (deep if level == 0 else deep // 2, height >> halvings, image_width >> halvings)
+        bases.append(normflows.distributions.DiagGaussian(latent))
+    merges = [normflows.flows.Merge() for _ in range(levels - 1)]
+    return normflows.MultiscaleFlow(bases, flows, merges, class_cond=False)
+
+
+def _vector_flow(dim: int, blocks: int, width: int) -> Any:
+    """The flow of points (N, dim): per block actnorm, a linear map, and affine couplings of both halves."""
+    normflows = require()
+    half = dim - dim // 2
+    layers: list[Any] = []
+    for _ in range(blocks):
+        for mode in ("channel", "channel_inv"):
+            changed = dim // 2 if mode == "channel" else half
+            net = normflows.nets.MLP([dim - changed, 2 * width, 2 * width, 2 * changed], init_zeros=True)
+            layers.append(normflows.flows.AffineCouplingBlock(net, scale_map="sigmoid_inv", split_mode=mode))
+        layers += [normflows.flows.LULinearPermute(dim), normflows.flows.ActNorm(dim)]
+    return normflows.NormalizingFlow(normflows.distributions.DiagGaussian(dim), layers)
 
 
 def _levels(height: int, width: int) -> int:
@@ -113,7 +135,7 @@ def _levels(height: int, width: int) -> int:
 class GlowTrainer(ImageTrainer):
     """Minimises -E_data[log p]. An update sees as many noisy images as an update of an energy sees samples."""
 
-    def __init__(self, config: EBMConfig, images: Images, distances: ImageDistances) -> None:
+    def __init__(self, config: EBMConfig, images: Images, distances: Distances) -> None:
         super().__init__(config, images, distances)
         first = self.noisy_images(
             256, stream(config.seed, 0, START, shared=True, device=self.device), self.noise()
@@ -138,3 +160,10 @@ class GlowTrainer(ImageTrainer):
 
     def samples(self, count: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
         return self.glow.sample(count, stream)
+
+    def diagnostics(self, stream: Stream) -> dict[str, float]:
+        if not isinstance(self.images, Points):
+            return {}
+        with torch.no_grad():
+            log_prob = self.glow.log_prob(self.images.held_out.to(self.device))
+        return {"sampler_log_likelihood": float(log_prob.double().mean())}

@@ -6,7 +6,9 @@ import itertools
 import statistics
 from pathlib import Path
 
+from svgdx.experiments.data.points import POINT_SETS
 from svgdx.experiments.ebm import plots
+from svgdx.experiments.ebm.points import report as points_report
 from svgdx.experiments.ebm.runs import (
     DISTANCE_FACTOR,
     GRADIENT_FACTOR,
@@ -37,14 +39,19 @@ def run(paths: list[Path], out: Path) -> int:
     """Writes report.md, figures.png and samples.png into a folder, which is created if necessary. Returns 0.
 
     Args:
-        paths: run folders of one data set, finished or diverged.
+        paths: run folders of one data set, finished or diverged; or of points, whose report covers several data sets
+            and has densities.png in place of samples.png.
         out: the folder.
 
     Raises:
         UsageError: a folder holds no run, a run has not ended, the runs are of several data sets, or two runs of a
             configuration differ in more than their seeds.
     """
-    groups = grouped([EBMRun(path) for path in paths])
+    runs = [EBMRun(path) for path in paths]
+    if all(run.config.data in POINT_SETS for run in runs):
+        points_report.write(runs, out)
+        return 0
+    groups = grouped(runs)
     make_folder(out)
     plots.figures(out / "figures.png", groups)
     plots.sample_sheet(out / "samples.png", groups)

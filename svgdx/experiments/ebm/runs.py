@@ -107,7 +107,8 @@ def grouped(runs: list[EBMRun]) -> Groups:
 
 def _changes(config: EBMConfig) -> dict[str, Any]:
     """The settings that differ from the configuration's defaults, without those that name no row."""
-    default = EBMConfig(**{"config": config.config} | CONFIGURATIONS[config.config])
+    chosen = {"config": config.config, "data": config.data}
+    default = EBMConfig(**chosen | EBMConfig.defaults_for(chosen))
     pairs = (
         (item.name, getattr(config, item.name), getattr(default, item.name)) for item in dataclasses.fields(config)
     )

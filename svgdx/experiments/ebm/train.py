@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 
 from svgdx.experiments.data.images import Images, load_images
+from svgdx.experiments.data.points import POINT_SETS, load_points
 from svgdx.experiments.ebm import glow, plots
-from svgdx.experiments.ebm.base import ImageTrainer
+from svgdx.experiments.ebm.base import Distances, ImageTrainer
 from svgdx.experiments.ebm.config import EBMConfig
+from svgdx.experiments.ebm.points.evaluation import PointDistances
 from svgdx.experiments.ebm.trainer import EBMTrainer
 from svgdx.experiments.metrics.images import ImageDistances
 from svgdx.experiments.run import loop, parallel
@@ -23,10 +25,10 @@ from svgdx.experiments.run.loop import INTERRUPTED
 
 @dataclass
 class Task:
-    """The images of a run, and the distances to them that an evaluation measures."""
+    """The images or points of a run, and the distances to them that an evaluation measures."""
 
     images: Images
-    distances: ImageDistances
+    distances: Distances
 
 
 def load_task(config: EBMConfig) -> Task:
@@ -34,6 +36,9 @@ def load_task(config: EBMConfig) -> Task:
     torch.set_num_threads(config.threads)
     if config.sampler == "glow":
         glow.require()
+    if config.data in POINT_SETS:
+        points = load_points(config.data)
+        return Task(points, PointDistances(points))
     images = load_images(config.data, config.data_root, labels=True)
     source = config.data, config.data_root, config.inception_weights
     return Task(images, ImageDistances(images, *source, torch_device(config.device)))
@@ -89,12 +94,18 @@ def run(
 
 
 def _summary(config: EBMConfig, task: Task, folder: RunFolder) -> None:
-    metrics = [record for record in folder.read_metrics() if "feature_distance" in record]
+    metrics = [record for record in folder.read_metrics() if task.distances.headline in record]
     floor = task.distances(task.images.train[: config.eval_samples])
-    print(f"Fréchet distances to {len(task.images.held_out)} held-out images:")
+    print(f"Distances to {len(task.images.held_out)} held-out rows of {config.data}:")
     for name, value in floor.items():
         before, after = metrics[0][name], metrics[-1][name]
-        print(f"  {name}: {before:.2f} before training, {after:.2f} after, {value:.2f} for training images")
-    accuracy = f"{100 * task.distances.features().accuracy:.1f} %"
-    print(f"feature_distance is not FID: its classifier is trained here and classifies {accuracy} of them correctly.")
+        print(f"  {name}: {before:.2f} before training, {after:.2f} after, {value:.2f} for training data")
+    if isinstance(task.distances, ImageDistances):
+        accuracy = f"{100 * task.distances.features().accuracy:.1f} %"
+        print(
+            f"feature_distance is not FID: its classifier is trained here and classifies {accuracy} of them correctly."
+        )
+    for name in ("energy_log_likelihood", "sampler_log_likelihood"):
+        if name in metrics[-1]:
+            print(f"{name} of held-out points: {metrics[-1][name]:.3f} nats")
     print(f"Pictures: {folder.path / 'samples.png'}, {folder.path / 'curves.png'}")

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from svgdx.densities import ConvLogDensity, MLPLogDensity
 from svgdx.experiments.data.images import Images
-from svgdx.experiments.ebm.base import START, TRAIN, ImageTrainer
+from svgdx.experiments.data.points import Points
+from svgdx.experiments.ebm.base import START, TRAIN, Distances, ImageTrainer
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.ebm.negatives import LangevinNegatives, Negatives, SVGDNegatives
+from svgdx.experiments.ebm.points.evaluation import energy_likelihoods, sampler_likelihoods
 from svgdx.experiments.metrics.calibration import calibration, norms
-from svgdx.experiments.metrics.images import ImageDistances
 from svgdx.experiments.run.compute.adam import descend
 from svgdx.experiments.run.compute.amp import lower
 from svgdx.experiments.run.compute.generators import seeded
@@ -30,7 +31,7 @@ class EBMTrainer(ImageTrainer):
     Source: Messaoud et al., Particles Don't Care About Z, ICML 2026, section on EBM training.
     """
 
-    def __init__(self, config: EBMConfig, images: Images, distances: ImageDistances) -> None:
+    def __init__(self, config: EBMConfig, images: Images, distances: Distances) -> None:
         super().__init__(config, images, distances)
         # Made on the CPU, so that its parameters are the same on every device.
         with seeded(stream_seed(config.seed, 0, START, shared=True)):
@@ -90,7 +91,13 @@ class EBMTrainer(ImageTrainer):
 
     def diagnostics(self, stream: Stream) -> dict[str, float]:
         held_out = self.images.held_out[: self.config.eval_samples].to(self.device)
-        return calibration(self.energy, held_out, stream) | norms(self.energy, held_out, stream)
+        quantities = calibration(self.energy, held_out, stream) | norms(self.energy, held_out, stream)
+        if isinstance(self.images, Points):
+            quantities |= energy_likelihoods(self.energy, self.config, self.images, stream)
+            # The exact density of the sampler takes longer than all else; it is measured once.
+            if isinstance(self.negatives, SVGDNegatives) and self.step == self.config.steps:
+                quantities |= sampler_likelihoods(self.negatives.sampler, self.config, self.images, stream)
+        return quantities
 
 
 def energy_of(config: EBMConfig, shape: tuple[int, int, int]) -> torch.nn.Module:

@@ -14,6 +14,7 @@ from svgdx.experiments.data.images import Images, load_images
 from svgdx.experiments.metrics import features
 from svgdx.experiments.metrics.frechet import frechet_distance
 from svgdx.experiments.run.errors import UsageError
+from svgdx.experiments.run.figures import write_sample_grid
 
 # In more dimensions the covariance of a few hundred samples is singular, and its square root takes minutes.
 MOST_PIXELS = 1024
@@ -39,6 +40,8 @@ class ImageDistances:
     Raises:
         UsageError: torch-fidelity or its weights are missing.
     """
+
+    headline = "feature_distance"
 
     def __init__(
         self,
@@ -72,6 +75,10 @@ class ImageDistances:
             check_stop()
             distances["fid"] = self.inception.fid(samples)
         return distances
+
+    def draw(self, samples: Tensor, *paths: Path) -> None:
+        """Writes the first 64 samples (N, D) as PNG to each path."""
+        write_sample_grid(samples, self.images.shape, *paths)
 
 
 class Inception:
