@@ -11,7 +11,8 @@ _REPORTS = {"config": "svgdx.experiments.ebm.report:run", "algo": "svgdx.experim
 _DESCRIPTION = """Compare runs of `svgdx train ebm`, or of `svgdx train rl`, in a table and figures.
 
 For ebm, all runs must use the same data set and must have finished or diverged. Each configuration is a row of the
-table and a line in the figures; its seeds give the mean, the standard deviation and the band.
+table and a line in the figures; its seeds give the mean, the standard deviation and the band. Runs of points may be of
+several data sets; their report has log-likelihoods and a verdict on each published claim.
 
 For rl, runs may have any length. Each environment gets the interquartile mean of the returns over seeds with its 95 %
 interval from a stratified bootstrap, the norm of the score, steps per second, and the shares of goals that
