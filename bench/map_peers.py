@@ -32,6 +32,7 @@ class Mapped(NamedTuple):
     problem: Callable[[Sizes], tuple[Tensor, ...]]
     sizes: Callable[[Callable[[float, float], float]], Sizes | None]  # drawn log-uniformly; None if too large
     differentiable: int  # the first inputs, for which gradients are computed
+    work: Callable[[Sizes], int]  # multiply-adds of the peers' products, or numbers read
     names: str = "B, M, D"
 
 
@@ -121,6 +122,16 @@ def particle_sizes(draw: Callable[[float, float], float]) -> Sizes | None:
     return (batch, count, dim) if numbers * dim <= MULTIPLY_ADDS and numbers <= NUMBERS else None
 
 
+def pairs(sizes: Sizes) -> int:
+    batch, count, dim = sizes
+    return batch * count**2 * dim
+
+
+def gram_products(sizes: Sizes) -> int:
+    batch, count, dim = sizes
+    return batch * count**2 * max(count, dim)
+
+
 def trajectory_sizes(draw: Callable[[float, float], float]) -> Sizes | None:
     dim = round(draw(2, 2000))
     batch, steps = round(draw(1, 1024)), round(draw(1, dim))
@@ -145,12 +156,18 @@ def alone(function: Callable[..., Tensor]) -> Callable[..., Results]:
 
 
 OPS: dict[str, Mapped] = {
-    "phi_trace": Mapped(svgdx.ops.svgd_phi_trace, field, particles, particle_sizes, 3),
-    "step": Mapped(our_step, step, particles, particle_sizes, 3),
-    "ksd": Mapped(alone(svgdx.ops.ksd), ksd, particles, particle_sizes, 3),
-    "jacobian_sqnorm": Mapped(alone(svgdx.ops.svgd_jacobian_sqnorm), jacobian_sqnorm, particles, particle_sizes, 3),
-    "median": Mapped(alone(svgdx.ops.median_distance), median, lambda sizes: particles(sizes)[:1], particle_sizes, 0),
-    "gfn_trajectory_log_prob": Mapped(our_trajectory, gfn_trajectory_log_prob, walks, trajectory_sizes, 1, "B, D, T"),
+    "phi_trace": Mapped(svgdx.ops.svgd_phi_trace, field, particles, particle_sizes, 3, pairs),
+    "step": Mapped(our_step, step, particles, particle_sizes, 3, pairs),
+    "ksd": Mapped(alone(svgdx.ops.ksd), ksd, particles, particle_sizes, 3, pairs),
+    "jacobian_sqnorm": Mapped(
+        alone(svgdx.ops.svgd_jacobian_sqnorm), jacobian_sqnorm, particles, particle_sizes, 3, gram_products
+    ),
+    "median": Mapped(
+        alone(svgdx.ops.median_distance), median, lambda sizes: particles(sizes)[:1], particle_sizes, 0, pairs
+    ),
+    "gfn_trajectory_log_prob": Mapped(
+        our_trajectory, gfn_trajectory_log_prob, walks, trajectory_sizes, 1, math.prod, "B, D, T"
+    ),
 }
 
 
@@ -159,10 +176,6 @@ def shapes_of(op: str, count: int, draw: Callable[[float, float], float], limit:
     sizes: list[Sizes] = []
     while len(sizes) < count:
         drawn = OPS[op].sizes(draw)
-        if drawn is None:
-            continue
-        first, second, third = drawn
-        work = first * second * third * (1 if op == "gfn_trajectory_log_prob" else second)
-        if work <= limit:
+        if drawn is not None and OPS[op].work(drawn) <= limit:
             sizes.append(drawn)
     return sizes

@@ -1,4 +1,5 @@
-"""Batches of small problems of more than 8 dimensions, which one thread takes through all steps."""
+"""Batches of small problems: of more than 8 dimensions, which one thread takes through all steps, and of few particles,
+as many at once as a vector has lanes."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import torch
 from ops.cases import Variant, gradients, sample_inputs, to
 
 PHI_TRACE, FIELD, STEP = Variant("svgd_phi_trace"), Variant("svgd_field"), Variant("svgd_step", ("hessian_trace",))
+SQNORM, LOGDET = Variant("svgd_jacobian_sqnorm", ("probe", "hvp")), Variant("svgd_logdet", ("hessian",))
 # Both sides of a vector's width in particles and dimensions, one particle, and the largest counts.
 SHAPES = [(1, 9), (3, 12), (8, 16), (10, 17), (17, 31), (128, 20), (16, 1100)]
 
@@ -14,7 +16,18 @@ SHAPES = [(1, 9), (3, 12), (8, 16), (10, 17), (17, 31), (128, 20), (16, 1100)]
 @pytest.mark.parametrize(("m", "d"), SHAPES, ids=str)
 @pytest.mark.parametrize("variant", [PHI_TRACE, FIELD, STEP, Variant("ksd", fixed=(("statistic", "v"),))], ids=str)
 def test_float32_agrees_with_the_reference_in_float64(variant: Variant, m: int, d: int) -> None:
-    inputs = sample_inputs(variant, (5,), m, d, torch.float32)
+    check_against_the_reference(variant, (5,), m, d)
+
+
+# 19 problems fill no number of vectors of any width.
+@pytest.mark.parametrize(("m", "d"), [(1, 3), (2, 16), (3, 2), (5, 7), (9, 11)], ids=str)
+@pytest.mark.parametrize("variant", [SQNORM, LOGDET], ids=str)
+def test_jacobians_of_few_particles(variant: Variant, m: int, d: int) -> None:
+    check_against_the_reference(variant, (19,), m, d)
+
+
+def check_against_the_reference(variant: Variant, lead: tuple[int, ...], m: int, d: int) -> None:
+    inputs = sample_inputs(variant, lead, m, d, torch.float32)
     exact = to(inputs, torch.float64)
     results = [*variant(inputs), *gradients(variant, inputs).values()]
     expected = [*variant.reference(exact), *gradients(variant.reference, exact).values()]

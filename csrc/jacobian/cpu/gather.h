@@ -1,4 +1,5 @@
-// Second pass of the Jacobian ops' backward: particle k gathers over all j, in both of its roles.
+// Second pass of the Jacobian ops' backward: particle k gathers over all j, in both of its roles. `Row` is a
+// JacobianRow or a JacobianGroup; a `Number` is shared by all lanes, or one for each.
 //
 // With B_i = dL/dA_i and A_i = (beta/M) sum_{j != i} kappa_ij (I - z_ij r_ij^T),
 //   L = (beta/M) sum_{i != j} kappa_ij q_ij,   q_ij = tr B_i - z_ij . B_i r_ij,   and
@@ -7,11 +8,11 @@
 //   dL/dx_k = -(beta/M) { sum_j kappa [ beta (q_kj + q_jk) r + beta (a + b) - B_j^T w ] + B_k^T sum_j kappa z_kj },
 //   dL/ds_k = (beta/M) sum_j kappa b,   q_kj + q_jk = tr B_k + tr B_j - z . a + w . b,
 // and sum_k x_k . dL/dx_k is half the sum over pairs of r . (the pair's term of dL/dx_k), exact for distant clusters.
+#pragma once
+
 #include "jacobian/cpu/row.h"
 
 namespace svgdx::SVGDX_ISA {
-namespace {
-
 // Running sums over the pairs (k, j) for a vector of particles k.
 template <class T, int kSize>
 struct Gathered {
@@ -26,9 +27,9 @@ struct Pair {
 };
 
 // Processes kRows rows of B_k and B_j from d on, so that each r and B_j^T w is read and written once for all of them.
-template <int kRows, class T, int kSize>
-SVGDX_INLINE void add_rows(const JacobianRow<T>& row, int64_t j, const T* b_j, const Vec<T>* b_k, const Vec<T>* s_k,
-                           int dim, int d, Pair<T, kSize>* pair) {
+template <int kRows, class T, int kSize, class Row, class Number>
+SVGDX_INLINE void add_rows(const Row& row, int64_t j, const Number* b_j, const Vec<T>* b_k, const Vec<T>* s_k, int dim,
+                           int d, Pair<T, kSize>* pair) {
   Vec<T> a[kRows] = {}, b[kRows] = {}, w[kRows];
   for (int n = 0; n < kRows; ++n) w[n] = s_k[d + n] - row.beta * pair->r[d + n];
   for (int e = 0; e < dim; ++e) {
@@ -51,20 +52,20 @@ SVGDX_INLINE void add_rows(const JacobianRow<T>& row, int64_t j, const T* b_j, c
 }
 
 // Adds particle j; b_k holds B_k, b_j is one matrix in memory.
-template <class T, int kDim, int kSize>
-SVGDX_INLINE void add_pair(const JacobianRow<T>& row, int64_t first, int64_t j, const T* b_j, const Vec<T>* b_k,
+template <class T, int kDim, int kSize, class Row, class Number>
+SVGDX_INLINE void add_pair(const Row& row, int64_t first, int64_t j, const Number* b_j, const Vec<T>* b_k,
                            Vec<T> trace_k, const Vec<T>* x_k, const Vec<T>* s_k, Gathered<T, kSize>* out) {
   const int dim = kDim ? kDim : row.dim;
   Pair<T, kSize> p;
   p.squared = p.z_dot_a = p.w_dot_b = p.r_dot_ab = Vec<T>{};
-  T trace_j = 0;
+  Number trace_j{};
   for (int d = 0; d < dim; ++d) {
     p.r[d] = x_k[d] - row.x[j * dim + d];
     p.squared += p.r[d] * p.r[d];
     p.bt_w[d] = Vec<T>{};
     trace_j += b_j[d * dim + d];
   }
-  const Vec<T> kappa = off_diagonal_kappa(row, p.squared, first, j);
+  const Vec<T> kappa = row.kappa(p.squared, first, j);
   const auto far =
       p.squared * row.exponent < T(-1024);  // kappa = 0: use r = 0 there, or r^3 may overflow and give 0 * inf
   p.squared = far ? Vec<T>{} : p.squared;
@@ -73,7 +74,7 @@ SVGDX_INLINE void add_pair(const JacobianRow<T>& row, int64_t first, int64_t j, 
   int d = 0;
   for (; d + kRows <= dim; d += kRows) add_rows<kRows>(row, j, b_j, b_k, s_k, dim, d, &p);
   if (d < dim) add_rows<1>(row, j, b_j, b_k, s_k, dim, d, &p);
-  const Vec<T> radial = pair::jacobian_radial(trace_k + trace_j, p.z_dot_a, p.w_dot_b), beta = splat(row.beta);
+  const Vec<T> radial = pair::jacobian_radial(trace_k + trace_j, p.z_dot_a, p.w_dot_b), beta = in_lanes<T>(row.beta);
   for (d = 0; d < dim; ++d) {
     out->x[d] += kappa * pair::jacobian_grad_x(beta, radial, p.r[d], p.a_plus_b[d], p.bt_w[d]);
     out->score[d] += kappa * p.b[d];
@@ -82,22 +83,21 @@ SVGDX_INLINE void add_pair(const JacobianRow<T>& row, int64_t first, int64_t j, 
   out->x_dot_grad += kappa * (beta * (radial * p.squared + p.r_dot_ab) + (p.z_dot_a - p.w_dot_b));
 }
 
-template <class T, int kDim>
-void gather(const JacobianGradArgs<T>& args, const JacobianRow<T>& row, int64_t first) {
+// `adjoint` has the B_j of all j, b_k that of the lanes; `dot` is their product with A_k.
+template <class T, int kDim, class Row, class Number>
+void gather(const JacobianGradArgs<T>& args, const Row& row, int64_t first, const Number* adjoint, const Vec<T>* b_k,
+            Vec<T> dot) {
   constexpr int kSize = kDim ? kDim : kMaxJacobianDim;
   const int dim = kDim ? kDim : row.dim;
-  const T* adjoint = args.adjoint + row.offset * dim * dim;
-  Vec<T> x_k[kSize], s_k[kSize], b_k[kSize * kSize], euler, trace_k{};
+  Vec<T> x_k[kSize], s_k[kSize], trace_k{};
   Gathered<T, kSize> sum{};
-  load_lanes(row.x, row.particles, dim, first, x_k);
-  load_lanes(row.score, row.particles, dim, first, s_k);
-  load_lanes(adjoint, row.particles, dim * dim, first, b_k);
-  load_lanes(args.euler + row.offset, row.particles, 1, first, &euler);
+  row.own(row.x, first, x_k);
+  row.own(row.score, first, s_k);
   for (int d = 0; d < dim; ++d) trace_k += b_k[d * dim + d];
   for (int64_t j = 0; j < row.particles; ++j) {
     add_pair<T, kDim>(row, first, j, adjoint + j * dim * dim, b_k, trace_k, x_k, s_k, &sum);
   }
-  euler = T(-2) * euler + T(0.5) * row.scale * sum.x_dot_grad;
+  Vec<T> euler = T(-2) * dot + T(0.5) * row.scale * sum.x_dot_grad;
   for (int d = 0; d < dim; ++d) {
     for (int e = 0; e < dim; ++e) sum.x[e] += b_k[d * dim + e] * sum.kappa_z[d];
   }
@@ -106,32 +106,9 @@ void gather(const JacobianGradArgs<T>& args, const JacobianRow<T>& row, int64_t 
     sum.score[d] *= row.scale;
     euler += s_k[d] * sum.score[d];
   }
-  store_lanes(sum.x, row.particles, dim, first, args.grad_x + row.offset * dim);
-  store_lanes(sum.score, row.particles, dim, first, args.grad_score + row.offset * dim);
-  store_lanes(&euler, row.particles, 1, first, args.euler + row.offset);
+  row.store(sum.x, dim, first, args.grad_x);
+  row.store(sum.score, dim, first, args.grad_score);
+  row.store(&euler, 1, first, args.euler);
 }
-
-}  // namespace
-
-template <class T>
-void jacobian_gather_items(const JacobianGradArgs<T>& args, int64_t begin, int64_t end) {
-  for_each_vector(args.forward, begin, end, [&](const JacobianRow<T>& row, int64_t first) {
-    switch (row.dim) {
-      case 1:
-        return gather<T, 1>(args, row, first);
-      case 2:
-        return gather<T, 2>(args, row, first);
-      case 3:
-        return gather<T, 3>(args, row, first);
-      case 4:
-        return gather<T, 4>(args, row, first);
-      default:
-        return gather<T, 0>(args, row, first);
-    }
-  });
-}
-
-template void jacobian_gather_items(const JacobianGradArgs<float>&, int64_t, int64_t);
-template void jacobian_gather_items(const JacobianGradArgs<double>&, int64_t, int64_t);
 
 }  // namespace svgdx::SVGDX_ISA
