@@ -146,7 +146,7 @@ def compile_all(architectures: Iterable[int] = ARCHITECTURES, units: Iterable[Pa
 def build_logs() -> list[Usage] | None:
     """The compiler's reports from the CUDA library's build (cmake/nvcc_log.py), or None if kernels are newer."""
     folder = ROOT / "build" / "cmake" / "CMakeFiles" / "svgdx_cuda.dir"
-    kernels = max(p.stat().st_mtime for p in CSRC.glob("**/cuda/*.cu*"))
+    kernels = max(p.stat().st_mtime for p in CSRC.glob("**/cuda/**/*.cu*"))
     logs = [folder / f"{unit.relative_to(ROOT)}.o.log" for unit in sources()]
     if not all(log.exists() and log.stat().st_mtime > kernels for log in logs):
         return None
@@ -173,7 +173,7 @@ def plan_of(direction: str, *sizes: int) -> dict[str, Any]:
 
 def launches() -> dict[str, Launch]:
     """For each kernel, the threads per block and the comment above it."""
-    text = "\n".join(p.read_text() for p in sorted(CSRC.glob("*/cuda/*.cu*")))
+    text = "\n".join(p.read_text() for p in sorted(CSRC.glob("*/cuda/**/*.cu*")))
     constants = {name: int(value) for name, value in CONSTANT.findall(text)}
     return {
         name: Launch(int(threads) if threads.isdigit() else constants[threads], comment)

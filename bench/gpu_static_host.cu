@@ -6,6 +6,7 @@
 
 #include <iostream>
 #include <string>
+#include <utility>
 
 #include "field/cuda/backward.cuh"
 #include "field/cuda/forward.cuh"
@@ -66,11 +67,23 @@ void print_small(const FieldShape& shape, int threads) {
             << ", \"cols\": " << plan.cols_per_split << "}\n";
 }
 
+void print_fused(const FieldShape& shape) {
+  namespace cuda = svgdx::cuda;
+  const cuda::FusedPlan plan = cuda::plan_fused(shape);
+  const auto [padded, shared] = cuda::dispatch_fused(shape.dim, [&](auto p) {
+    return std::pair<int, size_t>(p(), cuda::FusedTile<p()>::bytes(plan.rows()));
+  });
+  std::cout << "{\"fused\": " << padded << ", \"grid\": " << plan.blocks << ", \"splits\": " << plan.splits
+            << ", \"row_warps\": " << plan.row_warps << ", \"cols\": " << plan.cols_per_split
+            << ", \"tile_cols\": " << cuda::fused_cols(padded) << ", \"shared\": " << shared << "}\n";
+}
+
 void plan(bool forward) {
   namespace cuda = svgdx::cuda;
   FieldShape shape;
   std::cin >> shape.batch >> shape.rows >> shape.cols >> shape.dim;
   if (forward) {
+    if (cuda::is_fused(shape)) return print_fused(shape);
     if (shape.dim > cuda::kForwardDims) return print_large(shape, cuda::plan_large_forward(shape));
     return print_small(shape, cuda::kForwardThreads);
   }

@@ -252,7 +252,7 @@ def other_runs(kind: str) -> Iterator[dict[str, Traffic]]:
 
 def measure(
     kinds: tuple[str, ...] = ("float", "double"),
-    field_dims: tuple[int, ...] = (2, 4, 8, 16, 64),
+    field_dims: tuple[int, ...] = (2, 4, 8, 16, 64, 160),
     jacobian_dims: tuple[int, ...] = (2, 4, 8, 16),
     storage: tuple[str, ...] = ("float", "double", "Bf16", "Fp16"),
     kernels: Iterable[str] = (),

@@ -42,7 +42,7 @@ class Gpu:
     architecture: int
     processors: int
     clock: float  # Hz, boost
-    warps: int  # resident on a multiprocessor
+    shared: int  # bytes of shared memory
     fp32: int  # lanes of a scheduler
     fp64: int
     tensor: int  # TF32 multiply-adds of mma.sync
@@ -57,9 +57,9 @@ class Gpu:
 # wgmma on sm_90 (Luo et al. 2024, "Benchmarking and dissecting the NVIDIA Hopper GPU architecture"), and second-level
 # caches were measured at 4.4 (A100) and 5.6 TB/s (H100) by the same and by Chips and Cheese.
 GPUS = (
-    Gpu("A100", 80, 108, 1.41e9, 64, 16, 8, 512, 2.039e12, 4.4e12),
-    Gpu("H100", 90, 132, 1.755e9, 64, 32, 16, 640, 3.35e12, 5.6e12),
-    Gpu("H200", 90, 132, 1.755e9, 64, 32, 16, 640, 4.8e12, 5.6e12),
+    Gpu("A100", 80, 108, 1.41e9, 164 << 10, 16, 8, 512, 2.039e12, 4.4e12),
+    Gpu("H100", 90, 132, 1.755e9, 228 << 10, 32, 16, 640, 3.35e12, 5.6e12),
+    Gpu("H200", 90, 132, 1.755e9, 228 << 10, 32, 16, 640, 4.8e12, 5.6e12),
 )
 LAUNCH = 2.5e-6  # s, from the end of one kernel to the work of the next in the same stream
 ROUND = 600  # cycles from a load that the second-level cache answers to the use of its value behind a barrier
@@ -105,14 +105,20 @@ def loop_cost(gpu: Gpu, code: sass.Code, w: work.Work) -> tuple[float, str]:
     loop = code.loop_of(w.marker, w.without)
     if loop is None:
         raise ValueError(f"{w.kernel} has no loop with {w.marker}")
-    costs = cycles(gpu, loop, w.wavefronts)
+    costs = {pipe: cost * w.per_item / loop.count(w.marker) for pipe, cost in cycles(gpu, loop, w.wavefronts).items()}
+    if w.around:
+        around = code.around(loop, w.marker)
+        if around is None:
+            raise ValueError(f"{w.kernel} has no loop with {w.marker} around that with most of them")
+        for pipe, cost in cycles(gpu, around).items():
+            costs[pipe] += cost * w.around / w.items
     pipe = max(costs, key=lambda name: costs[name])
-    return costs[pipe] * w.per_item / loop.count(w.marker), pipe
+    return costs[pipe], pipe
 
 
 def fill_cost(gpu: Gpu, code: sass.Code) -> float:
     """Cycles per byte and warp of the widest loop that copies from global to shared memory."""
-    loops = [loop for loop in code.loops if loop.count("LDG") and loop.count("STS") and not loop.count("MUFU")]
+    loops = [loop for loop in code.innermost if loop.count("LDG") and loop.count("STS") and not loop.count("MUFU")]
     moved = [32 * sum(_width(op) * n for op, n in loop.opcodes.items() if op.startswith("LDG")) for loop in loops]
     best = max(range(len(loops)), key=moved.__getitem__, default=None)
     return 0.0 if best is None else max(cycles(gpu, loops[best]).values()) / moved[best]
@@ -125,7 +131,7 @@ def _width(opcode: str) -> int:
 def predict(gpu: Gpu, code: sass.Code, usage: Any, w: work.Work) -> Prediction:
     """The formula of docs/gpu_kernels.md."""
     warps = -(-w.threads // 32)
-    resident = max(1, usage.warps // warps)
+    resident = max(1, min(usage.warps // warps, gpu.shared // (w.shared + 1024)))
     busy = -(-w.blocks // gpu.processors)  # blocks of the busiest multiprocessor
     together = min(resident, busy)
     per_scheduler = max(1.0, warps * together / 4)
@@ -206,19 +212,29 @@ def measured(folder: Path = MEASURED) -> dict[tuple[str, tuple[int, int, int]], 
 
 
 def _validation(rows: list[Row]) -> list[str]:
-    """Predictions beside measurements. The host's part of a single call is what the smallest one takes beyond its
-    prediction."""
-    own = {(op, size): seconds(kernels) for gpu, op, size, kernels in rows if gpu.name == "H200"}
-    times = {key: value for key, value in measured().items() if key in own}
-    host = min((own[key], time - own[key]) for key, (time, single) in times.items() if single)[1]
-    table = ["| op | (B, M, D) | predicted, us | measured, us | predicted / measured |", "|---" * 5 + "|"]
-    for (op, size), (time, single) in times.items():
+    """Measurements beside the predictions for the kernels that were measured, and for today's. The host's part of a
+    single call is what the one with the shortest prediction takes beyond it."""
+    then: dict[tuple[str, tuple[int, ...]], float] = {}
+    for entry in json.loads((MEASURED / "model_measured.json").read_text()):
+        if entry["gpu"] == "H200":
+            key = entry["op"], tuple(entry["shape"])
+            then[key] = then.get(key, 0) + 1e-6 * entry["us"]
+    now = {(op, size): seconds(kernels) for gpu, op, size, kernels in rows if gpu.name == "H200"}
+    times = {key: value for key, value in measured().items() if key in now}
+    host = min((then[key], time - then[key]) for key, (time, single) in times.items() if single)[1]
+    head = ["op", "(B, M, D)", "measured, us", "predicted then, us", "predicted / measured", "predicted now, us"]
+    table = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for key, (time, single) in times.items():
         gpu_time = time - host if single else time
         if single and gpu_time < host:
             continue  # hidden behind the host
-        cells = [f"`{op}`", str(size), *(f"{1e6 * t:.0f}" for t in (own[op, size], gpu_time))]
-        table.append(f"| {' | '.join([*cells, f'{own[op, size] / gpu_time:.2f}'])} |")
-    return [f"The host's part of a single call is {1e6 * host:.0f} us and is subtracted.", "", *table]
+        numbers = [f"{1e6 * gpu_time:.0f}", f"{1e6 * then[key]:.0f}", f"{then[key] / gpu_time:.2f}"]
+        table.append(f"| `{key[0]}` | {key[1]} | {' | '.join(numbers)} | {1e6 * now[key]:.0f} |")
+    return [
+        f"On an H200. The host's part of a single call, {1e6 * host:.0f} us, is subtracted.",
+        "",
+        *table,
+    ]
 
 
 def markdown(rows: list[Row]) -> str:

@@ -20,10 +20,11 @@ TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop that contains no other: how often each opcode, with its modifiers, stands in it."""
+    """How often each opcode, with its modifiers, stands in a loop without the loops inside it."""
 
     first: int  # address
     last: int
+    innermost: bool
     opcodes: Counter[str]
 
     def count(self, pattern: str) -> int:
@@ -33,15 +34,24 @@ class Loop:
 
 @dataclass(frozen=True)
 class Code:
-    """One kernel: all its opcodes, and its innermost loops in the order of their addresses."""
+    """One kernel: all its opcodes, and its loops in the order of their addresses."""
 
     opcodes: Counter[str]
     loops: tuple[Loop, ...]
 
+    @property
+    def innermost(self) -> list[Loop]:
+        return [loop for loop in self.loops if loop.innermost]
+
     def loop_of(self, pattern: str, without: str = "$") -> Loop | None:
         """The innermost loop with most instructions of that kind and none of the other, or None."""
-        loops = [loop for loop in self.loops if loop.count(pattern) and not loop.count(without)]
+        loops = [loop for loop in self.innermost if loop.count(pattern) and not loop.count(without)]
         return max(loops, key=lambda loop: loop.count(pattern), default=None)
+
+    def around(self, inner: Loop, pattern: str) -> Loop | None:
+        """The smallest loop around another with instructions of that kind of its own, or None."""
+        loops = [a for a in self.loops if a.first <= inner.first and inner.last <= a.last and a != inner]
+        return min((a for a in loops if a.count(pattern)), key=lambda a: a.last - a.first, default=None)
 
 
 def tool() -> tuple[str, dict[str, str]]:
@@ -82,9 +92,10 @@ def _code(part: str) -> Code:
         # A kernel ends with a jump to itself, which is no loop.
         if opcode.startswith("BRA") and target and int(target[1], 16) < place:
             jumps.append((int(target[1], 16), place))
-    inner = [a for a in jumps if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in jumps)]
-    loops = [
-        Loop(first, last, Counter(opcode for place, opcode, _ in instructions if first <= place <= last))
-        for first, last in sorted(set(inner))
-    ]
+    loops = []
+    for first, last in sorted(set(jumps)):
+        inside = [a for a in jumps if a != (first, last) and first <= a[0] and a[1] <= last]
+        own = [(place, opcode) for place, opcode, _ in instructions if first <= place <= last]
+        opcodes = Counter(opcode for place, opcode in own if not any(a <= place <= b for a, b in inside))
+        loops.append(Loop(first, last, not inside, opcodes))
     return Code(Counter(opcode for _, opcode, _ in instructions), tuple(loops))

@@ -31,13 +31,15 @@ class Work:
     rounds: float = 0  # loads of a block that wait for one another
     wavefronts: float = 1  # of one shared-memory read in the loop
     without: str = "$"  # opcode that the loop does not have
+    around: float = 0  # passes of a warp through the loop around that loop, which has instructions of that kind as well
+    shared: int = 0  # bytes of dynamic shared memory of a block
 
 
 Plan = Callable[..., dict[str, Any]]
 
 
 def padded(dim: int) -> int:
-    return next(p for p in (2, 4, 8, 16) if dim <= p)
+    return next(p for p in (2, 4, 8, 16, 32, 64, 128, dim) if dim <= p)
 
 
 def _small(kernel: str, plan: dict[str, Any], m: int, dim: int, arrays: int, written: float) -> Work:
@@ -61,19 +63,21 @@ def _small(kernel: str, plan: dict[str, Any], m: int, dim: int, arrays: int, wri
 
 
 def _rows(kernel: str, rows: int, length: int, parts: int, arrays: int, written: float, launches: int = 1) -> Work:
-    """A kernel with a warp for each row, whose lanes take its numbers in turn and add the parts of each."""
+    """A kernel with a group of lanes for each row, which take packs of its numbers in turn and add their parts."""
+    lanes = next((n for n in (1, 2, 4, 8, 16, 32) if 4 * n >= length), 128 if length > 512 else 32)
+    chunks = -(-length // (4 * lanes))
     return Work(
         f"{kernel}<float>",
         launches,
-        -(-rows // 4),
+        -(-rows * lanes // 128),
         128,
-        rows * -(-length // 32) * parts * arrays,
+        rows * lanes / 32 * chunks * parts * arrays,
         "LDG",
         1,
         filled=FLOAT * rows * length * parts * arrays,
         written=FLOAT * written,
         least=0,
-        rounds=-(-length // 32) * -(-parts // 2),
+        rounds=chunks * -(-parts // 4),
     )
 
 
@@ -113,10 +117,36 @@ def _product(plan: dict[str, Any], mode: str, matrices: int, arrays: int, outs: 
     )
 
 
+def _fused(plan: dict[str, Any], rows: int, m: int, dim: int) -> list[Work]:
+    """The kernels of csrc/field/cuda/fused/forward.cuh: an item is eight dimensions of 16 rows and 16 columns."""
+    blocks, splits, row_warps = plan["grid"], plan["splits"], plan["row_warps"]
+    cols = min(m, plan["cols"])
+    pairs = blocks * row_warps * -(-cols // 16)
+    parts = rows * splits * (dim + 1)
+    fused = Work(
+        f"field_fused_kernel<{plan['fused']}>",
+        1,
+        blocks,
+        128,
+        pairs * -(-dim // 8),
+        r"HMMA\.1688",
+        12,
+        filled=FLOAT * blocks * dim * (2 * cols + 16 * row_warps),
+        written=FLOAT * parts,
+        least=FLOAT * (rows * dim * 2 + parts),
+        rounds=-(-cols // plan["tile_cols"]),
+        around=pairs,
+        shared=plan["shared"],
+    )
+    return [fused] if splits == 1 else [fused, _rows("finish_field_kernel", rows, dim, splits, 1, rows * dim)]
+
+
 def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
     """The kernels of csrc/field/cuda/forward.cuh and forward_large.cuh."""
     plan = {**plan_of("forward", batch, m, m, dim), "batch": batch, "dim": dim}
     rows = batch * m
+    if "fused" in plan:
+        return _fused(plan, rows, m, dim)
     if not plan["large"]:
         works = [_small("field_forward_kernel", plan, m, dim, 2, rows * plan["splits"] * (dim + 1))]
         if plan["splits"] > 1:

@@ -173,6 +173,38 @@ def test_far_cluster(dim: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(near, far, strict=True))
 
 
+def clouds(m: int, dim: int) -> dict[str, torch.Tensor]:
+    """Particles for which expanded distances keep their digits, or lose some or all of them."""
+    x = torch.randn(m, dim)
+    outlier, twins = x.clone(), x.clone()
+    outlier[0] += 1e4
+    twins[1::2] = twins[::2] + 1e-4 * torch.randn(m // 2, dim)
+    far = 1e3 * torch.arange(m).remainder(3)[:, None]
+    return {"random": x, "clusters": x + far, "outlier": outlier, "twins": twins, "off": x + 4096, "huge": x * 1e15}
+
+
+@pytest.mark.parametrize("cloud", list(clouds(2, 2)))
+@pytest.mark.parametrize("dim", [17, 40, 100])
+def test_products_on_tensor_cores(dim: int, cloud: str) -> None:
+    """Within four rounding errors of float32 of the exact values, whatever cancels."""
+    unit = 1e15 if cloud == "huge" else 1.0
+    x, score, sigma = clouds(70, dim)[cloud], torch.randn(70, dim) / unit, dim**0.5 * unit
+    with backend.running(seed=1):
+        outputs = ops.svgd_phi_trace(x, score, sigma)
+    exact = reference.svgd_phi_trace(x.double(), score.double(), sigma)
+    for out, expected in zip(outputs, exact, strict=True):
+        error = torch.linalg.vector_norm(out.double() - expected)
+        assert error <= 4 * torch.finfo(torch.float32).eps * torch.linalg.vector_norm(expected)
+
+
+def test_products_over_many_columns() -> None:
+    """The sums on tensor cores round towards zero, which must not add up over the columns."""
+    x, score = torch.randn(1, 12), torch.ones(2100, 12)
+    with backend.running(seed=1):
+        phi, _ = ops.svgd_field(x, x + 1e-3 * torch.randn(2100, 12), score, 30.0)
+    torch.testing.assert_close(phi, torch.ones(1, 12), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("dim", [3, 20])
 def test_bandwidths_that_are_not_positive(dim: int) -> None:
     """They give NaN in their batch row and nowhere else, because reading them on the host would synchronise."""

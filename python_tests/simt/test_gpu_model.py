@@ -41,7 +41,10 @@ def model() -> Any:
 
 def test_loops_of_a_kernel(model: Any) -> None:
     (code,) = model.sass.parse(DISASSEMBLY).values()
-    assert [(loop.first, loop.last) for loop in code.loops] == [(0x10, 0x30), (0x40, 0xA0)]
+    assert [(loop.first, loop.last) for loop in code.innermost] == [(0x10, 0x30), (0x40, 0xA0)]
+    (outer,) = (loop for loop in code.loops if not loop.innermost)
+    assert (outer.first, outer.last, dict(outer.opcodes)) == (0x10, 0xB0, {"BRA": 1})
+    assert code.around(code.loop_of("MUFU"), "BRA") == outer
     assert code.opcodes["MUFU.EX2"] == 2
     assert code.loop_of("MUFU").count("F(FMA|ADD)") == 3
     assert code.loop_of("MUFU", without="LDS") is None

@@ -3,9 +3,7 @@
 // at the end.
 #pragma once
 
-#include "common/cuda/divider.cuh"
-#include "common/cuda/launch.cuh"
-#include "common/cuda/warp.cuh"
+#include "common/cuda/columns.cuh"
 #include "field/args.h"
 
 namespace svgdx::cuda {
@@ -77,49 +75,66 @@ __device__ inline RowScalars<T> read_scalars(const FieldGradSums<T>& sums, int64
   return out;
 }
 
-// One warp per row; parts are added in order.
+// A group of lanes per row, which take packs of its dimensions in turn; parts are added in order.
 template <class T>
-__global__ void __launch_bounds__(128, kRowBlocks)
-    finish_field_backward_kernel(FieldGradArgs<T> args, FieldGradSums<T> sums, int64_t first_block) {
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+    finish_field_backward_kernel(FieldGradArgs<T> args, FieldGradSums<T> sums, ColumnPlan plan, int64_t first_block) {
+  SVGDX_SHARED(T, shares, kRowWarps);
+  const RowGroup group(plan.rows);
   const int64_t count = sums.batches * sums.rows;
-  const int64_t local = (first_block + blockIdx.x) * 4 + threadIdx.x / 32;
-  if (local >= count) return;
-  int64_t b = local;
+  const int64_t local = (first_block + blockIdx.x) * plan.rows.rows() + group.row;
+  const bool active = local < count;
+  int64_t b = active ? local : 0;
   const int64_t row = sums.row0 + sums.by_rows.split(b);
   b += sums.batch0;
   const int64_t index = b * args.shape.rows + row;
   const int64_t dim = args.shape.dim;
   const RowFinish<T> finish(args, b);
-  const RowScalars<T> scalars = read_scalars(sums, local);
+  const RowScalars<T> scalars = read_scalars(sums, active ? local : 0);
   T own = 0;
-  SVGDX_UNROLL_BY(1)
-  for (int64_t d = threadIdx.x % 32; d < dim; d += 32) {
-    T x_sum = 0;
-    T score_sum = 0;
+  for (int64_t chunk = 0; active && chunk < plan.chunks; ++chunk) {
+    const Columns<T> columns(plan, group.lane, chunk);
+    WidePack<T> x_sum{};
+    WidePack<T> score_sum{};
     SVGDX_UNROLL_BY(2)
     for (int64_t p = 0; p < sums.parts; ++p) {
-      const T* from = sums.vectors + (p * 2 * count + local) * dim + d;
-      x_sum += from[0];
-      score_sum += from[count * dim];
+      const T* from = sums.vectors + (p * 2 * count + local) * dim;
+      const WidePack<T> x_part = columns.load(from);
+      const WidePack<T> score_part = columns.load(from + count * dim);
+      SVGDX_UNROLL
+      for (int w = 0; w < kPackWidth<T>; ++w) {
+        x_sum.v[w] += x_part.v[w];
+        score_sum.v[w] += score_part.v[w];
+      }
     }
-    const int64_t at = index * dim + d;
-    const T g = args.row_grad_phi == nullptr ? T(0) : args.row_grad_phi[at];
-    const T s = args.row_score == nullptr ? T(0) : args.row_score[at];
-    const T dx = finish.grad_x(x_sum, g, s, scalars);
-    const T ds = finish.grad_score(score_sum, g, args.self);
-    own += g * s;
-    args.grad_x[at] = args.step ? finish.scale * dx + g : dx;
-    if (args.grad_score != nullptr) args.grad_score[at] = finish.scale * ds;
+    WidePack<T> g{};
+    WidePack<T> s{};
+    if (args.row_grad_phi != nullptr) g = columns.load(args.row_grad_phi + index * dim);
+    if (args.row_score != nullptr) s = columns.load(args.row_score + index * dim);
+    SVGDX_UNROLL
+    for (int w = 0; w < kPackWidth<T>; ++w) {
+      const T dx = finish.grad_x(x_sum.v[w], g.v[w], s.v[w], scalars);
+      own += g.v[w] * s.v[w];
+      x_sum.v[w] = args.step ? finish.scale * dx + g.v[w] : dx;
+      score_sum.v[w] = finish.scale * finish.grad_score(score_sum.v[w], g.v[w], args.self);
+    }
+    columns.store(args.grad_x + index * dim, x_sum);
+    if (args.grad_score != nullptr) columns.store(args.grad_score + index * dim, score_sum);
   }
-  own = lane_sum(own, 1, 32);
-  if (threadIdx.x % 32 == 0) write_row_scalars(args, finish, scalars, index, own);
+  own = group.combine(own, Sum<T>(), shares);
+  if (active && group.lane == 0) write_row_scalars(args, finish, scalars, index, own);
 }
 
 template <class T>
 void finish_field_backward(const FieldGradArgs<T>& args, FieldGradSums<T> sums, void* stream) {
   sums.by_rows = Divider(sums.rows);
-  launch_blocks("field_backward", ceil_div(sums.batches * sums.rows, 4), [&](unsigned grid, int64_t first) {
-    SVGDX_LAUNCH((finish_field_backward_kernel<T>), grid, 128, 0, stream, args, sums, first);
+  const int64_t dim = args.shape.dim;
+  bool wide = true;
+  const T* arrays[] = {sums.vectors, args.row_grad_phi, args.row_score, args.grad_x, args.grad_score};
+  for (const T* array : arrays) wide = wide && is_aligned(array, dim);
+  const ColumnPlan plan = plan_columns<T>(dim, wide, row_lanes<T>(dim, wide));
+  launch_blocks("field_backward", plan.row_blocks(sums.batches * sums.rows), [&](unsigned grid, int64_t first) {
+    SVGDX_LAUNCH((finish_field_backward_kernel<T>), grid, kRowThreads, 0, stream, args, sums, plan, first);
   });
 }
 

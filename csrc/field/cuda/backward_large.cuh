@@ -7,17 +7,20 @@
 
 namespace svgdx::cuda {
 
-// One warp per row. Replaces the pair sums, in place, by kappa (plane 0) and the weight of r (plane 1); scalars is
-// (RowScalars::kCount, batches, rows). In double a pair's five sums need more than 64 registers on sm_100; spills would
-// cost more than an occupancy below one half.
+// A group of lanes per row, which take its columns in turn. Replaces the pair sums, in place, by kappa (plane 0) and
+// the weight of r (plane 1); scalars is (RowScalars::kCount, batches, rows). In double a pair's five sums need more
+// than 64 registers on sm_100; spills would cost more than an occupancy below one half.
 template <class T>
-__global__ void __launch_bounds__(128, sizeof(T) == 4 ? kRowBlocks : 6)
-    backward_weights(FieldGradArgs<T> args, PairBlock block, T* sums, T* scalars, bool first, int64_t first_block) {
+__global__ void __launch_bounds__(kRowThreads, sizeof(T) == 4 ? kRowBlocks : 6)
+    backward_weights(FieldGradArgs<T> args, PairBlock block, RowPlan plan, T* sums, T* scalars, bool first,
+                     int64_t first_block) {
   constexpr int kSums = BackwardPairs::kSums;
+  SVGDX_SHARED(T, shares, kRowWarps);
+  const RowGroup group(plan);
   const int64_t count = block.batches * block.rows;
-  const int64_t local = (first_block + blockIdx.x) * 4 + threadIdx.x / 32;
-  if (local >= count) return;
-  int64_t batch = local;
+  const int64_t local = (first_block + blockIdx.x) * plan.rows() + group.row;
+  const bool active = local < count;
+  int64_t batch = active ? local : 0;
   const int64_t row = block.by_rows.split(batch);
   const int64_t b = block.batch0 + batch;
   const T beta = beta_of(args.bandwidth, b);
@@ -28,10 +31,10 @@ __global__ void __launch_bounds__(128, sizeof(T) == 4 ? kRowBlocks : 6)
   const int64_t self = args.self ? block.row0 + row - block.col0 : int64_t(-1);
   RowScalars<T> row_sums{};
   SVGDX_UNROLL_BY(1)
-  for (int64_t j = threadIdx.x % 32; j < block.cols; j += 32) {
+  for (int64_t j = group.lane; active && j < block.cols; j += group.lanes) {
     T* at = sums + row * block.padded_cols + j;
     T sum[kSums] = {};
-    SVGDX_UNROLL_BY(1)
+    SVGDX_UNROLL_BY(2)
     for (int64_t split = 0; split < block.dim_splits; ++split) {
       SVGDX_UNROLL
       for (int s = 0; s < kSums; ++s) sum[s] += at[block.plane(split, s, kSums, batch)];
@@ -42,12 +45,10 @@ __global__ void __launch_bounds__(128, sizeof(T) == 4 ? kRowBlocks : 6)
     at[block.plane(0, 0, kSums, batch)] = w.kappa;
     at[block.plane(0, 1, kSums, batch)] = w.radial;
   }
-  row_sums.kappa = lane_sum(row_sums.kappa, 1, 32);
-  row_sums.kappa_h = lane_sum(row_sums.kappa_h, 1, 32);
-  row_sums.value = lane_sum(row_sums.value, 1, 32);
-  row_sums.log_sigma = lane_sum(row_sums.log_sigma, 1, 32);
-  if (threadIdx.x % 32 != 0) return;
-  const T values[] = {row_sums.kappa, row_sums.kappa_h, row_sums.value, row_sums.log_sigma};
+  T values[] = {row_sums.kappa, row_sums.kappa_h, row_sums.value, row_sums.log_sigma};
+  SVGDX_UNROLL
+  for (int s = 0; s < RowScalars<T>::kCount; ++s) values[s] = group.combine(values[s], Sum<T>(), shares);
+  if (!active || group.lane != 0) return;
   SVGDX_UNROLL
   for (int s = 0; s < RowScalars<T>::kCount; ++s) {
     T* to = scalars + s * count + local;
@@ -93,8 +94,10 @@ void field_backward_large(const FieldGradArgs<T>& args, bool wide, T* scratch, v
   for_each_block(shape, plan, [&](const PairBlock& block, bool first, bool last) {
     const char* op = "field_backward";
     pair_sums<T, BackwardPairs>(op, pairs, block, sums, stream);
-    launch_blocks(op, ceil_div(block.batches * block.rows, 4), [&](unsigned grid, int64_t first_block) {
-      SVGDX_LAUNCH((backward_weights<T>), grid, 128, 0, stream, args, block, sums, scalars, first, first_block);
+    const RowPlan weights{chunk_lanes<T>(block.cols, false) + (block.cols > 64 ? 2 : 0)};
+    launch_blocks(op, ceil_div(block.batches * block.rows, weights.rows()), [&](unsigned grid, int64_t first_block) {
+      SVGDX_LAUNCH((backward_weights<T>), grid, kRowThreads, 0, stream, args, block, weights, sums, scalars, first,
+                   first_block);
     });
     in.first = first;
     product<T, BackwardProduct>(op, in, block, sums, vectors, stream);

@@ -2,9 +2,7 @@
 // in parts.
 #pragma once
 
-#include "common/cuda/divider.cuh"
-#include "common/cuda/launch.cuh"
-#include "common/cuda/warp.cuh"
+#include "common/cuda/columns.cuh"
 #include "field/args.h"
 
 namespace svgdx::cuda {
@@ -39,42 +37,58 @@ struct FieldSums {
   Divider by_rows;
 };
 
-// One warp per row; parts are added in order.
+// A group of lanes per row, which take packs of its dimensions in turn; parts are added in order.
 template <class T>
-__global__ void __launch_bounds__(128, kRowBlocks)
-    finish_field_kernel(FieldArgs<T> args, FieldSums<T> sums, int64_t first_block) {
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+    finish_field_kernel(FieldArgs<T> args, FieldSums<T> sums, ColumnPlan plan, int64_t first_block) {
+  SVGDX_SHARED(T, shares, kRowWarps);
+  const RowGroup group(plan.rows);
   const int64_t count = sums.batches * sums.rows;
-  const int64_t local = (first_block + blockIdx.x) * 4 + threadIdx.x / 32;
-  if (local >= count) return;
-  const int lane = threadIdx.x % 32;
-  int64_t b = local;
+  const int64_t local = (first_block + blockIdx.x) * plan.rows.rows() + group.row;
+  const bool active = local < count;
+  int64_t b = active ? local : 0;
   const int64_t row = sums.row0 + sums.by_rows.split(b);
   b += sums.batch0;
   const int64_t index = b * args.shape.rows + row;
   const int64_t dim = args.shape.dim;
   const T inverse = T(1) / static_cast<T>(args.shape.cols);
+  const T step = args.step ? args.step[b] : T(0);
   T score_dot = 0;
   T own = 0;
-  SVGDX_UNROLL_BY(1)
-  for (int64_t d = lane; d < dim; d += 32) {
-    T value = 0;
-    SVGDX_UNROLL_BY(2)
-    for (int64_t p = 0; p < sums.parts; ++p) value += sums.z[(p * count + local) * dim + d];
-    value *= inverse;
+  for (int64_t chunk = 0; active && chunk < plan.chunks; ++chunk) {
+    const Columns<T> columns(plan, group.lane, chunk);
+    WidePack<T> value{};
+    SVGDX_UNROLL_BY(4)
+    for (int64_t p = 0; p < sums.parts; ++p) {
+      const WidePack<T> part = columns.load(sums.z + (p * count + local) * dim);
+      SVGDX_UNROLL
+      for (int w = 0; w < kPackWidth<T>; ++w) value.v[w] += part.v[w];
+    }
+    SVGDX_UNROLL
+    for (int w = 0; w < kPackWidth<T>; ++w) value.v[w] *= inverse;
     if (args.stein != nullptr) {
-      const T s = args.score[index * dim + d];
-      score_dot += s * value;
-      own += s * s;
+      const WidePack<T> score = columns.load(args.score + index * dim);
+      SVGDX_UNROLL
+      for (int w = 0; w < kPackWidth<T>; ++w) {
+        score_dot += score.v[w] * value.v[w];
+        own += score.v[w] * score.v[w];
+      }
     }
     if (args.phi == nullptr) continue;
-    if (args.step) value = args.query[index * dim + d] + args.step[b] * value;
-    args.phi[index * dim + d] = value;
+    if (args.step) {
+      const WidePack<T> x = columns.load(args.query + index * dim);
+      SVGDX_UNROLL
+      for (int w = 0; w < kPackWidth<T>; ++w) value.v[w] = x.v[w] + step * value.v[w];
+    }
+    columns.store(args.phi + index * dim, value);
   }
-  score_dot = lane_sum(score_dot, 1, 32);
-  own = lane_sum(own, 1, 32);
-  if (lane != 0) return;
+  if (args.stein != nullptr) {
+    score_dot = group.combine(score_dot, Sum<T>(), shares);
+    own = group.combine(own, Sum<T>(), shares);
+  }
+  if (!active || group.lane != 0) return;
   T trace_sum = 0;
-  SVGDX_UNROLL_BY(1)
+  SVGDX_UNROLL_BY(4)
   for (int64_t p = 0; p < sums.trace_parts; ++p) trace_sum += sums.trace[p * count + local];
   write_scalars(args, b, index, beta_of(args.bandwidth, b), trace_sum, score_dot, own);
 }
@@ -82,8 +96,13 @@ __global__ void __launch_bounds__(128, kRowBlocks)
 template <class T>
 void finish_field(const FieldArgs<T>& args, FieldSums<T> sums, void* stream) {
   sums.by_rows = Divider(sums.rows);
-  launch_blocks("field_forward", ceil_div(sums.batches * sums.rows, 4), [&](unsigned grid, int64_t first) {
-    SVGDX_LAUNCH((finish_field_kernel<T>), grid, 128, 0, stream, args, sums, first);
+  const int64_t dim = args.shape.dim;
+  bool wide = true;
+  const T* arrays[] = {sums.z, args.query, args.score, args.phi};
+  for (const T* array : arrays) wide = wide && is_aligned(array, dim);
+  const ColumnPlan plan = plan_columns<T>(dim, wide, row_lanes<T>(dim, wide));
+  launch_blocks("field_forward", plan.row_blocks(sums.batches * sums.rows), [&](unsigned grid, int64_t first) {
+    SVGDX_LAUNCH((finish_field_kernel<T>), grid, kRowThreads, 0, stream, args, sums, plan, first);
   });
 }
 

@@ -1,11 +1,15 @@
 // phi, trace and stein in one pass over the columns, for dim <= 16: a row stays in the registers of 1 to 32
-// neighbouring lanes, and columns pass through shared memory in tiles. Larger dimensions: forward_large.cuh.
+// neighbouring lanes, and columns pass through shared memory in tiles. More dimensions: fused/forward.cuh in float,
+// forward_large.cuh otherwise.
 #pragma once
+
+#include <type_traits>
 
 #include "common/cuda/tile.cuh"
 #include "common/cuda/warp.cuh"
 #include "field/cuda/finish.cuh"
 #include "field/cuda/forward_large.cuh"
+#include "field/cuda/fused/forward.cuh"
 #include "field/cuda/plan.cuh"
 #include "field/pair.h"
 
@@ -174,6 +178,7 @@ template <class T>
 int64_t field_forward_scratch(const FieldArgs<T>& args) {
   const FieldShape& shape = args.shape;
   if (shape.batch * shape.rows * shape.cols * shape.dim == 0) return 0;
+  if (std::is_same_v<T, float> && is_fused(shape)) return fused_forward_bytes(shape);
   if (shape.dim > kForwardDims) return large_forward_bytes<T>(shape);
   const int64_t splits = plan_field(shape, kForwardThreads).splits;
   return splits > 1 ? splits * shape.batch * shape.rows * (shape.dim + 1) * int64_t(sizeof(T)) : 0;
@@ -183,6 +188,9 @@ template <class T>
 void field_forward(const FieldArgs<T>& args, void* scratch, void* stream) {
   const FieldShape& shape = args.shape;
   if (shape.batch * shape.rows * shape.cols * shape.dim == 0) return;
+  if constexpr (std::is_same_v<T, float>) {
+    if (is_fused(shape)) return field_forward_fused(args, static_cast<float*>(scratch), stream);
+  }
   if (shape.dim > kForwardDims) {
     field_forward_large(args, static_cast<T*>(scratch), stream);
   } else {

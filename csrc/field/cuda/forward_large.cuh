@@ -8,36 +8,51 @@
 
 namespace svgdx::cuda {
 
-// One warp per row. Replaces the pair sums by kernel values in place and writes sum_j kappa (D - r.z) to trace_sums,
-// (batches, rows).
+// A group of lanes per row, which take packs of its columns in turn. Replaces the pair sums by kernel values in place
+// and writes sum_j kappa (D - r.z) to trace_sums, (batches, rows).
 template <class T>
-__global__ void __launch_bounds__(128, kRowBlocks)
-    forward_kernel_values(FieldArgs<T> args, PairBlock block, T* sums, T* trace_sums, bool first, int64_t first_block) {
-  const int64_t local = (first_block + blockIdx.x) * 4 + threadIdx.x / 32;
-  if (local >= block.batches * block.rows) return;
-  int64_t batch = local;
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+    forward_kernel_values(FieldArgs<T> args, PairBlock block, ColumnPlan plan, T* sums, T* trace_sums, bool first,
+                          int64_t first_block) {
+  SVGDX_SHARED(T, shares, kRowWarps);
+  const RowGroup group(plan.rows);
+  const int64_t local = (first_block + blockIdx.x) * plan.rows.rows() + group.row;
+  const bool active = local < block.batches * block.rows;
+  int64_t batch = active ? local : 0;
   const int64_t row = block.by_rows.split(batch);
   const T beta = beta_of(args.bandwidth, block.batch0 + batch);
   const T scale = beta * T(-0.5 * pair::kLog2E);
   const T dim = static_cast<T>(args.shape.dim);
   const int64_t self = args.self ? block.row0 + row - block.col0 : int64_t(-1);
   T trace_sum = 0;
-  SVGDX_UNROLL_BY(1)
-  for (int64_t j = threadIdx.x % 32; j < block.cols; j += 32) {
-    const int64_t at = row * block.padded_cols + j;
-    T q = 0;
-    T r_dot_s = 0;
-    SVGDX_UNROLL_BY(2)
+  for (int64_t chunk = 0; active && chunk < plan.chunks; ++chunk) {
+    const Columns<T> columns(plan, group.lane, chunk);
+    WidePack<T> q{};
+    WidePack<T> r_dot_s{};
+    SVGDX_UNROLL_BY(4)
     for (int64_t split = 0; split < block.dim_splits; ++split) {
-      q += sums[block.plane(split, 0, ForwardPairs::kSums, batch) + at];
-      r_dot_s += sums[block.plane(split, 1, ForwardPairs::kSums, batch) + at];
+      const T* from = sums + row * block.padded_cols;
+      const WidePack<T> more_q = columns.load(from + block.plane(split, 0, ForwardPairs::kSums, batch));
+      const WidePack<T> more_r = columns.load(from + block.plane(split, 1, ForwardPairs::kSums, batch));
+      SVGDX_UNROLL
+      for (int w = 0; w < kPackWidth<T>; ++w) {
+        q.v[w] += more_q.v[w];
+        r_dot_s.v[w] += more_r.v[w];
+      }
     }
-    const T kappa = power_of_two(scale * q);
-    sums[block.plane(0, 0, ForwardPairs::kSums, batch) + at] = kappa;
-    if (j != self && kappa != T(0)) trace_sum += pair::trace_term(kappa, dim, r_dot_s + beta * q);
+    WidePack<T> kappa;
+    SVGDX_UNROLL
+    for (int w = 0; w < kPackWidth<T>; ++w) {
+      const int64_t j = columns.first + w;
+      kappa.v[w] = power_of_two(scale * q.v[w]);
+      if (j < block.cols && j != self && kappa.v[w] != T(0)) {
+        trace_sum += pair::trace_term(kappa.v[w], dim, r_dot_s.v[w] + beta * q.v[w]);
+      }
+    }
+    columns.store(sums + row * block.padded_cols + block.plane(0, 0, ForwardPairs::kSums, batch), kappa);
   }
-  trace_sum = lane_sum(trace_sum, 1, 32);
-  if (threadIdx.x % 32 == 0) trace_sums[local] = first ? trace_sum : trace_sums[local] + trace_sum;
+  trace_sum = group.combine(trace_sum, Sum<T>(), shares);
+  if (active && group.lane == 0) trace_sums[local] = first ? trace_sum : trace_sums[local] + trace_sum;
 }
 
 inline LargePlan plan_large_forward(const FieldShape& shape) {
@@ -65,8 +80,10 @@ void field_forward_large(const FieldArgs<T>& args, T* scratch, void* stream) {
   for_each_block(shape, plan, [&](const PairBlock& block, bool first, bool last) {
     const char* op = "field_forward";
     pair_sums<T, ForwardPairs>(op, pairs, block, sums, stream);
-    launch_blocks(op, ceil_div(block.batches * block.rows, 4), [&](unsigned grid, int64_t first_block) {
-      SVGDX_LAUNCH((forward_kernel_values<T>), grid, 128, 0, stream, args, block, sums, trace_sums, first, first_block);
+    const ColumnPlan values = plan_columns<T>(block.padded_cols, true, row_lanes<T>(block.padded_cols, true));
+    launch_blocks(op, values.row_blocks(block.batches * block.rows), [&](unsigned grid, int64_t first_block) {
+      SVGDX_LAUNCH((forward_kernel_values<T>), grid, kRowThreads, 0, stream, args, block, values, sums, trace_sums,
+                   first, first_block);
     });
     const ProductInputs<T> in{
         shape, args.query, {args.x, args.score}, nullptr,    nullptr,           T(1), args.bandwidth,

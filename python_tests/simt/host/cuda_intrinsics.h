@@ -95,6 +95,29 @@ SIMT_INLINE T __reduce_max_sync(unsigned mask, T v, SIMT_HERE) {
   return ::simt::reduce(mask, v, [](T a, T b) { return a < b ? b : a; }, {file, line});
 }
 
+// ---- tensor cores ----
+// mma.m16n8k8 for TF32, see csrc/common/cuda/mma.cuh: the sums are exact up to one rounding towards zero.
+SIMT_UNWATCHED inline void mma_m16n8k8_tf32(float (&c)[4], const float (&a)[4], const float (&b)[2], SIMT_HERE) {
+  const auto two = [](float low, float high) { return ::simt::to_bits(low) | ::simt::to_bits(high) << 32; };
+  const auto tf32 = [](uint64_t bits, int half) {
+    return double(::simt::from_bits<float>((bits >> 32 * half) & 0xffffe000u));
+  };
+  const ::simt::Loc loc{file, line};
+  uint64_t all_a[2][32], all_b[32];
+  ::simt::gather(0xffffffffu, two(a[0], a[1]), all_a[0], loc);
+  ::simt::gather(0xffffffffu, two(a[2], a[3]), all_a[1], loc);
+  ::simt::gather(0xffffffffu, two(b[0], b[1]), all_b, loc);
+  const int g = ::simt::lane() / 4, t = ::simt::lane() % 4;
+  for (int i = 0; i < 4; ++i) {
+    double sum = c[i];
+    for (int k = 0; k < 8; ++k) {
+      sum += tf32(all_a[k / 4][g * 4 + k % 4], i / 2) * tf32(all_b[(2 * t + i % 2) * 4 + k % 4], k / 4);
+    }
+    const float rounded = float(sum);
+    c[i] = std::abs(double(rounded)) > std::abs(sum) ? std::nextafterf(rounded, 0.0f) : rounded;
+  }
+}
+
 // ---- atomics ----
 namespace simt {
 template <class T, class F>

@@ -1,0 +1,62 @@
+// Divides rows and columns among blocks and warps for the fused kernel. Depends on shapes only, so that results do.
+#pragma once
+
+#include "common/cuda/divider.cuh"
+#include "common/cuda/launch.cuh"
+#include "field/args.h"
+
+namespace svgdx::cuda {
+
+constexpr int kFusedThreads = 128;
+constexpr int kFusedWarps = kFusedThreads / 32;
+constexpr int64_t kFusedDims = 128;
+
+struct FusedPlan {
+  int row_warps;      // warps with rows of their own, 16 each; the others share the columns of a tile
+  int64_t row_tiles;  // blocks that cover the rows of a batch entry
+  int64_t splits;     // parts of the columns, each handled by a separate block
+  int64_t cols_per_split;
+  int64_t blocks;  // batch * row_tiles * splits
+  Divider by_splits, by_row_tiles;
+
+  SVGDX_HD int rows() const { return 16 * row_warps; }
+};
+
+// Columns of a tile.
+constexpr SVGDX_HD int fused_cols(int padded_dim) { return padded_dim <= 64 ? 64 : 32; }
+
+inline FusedPlan plan_fused(const FieldShape& shape, int padded_dim) {
+  constexpr int64_t kLeastColumns = 128;  // of a part
+  const int cols = fused_cols(padded_dim);
+  FusedPlan plan{};
+  const int64_t most_splits = std::max<int64_t>(1, shape.cols / kLeastColumns);
+  // Four warps with rows of their own read each column once for 64 rows; with few rows, that would leave
+  // multiprocessors idle, and the warps share the columns instead.
+  const bool wide = shape.rows > 16 && shape.batch * ceil_div(shape.rows, 64) * most_splits >= kTargetBlocks / 4;
+  plan.row_warps = wide ? kFusedWarps : kFusedWarps / (cols / 16);
+  plan.row_tiles = ceil_div(shape.rows, plan.rows());
+  const int64_t splits = std::min(most_splits, std::max<int64_t>(1, kTargetBlocks / (shape.batch * plan.row_tiles)));
+  plan.cols_per_split = round_up(ceil_div(shape.cols, splits), cols);
+  plan.splits = ceil_div(shape.cols, plan.cols_per_split);
+  plan.blocks = shape.batch * plan.row_tiles * plan.splits;
+  plan.by_splits = Divider(plan.splits);
+  plan.by_row_tiles = Divider(plan.row_tiles);
+  return plan;
+}
+
+// The part of the plan that one block handles.
+struct FusedBlock {
+  int64_t batch, row0, split, col0, col1;
+  int rows;
+
+  __device__ FusedBlock(const FusedPlan& plan, const FieldShape& shape, int64_t index) {
+    split = plan.by_splits.split(index);
+    row0 = plan.by_row_tiles.split(index) * plan.rows();
+    batch = index;
+    rows = static_cast<int>(min(shape.rows - row0, int64_t(plan.rows())));
+    col0 = split * plan.cols_per_split;
+    col1 = min(shape.cols, col0 + plan.cols_per_split);
+  }
+};
+
+}  // namespace svgdx::cuda
