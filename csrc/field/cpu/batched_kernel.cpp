@@ -1,10 +1,9 @@
 // Many small problems: one problem per SIMD lane, its pairs in order, each pair evaluated once for both particles
 // (kappa_ij = kappa_ji), from direct differences. Only for problems whose rows are the particles, see dispatch.cpp.
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 
 #include "common/buffer.h"
+#include "common/cpu/parallel_for.h"
 #include "field/cpu/kernels.h"
 #include "field/cpu/row.h"
 #include "field/pair.h"
@@ -176,7 +175,7 @@ template <class Pass, class T, class Args>
 void run_pass(const Args& a) {
   const int64_t groups = (a.shape.batch + kLanes<T> - 1) / kLanes<T>;
   const int64_t pairs = std::max<int64_t>(1, a.shape.rows * a.shape.rows / 2);
-  torch::stable::parallel_for(0, groups, std::max<int64_t>(1, 512 / pairs), [&](int64_t begin, int64_t end) {
+  cpu::parallel_for(0, groups, std::max<int64_t>(1, 512 / pairs), [&](int64_t begin, int64_t end) {
     Pass pass(a.shape);
     for (int64_t group = begin; group < end; ++group) pass.run(a, group * kLanes<T>);
   });

@@ -1,8 +1,7 @@
 // Small dimensions: one row per SIMD lane with its sums in registers, columns broadcast one by one, direct differences.
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 
+#include "common/cpu/parallel_for.h"
 #include "common/vec.h"
 #include "field/cpu/kernels.h"
 #include "field/cpu/row.h"
@@ -197,7 +196,7 @@ void run_pass(const Args& a) {
   constexpr int64_t kRows = Pass::kRows;
   const int64_t blocks = (a.shape.rows + kRows - 1) / kRows;
   const int64_t grain = std::max<int64_t>(1, kPairsPerThread / (kRows * std::max<int64_t>(1, a.shape.cols)));
-  torch::stable::parallel_for(0, a.shape.batch * blocks, grain, [&](int64_t begin, int64_t end) {
+  cpu::parallel_for(0, a.shape.batch * blocks, grain, [&](int64_t begin, int64_t end) {
     Pass pass;
     for (int64_t item = begin; item < end; ++item) pass.run(a, item / blocks, item % blocks * kRows);
   });

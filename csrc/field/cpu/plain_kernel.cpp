@@ -1,10 +1,9 @@
 // Direct differences, pair by pair, for particles that are too many bandwidths apart for products even in double.
 // Nearly all pairs are too far to interact, and cost one pass over the dimensions.
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 
 #include "common/buffer.h"
+#include "common/cpu/parallel_for.h"
 #include "common/vec_rows.h"
 #include "field/cpu/kernels.h"
 #include "field/cpu/row.h"
@@ -115,7 +114,7 @@ void backward_row(const FieldGradArgs<T>& a, int64_t b, int64_t i, const T* none
 template <class T>
 void field_forward_plain(const FieldArgs<T>& a, int64_t first, int64_t batches) {
   const int64_t rows = a.shape.rows;
-  torch::stable::parallel_for(0, batches * rows, 1, [&](int64_t begin, int64_t end) {
+  cpu::parallel_for(0, batches * rows, 1, [&](int64_t begin, int64_t end) {
     const Buffer<T> z(a.shape.dim);
     for (int64_t n = begin; n < end; ++n) forward_row(a, first + n / rows, n % rows, z.get());
   });
@@ -124,7 +123,7 @@ void field_forward_plain(const FieldArgs<T>& a, int64_t first, int64_t batches) 
 template <class T>
 void field_backward_plain(const FieldGradArgs<T>& a, int64_t first, int64_t batches) {
   const int64_t rows = a.shape.rows, dim = a.shape.dim;
-  torch::stable::parallel_for(0, batches * rows, 1, [&](int64_t begin, int64_t end) {
+  cpu::parallel_for(0, batches * rows, 1, [&](int64_t begin, int64_t end) {
     const Buffer<T> memory(3 * dim);
     std::fill_n(memory.get(), dim, T(0));
     for (int64_t n = begin; n < end; ++n) {

@@ -1,12 +1,11 @@
 // Batches of small problems of any dimension: one thread takes a problem through all steps in its cache and multiplies
 // the matrices itself. The algebra is that of pack.h; if the particles are too far apart for it, the problem is
 // computed in double, or pair by pair.
-#include <torch/csrc/stable/ops.h>
-
 #include <optional>
 #include <vector>
 
 #include "common/buffer.h"
+#include "common/cpu/parallel_for.h"
 #include "common/vec_symmetric.h"
 #include "field/cpu/expanded.h"
 #include "field/cpu/kernels.h"
@@ -265,7 +264,7 @@ class SmallProblem {
 template <class T, class Solve, class Plain>
 void each_problem(const FieldShape& shape, bool self, bool gradients, const Solve& solve, const Plain& plain) {
   const int64_t work = std::max<int64_t>(1, shape.rows * shape.cols * shape.dim);
-  torch::stable::parallel_for(0, shape.batch, 1 + (int64_t(1) << 15) / work, [&](int64_t begin, int64_t end) {
+  cpu::parallel_for(0, shape.batch, 1 + (int64_t(1) << 15) / work, [&](int64_t begin, int64_t end) {
     SmallProblem<T, T> narrow(shape, self, gradients);
     std::optional<SmallProblem<T, double>> wide;
     for (int64_t b = begin; b < end; ++b) {

@@ -2,12 +2,11 @@
 // of their batch row's centre.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <vector>
 
 #include "common/buffer.h"
+#include "common/cpu/parallel_for.h"
 #include "field/cpu/kernels.h"
 #include "field/cpu/row.h"
 #include "field/pair.h"
@@ -38,7 +37,7 @@ std::vector<double> centres_of(const FieldShape& s, const T* points, int64_t cou
   constexpr int64_t kStripe = 256;
   std::vector<double> centres(s.batch * s.dim, 0.0);
   const int64_t stripes = (s.dim + kStripe - 1) / kStripe;
-  torch::stable::parallel_for(0, s.batch * stripes, 1, [&](int64_t i, int64_t end) {
+  cpu::parallel_for(0, s.batch * stripes, 1, [&](int64_t i, int64_t end) {
     for (; i < end; ++i) {
       const int64_t b = i / stripes, first = i % stripes * kStripe, last = std::min(first + kStripe, s.dim);
       double* centre = centres.data() + b * s.dim;
@@ -57,7 +56,7 @@ template <class T>
 void widen(std::vector<double>& reach, const FieldShape& s, const T* points, int64_t count,
            const std::vector<double>& centres) {
   std::vector<double> squared(s.batch * count);
-  torch::stable::parallel_for(0, s.batch * count, std::max<int64_t>(1, 16384 / s.dim), [&](int64_t i, int64_t end) {
+  cpu::parallel_for(0, s.batch * count, std::max<int64_t>(1, 16384 / s.dim), [&](int64_t i, int64_t end) {
     Buffer<T> shifted(s.dim);
     for (; i < end; ++i) {
       const double* centre = centres.data() + i / count * s.dim;

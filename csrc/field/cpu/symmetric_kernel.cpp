@@ -1,13 +1,12 @@
 // Medium dimensions if the rows are the particles: kappa and the weights are symmetric, so that each pair of blocks is
 // evaluated once for both. Blocks meet in rounds, in each of which a block has one partner, so that the order of a
 // row's additions does not depend on the number of threads. The algebra is that of pack.h.
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <deque>
 #include <type_traits>
 #include <vector>
 
+#include "common/cpu/parallel_for.h"
 #include "field/cpu/kernels.h"
 #include "field/cpu/pair_block.h"
 #include "field/cpu/tile.h"
@@ -120,12 +119,12 @@ class SymmetricProblem {
     const int64_t group = std::max<int64_t>(1, (blocks_ + kRounds - 1) / kRounds),
                   groups = (blocks_ + group - 1) / group;
     const int64_t players = groups + groups % 2;
-    torch::stable::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+    cpu::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
       Workspace work(dim_, group);
       for (int64_t i = begin; i < end; ++i) meet(i, i, group, &work);
     });
     for (int64_t round = 0; round + 1 < players; ++round) {
-      torch::stable::parallel_for(0, players / 2, 1, [&](int64_t begin, int64_t end) {
+      cpu::parallel_for(0, players / 2, 1, [&](int64_t begin, int64_t end) {
         Workspace work(dim_, group);
         for (int64_t k = begin; k < end; ++k) {
           // The circle method: the last player stays, the others move on.
@@ -168,7 +167,7 @@ class SymmetricProblem {
 
   template <class F>
   void each_block(const F& f) const {
-    torch::stable::parallel_for(0, blocks_, 4, [&](int64_t begin, int64_t end) {
+    cpu::parallel_for(0, blocks_, 4, [&](int64_t begin, int64_t end) {
       PairBlock<T, C> block(dim_, kGradients);
       for (int64_t k = begin; k < end; ++k) {
         read(k, &block);
@@ -253,7 +252,7 @@ void each_problem(int64_t first, int64_t batches, const Run& run) {
     for (int64_t b = first; b < first + batches; ++b) run(b);
     return;
   }
-  torch::stable::parallel_for(first, first + batches, 1, [&](int64_t b, int64_t end) {
+  cpu::parallel_for(first, first + batches, 1, [&](int64_t b, int64_t end) {
     for (; b < end; ++b) run(b);
   });
 }

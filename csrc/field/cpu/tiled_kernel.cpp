@@ -1,11 +1,10 @@
 // Medium dimensions if the rows are not the particles: one register-tiled product gives a tile of kernel values, a
 // second one the sums over columns. The algebra is in pack.h. Work items are (batch row, chunk of rows); a row visits
 // the column blocks in the same order whatever its chunk, so the result does not depend on the number of threads.
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <vector>
 
+#include "common/cpu/parallel_for.h"
 #include "field/cpu/expanded.h"
 #include "field/cpu/kernels.h"
 #include "field/cpu/tile.h"
@@ -40,7 +39,7 @@ class Packs {
 
   void fill(const PackSource<T>& cols, const PackSource<T>& rows, C h_sign) {
     const int64_t col_blocks = col_layout_.blocks, blocks = col_blocks + row_layout_.blocks;
-    torch::stable::parallel_for(0, batches_ * blocks, 4, [&](int64_t begin, int64_t end) {
+    cpu::parallel_for(0, batches_ * blocks, 4, [&](int64_t begin, int64_t end) {
       std::vector<C> centre(shape_.dim);
       for (int64_t item = begin; item < end; ++item) {
         const int64_t k = item / blocks, block = item % blocks, b = first_ + k;
@@ -178,7 +177,7 @@ void run_tiles(const Packs<T, C>& packs, const Finish& finish) {
   const int64_t chunks = (rows + chunk - 1) / chunk;
   const PackLayout<C>& l = packs.layout();
   const int64_t stride = Tile::kOutputs * l.width;
-  torch::stable::parallel_for(0, packs.size() * chunks, 1, [&](int64_t begin, int64_t end) {
+  cpu::parallel_for(0, packs.size() * chunks, 1, [&](int64_t begin, int64_t end) {
     Tile tile;
     Buffer<C> out(chunk * stride);
     Buffer<RowVectors<C, Tile::kSums>> sums(chunk);
