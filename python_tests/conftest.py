@@ -61,19 +61,6 @@ def digits() -> torch.Tensor:
     return torch.from_numpy(load_digits().data).float() / 16
 
 
-@pytest.fixture
-def quick_metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A classifier for feature_distance and samples of Ising models in little time; others test how good they are."""
-    from svgdx.experiments.data import ising
-    from svgdx.experiments.metrics import features, images
-
-    images._classifiers.clear()
-    monkeypatch.setattr(features, "UPDATES", 3)
-    monkeypatch.setattr(ising.sample_ising, "__defaults__", (10,))
-    yield
-    images._classifiers.clear()
-
-
 @pytest.fixture(scope="session")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     """Four processes of a Gloo group, started once for all tests that need them."""

@@ -15,6 +15,7 @@ from types import ModuleType
 import forkserver
 import pytest
 from experiments.processes import calls_of_svgdx
+from quick import quick
 
 from svgdx import cli
 from svgdx.experiments.ebm import report as ebm_report
@@ -66,7 +67,8 @@ def test_examples_run(path: Path, tmp_path: Path) -> None:
     blocks = examples(path)
     assert blocks, f"{path} has no runnable example"
     for language, text in blocks:
-        result = forkserver.run(["-c", text], tmp_path) if language == "python" else run_shell(text, tmp_path)
+        with quick():
+            result = forkserver.run(["-c", text], tmp_path) if language == "python" else run_shell(text, tmp_path)
         assert result.returncode == 0, f"{text}\n{result.stdout}\n{result.stderr}"
 
 

@@ -18,7 +18,7 @@ from pretended import cuda_only, generators  # noqa: F401 - registers the bodies
 from pretended.counts import Counts, place
 from pretended.generators import CudaGenerator, is_cuda
 from pretended.graphs import Recording
-from pretended.tensors import CPU, CUDA, PretendedTensor, is_made_in_cpp, recorded
+from pretended.tensors import CPU, CUDA, PretendedTensor, is_made_in_cpp, leaves, recorded
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
@@ -88,7 +88,7 @@ class _Mode(TorchFunctionMode):
         if wanted and (named.get("device") is not None or name == "new_tensor"):
             return self._made_on_gpu(func, name, args, named)
         # What Python makes without a tensor at hand is on the CPU indeed; what C++ makes is not, see _CppMode.
-        is_factory = not any(isinstance(x, Tensor) for x in tree_flatten((args, named))[0])
+        is_factory = not any(isinstance(x, Tensor) for x in leaves((args, named)))
         self.factories[0] += is_factory
         try:
             return func(*args, **named)
@@ -160,10 +160,10 @@ class _CppMode(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        flat, spec = tree_flatten((args, kwargs))
-        tensors = [x for x in flat if isinstance(x, Tensor)]
+        tensors = [x for x in leaves((args, kwargs)) if isinstance(x, Tensor)]
         if not (all(map(is_made_in_cpp, tensors)) if tensors else not self.factories[0]):
             return func(*args, **kwargs)
+        flat, spec = tree_flatten((args, kwargs))
         with recorded(func, flat, [is_made_in_cpp(x) for x in flat], spec) as record:
             result = record(func(*args, **kwargs))
         for x in tree_flatten(result)[0]:

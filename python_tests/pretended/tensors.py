@@ -6,7 +6,8 @@ call of an op, sees cuda:0: what a GPU refuses is refused, and what costs time t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from pretended.graphs import Recording
 from pretended.kernels import has_cuda_kernel, launches
 from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 aten = torch.ops.aten
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -116,18 +117,43 @@ def is_made_in_cpp(tensor: Any) -> bool:
     return getattr(tensor, "_made_in_cpp", False)
 
 
+def leaves(values: Iterable[Any]) -> Iterator[Any]:
+    """The values in nested lists, tuples and dicts; torch's tree_flatten takes most of the time of a call."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from leaves(value)
+        elif isinstance(value, dict):
+            yield from leaves(value.values())
+        else:
+            yield value
+
+
+def _inner(value: Any) -> Any:
+    if isinstance(value, PretendedTensor):
+        return value.inner
+    return [_inner(x) for x in value] if type(value) in (list, tuple) else value
+
+
+def _outer(value: Any) -> Any:
+    return PretendedTensor(value) if type(value) is Tensor else value
+
+
 def _dispatch(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    flat, spec = tree_flatten((args, kwargs))
-    _refuse(func, flat)
+    values = list(leaves((*args, *kwargs.values())))
+    _refuse(func, values)
     _count(func, args)
-    is_on_gpu = [isinstance(x, PretendedTensor) or is_made_in_cpp(x) for x in flat]
-    flat = [x.inner if isinstance(x, PretendedTensor) else x for x in flat]
-    inner_args, inner_kwargs = tree_unflatten(flat, spec)
-    with recorded(func, flat, is_on_gpu, spec) as record, generators_of(func, inner_kwargs):
-        result = record(func(*inner_args, **inner_kwargs))
+    inner_args, inner_kwargs = [_inner(x) for x in args], {name: _inner(x) for name, x in kwargs.items()}
+    with generators_of(func, inner_kwargs):
+        if PretendedTensor.recording is None:
+            result = func(*inner_args, **inner_kwargs)
+        else:
+            is_on_gpu = [isinstance(x, PretendedTensor) or is_made_in_cpp(x) for x in tree_flatten((args, kwargs))[0]]
+            flat, spec = tree_flatten((inner_args, inner_kwargs))
+            with recorded(func, flat, is_on_gpu, spec) as record:
+                result = record(func(*inner_args, **inner_kwargs))
     if func is aten._local_scalar_dense.default:
         return result
-    outer = tree_map(lambda x: PretendedTensor(x) if type(x) is Tensor else x, result)
+    outer = PretendedTensor(result) if type(result) is Tensor else tree_map(_outer, result)
     return return_and_correct_aliasing(func, args, kwargs, outer)
 
 
@@ -166,6 +192,7 @@ def _count(func: Any, args: Sequence[Any]) -> None:
         counts.launch(func._schema.name, launches(func, args))
 
 
+@functools.cache
 def _is_view(func: Any) -> bool:
     arguments = func._schema.arguments
     return func in FREE or any(arg.alias_info is not None and not arg.alias_info.is_write for arg in arguments)

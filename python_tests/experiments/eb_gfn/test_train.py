@@ -15,6 +15,7 @@ pytest.importorskip("sklearn", reason="training needs the packages of svgdx[trai
 
 from experiments.processes import interrupted
 from experiments.small_runs import GFN, assert_same_run, checkpoints, command, records, resume
+from quick import drawn
 
 from svgdx import cli, gflownets
 from svgdx.experiments.eb_gfn.base import EnergyTrainer
@@ -62,7 +63,8 @@ def test_every_data_set_that_needs_no_files_starts(name: str, tmp_path: Path) ->
     assert all(math.isfinite(value) for value in quantities.values())
     assert any(not torch.equal(old, new) for old, new in zip(before, trainer.energy.parameters(), strict=True))
     trainer.task.pictured = min(trainer.task.pictured, 100)
-    trainer.task.picture(tmp_path, 1, trainer.samples(trainer.task.pictured), trainer.energy)
+    with drawn():
+        trainer.task.picture(tmp_path, 1, trainer.samples(trainer.task.pictured), trainer.energy)
     assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -32,7 +32,6 @@ LOGGED = dict.fromkeys(CONFIGURATIONS, OF_SVGD) | {
     "met-svgd-mh": OF_SVGD | {"mh_rejection"},
     "glow": EVERY | {"nll"},
 }
-pytestmark = pytest.mark.usefixtures("quick_metrics")
 
 
 def records(run: Path) -> list[dict[str, Any]]:

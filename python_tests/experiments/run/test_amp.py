@@ -90,7 +90,6 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.usefixtures("quick_metrics")
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_multiplies_in_bfloat16_and_calls_our_ops_in_float32(tmp_path: Path, name: str) -> None:
     experiment, changes = RUNS[name]

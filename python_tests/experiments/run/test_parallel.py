@@ -18,11 +18,10 @@ import torch.distributed as dist
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
 
 from distributed.pool import WORLD, Pool
+from quick import quick
 
 from svgdx import cli
-from svgdx.experiments.data import ising
 from svgdx.experiments.ebm.trainer import EBMTrainer
-from svgdx.experiments.metrics import features
 from svgdx.experiments.run import checkpoint, loop, parallel
 from svgdx.experiments.run.loop import stream_seed
 from svgdx.experiments.run.parallel import check_finite
@@ -41,9 +40,6 @@ PCD = {name: value for name, value in GFN.items() if name != "negatives"} | {"sa
 RUNS = {"ebm": ("ebm", EBM), "langevin": ("ebm", LANGEVIN), "eb-gfn": ("eb-gfn", GFN), "pcd": ("eb-gfn", PCD)}
 
 
-pytestmark = pytest.mark.usefixtures("quick_metrics")
-
-
 def command(name: str, out: Path, **changes: object) -> list[str]:
     model, settings = RUNS[name]
     settings = settings | {key.replace("_", "-"): value for key, value in changes.items()}
@@ -51,10 +47,9 @@ def command(name: str, out: Path, **changes: object) -> list[str]:
 
 
 def run_command(arguments: list[str]) -> int:
-    """The exit code of a command on one rank, with the short settings of the fixture quick_metrics."""
-    features.UPDATES = 3
-    ising.sample_ising.__defaults__ = (10,)
-    return cli.main(arguments)
+    """The exit code of a command on one rank, with quick metrics."""
+    with quick():
+        return cli.main(arguments)
 
 
 def train(group: dist.ProcessGroup, arguments: list[str]) -> tuple[int, dict[str, torch.Tensor]]:

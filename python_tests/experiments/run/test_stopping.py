@@ -51,7 +51,6 @@ def signal_at_call(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, numbe
     return calls
 
 
-@pytest.mark.usefixtures("quick_metrics")
 @pytest.mark.parametrize("case", CASES)
 def test_a_signal_in_an_evaluation(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

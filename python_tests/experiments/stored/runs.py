@@ -1,6 +1,6 @@
 """Short runs of every trainer whose numbers are stored beside this file, and the command that stores them anew.
 
-    python python_tests/experiments/stored/runs.py NAME...
+    cd python_tests && python -m experiments.stored.runs NAME...
 
 runs the named commands (all of them without a name) with the installed svgdx, on one thread, and writes their numbers
 into metrics.json. Do this only for a change that is meant to change results, and say so in the commit.
@@ -12,7 +12,6 @@ metrics.jsonl and the numbers of its result.json, without what depends on the cl
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import math
 import os
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from matplotlib.figure import Figure
+from quick import undrawn
 
 from svgdx import cli
 from svgdx.experiments.metrics import features
@@ -105,7 +104,7 @@ def run(name: str, folder: Path, more: str = "--device cpu") -> list[dict[str, A
     arguments = [*command(name).split()[1:], *more.split(), "--out", str(out), "--quiet"]
     if name == "demo":
         threading.Thread(target=_stop_after, args=(out / "metrics.jsonl", DEMO_UPDATES), daemon=True).start()
-    with _without_pictures(), _quick_classifier(name):
+    with undrawn(), _quick_classifier(name):
         code = cli.main(arguments)
     if code not in ((0, 130) if name == "demo" else (0,)):
         raise RuntimeError(f"{command(name)} ended with exit code {code}")
@@ -117,20 +116,6 @@ def run(name: str, folder: Path, more: str = "--device cpu") -> list[dict[str, A
         records.append({key: result[key] for key in RESULT})
     records = records[: DEMO_UPDATES + 1] if name == "demo" else records
     return [{key: value for key, value in record.items() if key not in CLOCK} for record in records]
-
-
-@contextlib.contextmanager
-def _without_pictures() -> Iterator[None]:
-    """Drawing takes longer than these runs; no number depends on it."""
-
-    def savefig(self: Figure, file: Any, **options: Any) -> None:
-        if isinstance(file, io.IOBase):
-            file.write(b"no picture")
-        else:
-            Path(file).write_bytes(b"no picture")
-
-    with mock.patch.object(Figure, "savefig", savefig):
-        yield
 
 
 @contextlib.contextmanager
