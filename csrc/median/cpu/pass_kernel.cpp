@@ -1,6 +1,6 @@
 #include "median/cpu/pass_kernel.h"
 
-#include "common/vec.h"
+#include "common/vec_products.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -130,7 +130,44 @@ void scan_items(const MedianPass<T>& pass, int64_t begin, int64_t end, Share<T>*
   }
 }
 
+template <class T>
+T squared_distance(int64_t dim, const T* a, const T* b) {
+  Vec<T> sums[2] = {};
+  int64_t d = 0;
+  const auto add = [&](int64_t at, Vec<T>& sum) {
+    const Vec<T> r = load(a + at) - load(b + at);
+    sum += r * r;
+  };
+  for (; d + 2 * kLanes<T> <= dim; d += 2 * kLanes<T>) {
+    add(d, sums[0]);
+    add(d + kLanes<T>, sums[1]);
+  }
+  if (d + kLanes<T> <= dim) {
+    add(d, sums[0]);
+    d += kLanes<T>;
+  }
+  T rest = 0;
+  for (; d < dim; ++d) rest += (a[d] - b[d]) * (a[d] - b[d]);
+  return rest + lane_sum<T>(sums[0] + sums[1]);
+}
+
 }  // namespace
+
+template <class T>
+T median_pairs(int64_t particles, int64_t dim, const T* x, T* squared) {
+  const int64_t numbers = particles * dim;
+  Vec<T> zeros{};
+  int64_t i = 0;
+  for (; i + kLanes<T> <= numbers; i += kLanes<T>) zeros += load(x + i) * T(0);
+  T zero = lane_sum<T>(zeros);
+  for (; i < numbers; ++i) zero += x[i] * T(0);
+  for (int64_t one = 0; one < particles; ++one) {
+    for (int64_t other = one + 1; other < particles; ++other) {
+      *squared++ = squared_distance(dim, x + one * dim, x + other * dim);
+    }
+  }
+  return zero;
+}
 
 template <class T>
 void median_pass(const MedianPass<T>& pass, int64_t begin, int64_t end) {
@@ -152,6 +189,8 @@ void median_pass(const MedianPass<T>& pass, int64_t begin, int64_t end) {
   merge(pass, &share);
 }
 
+template float median_pairs(int64_t, int64_t, const float*, float*);
+template double median_pairs(int64_t, int64_t, const double*, double*);
 template void median_pass(const MedianPass<float>&, int64_t, int64_t);
 template void median_pass(const MedianPass<double>&, int64_t, int64_t);
 

@@ -32,4 +32,7 @@ struct MedianPass {
 
 // Processes the items [begin, end) of (median_blocks + 1) / 2. Item k consists of the pairs (i, j), i < j, with columns
 // j in block k or in its mirror image, the k-th block from the end, so that every item is the same amount of work.
-SVGDX_ISA_DECLARE(template <class T> void median_pass(const MedianPass<T>& pass, int64_t begin, int64_t end);)
+// median_pairs writes the squared distances of all pairs i < j and returns the sum of 0 x over all numbers x, which is
+// 0 if all are finite.
+SVGDX_ISA_DECLARE(template <class T> T median_pairs(int64_t particles, int64_t dim, const T* x, T* squared);
+                  template <class T> void median_pass(const MedianPass<T>& pass, int64_t begin, int64_t end);)

@@ -159,18 +159,14 @@ T select(MedianPass<T> pass, int64_t rank, Bracket<T> bracket, bool want_bins, b
 }
 
 // The pairs of a problem so small that one pass over them costs less than any preparation; NaN if x is not finite.
-constexpr int64_t kFewPairs = 128, kFewNumbers = 1024;
+constexpr int64_t kFewPairs = 128, kFewNumbers = int64_t(1) << 18;
 template <class T>
 T select_directly(int64_t particles, int64_t dim, const T* x, int64_t rank) {
-  T squared[kFewPairs], zero = 0;
-  for (int64_t i = 0; i < particles * dim; ++i) zero += x[i] * T(0);
+  T squared[kFewPairs];
+  const T zero = SVGDX_ISA_CALL(median_pairs, particles, dim, x, squared);
   if (!(zero == T(0))) return std::numeric_limits<T>::quiet_NaN();
   if (rank < 0) return 0;
-  T* end = squared;
-  for (int64_t i = 0; i < particles; ++i) {
-    for (int64_t j = i + 1; j < particles; ++j) *end++ = squared_distance(dim, x + i * dim, x + j * dim);
-  }
-  std::nth_element(squared, squared + rank, end);
+  std::nth_element(squared, squared + rank, squared + particles * (particles - 1) / 2);
   return std::sqrt(squared[rank]);
 }
 
