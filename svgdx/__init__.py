@@ -19,7 +19,7 @@ _library.load()
 
 if _library.usable():
     from svgdx import densities, ops, reference
-    from svgdx.samplers import SVGD
+    from svgdx.samplers import SVGD, ModuleParticles
     from svgdx.streams import Stream
     from svgdx.trace import HessianTrace, hessian_trace
 
@@ -27,11 +27,11 @@ if _library.usable():
         # Registers sharded chains with SVGD, which cannot import what lies above it.
         from svgdx import distributed  # noqa: F401
 
-    __all__ = ["SVGD", "HessianTrace", "Stream", "densities", "hessian_trace", "ops", "reference"]
+    __all__ = ["SVGD", "HessianTrace", "ModuleParticles", "Stream", "densities", "hessian_trace", "ops", "reference"]
 
 
 def __getattr__(name: str) -> NoReturn:
     # `svgdx doctor` must run even if the library does not load; everything else stops with the reason.
-    if name in ("SVGD", "HessianTrace", "Stream", "densities", "hessian_trace", "ops", "reference"):
+    if name in ("SVGD", "HessianTrace", "ModuleParticles", "Stream", "densities", "hessian_trace", "ops", "reference"):
         _library.require()
     raise AttributeError(_MOVED.get(name, f"module 'svgdx' has no attribute {name!r}"))

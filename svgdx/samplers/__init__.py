@@ -1,10 +1,11 @@
-"""Samplers: SVGD on the fused ops, with the density of its particles; Langevin dynamics; Markov chains over bits."""
+"""Samplers: SVGD of points, with their density, and of networks; Langevin dynamics; Markov chains over bits."""
 
 from svgdx.densities.bounded import transformed
 from svgdx.samplers.control import CONTROLS, EpsilonGreedy, MetropolisHastings, Truncation
 from svgdx.samplers.initial import LearntGaussian
 from svgdx.samplers.kernels import RBF, InverseMultiquadric
 from svgdx.samplers.mcmc import LangevinRun, ReplayBuffer, gibbs_sweep, gwg_step, langevin
+from svgdx.samplers.models import ModuleParticles, Prediction
 from svgdx.samplers.parameters import (
     BOUNDS,
     HEURISTICS,
@@ -45,7 +46,9 @@ __all__ = [
     "Learnt",
     "LearntGaussian",
     "MetropolisHastings",
+    "ModuleParticles",
     "OfState",
+    "Prediction",
     "ReplayBuffer",
     "Scheduled",
     "ScoreTarget",
