@@ -71,6 +71,7 @@ def test_entries_that_are_no_states_are_refused(name: str, value: float) -> None
 
 
 COUNTS: dict[str, Callable[[Any], Any]] = {
+    "ModuleParticles: n": lambda n: samplers.ModuleParticles(torch.nn.Linear(2, 1), n).theta.shape[0],
     "SVGD: n": lambda n: samplers.SVGD(square, gaussian()).sample(n, 2, generator=generator()),
     "SVGD: steps": lambda n: samplers.SVGD(square, gaussian()).sample(4, n, generator=generator()),
     "SVGD: batch": lambda n: samplers.SVGD(square, gaussian()).sample(4, 2, batch=n, generator=generator()),

@@ -72,6 +72,7 @@ def test_every_public_function_has_a_door() -> None:
     covered |= {"trajectory_log_prob", "transition_log_prob", "back_and_forth"}  # their own calls in the table
     without_tensors = {
         *("Chain", "EpsilonGreedy", "Fixed", "Heuristic", "InverseMultiquadric", "LangevinRun", "Learnt", "preset"),
+        *("ModuleParticles", "Prediction"),  # what its networks take
         *("MetropolisHastings", "OfState", "RBF", "Scheduled", "ScoreTarget", "State", "SteinStop", "StepRecord"),
         *(
             "TemperedTarget",
