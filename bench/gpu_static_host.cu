@@ -51,13 +51,14 @@ void occupancy() {
             << properties.maxThreadsPerMultiprocessor / 32 << '\n';
 }
 
-void print_large(const FieldShape& shape, const svgdx::cuda::LargePlan& plan) {
+void print_large(const FieldShape& shape, const svgdx::cuda::LargePlan& plan, bool forward) {
   int launches = 0;
   svgdx::cuda::for_each_block(shape, plan, [&](const auto&, bool, bool) { ++launches; });
   std::cout << "{\"large\": true, \"launches\": " << launches << ", \"batches\": " << plan.batches
             << ", \"rows\": " << plan.rows << ", \"cols\": " << plan.cols << ", \"dim_splits\": " << plan.dim_splits
             << ", \"dims_per_split\": " << plan.dims_per_split << ", \"parts\": " << plan.parts
-            << ", \"cols_per_part\": " << plan.cols_per_part << "}\n";
+            << ", \"cols_per_part\": " << plan.cols_per_part
+            << ", \"expanded\": " << (forward && svgdx::cuda::is_expanded<float>(shape) ? "true" : "false") << "}\n";
 }
 
 void print_small(const FieldShape& shape, int threads) {
@@ -84,10 +85,10 @@ void plan(bool forward) {
   std::cin >> shape.batch >> shape.rows >> shape.cols >> shape.dim;
   if (forward) {
     if (cuda::is_fused(shape)) return print_fused(shape);
-    if (shape.dim > cuda::kForwardDims) return print_large(shape, cuda::plan_large_forward(shape));
+    if (shape.dim > cuda::kForwardDims) return print_large(shape, cuda::plan_large_forward(shape), true);
     return print_small(shape, cuda::kForwardThreads);
   }
-  if (shape.dim > cuda::kBackwardDims<float>) return print_large(shape, cuda::plan_large_backward(shape));
+  if (shape.dim > cuda::kBackwardDims<float>) return print_large(shape, cuda::plan_large_backward(shape), false);
   print_small(shape, cuda::kBackwardThreads);
 }
 

@@ -144,10 +144,12 @@ def predict(gpu: Gpu, code: sass.Code, usage: Any, w: work.Work) -> Prediction:
     parts = {
         "launch": LAUNCH,
         "compute": max(compute / 4, item * w.items / (w.blocks * warps)) / gpu.clock / efficiency,
-        # A block either loads or computes, so that the two add up.
+        # A block either loads or computes, so that the two add up, unless it copies asynchronously.
         "fill": max((w.filled + w.written) / gpu.cache, w.least / gpu.memory),
         "rounds": ROUND * (w.rounds + EPILOGUE) * busy / together / gpu.clock,
     }
+    if w.overlaps:
+        parts["fill"] = max(0.0, parts["fill"] - parts["compute"])
     return Prediction(w, w.launches * sum(parts.values()), parts, pipe, resident)
 
 

@@ -5,8 +5,8 @@ An item is one pass of one warp through the kernel's main loop before unrolling:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 FLOAT = 4  # bytes
@@ -14,7 +14,7 @@ MEDIAN_STATE = 8 * (2048 + 3)  # bytes of MedianState in csrc/median/cuda/select
 MEDIAN_PASSES = 3  # for float
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Work:
     """All launches of one kernel in one call of an op."""
 
@@ -33,6 +33,7 @@ class Work:
     without: str = "$"  # opcode that the loop does not have
     around: float = 0  # passes of a warp through the loop around that loop, which has instructions of that kind as well
     shared: int = 0  # bytes of dynamic shared memory of a block
+    overlaps: bool = False  # copies go on while the block computes
 
 
 Plan = Callable[..., dict[str, Any]]
@@ -67,7 +68,7 @@ def _rows(kernel: str, rows: int, length: int, parts: int, arrays: int, written:
     lanes = next((n for n in (1, 2, 4, 8, 16, 32) if 4 * n >= length), 128 if length > 512 else 32)
     chunks = -(-length // (4 * lanes))
     return Work(
-        f"{kernel}<float>",
+        kernel,
         launches,
         -(-rows * lanes // 128),
         128,
@@ -138,7 +139,7 @@ def _fused(plan: dict[str, Any], rows: int, m: int, dim: int) -> list[Work]:
         around=pairs,
         shared=plan["shared"],
     )
-    return [fused] if splits == 1 else [fused, _rows("finish_field_kernel", rows, dim, splits, 1, rows * dim)]
+    return [fused] if splits == 1 else [fused, _rows("finish_field_kernel<float>", rows, dim, splits, 1, rows * dim)]
 
 
 def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
@@ -150,22 +151,58 @@ def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
     if not plan["large"]:
         works = [_small("field_forward_kernel", plan, m, dim, 2, rows * plan["splits"] * (dim + 1))]
         if plan["splits"] > 1:
-            works.append(_rows("finish_field_kernel", rows, dim, plan["splits"], 1, rows * dim))
+            works.append(_rows("finish_field_kernel<float>", rows, dim, plan["splits"], 1, rows * dim))
         return works
-    block_rows = plan["batches"] * plan["rows"]
-    return [
+    block_rows, cols = plan["batches"] * plan["rows"], plan["cols"]
+    values = (block_rows, cols, plan["dim_splits"], 2, block_rows * cols, plan["launches"])
+    works = [
         _pair_sums(plan, "Forward", 64, (1, 2), 2, 2),
-        _rows(
-            "forward_kernel_values",
-            block_rows,
-            plan["cols"],
-            plan["dim_splits"],
-            2,
-            block_rows * plan["cols"],
-            plan["launches"],
-        ),
+        _rows("forward_kernel_values<float>", *values),
         _product(plan, "Forward", 1, 2, 1, 2),
-        _rows("finish_field_kernel", block_rows, dim, plan["parts"], 1, block_rows * dim, plan["launches"]),
+    ]
+    if plan["expanded"]:
+        # Those kernels return at once.
+        none = {"items": 0.0, "filled": 0.0, "written": 0.0, "least": 0.0, "rounds": 0.0}
+        works = [*_expanded(plan, values), *(dataclasses.replace(work, **none) for work in works)]
+    return [
+        *works,
+        _rows("finish_field_kernel<float>", block_rows, dim, plan["parts"], 1, block_rows * dim, plan["launches"]),
+    ]
+
+
+def _expanded(plan: dict[str, Any], values: tuple[int, ...]) -> list[Work]:
+    """The kernels of csrc/field/cuda/expanded: items are eight summands of 64 rows and 64 columns, or dimensions."""
+    rows, cols, dim, batches = plan["rows"], plan["cols"], plan["dim"], plan["batches"]
+    pairs = batches * -(-rows // 64) * -(-cols // 64) * plan["dim_splits"]
+    dims = min(plan["dims_per_split"], dim)
+    products = batches * -(-rows // 64) * -(-dim // 64) * plan["parts"]
+    per_part = min(cols, plan["cols_per_part"])
+    common = {"launches": plan["launches"], "threads": 128, "marker": r"HMMA\.1688", "rounds": 1, "overlaps": True}
+    pair_products = Work(
+        kernel="pair_products_kernel",
+        blocks=pairs,
+        items=pairs * 4 * -(-dims // 8),
+        per_item=48,
+        filled=FLOAT * pairs * dims * 3 * 64,
+        written=FLOAT * 2 * plan["dim_splits"] * batches * rows * cols,
+        shared=FLOAT * 2 * 3 * 64 * 36,
+        **common,
+    )
+    value_products = Work(
+        kernel="value_products_kernel",
+        blocks=products,
+        items=products * 4 * -(-per_part // 8),
+        per_item=24,
+        filled=FLOAT * products * per_part * 128,
+        written=FLOAT * plan["parts"] * batches * rows * dim,
+        shared=FLOAT * 2 * (64 * 36 + 32 * 72),
+        **common,
+    )
+    return [
+        _rows("expand_kernel", batches * cols, dim, 1, 2, 2 * batches * cols * dim),
+        pair_products,
+        _rows("expanded_kernel_values", *values),
+        value_products,
     ]
 
 
@@ -176,13 +213,13 @@ def svgd_phi_trace_backward(plan_of: Plan, batch: int, m: int, dim: int) -> list
     if not plan["large"]:
         works = [_small("field_backward_kernel", plan, m, dim, 3, rows * plan["splits"] * (2 * dim + 4))]
         if plan["splits"] > 1:
-            works.append(_rows("finish_field_backward_kernel", rows, dim, plan["splits"], 2, 2 * rows * dim))
+            works.append(_rows("finish_field_backward_kernel<float>", rows, dim, plan["splits"], 2, 2 * rows * dim))
         return works
     block_rows = plan["batches"] * plan["rows"]
     return [
         _pair_sums(plan, "Backward", 32, (3, 3), 5, 6),
         _rows(
-            "backward_weights",
+            "backward_weights<float>",
             block_rows,
             plan["cols"],
             plan["dim_splits"],
@@ -192,7 +229,13 @@ def svgd_phi_trace_backward(plan_of: Plan, batch: int, m: int, dim: int) -> list
         ),
         _product(plan, "Backward", 2, 3, 2, 5),
         _rows(
-            "finish_field_backward_kernel", block_rows, dim, plan["parts"], 2, 2 * block_rows * dim, plan["launches"]
+            "finish_field_backward_kernel<float>",
+            block_rows,
+            dim,
+            plan["parts"],
+            2,
+            2 * block_rows * dim,
+            plan["launches"],
         ),
     ]
 

@@ -60,6 +60,16 @@ def test_warp_operations(simt: harness.Simt, seed: int) -> None:
         np.testing.assert_array_equal(got, want, err_msg=f"row {row}")
 
 
+def test_product_on_tensor_cores(simt: harness.Simt) -> None:
+    a, b = (
+        np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+        for seed, shape in ((0, (16, 8)), (1, (8, 8)))
+    )
+    c = np.zeros((16, 8), np.float32)
+    simt.launch("product", 1, 32, 0, [a, b, harness.out(c)], seed=1, preempt=0.1).check()
+    np.testing.assert_allclose(c, a.astype(np.float64) @ b, rtol=0, atol=4 * np.finfo(np.float32).eps * np.abs(c).max())
+
+
 @pytest.mark.parametrize("ones", [0, 1, 99, 100])
 def test_barrier_votes(simt: harness.Simt, ones: int) -> None:
     p, out = (np.arange(100) < ones).astype(np.int32), np.zeros(100, np.int32)
@@ -202,6 +212,7 @@ CUDA_UNIT = """
 #include "planted/probes.cuh"
 #define PLANTED correct
 #include "planted/blocks.cuh"
+#include "planted/copies.cuh"
 #include "planted/rows.cuh"
 #include "planted/warps.cuh"
 template __global__ void svgdx::planted::correct::row_sums<64>(const float*, float*, float*, int, int);

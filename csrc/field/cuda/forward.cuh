@@ -179,7 +179,7 @@ int64_t field_forward_scratch(const FieldArgs<T>& args) {
   const FieldShape& shape = args.shape;
   if (shape.batch * shape.rows * shape.cols * shape.dim == 0) return 0;
   if (std::is_same_v<T, float> && is_fused(shape)) return fused_forward_bytes(shape);
-  if (shape.dim > kForwardDims) return large_forward_bytes<T>(shape);
+  if (shape.dim > kForwardDims) return large_forward_bytes<T>(args);
   const int64_t splits = plan_field(shape, kForwardThreads).splits;
   return splits > 1 ? splits * shape.batch * shape.rows * (shape.dim + 1) * int64_t(sizeof(T)) : 0;
 }

@@ -1,6 +1,9 @@
 // phi, trace and stein for dim > 16: pair sums, kernel values and trace sums, product with the columns, epilogue.
 #pragma once
 
+#include <type_traits>
+
+#include "field/cuda/expanded/forward.cuh"
 #include "field/cuda/finish.cuh"
 #include "field/cuda/large_plan.cuh"
 #include "field/cuda/product.cuh"
@@ -17,9 +20,10 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   SVGDX_SHARED(T, shares, kRowWarps);
   const RowGroup group(plan.rows);
   const int64_t local = (first_block + blockIdx.x) * plan.rows.rows() + group.row;
-  const bool active = local < block.batches * block.rows;
-  int64_t batch = active ? local : 0;
+  const bool inside = local < block.batches * block.rows;
+  int64_t batch = inside ? local : 0;
   const int64_t row = block.by_rows.split(batch);
+  const bool active = inside && block.computes(batch);
   const T beta = beta_of(args.bandwidth, block.batch0 + batch);
   const T scale = beta * T(-0.5 * pair::kLog2E);
   const T dim = static_cast<T>(args.shape.dim);
@@ -59,40 +63,90 @@ inline LargePlan plan_large_forward(const FieldShape& shape) {
   return plan_large(shape, ForwardPairs::kSums, ForwardProduct::kOuts);
 }
 
-// Layout of scratch: pair sums, then trace sums, then the parts of the product.
 template <class T>
-int64_t large_forward_bytes(const FieldShape& shape) {
+bool is_expanded(const FieldShape& shape) {
+  return std::is_same_v<T, float> && is_expanded(shape);
+}
+
+// Layout of scratch: pair sums, then trace sums, then the parts of the product, then the expansion.
+template <class T>
+int64_t large_forward_bytes(const FieldArgs<T>& args) {
+  const FieldShape& shape = args.shape;
   const LargePlan plan = plan_large_forward(shape);
   const int64_t rows = plan.batches * plan.rows;
-  return (plan.pair_elements() + aligned_elements(rows) + plan.parts * rows * shape.dim) * int64_t(sizeof(T));
+  const int64_t expansion = is_expanded<T>(shape) ? ExpansionLayout(shape, plan.batches, args.self).elements() : 0;
+  return (plan.pair_elements() + aligned_elements(rows) + aligned_elements(plan.parts * rows * shape.dim) + expansion) *
+         int64_t(sizeof(T));
+}
+
+// The sums of a block of pairs, by differences.
+template <class T>
+void forward_differences(const char* op, const FieldArgs<T>& args, const LargePlan& plan, const PairBlock& block,
+                         bool first, bool wide, T* sums, T* trace_sums, T* parts, void* stream) {
+  const FieldShape& shape = args.shape;
+  const PairInputs<T> pairs{shape, {args.query}, {args.x, args.score}, wide};
+  pair_sums<T, ForwardPairs>(op, pairs, block, sums, stream);
+  const ColumnPlan values = plan_columns<T>(block.padded_cols, true, row_lanes<T>(block.padded_cols, true));
+  launch_blocks(op, values.row_blocks(block.batches * block.rows), [&](unsigned grid, int64_t first_block) {
+    SVGDX_LAUNCH((forward_kernel_values<T>), grid, kRowThreads, 0, stream, args, block, values, sums, trace_sums, first,
+                 first_block);
+  });
+  const ProductInputs<T> in{
+      shape, args.query, {args.x, args.score}, nullptr,    nullptr,           T(1), args.bandwidth,
+      wide,  first,      ForwardPairs::kSums,  plan.parts, plan.cols_per_part};
+  product<T, ForwardProduct>(op, in, block, sums, parts, stream);
+}
+
+// The same by expanded sums, unless they cancel: then block.only marks the batch entry.
+inline void forward_expanded(const char* op, const FieldArgs<float>& args, const LargePlan& plan, PairBlock& block,
+                             const Expansion& expansion, bool wide, float* sums, float* trace_sums, float* parts,
+                             void* stream) {
+  const FieldShape& shape = args.shape;
+  if (block.row0 == 0) expand_particles(op, args, expansion, block.batch0, block.batches, stream);
+  pair_products(op, {expansion, args.score, shape.rows, shape.cols, shape.dim, wide}, block, sums, stream);
+  const ColumnPlan values = plan_columns<float>(block.padded_cols, true, row_lanes<float>(block.padded_cols, true));
+  launch_blocks(op, values.row_blocks(block.batches * block.rows), [&](unsigned grid, int64_t first_block) {
+    SVGDX_LAUNCH((expanded_kernel_values), grid, kRowThreads, 0, stream, args, block, expansion, values, sums,
+                 trace_sums, first_block);
+  });
+  ValueProductInputs in{};
+  in.expansion = expansion;
+  in.own = args.self ? args.score : nullptr;
+  in.rows = shape.rows;
+  in.cols = shape.cols;
+  in.dim = shape.dim;
+  in.bandwidth = args.bandwidth;
+  in.wide = wide;
+  in.parts = plan.parts;
+  in.cols_per_part = plan.cols_per_part;
+  value_products(op, in, block, sums, parts, stream);
+  block.only = expansion.cancels;
 }
 
 template <class T>
 void field_forward_large(const FieldArgs<T>& args, T* scratch, void* stream) {
+  const char* op = "field_forward";
   const FieldShape& shape = args.shape;
   const LargePlan plan = plan_large_forward(shape);
   const bool wide =
       is_aligned(args.query, shape.dim) && is_aligned(args.x, shape.dim) && is_aligned(args.score, shape.dim);
+  const int64_t rows = plan.batches * plan.rows;
   T* sums = scratch;
   T* trace_sums = sums + plan.pair_elements();
-  T* parts = trace_sums + aligned_elements(plan.batches * plan.rows);
-  const PairInputs<T> pairs{shape, {args.query}, {args.x, args.score}, wide};
-  for_each_block(shape, plan, [&](const PairBlock& block, bool first, bool last) {
-    const char* op = "field_forward";
-    pair_sums<T, ForwardPairs>(op, pairs, block, sums, stream);
-    const ColumnPlan values = plan_columns<T>(block.padded_cols, true, row_lanes<T>(block.padded_cols, true));
-    launch_blocks(op, values.row_blocks(block.batches * block.rows), [&](unsigned grid, int64_t first_block) {
-      SVGDX_LAUNCH((forward_kernel_values<T>), grid, kRowThreads, 0, stream, args, block, values, sums, trace_sums,
-                   first, first_block);
-    });
-    const ProductInputs<T> in{
-        shape, args.query, {args.x, args.score}, nullptr,    nullptr,           T(1), args.bandwidth,
-        wide,  first,      ForwardPairs::kSums,  plan.parts, plan.cols_per_part};
-    product<T, ForwardProduct>(op, in, block, sums, parts, stream);
+  T* parts = trace_sums + aligned_elements(rows);
+  for_each_block(shape, plan, [&](PairBlock block, bool first, bool last) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (is_expanded(shape)) {
+        const ExpansionLayout layout(shape, plan.batches, args.self);
+        const Expansion expansion = layout.place(parts + aligned_elements(plan.parts * rows * shape.dim));
+        forward_expanded(op, args, plan, block, expansion, wide, sums, trace_sums, parts, stream);
+      }
+    }
+    forward_differences(op, args, plan, block, first, wide, sums, trace_sums, parts, stream);
     if (!last) return;
-    finish_field(args,
-                 FieldSums<T>{parts, trace_sums, plan.parts, 1, block.batch0, block.row0, block.batches, block.rows},
-                 stream);
+    finish_field(
+        args, FieldSums<T>{parts, trace_sums, plan.parts, 1, block.batch0, block.row0, block.batches, block.rows, {}},
+        stream);
   });
 }
 

@@ -244,6 +244,13 @@ void host_wrote(uintptr_t base, size_t bytes) {
   }
 }
 
+void forget(const void* address, size_t bytes) {
+  const auto base = reinterpret_cast<uintptr_t>(address);
+  for (uintptr_t a = base & ~uintptr_t(3); a < base + bytes; a += 4) {
+    if (is_tracked(a)) cell_of(a).written &= uint8_t(~bytes_of(base, base + bytes, a));
+  }
+}
+
 void host_reads(uintptr_t base, size_t bytes, const char* by) {
   for (uintptr_t a = base & ~uintptr_t(3); a < base + bytes; a += 4) {
     if (!is_tracked(a) || !(bytes_of(base, base + bytes, a) & ~cell_of(a).written)) continue;

@@ -19,5 +19,6 @@ void shadow_barrier(Block&) {}
 void shadow_finish_warp(Warp&) {}
 std::vector<LineCount> shadow_counters() { return {}; }
 void atomic_access(const volatile void*, int, const void*) {}
+void forget(const void*, size_t) {}
 
 }  // namespace simt

@@ -80,6 +80,9 @@ void* static_shared(const void* key, size_t bytes, size_t align, const char* nam
 void* dynamic_shared(const char* name, const char* file, int line);
 void* carve_shared(size_t offset, size_t bytes, const char* name, const char* file, int line);
 
+// Counts memory as not yet written.
+void forget(const void* address, size_t bytes);
+
 // Called before an atomic operation.
 void atomic_access(const volatile void* address, int bytes, const void* pc);
 

@@ -7,9 +7,11 @@
 #define SIMT_SUM(bug) SVGDX_SIMT_KERNEL("last_block." #bug, svgdx::planted::bug::last_block_sum)
 #define SIMT_HISTOGRAM(bug) SVGDX_SIMT_KERNEL("histogram." #bug, svgdx::planted::bug::histogram)
 #define SIMT_SQUARE(bug) SVGDX_SIMT_EXPORT("square." #bug, svgdx::planted::bug::square_add_one)
+#define SIMT_COPIES(bug) SVGDX_SIMT_KERNEL("copies." #bug, svgdx::planted::bug::next_sums)
 
 #define PLANTED correct
 #include "planted/blocks.cuh"
+#include "planted/copies.cuh"
 #include "planted/rows.cuh"
 #include "planted/warps.cuh"
 #undef PLANTED
@@ -18,6 +20,7 @@ SIMT_WARPS(correct);
 SIMT_SUM(correct);
 SIMT_HISTOGRAM(correct);
 SIMT_SQUARE(correct);
+SIMT_COPIES(correct);
 
 #define PLANTED early_return
 #define BUG_EARLY_RETURN
@@ -159,10 +162,32 @@ SIMT_HISTOGRAM(plain_global_histogram);
 #undef PLANTED
 SIMT_SQUARE(unwritten_output);
 
+#define PLANTED no_wait
+#define BUG_NO_WAIT
+#include "planted/copies.cuh"
+#undef BUG_NO_WAIT
+#undef PLANTED
+SIMT_COPIES(no_wait);
+
+#define PLANTED no_barrier_after_wait
+#define BUG_NO_BARRIER_AFTER_WAIT
+#include "planted/copies.cuh"
+#undef BUG_NO_BARRIER_AFTER_WAIT
+#undef PLANTED
+SIMT_COPIES(no_barrier_after_wait);
+
+#define PLANTED no_barrier_before_copy
+#define BUG_NO_BARRIER_BEFORE_COPY
+#include "planted/copies.cuh"
+#undef BUG_NO_BARRIER_BEFORE_COPY
+#undef PLANTED
+SIMT_COPIES(no_barrier_before_copy);
+
 namespace {
 using namespace svgdx::planted;
 SVGDX_SIMT_KERNEL("indices", indices);
 SVGDX_SIMT_KERNEL("warp_operations", warp_operations);
+SVGDX_SIMT_KERNEL("product", product);
 SVGDX_SIMT_KERNEL("barrier_votes", barrier_votes);
 SVGDX_SIMT_KERNEL("strided.float", strided<float>);
 SVGDX_SIMT_KERNEL("strided.double", strided<double>);

@@ -1,7 +1,7 @@
 // Kernels that each probe one feature of the harness, for its own tests.
 #pragma once
 
-#include "common/cuda/simt_macros.cuh"
+#include "common/cuda/mma.cuh"
 
 namespace svgdx::planted {
 
@@ -10,6 +10,18 @@ __global__ void indices(int* out) {
   const unsigned thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
   const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
   out[block * (blockDim.x * blockDim.y * blockDim.z) + thread] = int(block * 1000 + thread);
+}
+
+// c (16, 8) = a (16, 8) times b (8, 8), to the accuracy of float.
+__global__ void product(const float* a, const float* b, float* c) {
+  const int g = int(threadIdx.x) / 4, t = int(threadIdx.x) % 4;
+  svgdx::cuda::Split<4> left;
+  svgdx::cuda::Split<2> right;
+  for (int e = 0; e < 4; ++e) left.set(e, a[(g + e % 2 * 8) * 8 + t + e / 2 * 4]);
+  for (int e = 0; e < 2; ++e) right.set(e, b[(t + 4 * e) * 8 + g]);
+  svgdx::cuda::ProductSum sum;
+  sum.add(left, right);
+  for (int e = 0; e < 4; ++e) c[(g + e / 2 * 8) * 8 + 2 * t + e % 2] = sum.total(e);
 }
 
 // Every warp operation; `out` is (12, 32).

@@ -1,0 +1,187 @@
+// phi, trace and stein in float32 for dim > 128: the two products of the expanded sums on tensor cores,
+//   X (X | s)^T  and  sum_j kappa_ij z_ij = sum_j kappa_ij Y_j + beta X_i sum_j kappa_ij,   Y = s - beta X,
+// and kernel values between them. Batch entries with a sum that cancels are computed anew by differences, by the
+// kernels of forward_large.cuh, which otherwise return at once.
+#pragma once
+
+#include "field/cuda/expanded/kernel_values.cuh"
+#include "field/cuda/expanded/product.cuh"
+#include "field/cuda/large_plan.cuh"
+
+namespace svgdx::cuda {
+
+struct ValueProductInputs {
+  Expansion expansion;
+  const float* own;  // scores of the rows, if they are the particles
+  int64_t rows, cols, dim;
+  PerBatch<float> bandwidth;
+  bool wide;
+  int64_t parts, cols_per_part;
+  Divider by_parts, by_dim_tiles, by_row_tiles;
+};
+
+// The first part also adds beta X_i sum_j kappa_ij and the row's pair with itself.
+__device__ inline float first_part(const ValueProductInputs& in, const PairBlock& block, int64_t batch, int64_t row,
+                                   int64_t d, float beta) {
+  const int64_t index = batch * in.rows + block.row0 + row;
+  const float kappa = in.expansion.kappa[batch * block.rows + row];
+  const float own = in.own == nullptr ? 0.0f : in.own[(block.batch0 * in.rows + index) * in.dim + d];
+  return own + (kappa == 0 ? 0.0f : beta * kappa * in.expansion.row[index * in.dim + d]);
+}
+
+// Kernel values times Y: 64 rows and 64 dimensions a block, over one part of the columns. Occupancy is below one half,
+// as in pair_products_kernel. out: (parts, batches, rows, dim)
+static __global__ void __launch_bounds__(kExpandedThreads, 3)
+    value_products_kernel(ValueProductInputs in, PairBlock block, const float* values, float* out,
+                          int64_t first_block) {
+  constexpr int kValues = kExpandedTile * kSummandStride;
+  constexpr int kSize = kValues + kExpandedChunk * kWideStride;
+  SharedCarver carver;
+  SVGDX_CARVE(carver, float, tiles, 2 * kSize);
+  int64_t index = first_block + blockIdx.x;
+  const int64_t d0 = in.by_dim_tiles.split(index) * kExpandedTile;
+  const int64_t part = in.by_parts.split(index);
+  const int64_t row0 = in.by_row_tiles.split(index) * kExpandedTile;
+  const int64_t batch = index;
+  if (row0 >= block.rows || in.expansion.cancels[batch] != 0) return;
+  const int64_t col_end = min(block.cols, (part + 1) * in.cols_per_part);
+  const float* kappa = values + block.plane(0, 0, ForwardPairs::kSums, batch) + row0 * block.padded_cols;
+  const float* y = in.expansion.col_y + batch * in.cols * in.dim + d0;
+  AsyncCopies copies;
+  const auto start = [&](int64_t j, float* to) {
+    start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to, kappa + j, block.padded_cols,
+                                                                block.rows - row0, kExpandedChunk, true);
+    start_copies<kExpandedChunk, kExpandedTile, kWideStride>(copies, to + kValues, y + j * in.dim, in.dim, col_end - j,
+                                                             in.dim - d0, in.wide);
+  };
+  const ExpandedWarp warp;
+  ExpandedSums sums;
+  int now = 0;
+  const int64_t col_begin = part * in.cols_per_part;
+  start(col_begin, tiles);
+  copies.commit();
+  for (int64_t j = col_begin; j < col_end; j += kExpandedChunk) {
+    if (j + kExpandedChunk < col_end) start(j + kExpandedChunk, tiles + (1 - now) * kSize);
+    copies.commit();
+    copies.wait<1>();
+    __syncthreads();
+    const float* tile = tiles + now * kSize;
+    sums.begin();
+    SVGDX_UNROLL_BY(1)
+    for (int k = 0; k < kExpandedChunk; k += 8) {
+      Split<4> a[2];
+      warp.read_rows(a, tile, k);
+      SVGDX_UNROLL
+      for (int n = 0; n < 4; ++n) {
+        Split<2> b;
+        SVGDX_UNROLL
+        for (int e = 0; e < 2; ++e) {
+          b.set(e, tile[kValues + (k + warp.t + 4 * e) * kWideStride + warp.col0 + 8 * n + warp.g]);
+        }
+        sums.add(n, a, b);
+      }
+    }
+    sums.end();
+    __syncthreads();
+    now = 1 - now;
+  }
+  const float beta = beta_of(in.bandwidth, block.batch0 + batch);
+  float* plane = out + (part * block.batches + batch) * block.rows * in.dim;
+  SVGDX_UNROLL
+  for (int m = 0; m < 2; ++m) {
+    SVGDX_UNROLL
+    for (int n = 0; n < 4; ++n) {
+      SVGDX_UNROLL
+      for (int e = 0; e < 4; e += 2) {
+        const int64_t row = row0 + warp.row(m, e);
+        const int64_t d = d0 + warp.col(n, e);
+        if (row >= block.rows || d >= in.dim) continue;
+        Pack<float, 2> pack;
+        SVGDX_UNROLL
+        for (int w = 0; w < 2; ++w) {
+          pack.v[w] = sums.total[m][n][e + w];
+          if (part == 0 && d + w < in.dim) pack.v[w] += first_part(in, block, batch, row, d + w, beta);
+        }
+        store_pack(plane + row * in.dim + d, pack, in.dim - d, in.wide);
+      }
+    }
+  }
+}
+
+inline void value_products(const char* op, ValueProductInputs in, const PairBlock& block, const float* values,
+                           float* out, void* stream) {
+  const int64_t row_tiles = ceil_div(block.rows, kExpandedTile);
+  const int64_t dim_tiles = ceil_div(in.dim, kExpandedTile);
+  in.by_parts = Divider(in.parts);
+  in.by_dim_tiles = Divider(dim_tiles);
+  in.by_row_tiles = Divider(row_tiles);
+  constexpr size_t kShared = carve_bytes<float>(2 * (kExpandedTile * kSummandStride + kExpandedChunk * kWideStride));
+  launch_blocks(op, row_tiles * dim_tiles * in.parts * block.batches, [&](unsigned grid, int64_t first) {
+    SVGDX_LAUNCH((value_products_kernel), grid, kExpandedThreads, kShared, stream, in, block, values, out, first);
+  });
+}
+
+// Worth its launches for a tile of columns; the columns have to fit one block of pairs.
+inline bool is_expanded(const FieldShape& shape) { return shape.cols >= kExpandedTile && shape.cols <= kMostCols; }
+
+// Divides scratch: the expansion of the batch entries and rows of one block of pairs.
+struct ExpansionLayout {
+  int64_t rows, cols, dim, batches;
+  bool self;
+
+  ExpansionLayout(const FieldShape& shape, int64_t batches, bool self)
+      : rows(shape.rows), cols(shape.cols), dim(shape.dim), batches(batches), self(self) {}
+  int64_t elements() const {
+    return 2 * aligned_elements(batches * cols * dim) + 2 * aligned_elements(batches * cols) +
+           (self ? 0 : aligned_elements(batches * rows * dim) + aligned_elements(batches * rows)) +
+           aligned_elements(batches * rows) + aligned_elements(batches);
+  }
+  Expansion place(float* from) const {
+    const auto take = [&](int64_t count) {
+      float* place = from;
+      from += aligned_elements(count);
+      return place;
+    };
+    Expansion expansion{};
+    expansion.col = take(batches * cols * dim);
+    expansion.col_y = take(batches * cols * dim);
+    expansion.col_norm = take(batches * cols);
+    expansion.col_weight = take(batches * cols);
+    expansion.row = self ? expansion.col : take(batches * rows * dim);
+    expansion.row_norm = self ? expansion.col_norm : take(batches * rows);
+    expansion.kappa = take(batches * rows);
+    expansion.cancels = reinterpret_cast<int*>(take(batches));
+    return expansion;
+  }
+};
+
+// Expands the columns and rows of `batches` batch entries.
+inline void expand_particles(const char* op, const FieldArgs<float>& args, const Expansion& expansion, int64_t batch0,
+                             int64_t batches, void* stream) {
+  const FieldShape& shape = args.shape;
+  const float* x = args.x + batch0 * shape.cols * shape.dim;
+  ExpandInputs in{};
+  in.x = in.centre = x;
+  in.score = args.score + batch0 * shape.cols * shape.dim;
+  in.out = expansion.col;
+  in.y = expansion.col_y;
+  in.norm = expansion.col_norm;
+  in.weight = expansion.col_weight;
+  in.cancels = expansion.cancels;
+  in.batches = batches;
+  in.count = in.cols = shape.cols;
+  in.dim = shape.dim;
+  in.batch0 = batch0;
+  in.bandwidth = args.bandwidth;
+  expand(op, in, stream);
+  if (args.self) return;
+  in.x = args.query + batch0 * shape.rows * shape.dim;
+  in.score = nullptr;
+  in.y = nullptr;
+  in.out = expansion.row;
+  in.norm = expansion.row_norm;
+  in.count = shape.rows;
+  expand(op, in, stream);
+}
+
+}  // namespace svgdx::cuda
