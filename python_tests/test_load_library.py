@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import pathlib
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import forkserver
 import pytest
@@ -104,3 +106,47 @@ def test_a_checkout_uses_the_installed_libraries_of_its_version(
     # A checkout that was built uses its own.
     (checkout / "lib").mkdir()
     assert _library.folder_of(checkout) == checkout / "lib"
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "driver", "problem"),
+    [
+        (
+            "13.0.88",
+            (12, 8),
+            "built with CUDA 13.0.88, but the GPU's driver supports CUDA 12.8 at most; update the driver",
+        ),
+        ("13.2.1", (13, 0), None),  # minor versions of a runtime run on every driver of its major version
+        ("12.6.3", (13, 0), None),
+        ("13.0.88", None, None),
+    ],
+)
+def test_a_driver_that_is_older_than_the_toolkit_is_named(
+    monkeypatch: pytest.MonkeyPatch, toolkit: str, driver: tuple[int, int] | None, problem: str | None
+) -> None:
+    cuda = _library.Library("cuda", pathlib.Path("libsvgdx_cuda.so"))
+    monkeypatch.setattr(_library, "libraries", _library.libraries | {"cuda": cuda})
+    monkeypatch.setattr(_library, "build_facts", lambda: {"cuda": {"built": True, "nvcc": toolkit, "reason": ""}})
+    monkeypatch.setattr(_library, "driver_version", lambda: driver)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    if problem is None:
+        _library.load()
+        assert "libsvgdx_cuda.so does not exist" in cuda.reason
+    else:
+        with pytest.warns(UserWarning, match=problem):
+            _library.load()
+        assert problem in cuda.reason
+    assert not cuda.loaded
+
+
+def test_the_driver_is_asked_for_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Driver:
+        def __init__(self, name: str) -> None:
+            assert name == "libcuda.so.1"
+
+        def cuDriverGetVersion(self, version: Any) -> int:
+            version._obj.value = 12080
+            return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", Driver)
+    assert _library.driver_version() == (12, 8)

@@ -1,11 +1,13 @@
 """Finds and loads the ops libraries, and records why a library was not loaded."""
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
 import pathlib
 import re
+import warnings
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -75,8 +77,41 @@ def load() -> None:
         libraries["cuda"].reason = f"torch {torch.__version__} is built without CUDA"
     elif not libraries["cpu"].loaded:
         libraries["cuda"].reason = "it needs the CPU library, which defines the ops, and that is not loaded"
+    elif problem := driver_problem():
+        libraries["cuda"].reason = problem
+        warnings.warn(f"svgdx's CUDA library is not loaded: {problem}", stacklevel=2)
     else:
         libraries["cuda"].load()
+
+
+def driver_problem() -> str | None:
+    """Why the driver cannot run the CUDA library; None if it can, or if there is no driver or no library.
+
+    The library is linked with the static runtime of its toolkit, which needs a driver of the toolkit's major version or
+    of a newer one, whatever runtime torch comes with.
+    """
+    facts, driver = build_facts(), driver_version()
+    if facts is None or not facts["cuda"]["built"] or driver is None:
+        return None
+    toolkit = facts["cuda"]["nvcc"]
+    if driver[0] >= int(toolkit.partition(".")[0]):
+        return None
+    return (
+        f"it was built with CUDA {toolkit}, but the GPU's driver supports CUDA {driver[0]}.{driver[1]} at most; update "
+        f"the driver, or rebuild svgdx with an nvcc of CUDA {driver[0]}"
+    )
+
+
+def driver_version() -> tuple[int, int] | None:
+    """The newest CUDA, (major, minor), that the GPU's driver supports; None without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    version = ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return None
+    return version.value // 1000, version.value % 1000 // 10
 
 
 def disabled() -> bool:
