@@ -18,12 +18,12 @@ hypothesis.settings.register_profile("svgdx", deadline=None, max_examples=20, de
 hypothesis.settings.load_profile("svgdx")
 
 
-# Folders whose files take longest. They come first, so that no process of `make test` ends long after the others.
-SLOW_FOLDERS = ("simt", "distributed", "experiments")
+# What takes longest comes first, so that no process of `make test` ends long after the others.
+SLOW = ("simt", "distributed", "experiments", "pretended", "test_docs.py", "examples", "test_build.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    slowness = {name: rank for rank, name in enumerate(SLOW_FOLDERS)}
+    slowness = {name: rank for rank, name in enumerate(SLOW)}
     items.sort(key=lambda item: slowness.get(item.path.relative_to(TESTS).parts[0], len(slowness)))
     if torch.cuda.is_available():
         return
