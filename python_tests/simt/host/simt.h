@@ -3,16 +3,12 @@
 // How to write a kernel that both compilers accept
 //   - Include common/cuda/simt_macros.cuh, which lists the macros for shared memory, carving, launches and unrolling.
 //   - Everything else is plain CUDA: the vector types of cuda_types.h and the functions of cuda_intrinsics.h.
-//   - Shared memory comes only from SVGDX_SHARED, SVGDX_DYNAMIC_SHARED or SVGDX_CARVE; to reuse an array for other
-//   data,
-//     cast its pointer. Inline PTX goes inside `#ifndef SVGDX_SIMT`, with a host version beside it.
+//   - Shared memory comes only from SVGDX_SHARED, SVGDX_DYNAMIC_SHARED or SVGDX_CARVE; to reuse an array, cast its
+//     pointer. Inline PTX goes inside `#ifndef SVGDX_SIMT`, with a host version beside it.
 //   - A `.cuh` includes no torch header; a launch function takes `void* stream`.
 //
-// How to run one: python_tests/simt/harness.py builds csrc/simt on first use (three builds: fast, checked, asan):
-//   simt = harness.load("fast")
-//   simt.launch("kernel", grid, block, shared, [x, harness.out(y), 3], seed=0, preempt=0.05)   SVGDX_SIMT_KERNEL
-//   simt.call("field_forward.float", {"x": x, "phi": harness.out(phi), ...}, seed=0)           bind_svgd.cpp
-// Both return a Result with `.reports` (empty: nothing wrong) and, in the checked build, `.counters`.
+// How to run one: see python_tests/simt/harness.py, which builds the libraries on first use. Its Result has `.reports`
+// (empty: nothing wrong) and, in the checked build, `.counters`.
 //
 // What runs: every CUDA thread is a fiber on one OS thread; `resident` blocks are interleaved; the next fiber is drawn
 // at random from `seed`. Fibers are switched at barriers, warp operations and fences and, in the checked build, with
