@@ -44,7 +44,7 @@ def git(*arguments: str) -> str:
 
 
 def commits() -> list[tuple[str, str, Times]]:
-    """For each commit that changed results, oldest first: its short name, the chip, and all times as of then."""
+    """For each commit that changed the times, oldest first: its short name, the chip, and all times as of then."""
     history: list[tuple[str, str, Times]] = []
     log = git("log", "--reverse", "--format=%H", "--", f"{RESULTS}/*.json").split()
     for commit in log:
@@ -57,7 +57,7 @@ def commits() -> list[tuple[str, str, Times]]:
             if isinstance(results, dict) and "tables" in results:
                 times |= times_of(pathlib.Path(path).stem, results)
                 chips.add(results["machine"]["chip"])
-        if times:
+        if times and (not history or times != history[-1][2]):  # other results may have changed
             history.append((commit[:9], " and ".join(sorted(chips)), times))
     return history
 
