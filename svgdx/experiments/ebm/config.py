@@ -14,7 +14,7 @@ from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, graph_option, option
 from svgdx.samplers import BOUNDS, DENSITIES, DIVISORS, HESSIANS, HEURISTICS
 
-STARTS = ("learnt", "fixed", "learnt-data", "fixed-data")
+STARTS = ("learnt", "fixed", "learnt-data", "fixed-data", "covariance")
 STOPS = ("none", "signed", "squared")
 SAMPLERS = ("svgd", "langevin", "glow")
 BANDWIDTHS = ("learnt", *HEURISTICS)
@@ -95,7 +95,8 @@ class EBMConfig(Settings):
     start: str = option(
         "learnt",
         "sampler",
-        "initial Gaussian: from N(0, I) or from mean and deviations of the data, learnt or fixed",
+        "initial Gaussian: N(0, I), or mean and deviations of the data, learnt from there or fixed; or covariance, the fixed "
+        "Gaussian with mean and covariance of the data",
         STARTS,
     )
     bandwidth: str = option("learnt", "sampler", "sigma of every step: learnt, or set by a heuristic", BANDWIDTHS)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
 
 from svgdx.experiments.ebm.config import EBMConfig
 from svgdx.experiments.run.compute.adam import descend
@@ -179,7 +180,13 @@ def sampler_of(config: EBMConfig, energy: nn.Module, train: Tensor) -> SVGD:
         control = MetropolisHastings(iterations=config.mh_iterations)
     if config.control == "epsilon-greedy":
         control = EpsilonGreedy(iterations=config.mh_iterations)
-    start = LearntGaussian(mean, std).requires_grad_(config.start.startswith("learnt"))
+    start: LearntGaussian | MultivariateNormal
+    if config.start == "covariance":
+        # The noise that is left at the end also keeps directions in which images do not vary.
+        floor = config.noise_end**2 * torch.eye(train.shape[1], device=train.device)
+        start = MultivariateNormal(train.mean(0), torch.cov(train.T) + floor)
+    else:
+        start = LearntGaussian(mean, std).requires_grad_(config.start.startswith("learnt"))
     stop = None
     if config.adaptive:
         least = math.ceil(config.stop_least * config.svgd_steps)
