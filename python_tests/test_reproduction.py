@@ -28,7 +28,9 @@ def test_the_page_is_that_of_the_committed_reports(page: ModuleType) -> None:
 def test_values_are_cells_of_reports_and_verdicts_follow_them(page: ModuleType, tmp_path: Path) -> None:
     page.DOCS = tmp_path
     (tmp_path / "results").mkdir()
-    report = "| a | b |\n| --- | --- |\n| x | 1.5 ± 0.1 |\n\n## Next\n\n| a | c |\n|---|---|\n| x | 1,024 |\n\n| d |\n|---|\n"
+    report = (
+        "| a | b |\n|---|---|\n| x | 1.5 ± 0.1 |\n\n## Next\n\n| d |\n|---|\n\n| a | c |\n|---|---|\n| x | 1,024 |\n"
+    )
     (tmp_path / "results" / "r.md").write_text(report + "\n- `svgdx sample x --out y`\n    svgdx sample x --out y-2\n")
     cell = page.Cell("r.md", "", ("x",), "b")
     assert page.value(cell) == "1.5 ± 0.1"

@@ -36,6 +36,8 @@ class SteinSample(NamedTuple):
     """Log density of the environment's action, limit times tanh u, in nats, (B, M); None if it was not computed."""
     chain: Chain
     """The SVGD chain that ended at u."""
+    moved: Tensor | None = None
+    """Root mean square of the particles' displacement in deviations of their start, (); None if it was not recorded."""
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a value (B, M) over the particles that truncation left, or over all if it left none: (B,)."""
@@ -95,6 +97,7 @@ class SteinActor(nn.Module):
         self.activation = ACTIVATIONS[activation].function
         self.kernel = RBF(self._bandwidth())
         start = settings.step_size
+        assert start is not None
         self.step_size: Value | None = None
         if settings.step == "learnt" and settings.steps > 0:
             self.step_size = Learnt(start, settings.steps, *STEP_SIZE)
@@ -119,7 +122,12 @@ class SteinActor(nn.Module):
         for layer in self.layers:
             z = self.activation(layer(z))
         mean, log_std = self.head(z).chunk(2, -1)
-        log_std = log_std.clamp(*map(math.log, STD))
+        low, high = map(math.log, STD)
+        if self.settings.start == "clamp":
+            log_std = log_std.clamp(low, high)
+        else:
+            # Its slope is 1 in the middle of the range.
+            log_std = low + (high - low) * (4 / (high - low) * log_std).sigmoid()
         return DiagonalGaussian(mean, log_std.exp(), log_std)
 
     def sample(
@@ -147,12 +155,14 @@ class SteinActor(nn.Module):
         chain = sampler.run(
             settings.particles, settings.steps, log_prob=log_prob, recorded=recorded, generator=generator
         )
-        u = chain.x
+        u, moved = chain.x, None
+        if recorded and isinstance(initial, DiagonalGaussian) and chain.start is not None:
+            moved = ((u.detach() - chain.start) / initial.std.detach().unsqueeze(-2)).square().mean().sqrt()
         if chain.log_q is None:
-            return SteinSample(u.tanh(), None, chain)
+            return SteinSample(u.tanh(), None, chain, moved)
         # The volume of limit tanh u is that of sum_d [log limit + 2 log 2 - 2 log(2 cosh u)].
         log_prob_u = chain.log_q - self.log_scale
-        return SteinSample(u.tanh(), torch.add(log_prob_u, log_two_cosh(u).sum(-1), alpha=2), chain)
+        return SteinSample(u.tanh(), torch.add(log_prob_u, log_two_cosh(u).sum(-1), alpha=2), chain, moved)
 
     def candidates(self, initial: DiagonalGaussian, target: Target, noise: Tensor) -> SteinSample:
         """As `sample`, without the density, from the same noise (M, D) at every state and without random corrections.

@@ -76,7 +76,7 @@ class SteinPolicy(GeneratorPolicy):
         preset: str = "met-svgd",
         stein_kwargs: dict[str, Any] | None = None,
         net_arch: list[int] | dict[str, list[int]] | None = None,
-        activation_fn: type[nn.Module] = nn.ELU,
+        activation_fn: type[nn.Module] | None = None,
         test_action: str = "fixed",
         test_temperature: float = 1.0,
         test_particles: int = 32,
@@ -99,6 +99,8 @@ class SteinPolicy(GeneratorPolicy):
             squash_output=True,
         )
         _check_action_space(action_space)
+        if activation_fn is None:
+            activation_fn = nn.ELU if preset == "p-svgd" else nn.Softplus
         one_of("SteinPolicy", "activation_fn", activation_fn, tuple(_MODULES))
         if not test_temperature > 0:
             raise ValueError(f"SteinPolicy: test_temperature must be positive, but is {test_temperature}")

@@ -10,6 +10,9 @@ from svgdx._checks import integer, one_of
 from svgdx.rl.targets import TARGETS
 from svgdx.samplers import BOUNDS, CONTROLS, DENSITIES, DIVISORS, HESSIANS, HEURISTICS
 
+STARTS = ("soft", "clamp")
+STEP_PER_PARTICLE = 0.1
+
 PRESETS: dict[str, dict[str, Any]] = {
     "p-svgd": {
         "target": "s2ac",
@@ -19,6 +22,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hessian": "none",
         "divisor": "M-1",
         "control": "truncation",
+        "start": "clamp",
+        "step_size": 0.1,
     },
     "met-svgd-sigma-no-trace": {"step": "fixed", "hessian": "none"},
     "met-svgd-no-trace": {"hessian": "none"},
@@ -44,7 +49,10 @@ class SteinSettings:
         bandwidth: "learnt" separately for each step, or one of `svgdx.samplers.HEURISTICS`.
         bandwidth_start: the learnt bandwidth before training.
         step: whether the step size eps is "learnt" separately for each step, or "fixed".
-        step_size: the fixed eps, or the learnt one before training.
+        step_size: the fixed eps, or the learnt one before training; None is STEP_PER_PARTICLE times M. A particle's own
+            score enters its direction with weight 1 / M, so that 0.1 moves ten particles by a fifth of their deviation.
+        start: how the network's output becomes a deviation in `svgdx.rl.actor.STD`: "soft", by a sigmoid, or "clamp",
+            which has no gradient outside.
         bound, hessian, density, divisor, control: see `svgdx.samplers.SVGD`.
         mh_iterations: the most iterations of the inverse map in a Metropolis-Hastings step.
         mh_low, mh_high: the probability of a Metropolis-Hastings step at the start and at the end of training, with
@@ -61,7 +69,8 @@ class SteinSettings:
     bandwidth: str = "learnt"
     bandwidth_start: float = 1.0
     step: str = "learnt"
-    step_size: float = 0.1
+    step_size: float | None = None
+    start: str = "soft"
     bound: str = "leaky"
     hessian: str = "hutchinson"
     density: str = "first-order"
@@ -83,6 +92,7 @@ class SteinSettings:
             "density": DENSITIES,
             "divisor": DIVISORS,
             "control": CONTROLS,
+            "start": STARTS,
         }
         for name, values in choices.items():
             one_of("SteinSettings", name, getattr(self, name), values)
@@ -95,6 +105,8 @@ class SteinSettings:
             if number < least:
                 raise ValueError(f"SteinSettings: {name} must be an integer, at least {least}, but is {value!r}")
             object.__setattr__(self, name, number)
+        if self.step_size is None:
+            object.__setattr__(self, "step_size", STEP_PER_PARTICLE * self.particles)
         if self.bandwidth != "learnt" and self.particles < 2:
             raise ValueError(f"SteinSettings: bandwidth {self.bandwidth} needs at least 2 particles")
 
@@ -103,7 +115,7 @@ def settings_of(preset: str, changes: dict[str, Any] | None = None) -> SteinSett
     """The settings of a preset, one of PRESETS, with some of them replaced.
 
     - "p-svgd" is S2AC as its authors ran it: median bandwidth, fixed step size, score of Q without tanh, no Hessian
-      term, divisor M - 1, truncation (Messaoud et al., S2AC, ICLR 2024).
+      term, divisor M - 1, truncation, clamped start (Messaoud et al., S2AC, ICLR 2024).
     - "met-svgd" learns bandwidth and step size for each step, estimates the Hessian term by Hutchinson's method and
       has a leaky bound on the step size (Messaoud et al., Particles Don't Care About Z, ICML 2026).
     - The suffixes "-sigma-no-trace", "-no-trace" and "-no-bound" leave parts of it out, "-lc" stops chains early, "-mh"

@@ -192,7 +192,9 @@ class SteinSAC(Extension, RandomSteps):
             saved, networks = self.policy_kwargs, self.policy
             stein = changes.get("stein_kwargs") or {}
             base = {} if "preset" in changes else saved.get("stein_kwargs") or {}
-            self.policy_kwargs = {**saved, **changes, "stein_kwargs": base | stein}
+            # The networks stay what they are, whatever the new preset's own activation is.
+            activation = {"activation_fn": networks.arguments["activation_fn"]}
+            self.policy_kwargs = {**saved, **activation, **changes, "stein_kwargs": base | stein}
             spaces_ = (self.observation_space, self.action_space)
             policy = self.policy_class(*spaces_, self.lr_schedule, **self.policy_kwargs).to(self.device)
             try:
@@ -352,6 +354,8 @@ class SteinSAC(Extension, RandomSteps):
         quantities["mh_rejection"] = 1 - history["acceptance"].nanmean()
         quantities["entropy"] = -sample.mean(sample.log_prob.detach()).mean()
         quantities["svgd_steps"] = sample.chain.length.float().mean()
+        if sample.moved is not None:
+            quantities["moved"] = sample.moved
         if sample.chain.mask is not None:
             quantities["truncated"] = 1 - sample.chain.mask.float().mean()
         numbers = torch.stack([value.detach().float() for value in quantities.values()]).tolist()

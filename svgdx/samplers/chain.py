@@ -62,7 +62,7 @@ class Runner:
         control = sampler.control
         self.box = sampler.initial.box(control.deviations) if isinstance(control, Truncation) else None
         mask = None if self.box is None else control.inside(x.detach(), self.box)  # type: ignore[union-attr]
-        self.chain = Chain(x, log_q, mask, taken, ensemble=self.ensemble)
+        self.chain = Chain(x, log_q, mask, taken, ensemble=self.ensemble, start=x.detach())
         self.stopping = None if sampler.stop is None else sampler.stop.start(lead, x.device)
         self.follows = log_q is not None or sampler.stop is not None or isinstance(control, MetropolisHastings)
         self.hessian = sampler.hessian if self.follows or sampler.bound != "none" else "none"

@@ -107,7 +107,7 @@ class Chain:
 
     A chain with a stop ends on the CPU once every problem has stopped. On a GPU, which is not asked, it makes all
     steps; running then has one () bool for each, false if no problem moved. corrections: the number of steps that
-    Metropolis-Hastings made.
+    Metropolis-Hastings made. start: the particles before the first step, detached.
     """
 
     x: Tensor
@@ -118,6 +118,7 @@ class Chain:
     ensemble: Ensemble = field(default_factory=LocalEnsemble)
     running: list[Tensor] = field(default_factory=list)
     corrections: int = 0
+    start: Tensor | None = None
 
     @property
     def length(self) -> Tensor:

@@ -157,7 +157,7 @@ def test_shares_of_goals_are_compared(tmp_path: Path) -> None:
 def test_an_algorithm_with_two_activations_has_two_rows(tmp_path: Path) -> None:
     elu = make_run(tmp_path, "met-svgd", 0, [1.0, 2.0], activation="elu")
     softplus = make_run(tmp_path / "other", "met-svgd", 0, [3.0, 4.0])
-    walker = make_run(tmp_path / "walker", "met-svgd", 0, [5.0, 6.0], env="Walker2d-v5")
+    walker = make_run(tmp_path / "walker", "met-svgd", 0, [5.0, 6.0], env="Walker2d-v5", activation="elu")
     code, text = report(tmp_path / "out", elu, walker, softplus, make_run(tmp_path, "sac", 0, [0.0, 1.0]))
     assert code == 0
     assert list(table(text, 0)) == ["sac", "met-svgd, elu", "met-svgd, softplus"]

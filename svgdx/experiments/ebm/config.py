@@ -95,8 +95,8 @@ class EBMConfig(Settings):
     start: str = option(
         "learnt",
         "sampler",
-        "initial Gaussian: N(0, I), or mean and deviations of the data, learnt from there or fixed; or covariance, the fixed "
-        "Gaussian with mean and covariance of the data",
+        "initial Gaussian: N(0, I), or mean and deviations of the data, learnt from there or fixed; or covariance, the "
+        "fixed Gaussian with mean and covariance of the data",
         STARTS,
     )
     bandwidth: str = option("learnt", "sampler", "sigma of every step: learnt, or set by a heuristic", BANDWIDTHS)

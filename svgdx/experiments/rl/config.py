@@ -32,17 +32,19 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
 ALGORITHM_DEFAULTS: dict[str, dict[str, Any]] = {
     "sac": {"activation": "relu", "actor_layers": 2},
     "sac-nf": {"activation": "relu", "actor_layers": 2, "flow_transforms": 3},
-    "stein": {"preset": "met-svgd", "test_action": "best", "test_temperature": 1.0},
+    "stein": {"preset": "met-svgd", "activation": "softplus", "test_action": "best", "test_temperature": 1.0},
 }
+# What the published runs of our presets have in place of ours, with --published yes.
+PUBLISHED: dict[str, Any] = {"activation": "elu", "start": "clamp", "step_size": 0.1}
 
 # The fields of svgdx.rl.presets.SteinSettings, whose `steps` is called `svgd_steps` here.
 STEIN = (
-    "particles", "svgd_steps", "target", "bandwidth", "bandwidth_start", "step", "step_size", "bound", "hessian",
-    "density", "divisor", "control", "mh_iterations", "mh_low", "mh_high", "stop_threshold", "patience",
+    "particles", "svgd_steps", "target", "bandwidth", "bandwidth_start", "step", "step_size", "start", "bound",
+    "hessian", "density", "divisor", "control", "mh_iterations", "mh_low", "mh_high", "stop_threshold", "patience",
 )  # fmt: skip
 # Settings that only one algorithm has.
 ONLY = {
-    "stein": ("preset", *STEIN, "test_action", "test_temperature"),
+    "stein": ("preset", "published", *STEIN, "test_action", "test_temperature"),
     "sac-nf": ("flow_transforms",),
 }
 
@@ -58,8 +60,8 @@ class RLConfig(Settings):
 
     program = "train rl"
     selectors = ("env", "algo", "preset")
-    variants = ENVIRONMENTS | ALGORITHM_DEFAULTS
-    added: ClassVar[dict[str, Any]] = {"max_episode_steps": 0, "normalize": "none"}
+    variants = ENVIRONMENTS | ALGORITHM_DEFAULTS | {"--published yes": PUBLISHED}
+    added: ClassVar[dict[str, Any]] = {"max_episode_steps": 0, "normalize": "none", "published": None, "start": None}
 
     env: str = option(
         "Walker2d-v5",
@@ -109,13 +111,22 @@ class RLConfig(Settings):
         None, "stein policy",
         "a row of the published comparison, such as p-svgd or met-svgd-mh; it sets the defaults of the options below",
     )  # fmt: skip
+    published: str | None = option(
+        None,
+        "stein policy",
+        "whether the defaults are the published ELU, clamped start and step size 0.1",
+        ("no", "yes"),
+    )
     particles: int | None = _stein("particles per state, M", int)
     svgd_steps: int | None = _stein("SVGD steps, L", int)
     target: str | None = _stein("density that SVGD moves the particles to: s2ac or max-entropy")
     bandwidth: str | None = _stein("bandwidth sigma: learnt, or a heuristic", choices=("learnt", *HEURISTICS))
     bandwidth_start: float | None = _stein("learnt sigma before training", float)
     step: str | None = _stein("step size eps: learnt or fixed", choices=("learnt", "fixed"))
-    step_size: float | None = _stein("fixed eps, or learnt eps before training", float)
+    step_size: float | None = _stein(
+        "fixed eps, or learnt eps before training; by default 0.1 for each particle", float
+    )
+    start: str | None = _stein("how the start's sigma is held between 0.1 and 1: soft or clamp")
     bound: str | None = _stein("how eps is kept below its bound", choices=BOUNDS)
     hessian: str | None = _stein("how the trace of the target's Hessian is computed", choices=HESSIANS)
     density: str | None = _stein("change of log density: to first order in eps, or exact", choices=DENSITIES)
@@ -161,7 +172,14 @@ class RLConfig(Settings):
     @classmethod
     def defaults_for(cls, options: dict[str, Any]) -> dict[str, Any]:
         environment = ENVIRONMENTS.get(options.get("env", cls.env), {})
-        return environment | ALGORITHM_DEFAULTS.get(options.get("algo", cls.algo), {})
+        defaults = environment | ALGORITHM_DEFAULTS.get(options.get("algo", cls.algo), {})
+        if "preset" not in defaults:
+            return defaults
+        if options.get("published", "no") == "yes":
+            return defaults | PUBLISHED
+        if options.get("preset") == "p-svgd":
+            defaults["activation"] = environment.get("activation", cls.activation)
+        return defaults
 
     def validate(self) -> None:
         super().validate()
