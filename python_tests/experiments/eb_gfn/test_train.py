@@ -79,6 +79,7 @@ def test_every_data_set_that_needs_no_files_starts(name: str, tmp_path: Path) ->
         {"negatives": "scratch", "epsilon": 0.1},
         {"mh": "none", "k_schedule": "fixed", "k": 3, "matmul": "bf16"},
         {"sampler": "pcd-gibbs", "chains": 10, "energy_l1": 0.1},
+        {"sampler": "pcd-gibbs", "chains": 10, "energy_l1": 0.08, "l1_scale": 0.01, "refit": 0.5},
         {"sampler": "pcd-gwg", "flips": 3, "energy_penalty": 0.1},
     ],
 )
@@ -95,6 +96,27 @@ def test_variants_resume_to_the_bit(changes: dict[str, Any], tmp_path: Path) -> 
     one, other = uninterrupted.tensors(), again.tensors()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_refit_keeps_the_large_couplings_and_has_no_penalty() -> None:
+    trainer = new_trainer(sampler="pcd-gibbs", chains=10, energy_l1=0.3, l1_scale=0.01, refit=0.5)
+    weight = trainer.energy.weight
+    assert isinstance(weight, torch.nn.Parameter)
+    with torch.no_grad():
+        weight[0, 1], weight[2, 3] = 0.5, 0.06
+    penalty = trainer.task.penalty(trainer.energy, trainer.config)
+    assert penalty is not None
+    # Both entries of a pair; J is half of an entry of the weight alone.
+    expected = 0.3 * 0.01 * 2 * (math.log1p(0.25 / 0.01) + math.log1p(0.03 / 0.01))
+    assert float(penalty.detach()) == pytest.approx(expected, rel=1e-5)
+    trainer.step = 3
+    trainer.update()
+    assert not trainer.refits
+    assert int((weight != 0).sum()) > 2
+    trainer.update()
+    assert trainer.refits
+    coupling = 0.5 * (weight + weight.T).detach()
+    assert {(i, j) for i, j in coupling.fill_diagonal_(0).nonzero().tolist()} == {(0, 1), (1, 0)}
 
 
 @pytest.mark.parametrize("negatives", ["data", "persistent"])

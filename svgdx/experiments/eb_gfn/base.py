@@ -106,8 +106,13 @@ class EnergyTrainer(Trainer):
         self.step += 1
         self._set_rates()
         data = self.task.batch(self.config.batch, self.seed(DATA))
+        kind = self.kind()
         quantities, self.chains = self.graphs.run(
-            self.kind(), self._update, data=data, chains=self.chains, seeds=self.seeds()
+            None if kind is None else (kind, self.refits),
+            self._update,
+            data=data,
+            chains=self.chains,
+            seeds=self.seeds(),
         )
         return dict(quantities)
 
@@ -126,9 +131,16 @@ class EnergyTrainer(Trainer):
         quantities["energy_loss"] = loss.detach()
         if config.energy_penalty > 0:
             loss = loss + config.energy_penalty * (e_data.square().mean() + e_negatives.square().mean())
-        penalty = self.task.penalty(self.energy, config)
+        penalty = None if self.refits else self.task.penalty(self.energy, config)
         check_finite(self.step, quantities)
         quantities |= descend(self.step, self.energy_adam, loss if penalty is None else loss + penalty, "energy")
+        if self.refits:
+            self.task.restrict(self.energy, config)
+
+    @property
+    def refits(self) -> bool:
+        """Whether this step belongs to the part of the run without a penalty."""
+        return self.step > (1 - self.config.refit) * self.config.iterations
 
     def _groups(self) -> list[dict[str, float]]:
         return [group for optimiser in self.optimisers.values() for group in optimiser.param_groups]

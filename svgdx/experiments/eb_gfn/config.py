@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from svgdx.activations import ACTIVATIONS
 from svgdx.experiments.run.compute.amp import amp_option
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, graph_option, option
+from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, flag, graph_option, option
 
 SYNTHETIC = ("2spirals", "8gaussians", "circles", "moons", "pinwheel", "swissroll", "checkerboard")
 IMAGES = ("digits", "mnist", "omniglot", "silhouettes")
@@ -53,6 +53,7 @@ class EBGFNConfig(Settings):
     selectors = ("data",)
     variants = DATA_DEFAULTS
     length = "iterations"
+    added: ClassVar[dict[str, Any]] = {"l1_scale": 0.0, "refit": 0.0, "refit_threshold": 0.05}
 
     data: str = option("2spirals", "data", "data set", DATASETS)
     data_root: str | None = option(
@@ -111,7 +112,15 @@ class EBGFNConfig(Settings):
     energy_activation: str = option("elu", "energy", "activation between its layers", tuple(ACTIVATIONS))
     energy_lr: float = option(1e-3, "energy", "learning rate of Adam for the energy", positive=True)
     energy_penalty: float = option(0.0, "energy", "weight of the mean of E^2 over data and negatives")
-    energy_l1: float = option(0.0, "energy", "ising: weight of the sum of |J_ij|")
+    energy_l1: float = option(0.0, "energy", "ising: weight of the penalty of the couplings, the sum of |J_ij|")
+    l1_scale: float = option(
+        0.0, "energy", "ising: s of the penalty's concave form, the sum of s log(1 + |J_ij| / s); 0 is |J_ij|"
+    )
+    refit: float = option(
+        0.0, "energy", "ising: last part of the run, with no penalty and only the couplings above --refit-threshold",
+        most=1,
+    )  # fmt: skip
+    refit_threshold: float = option(0.05, "energy", "ising: least |J_ij| of a coupling that is refitted", positive=True)
 
     batch: int = option(128, "run", "data points, and GFlowNet samples, per iteration", least=2)
     iterations: int = option(100_000, "run", "number of iterations", least=1)
@@ -157,6 +166,9 @@ class EBGFNConfig(Settings):
             raise UsageError(f"--data-root: only {', '.join(IMAGES[1:])} read a folder, not --data {self.data}")
         if self.k and self.k_schedule == "anneal":
             raise UsageError("--k: only with --k-schedule fixed or random")
+        for name in ("l1_scale", "refit"):
+            if self.data != "ising" and getattr(self, name) > 0:
+                raise UsageError(f"{flag(name)}: is only valid with --data ising, not --data {self.data}")
         if self.ema == 1:
             raise UsageError("--ema: must be below 1")
 

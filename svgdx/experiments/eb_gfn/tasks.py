@@ -50,6 +50,9 @@ class Task(Protocol):
     def penalty(self, energy: nn.Module, config: EBGFNConfig) -> Tensor | None:
         """A term of the energy's loss that belongs to the data; None if there is none."""
 
+    def restrict(self, energy: nn.Module, config: EBGFNConfig) -> None:
+        """Holds an energy that is refitted without penalty to what the penalty has left of it, after an update."""
+
     def measure(self, energy: nn.Module) -> dict[str, float]:
         """Quantities that can be read off the energy without samples."""
 
@@ -82,6 +85,9 @@ class Synthetic2D:
 
     def penalty(self, energy: nn.Module, config: EBGFNConfig) -> Tensor | None:
         return None
+
+    def restrict(self, energy: nn.Module, config: EBGFNConfig) -> None:
+        pass
 
     def measure(self, energy: nn.Module) -> dict[str, float]:
         return {}
@@ -124,7 +130,16 @@ class Ising:
         return IsingEnergy(self.dim)
 
     def penalty(self, energy: nn.Module, config: EBGFNConfig) -> Tensor | None:
-        return config.energy_l1 * coupling_of(energy).abs().sum() if config.energy_l1 > 0 else None
+        if config.energy_l1 == 0:
+            return None
+        size, scale = coupling_of(energy).abs(), config.l1_scale
+        return config.energy_l1 * (size if scale == 0 else scale * (size / scale).log1p()).sum()
+
+    @torch.no_grad()
+    def restrict(self, energy: nn.Module, config: EBGFNConfig) -> None:
+        assert isinstance(energy, IsingEnergy)
+        # A learning rate below the threshold never lets a coupling back in.
+        energy.weight.mul_(coupling_of(energy).abs() > config.refit_threshold)
 
     def measure(self, energy: nn.Module) -> dict[str, float]:
         return {"neg_log_rmse": neg_log_rmse(coupling_of(energy).detach().cpu(), self.true)}
@@ -161,6 +176,9 @@ class Images:
 
     def penalty(self, energy: nn.Module, config: EBGFNConfig) -> Tensor | None:
         return None
+
+    def restrict(self, energy: nn.Module, config: EBGFNConfig) -> None:
+        pass
 
     def measure(self, energy: nn.Module) -> dict[str, float]:
         return {}
