@@ -44,6 +44,19 @@ class SteinSample(NamedTuple):
         weight = self.weights()
         return value.mean(-1) if weight is None else (weight * value).sum(-1) / weight.sum(-1)
 
+    def quantities(self) -> dict[str, Tensor]:
+        """What is logged of a sample with its density, each (): entropy in nats, steps, `moved`, share truncated."""
+        assert self.log_prob is not None
+        quantities = {
+            "entropy": -self.mean(self.log_prob.detach()).mean(),
+            "svgd_steps": self.chain.length.float().mean(),
+        }
+        if self.moved is not None:
+            quantities["moved"] = self.moved
+        if self.chain.mask is not None:
+            quantities["truncated"] = 1 - self.chain.mask.float().mean()
+        return quantities
+
     def weights(self) -> Tensor | None:
         """1 for each particle that `mean` counts, 0 for the others, (B, M); None if it counts all."""
         mask = self.chain.mask

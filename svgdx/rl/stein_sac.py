@@ -189,12 +189,13 @@ class SteinSAC(Extension, RandomSteps):
         """
         changes: dict[str, Any] = {name: settings[name] for name in ("preset", "stein_kwargs") if name in settings}
         if changes:
-            saved, networks = self.policy_kwargs, self.policy
+            networks, saved = (
+                self.policy,
+                {"activation_fn": self.policy.arguments["activation_fn"]} | self.policy_kwargs,
+            )
             stein = changes.get("stein_kwargs") or {}
             base = {} if "preset" in changes else saved.get("stein_kwargs") or {}
-            # The networks stay what they are, whatever the new preset's own activation is.
-            activation = {"activation_fn": networks.arguments["activation_fn"]}
-            self.policy_kwargs = {**saved, **activation, **changes, "stein_kwargs": base | stein}
+            self.policy_kwargs = {**saved, **changes, "stein_kwargs": base | stein}
             spaces_ = (self.observation_space, self.action_space)
             policy = self.policy_class(*spaces_, self.lr_schedule, **self.policy_kwargs).to(self.device)
             try:
@@ -348,16 +349,10 @@ class SteinSAC(Extension, RandomSteps):
 
     def _log_sample(self, sample: SteinSample) -> None:
         """Logs means over states, particles and SVGD steps of the last sample of the actor."""
-        assert sample.log_prob is not None
         history = sample.chain.history()
         quantities = {name: history[name].nanmean() for name in ("sigma", "eps", "eps_bound", "score_norm")}
         quantities["mh_rejection"] = 1 - history["acceptance"].nanmean()
-        quantities["entropy"] = -sample.mean(sample.log_prob.detach()).mean()
-        quantities["svgd_steps"] = sample.chain.length.float().mean()
-        if sample.moved is not None:
-            quantities["moved"] = sample.moved
-        if sample.chain.mask is not None:
-            quantities["truncated"] = 1 - sample.chain.mask.float().mean()
+        quantities |= sample.quantities()
         numbers = torch.stack([value.detach().float() for value in quantities.values()]).tolist()
         for name, number in zip(quantities, numbers, strict=True):
             # NaN marks what these settings do not compute.
