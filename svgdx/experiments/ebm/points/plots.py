@@ -90,5 +90,6 @@ def _density(run: EBMRun, width: float) -> np.ndarray:
         else:
             assert isinstance(trainer, EBMTrainer)
             log_density = trainer.energy(points) / run.config.temperature
-    values: np.ndarray = log_density.view(_SIDE, _SIDE).T.double().numpy()
+    # Far from all data a flow may overflow.
+    values: np.ndarray = log_density.nan_to_num(nan=-math.inf).view(_SIDE, _SIDE).T.double().numpy()
     return np.exp(np.maximum(values - values.max(), -math.log(1e6)))
