@@ -42,8 +42,8 @@ def text(groups: dict[str, Groups]) -> str:
         f"{first.steps} updates of {first.batch * first.particles} samples each, all at temperature "
         f"{first.temperature:g}; mean ± standard deviation over seeds. In the plane log Z is a sum over a grid, and "
         "for digits in 8 principal components it is by annealed importance sampling. The highest possible "
-        "log-likelihood is minus the entropy of the density that the points are drawn from. A value without a deviation "
-        "is that of one seed.",
+        "log-likelihood is minus the entropy of the density that the points are drawn from. A value without a "
+        "deviation is that of one seed.",
         "",
         "## The claims",
         "",
