@@ -115,7 +115,7 @@ def test_only_the_named_parameters_move() -> None:
     model = network()
     particles = ModuleParticles(model, 3, names=["2"], kernel=InverseMultiquadric())
     assert particles.names == ("2.weight", "2.bias")
-    shared = copy.deepcopy(particles.module.state_dict())
+    shared = model.state_dict()
     before = particles.theta.detach().clone()
     particles.step(log_likelihood, *data())
     assert particles.theta.shape == (3, 5)
@@ -160,6 +160,7 @@ def test_steps_in_inference_mode_and_without_gradients() -> None:
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"n": 1}, "n must be at least 2, but is 1"),
+    ({"module": nn.ReLU()}, "module must have parameters, but has none"),
     ({"prior": 0.0}, "prior must be a positive standard deviation, but is 0.0"),
     ({"names": ["0", "head"]}, r"must be among the module's parameters \['0.weight', .*, but are \['0', 'head'\]"),
     ({"module": nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))}, "1 is a batch norm with running statistics"),
@@ -181,6 +182,14 @@ def test_a_likelihood_must_be_one_number() -> None:
         particles.step(lambda model, x, y: 0.0, *batch)  # type: ignore[arg-type,return-value]
     with pytest.raises(TypeError, match="the module is int"):
         ModuleParticles(lambda: 3, 3)  # type: ignore[arg-type,return-value]
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
+    particles, (x, y) = ModuleParticles(network, 3), data()
+    before = particles.theta.detach().clone()
+    with pytest.raises(FloatingPointError, match=r"step 0: the gradient .* is not finite for 3 of 3 networks"):
+        particles.step(lambda model, x, y: (model(x) - y).sum() / 0.0, x, y)
+    assert torch.equal(particles.theta, before)
 
 
 @pytest.mark.gpu

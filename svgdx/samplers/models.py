@@ -33,15 +33,16 @@ class ModuleParticles(nn.Module):
 
     A particle is the vector theta_i (D,) of one network's parameters. `step` evaluates the score of all of them on a
     minibatch, and the optimiser descends -phi. The networks are evaluated side by side by torch.func.vmap, so that
-    their forward pass must be one that vmap takes. `parameters()` is `theta` alone, and `state_dict()` has all that a
-    checkpoint needs beside `optimizer.state_dict()`.
+    their forward pass must be one that vmap takes. Of `parameters()` only `theta` requires a gradient. A checkpoint needs
+    `state_dict()` and `optimizer.state_dict()`.
 
     Args:
-        module: a module, which is copied n times with parameters drawn anew by the `reset_parameters` of its layers; or
-            a function without arguments that makes one, which is called n times.
+        module: a module, of which each network is a copy with parameters drawn anew by the `reset_parameters` of its
+            layers; or a function without arguments that makes one, which is called n times.
         n: number of networks, at least 2.
         names: the parameters that are particles, such as ["head.weight", "head.bias"]; a name also stands for all below
-            it, as "head". The others are those of the first module in all networks, and fixed. None takes all.
+            it, as "head". The others are fixed, and in all networks those of `module`, or of the first one made. None
+            takes all.
         prior: standard deviation s of the prior N(0, s^2) on each parameter; math.inf for a flat one.
         kernel: RBF or InverseMultiquadric, with its bandwidth.
         optimizer: maps a list of tensors to a torch optimiser. In phi a particle's own score has weight 1 / n, so plain
@@ -52,8 +53,8 @@ class ModuleParticles(nn.Module):
         optimizer: the torch optimiser of theta.
 
     Raises:
-        ValueError: n below 2, no such parameter, a prior that is not positive, networks that all start with the same
-            parameters, or batch norm that would update running statistics.
+        ValueError: n below 2, no parameters or none of a name, a prior that is not positive, networks that all start
+            with the same parameters, or batch norm that would update running statistics.
         TypeError: a module that is neither a module nor a function that makes one.
 
     Source: Liu & Wang, NeurIPS 2016, section 5.
@@ -76,7 +77,8 @@ class ModuleParticles(nn.Module):
         if not prior > 0:
             raise ValueError(f"ModuleParticles: prior must be a positive standard deviation, but is {prior}")
         networks = [_drawn(module) for _ in range(n)]
-        self.module = networks[0].requires_grad_(False)
+        template = copy.deepcopy(module) if isinstance(module, nn.Module) else networks[0]
+        self.module = template.requires_grad_(False)
         for name, layer in self.module.named_modules():
             if isinstance(layer, _BatchNorm) and layer.track_running_stats:
                 raise ValueError(
@@ -84,6 +86,8 @@ class ModuleParticles(nn.Module):
                     "would overwrite; pass track_running_stats=False, or use nn.GroupNorm"
                 )
         parameters = dict(self.module.named_parameters())
+        if not parameters:
+            raise ValueError("ModuleParticles: module must have parameters, but has none")
         self.names = tuple(parameters) if names is None else _selected(parameters, names)
         self.shapes = [parameters[name].shape for name in self.names]
         rows = [[network.get_parameter(name).detach().flatten() for name in self.names] for network in networks]
@@ -115,6 +119,8 @@ class ModuleParticles(nn.Module):
         Raises:
             ValueError: log_likelihood does not return one number.
             TypeError: it returns something other than a tensor of real numbers.
+            FloatingPointError: on the CPU, the score of a network is not finite, which phi would carry to all of them;
+                no network has moved. On a GPU, the check would wait for it and is left to the caller.
         """
 
         def log_posterior(theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,6 +140,12 @@ class ModuleParticles(nn.Module):
 
         theta = self.theta.detach()
         score, values = torch.func.vmap(torch.func.grad(log_posterior, has_aux=True), randomness="different")(theta)
+        if score.device.type == "cpu" and not bool(score.isfinite().all()):
+            count = int((~score.isfinite().all(-1)).sum())
+            raise FloatingPointError(
+                f"ModuleParticles: step {self.steps}: the gradient of the log posterior is not finite for {count} of "
+                f"{len(score)} networks, whose mean log posterior is {values.mean().item():g}; no network has moved"
+            )
         with torch.no_grad():
             bandwidth = self.kernel.bandwidth(State(self.steps, theta, score, None, ensemble=LocalEnsemble()))
             self.theta.grad = -self.kernel.phi(theta, score, self.kernel.checked(bandwidth, theta))
