@@ -33,8 +33,8 @@ class ModuleParticles(nn.Module):
 
     A particle is the vector theta_i (D,) of one network's parameters. `step` evaluates the score of all of them on a
     minibatch, and the optimiser descends -phi. The networks are evaluated side by side by torch.func.vmap, so that
-    their forward pass must be one that vmap takes. Of `parameters()` only `theta` requires a gradient. A checkpoint needs
-    `state_dict()` and `optimizer.state_dict()`.
+    their forward pass must be one that vmap takes. Of `parameters()` only `theta` requires a gradient. A checkpoint
+    needs `state_dict()` and `optimizer.state_dict()`.
 
     Args:
         module: a module, of which each network is a copy with parameters drawn anew by the `reset_parameters` of its
