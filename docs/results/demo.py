@@ -1,4 +1,4 @@
-"""Draws docs/results/demo.png, the picture of the README, from a run folder of `svgdx train ebm --data digits`.
+"""Draws docs/results/demo.png, the picture of the README, from a run folder of `make demo`.
 
 python docs/results/demo.py RUN OUT.png
 """
@@ -19,7 +19,7 @@ from svgdx.experiments.run.figures import write_figure, write_sample_grid
 def main(run: Path, out: Path) -> None:
     """Draws samples before and after training, real digits, and the distance between them over the run."""
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    distances = [(record["step"], record["pixel_distance"]) for record in metrics if "pixel_distance" in record]
+    distances = [(record["step"], record["feature_distance"]) for record in metrics if "feature_distance" in record]
     last_step = distances[-1][0]
     digits = load_images("digits", None)
     with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +37,7 @@ def main(run: Path, out: Path) -> None:
             axis.axis("off")
     axes[3].plot(*zip(*distances, strict=True), marker=".")
     axes[3].set(yscale="log", xlabel="energy updates")
-    axes[3].set_title("Fréchet distance to held-out digits, pixels", fontsize=10)
+    axes[3].set_title("Fréchet distance to held-out digits, features", fontsize=10)
     axes[3].grid(alpha=0.3)
     write_figure(figure, out)
 
