@@ -242,6 +242,22 @@ def svgd_phi_trace_backward(plan_of: Plan, batch: int, m: int, dim: int) -> list
 
 def median_distance(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
     """The kernels of csrc/median/cuda/select.cuh."""
+    if m <= 128 and m * (dim | 1) <= 8320:
+        steps = sum(-(-(m - row // 32 * 32) // 32) for row in range(m))
+        small = Work(
+            "median_small<float>",
+            1,
+            batch,
+            256,
+            batch * 4 * steps * dim,
+            "FFMA",
+            1,
+            filled=FLOAT * batch * m * dim,
+            least=FLOAT * batch * m * dim,
+            rounds=4,
+            shared=FLOAT * m * (dim | 1),
+        )
+        return [small]
     tiles = -(-m // 64)
     chunks = min(tiles, max(1, 512 // (batch * tiles)))
     blocks, state = batch * tiles * chunks, batch * MEDIAN_STATE

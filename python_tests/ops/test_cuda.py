@@ -49,7 +49,7 @@ def calls(m: int, d: int, steps: int, batch: int) -> dict[str, Function]:
     """One call of every op."""
     result: dict[str, Function] = {}
     for variant in VARIANTS:
-        lead, size = ((3,), (m, d)) if variant.has_particles else ((batch,), (d, steps))
+        lead, size = ((4,), (m, d)) if variant.has_particles else ((batch,), (d, steps))
         if variant.takes(*size):
             inputs = sample_inputs(variant, lead, *size, torch.float32)
             result[str(variant)] = lambda v=variant, i=inputs: tuple(outputs_of(v, i))
@@ -104,7 +104,7 @@ LIMITED: dict[str, tuple[Variant, tuple[int, ...], tuple[int, int]]] = {
     "kMaxGrid": (Variant("svgd_phi"), (5,), (35, 6)),
     "kPairElements": (Variant("svgd_phi_trace"), (2,), (140, 17)),
     "kMostCols": (Variant("svgd_phi_trace"), (1,), (140, 17)),
-    "kMedianBatches": (Variant("median_distance", differentiable=False), (5,), (9, 3)),
+    "kMedianBatches": (Variant("median_distance", differentiable=False), (5,), (130, 3)),
     "kLinearRows": (Variant("linear_trajectory_log_prob"), (5,), (6, 4)),
     "kLinearNumbers": (Variant("linear_trajectory_log_prob"), (5,), (6, 4)),
     "kGramElements": (Variant("svgd_jacobian_sqnorm", ("probe", "hvp")), (5,), (35, 17)),

@@ -7,7 +7,7 @@
 //                                        copies of all threads visible
 #pragma once
 
-#include "common/cuda/simt_macros.cuh"
+#include "common/cuda/tile.cuh"
 
 namespace svgdx::cuda {
 
@@ -19,18 +19,16 @@ class AsyncCopies {
  public:
   template <int Bytes>
   void copy(float* to, const float* from, bool inside) {
-    for (int i = 0; i < Bytes / 4; ++i) {
-      to[i] = 0;
-      ::simt::forget(to + i, 4);
-      pending_[count_++] = {to + i, inside ? from + i : nullptr};
-    }
+    move<Bytes>(to, nullptr);
+    ::simt::forget(to, Bytes);
+    pending_[count_++] = {to, inside ? from : nullptr, &move<Bytes>};
   }
   void commit() { ends_[groups_++] = count_; }
   template <int Groups>
   void wait() {
     const int due = groups_ > Groups ? groups_ - Groups : 0;
     const int end = due == 0 ? 0 : ends_[due - 1];
-    for (int i = 0; i < end; ++i) *pending_[i].to = pending_[i].from == nullptr ? 0 : *pending_[i].from;
+    for (int i = 0; i < end; ++i) pending_[i].move(pending_[i].to, pending_[i].from);
     for (int i = end; i < count_; ++i) pending_[i - end] = pending_[i];
     for (int i = due; i < groups_; ++i) ends_[i - due] = ends_[i] - end;
     count_ -= end;
@@ -41,8 +39,15 @@ class AsyncCopies {
   struct Copy {
     float* to;
     const float* from;
+    void (*move)(float*, const float*);
   };
-  Copy pending_[256];
+  template <int Bytes>
+  static void move(float* to, const float* from) {
+    Pack<float, Bytes / 4> pack{};
+    if (from != nullptr) pack = *reinterpret_cast<const Pack<float, Bytes / 4>*>(from);
+    *reinterpret_cast<Pack<float, Bytes / 4>*>(to) = pack;
+  }
+  Copy pending_[128];
   int ends_[8];
   int count_ = 0, groups_ = 0;
 };

@@ -104,7 +104,7 @@ inline void forward_expanded(const char* op, const FieldArgs<float>& args, const
   const FieldShape& shape = args.shape;
   if (block.row0 == 0) expand_particles(op, args, expansion, block.batch0, block.batches, stream);
   pair_products(op, {expansion, args.score, shape.rows, shape.cols, shape.dim, wide}, block, sums, stream);
-  const ColumnPlan values = plan_columns<float>(block.padded_cols, true, row_lanes<float>(block.padded_cols, true));
+  const ColumnPlan values = plan_columns<float>(block.cols, false, block.cols > 128 ? 7 : 5);
   launch_blocks(op, values.row_blocks(block.batches * block.rows), [&](unsigned grid, int64_t first_block) {
     SVGDX_LAUNCH((expanded_kernel_values), grid, kRowThreads, 0, stream, args, block, expansion, values, sums,
                  trace_sums, first_block);

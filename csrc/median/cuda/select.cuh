@@ -169,6 +169,85 @@ __global__ void __launch_bounds__(kLargeThreads)
   if (pass.last) out[b] = root_of_bits(found, T());
 }
 
+// Particles and numbers that one block handles.
+constexpr int64_t kSmallParticles = 128;
+constexpr int64_t kSmallNumbers = 8320;
+
+inline int64_t small_pitch(int64_t dim) { return dim | 1; }
+
+inline bool is_small(int64_t particles, int64_t dim) {
+  return particles <= kSmallParticles && particles * small_pitch(dim) <= kSmallNumbers;
+}
+
+// All passes for one batch entry in one block: its particles stay in shared memory, in rows of an odd pitch, so that
+// lanes that read one dimension of different rows use different banks.
+template <class T>
+__global__ void __launch_bounds__(kLargeThreads)
+    median_small(const T* x, T* out, int particles, int dim, int pitch, int64_t first_block) {
+  constexpr int kBits = 8;  // of a pass: more bins would take one warp longer to search than another pass takes all
+  constexpr int kSmallBins = 1 << kBits;
+  constexpr int kOwn = kSmallBins / 32;  // bins per lane of the first warp
+  SVGDX_SHARED(unsigned, histogram, kSmallBins + 32);
+  SVGDX_SHARED(unsigned long long, known, 2);  // the prefix, and the rank among the distances with it
+  SVGDX_SHARED(int, nan, 1);
+  SharedCarver carver;
+  SVGDX_CARVE(carver, T, rows, particles * pitch);
+  const auto place = [](int bin) { return bin + bin / kOwn; };
+  const int64_t b = first_block + blockIdx.x;
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  x += b * particles * dim;
+  for (int e = threadIdx.x; e < particles * dim; e += kLargeThreads) rows[e / dim * pitch + e % dim] = x[e];
+  if (threadIdx.x == 0) {
+    const auto m = static_cast<unsigned long long>(particles);
+    known[0] = 0;
+    known[1] = (m * m - 1) / 2;
+    nan[0] = 0;
+  }
+  for (int shift = 8 * int(sizeof(T)) - kBits; shift >= 0; shift -= kBits) {
+    for (int bin = threadIdx.x; bin < kSmallBins + 32; bin += kLargeThreads) histogram[bin] = 0;
+    __syncthreads();
+    const unsigned long long prefix = known[0];
+    for (int i = warp; i < particles; i += kLargeThreads / 32) {
+      for (int j = i / 32 * 32 + lane; j < particles; j += 32) {
+        if (j < i) continue;
+        T q = 0;
+        for (int d = 0; d < dim; ++d) {
+          const T r = rows[i * pitch + d] - rows[j * pitch + d];
+          q += r * r;
+        }
+        if (q != q) atomicOr(&nan[0], 1);
+        const unsigned long long number = bits_of(q);
+        if (number >> shift >> kBits != prefix) continue;
+        const int bin = static_cast<int>(number >> shift) & (kSmallBins - 1);
+        atomicAdd(&histogram[place(bin)], i == j ? 1u : 2u);
+      }
+    }
+    __syncthreads();
+    if (warp == 0) {
+      unsigned long long below = 0;  // distances in this lane's bins, then in those of all lanes up to it
+      for (int k = 0; k < kOwn; ++k) below += histogram[place(lane * kOwn + k)];
+      const unsigned long long own = below;
+      for (int offset = 1; offset < 32; offset *= 2) {
+        const unsigned long long other = __shfl_up_sync(kFullWarp, below, offset);
+        if (lane >= offset) below += other;
+      }
+      unsigned long long before = below - own;
+      const unsigned long long rank = known[1];
+      __syncwarp();
+      // NaNs match no median; without this guard, no lane might be in range.
+      if (nan[0] == 0 && rank >= before && rank < below) {
+        int bin = lane * kOwn;
+        while (rank >= before + histogram[place(bin)]) before += histogram[place(bin++)];
+        known[0] = prefix << kBits | static_cast<unsigned long long>(bin);
+        known[1] = rank - before;
+      }
+    }
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) out[b] = nan[0] != 0 ? not_a_number<T>() : root_of_bits(known[0], T());
+}
+
 inline MedianPlan plan_median(int64_t batch, int64_t particles, int64_t dim) {
   MedianPlan plan{};
   plan.particles = particles;
@@ -181,7 +260,7 @@ inline MedianPlan plan_median(int64_t batch, int64_t particles, int64_t dim) {
 }
 
 inline int64_t median_scratch_bytes(int64_t batch, int64_t particles, int64_t dim) {
-  if (batch * particles * dim == 0) return 0;
+  if (batch * particles * dim == 0 || is_small(particles, dim)) return 0;
   return std::min(batch, kMedianBatches) * int64_t(sizeof(MedianState));
 }
 
@@ -210,6 +289,14 @@ void median_of_batches(int64_t batch, const MedianPlan& plan, const T* x, T* out
 template <class T>
 void median_distance(int64_t batch, int64_t particles, int64_t dim, const T* x, T* out, void* scratch, void* stream) {
   if (batch * particles * dim == 0) return;
+  if (is_small(particles, dim)) {
+    const int64_t pitch = small_pitch(dim);
+    launch_blocks("median_distance", batch, [&](unsigned grid, int64_t first) {
+      SVGDX_LAUNCH((median_small<T>), grid, kLargeThreads, carve_bytes<T>(particles * pitch), stream, x, out,
+                   static_cast<int>(particles), static_cast<int>(dim), static_cast<int>(pitch), first);
+    });
+    return;
+  }
   auto* states = static_cast<MedianState*>(scratch);
   for (int64_t b = 0; b < batch; b += kMedianBatches) {
     const int64_t count = std::min(kMedianBatches, batch - b);

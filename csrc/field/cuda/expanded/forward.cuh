@@ -21,12 +21,16 @@ struct ValueProductInputs {
 };
 
 // The first part also adds beta X_i sum_j kappa_ij and the row's pair with itself.
-__device__ inline float first_part(const ValueProductInputs& in, const PairBlock& block, int64_t batch, int64_t row,
-                                   int64_t d, float beta) {
-  const int64_t index = batch * in.rows + block.row0 + row;
+__device__ inline void add_first_part(Pack<float, 2>& z, const ValueProductInputs& in, const PairBlock& block,
+                                      int64_t batch, int64_t row, int64_t d, float beta) {
+  const int64_t index = (batch * in.rows + block.row0 + row) * in.dim + d;
   const float kappa = in.expansion.kappa[batch * block.rows + row];
-  const float own = in.own == nullptr ? 0.0f : in.own[(block.batch0 * in.rows + index) * in.dim + d];
-  return own + (kappa == 0 ? 0.0f : beta * kappa * in.expansion.row[index * in.dim + d]);
+  Pack<float, 2> x{};
+  Pack<float, 2> own{};
+  if (kappa != 0) load_pack(x, in.expansion.row + index, in.dim - d, in.wide);
+  if (in.own != nullptr) load_pack(own, in.own + block.batch0 * in.rows * in.dim + index, in.dim - d, in.wide);
+  SVGDX_UNROLL
+  for (int w = 0; w < 2; ++w) z.v[w] += own.v[w] + beta * kappa * x.v[w];
 }
 
 // Kernel values times Y: 64 rows and 64 dimensions a block, over one part of the columns. Occupancy is below one half,
@@ -97,11 +101,9 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
         const int64_t d = d0 + warp.col(n, e);
         if (row >= block.rows || d >= in.dim) continue;
         Pack<float, 2> pack;
-        SVGDX_UNROLL
-        for (int w = 0; w < 2; ++w) {
-          pack.v[w] = sums.total[m][n][e + w];
-          if (part == 0 && d + w < in.dim) pack.v[w] += first_part(in, block, batch, row, d + w, beta);
-        }
+        pack.v[0] = sums.total[m][n][e];
+        pack.v[1] = sums.total[m][n][e + 1];
+        if (part == 0) add_first_part(pack, in, block, batch, row, d, beta);
         store_pack(plane + row * in.dim + d, pack, in.dim - d, in.wide);
       }
     }

@@ -7,7 +7,7 @@
 
 namespace svgdx::cuda {
 
-// A group of lanes per row, which take packs of its columns in turn. Replaces the sums by kernel values in place and
+// A group of lanes per row, which take its columns in turn. Replaces the sums by kernel values in place and
 // writes their sum and sum_j kappa (D - r.z) for each row. A particle's value with itself is 0. If some sum cancels,
 // its batch entry is marked, and what is written here is written anew.
 static __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
@@ -46,7 +46,7 @@ static __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     WidePack<float> kappa{};
     SVGDX_UNROLL
     for (int w = 0; w < kPackWidth<float>; ++w) {
-      const int64_t j = columns.first + w;
+      const int64_t j = columns.first + w * columns.step;
       if (j >= block.cols || j == self) continue;
       const float norms = row_norm + expansion.col_norm[col0 + j];
       const float q = norms - 2 * x_x.v[w];
