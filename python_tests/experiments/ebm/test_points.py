@@ -160,7 +160,7 @@ def test_claims_get_the_verdict_of_paired_differences(tmp_path: Path) -> None:
         for place, data in enumerate(sets)
         for seed in (0, 1)
     ]
-    wrong = {"entropy_excess": 2.0, "claimed_entropy": 9.0}
+    wrong = {"entropy_excess": 2.0, "claimed_entropy": 9.0, "sampler_entropy": 2.5}
     paths += [run_folder(tmp_path, "met-svgd-no-trace", data, 0, -2.5, **wrong) for data in sets]
     paths += [run_folder(tmp_path, "met-svgd-no-bound", data, 0, -2.5) for data in sets]
     runs = [EBMRun(path) for path in paths]
@@ -178,6 +178,9 @@ def test_claims_get_the_verdict_of_paired_differences(tmp_path: Path) -> None:
         "met-svgd-no-bound": "refuted",
         "met-svgd-mh": "cannot be seen here",
     }
+    assert verdict(Diverges("", "", "met-svgd-no-trace"), groups)[1] == (
+        "2 of 2 runs diverged; claimed minus exact entropy +6.50 nats"
+    )
     worse = Order("", "", "met-svgd-lc", "p-svgd", equal=True)
     assert verdict(worse, groups)[0] == "refuted"
 

@@ -78,6 +78,13 @@ def _by_seed(runs: Iterable[EBMRun], quantity: str) -> dict[int, float]:
     return {seed: value for seed, value in values.items() if value is not None}
 
 
+def _excess(runs: list[EBMRun]) -> str:
+    """By how much the samplers' claimed entropies exceed the exact ones on average, as words; empty if not measured."""
+    entropies = [(run.last("claimed_entropy"), run.last("sampler_entropy")) for run in runs]
+    gaps = [claimed - exact for claimed, exact in entropies if claimed is not None and exact is not None]
+    return f"; claimed minus exact entropy {statistics.fmean(gaps):+.2f} nats" if gaps else ""
+
+
 def verdict(claim: Order | Diverges, groups: dict[str, Groups]) -> tuple[str, str]:
     """The verdict on a claim, and the numbers that it rests on.
 
@@ -90,7 +97,7 @@ def verdict(claim: Order | Diverges, groups: dict[str, Groups]) -> tuple[str, st
         if not runs:
             return "cannot be seen here", "no run"
         word = "shown" if 2 * count > len(runs) else "refuted" if count == 0 else "cannot be seen here"
-        return word, f"{count} of {len(runs)} runs diverged"
+        return word, f"{count} of {len(runs)} runs diverged{_excess(runs)}"
     measures = {name: difference(groups, claim.better, claim.worse, name) for name in MEASURES}
     gain = measures["energy_log_likelihood"]
     evidence = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in measures.items())
