@@ -26,7 +26,10 @@ from svgdx.streams import Stream
 class EBMTrainer(ImageTrainer):
     """Trains p(x) ∝ exp(f(x)), where the energy f minimises L = E_q[f] - E_data[f] + H(q).
 
-    Each update draws negatives from q, which may itself be trained to maximise L, and then updates f on them.
+    Each update draws negatives from q, which may itself be trained to maximise L, and then updates f on them. Samples
+    and entropy are constants for f: with L = log Z - E_data[f] - KL(q | p), whose maximum over q is at KL = 0, the
+    envelope theorem makes the gradient of E_q[f] - E_data[f] that of the negative log-likelihood, up to O(KL). To let
+    the entropy's dependence on f through would reward a larger KL.
 
     Source: Messaoud et al., Particles Don't Care About Z, ICML 2026, section on EBM training.
     """
