@@ -18,6 +18,9 @@ constexpr int64_t kTargetBlocks = 512;
 // many warps matter more than many registers.
 constexpr int kRowBlocks = 8;
 
+// The same if each thread holds several packs: their loads are independent and hide the latency in place of warps.
+constexpr int kPackBlocks = 4;
+
 constexpr SVGDX_HD int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 constexpr SVGDX_HD int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }

@@ -76,8 +76,9 @@ __device__ inline RowScalars<T> read_scalars(const FieldGradSums<T>& sums, int64
 }
 
 // A group of lanes per row, which take packs of its dimensions in turn; parts are added in order.
+// Occupancy is below one half: a lane's packs stay in registers.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+__global__ void __launch_bounds__(kRowThreads, kPackBlocks)
     finish_field_backward_kernel(FieldGradArgs<T> args, FieldGradSums<T> sums, ColumnPlan plan, int64_t first_block) {
   SVGDX_SHARED(T, shares, kRowWarps);
   const RowGroup group(plan.rows);
@@ -92,11 +93,12 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   const RowFinish<T> finish(args, b);
   const RowScalars<T> scalars = read_scalars(sums, active ? local : 0);
   T own = 0;
+  SVGDX_UNROLL_BY(1)
   for (int64_t chunk = 0; active && chunk < plan.chunks; ++chunk) {
     const Columns<T> columns(plan, group.lane, chunk);
     WidePack<T> x_sum{};
     WidePack<T> score_sum{};
-    SVGDX_UNROLL_BY(2)
+    SVGDX_UNROLL_BY(1)
     for (int64_t p = 0; p < sums.parts; ++p) {
       const T* from = sums.vectors + (p * 2 * count + local) * dim;
       const WidePack<T> x_part = columns.load(from);

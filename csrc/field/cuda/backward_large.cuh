@@ -10,8 +10,9 @@ namespace svgdx::cuda {
 // A group of lanes per row, which take its columns in turn. Replaces the pair sums, in place, by kappa (plane 0) and
 // the weight of r (plane 1); scalars is (RowScalars::kCount, batches, rows). In double a pair's five sums need more
 // than 64 registers on sm_100; spills would cost more than an occupancy below one half.
+// Occupancy is below one half: a lane's packs stay in registers.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads, sizeof(T) == 4 ? kRowBlocks : 6)
+__global__ void __launch_bounds__(kRowThreads, kPackBlocks)
     backward_weights(FieldGradArgs<T> args, PairBlock block, RowPlan plan, T* sums, T* scalars, bool first,
                      int64_t first_block) {
   constexpr int kSums = BackwardPairs::kSums;

@@ -55,6 +55,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   const T step = args.step ? args.step[b] : T(0);
   T score_dot = 0;
   T own = 0;
+  SVGDX_UNROLL_BY(1)
   for (int64_t chunk = 0; active && chunk < plan.chunks; ++chunk) {
     const Columns<T> columns(plan, group.lane, chunk);
     WidePack<T> value{};

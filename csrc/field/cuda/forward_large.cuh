@@ -13,8 +13,9 @@ namespace svgdx::cuda {
 
 // A group of lanes per row, which take packs of its columns in turn. Replaces the pair sums by kernel values in place
 // and writes sum_j kappa (D - r.z) to trace_sums, (batches, rows).
+// Occupancy is below one half: a lane's packs stay in registers.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+__global__ void __launch_bounds__(kRowThreads, kPackBlocks)
     forward_kernel_values(FieldArgs<T> args, PairBlock block, ColumnPlan plan, T* sums, T* trace_sums, bool first,
                           int64_t first_block) {
   SVGDX_SHARED(T, shares, kRowWarps);
@@ -29,6 +30,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   const T dim = static_cast<T>(args.shape.dim);
   const int64_t self = args.self ? block.row0 + row - block.col0 : int64_t(-1);
   T trace_sum = 0;
+  SVGDX_UNROLL_BY(1)
   for (int64_t chunk = 0; active && chunk < plan.chunks; ++chunk) {
     const Columns<T> columns(plan, group.lane, chunk);
     WidePack<T> q{};

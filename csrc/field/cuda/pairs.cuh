@@ -170,7 +170,7 @@ __device__ inline void add_chunk(T (&sums)[Mode::kMicroRows][4][Mode::kSums], co
 // Occupancy is below one half (at least 1 block of 8 warps): with tiles of pairs in registers, each operand is read
 // once and used four times, and a thread's many independent sums hide the latency in place of other warps.
 template <class T, class Mode>
-__global__ void __launch_bounds__(kLargeThreads)
+__global__ void __launch_bounds__(kLargeThreads, sizeof(T) == 4 ? 2 : 1)
     pair_sums_kernel(PairInputs<T> in, PairBlock block, T* out, int64_t first_block) {
   constexpr int kRows = 16 * Mode::kMicroRows;
   using RowChunk = ChunkTile<T, kRows>;

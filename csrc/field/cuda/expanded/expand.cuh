@@ -48,6 +48,7 @@ static __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   const float beta = beta_of(in.bandwidth, in.batch0 + batch);
   float norm = 0;
   float weight = 0;
+  SVGDX_UNROLL_BY(1)
   for (int64_t chunk = 0; active && chunk < plan.chunks; ++chunk) {
     const Columns<float> columns(plan, group.lane, chunk);
     WidePack<float> x = columns.load(in.x + index * in.dim);

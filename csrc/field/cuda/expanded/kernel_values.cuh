@@ -10,7 +10,8 @@ namespace svgdx::cuda {
 // A group of lanes per row, which take its columns in turn. Replaces the sums by kernel values in place and
 // writes their sum and sum_j kappa (D - r.z) for each row. A particle's value with itself is 0. If some sum cancels,
 // its batch entry is marked, and what is written here is written anew.
-static __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+// Occupancy is below one half: a lane's packs stay in registers.
+static __global__ void __launch_bounds__(kRowThreads, kPackBlocks)
     expanded_kernel_values(FieldArgs<float> args, PairBlock block, Expansion expansion, ColumnPlan plan, float* sums,
                            float* trace_sums, int64_t first_block) {
   SVGDX_SHARED(float, shares, kRowWarps);
@@ -28,6 +29,7 @@ static __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   float trace_sum = 0;
   float kappa_sum = 0;
   bool cancels = false;
+  SVGDX_UNROLL_BY(1)
   for (int64_t chunk = 0; active && chunk < plan.chunks; ++chunk) {
     const Columns<float> columns(plan, group.lane, chunk);
     WidePack<float> x_x{};
