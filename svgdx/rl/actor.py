@@ -139,8 +139,8 @@ class SteinActor(nn.Module):
         if self.settings.start == "clamp":
             log_std = log_std.clamp(low, high)
         else:
-            # Its slope is 1 in the middle of the range.
-            log_std = low + (high - low) * (4 / (high - low) * log_std).sigmoid()
+            # Two launches on a GPU: a number on the host is no tensor there.
+            log_std = torch.add(torch.tensor(low), log_std.sigmoid(), alpha=high - low)
         return DiagonalGaussian(mean, log_std.exp(), log_std)
 
     def sample(
