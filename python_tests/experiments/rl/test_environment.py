@@ -11,6 +11,7 @@ from typing import Any
 import forkserver
 import numpy as np
 import pytest
+import torch
 import yaml
 
 pytest.importorskip("sklearn", reason="training needs the packages of svgdx[train]")
@@ -20,7 +21,7 @@ pytest.importorskip("stable_baselines3", reason="reinforcement learning needs th
 from experiments.small_runs import command, records, resume  # noqa: E402
 
 from svgdx import cli  # noqa: E402
-from svgdx.experiments.rl import environment  # noqa: E402
+from svgdx.experiments.rl import environment, models  # noqa: E402
 from svgdx.experiments.rl.config import RLConfig  # noqa: E402
 from svgdx.experiments.run.errors import StoppedError  # noqa: E402
 
@@ -101,6 +102,24 @@ def test_a_run_of_a_version_without_the_setting_is_evaluated_and_resumed(tmp_pat
     assert cli.main(["eval", "rl", str(run), "--episodes=2"]) == 0
     assert resume("rl", tmp_path / "runs", "--steps=160") == 0
     assert records(run)[-1]["step"] == 160
+
+
+def test_a_stein_run_of_a_version_without_a_soft_start_keeps_its_clamp(tmp_path: Path) -> None:
+    """Neither its config.yaml nor its saved policy names the start."""
+    config = models.resolved(RLConfig.from_options({"env": "Pendulum-v1", "hidden": 8, "step_size": 0.1}))
+    assert config.start == "soft"
+    lines = config.to_yaml().splitlines(keepends=True)
+    (tmp_path / "config.yaml").write_text("".join(x for x in lines if not x.startswith(("start:", "published:"))))
+    older = RLConfig.from_yaml(tmp_path / "config.yaml")
+    assert (older.start, older.published) == ("clamp", None)
+    env = environment.make(older)
+    model = models.make(older, env)
+    del model.policy_kwargs["stein_kwargs"]["start"]
+    model.save(tmp_path / "model.zip")
+    loaded = models.load(older, tmp_path / "model.zip", env)
+    assert loaded.policy.actor.settings.start == "clamp"
+    state = model.policy.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.policy.state_dict().items())
 
 
 def outcome(arguments: list[str], folder: Path, program: str = "") -> tuple[int, str]:

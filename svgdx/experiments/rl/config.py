@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from svgdx.activations import FROM_VALUE
@@ -168,6 +169,13 @@ class RLConfig(Settings):
         if self.control == "epsilon-greedy":
             return "epsilon-greedy control decides on the host which steps it corrects"
         return None
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> RLConfig:
+        """Reads a config.yaml; in runs of versions without `start`, every start was clamped."""
+        config = super().from_yaml(path)
+        is_older = config.algo == "stein" and config.start is None
+        return dataclasses.replace(config, start="clamp") if is_older else config
 
     @classmethod
     def defaults_for(cls, options: dict[str, Any]) -> dict[str, Any]:

@@ -117,7 +117,11 @@ def load(config: RLConfig, path: Path, env: VecEnv | None, reset: bool = True) -
         env: the environment to train on; None to act only.
         reset: whether a new episode begins when the training continues.
     """
-    model = CLASSES[config.algo].load(path, env=env, device=torch_device(config.device), force_reset=reset)
+    arguments: dict[str, Any] = {"env": env, "device": torch_device(config.device), "force_reset": reset}
+    model = CLASSES[config.algo].load(path, **arguments)
+    if config.algo == "stein" and "start" not in model.policy_kwargs["stein_kwargs"]:
+        # A version whose policies had no such setting saved it.
+        model = CLASSES[config.algo].load(path, **arguments, stein_kwargs={"start": config.start})
     return _prepared(config, model)
 
 
