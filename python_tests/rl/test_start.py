@@ -21,7 +21,9 @@ def actor_of(preset: str, **changes: object) -> SteinActor:
 @pytest.mark.parametrize("preset", ["met-svgd", "p-svgd"])
 def test_only_the_soft_start_has_a_gradient_beyond_its_range(preset: str) -> None:
     actor, state = actor_of(preset), torch.randn(5, 4)
-    for raw in (-5.0, 0.0, 5.0):
+    # Zero is the clamp's upper limit, where versions of torch differ in its gradient.
+    inside = -1.0 if preset == "p-svgd" else 0.0
+    for raw in (-5.0, inside, 5.0):
         with torch.no_grad():
             actor.head.bias[2:] = raw
             actor.head.weight[2:] = 0
@@ -32,10 +34,10 @@ def test_only_the_soft_start_has_a_gradient_beyond_its_range(preset: str) -> Non
         assert actor.head.bias.grad is not None
         slope = float(actor.head.bias.grad[2]) / 5
         if preset == "p-svgd":
-            assert (slope == 0) == (raw != 0)
+            assert (slope == 0) == (raw != inside)
         else:
             assert slope > 1e-3
-            assert raw != 0 or slope == pytest.approx(math.log(STD[1] / STD[0]) / 4, rel=1e-4)
+            assert raw != inside or slope == pytest.approx(math.log(STD[1] / STD[0]) / 4, rel=1e-4)
     assert preset == "p-svgd" or math.isclose(float(actor.initial(state).std.detach()[0, 0]), STD[1], rel_tol=0.05)
 
 
