@@ -90,11 +90,11 @@ def driver_problem() -> str | None:
     The library is linked with the static runtime of its toolkit, which needs a driver of the toolkit's major version or
     of a newer one, whatever runtime torch comes with.
     """
-    facts, driver = build_facts(), driver_version()
-    if facts is None or not facts["cuda"]["built"] or driver is None:
+    facts = build_facts()
+    if facts is None or not facts["cuda"]["built"]:
         return None
-    toolkit = facts["cuda"]["nvcc"]
-    if driver[0] >= int(toolkit.partition(".")[0]):
+    toolkit, driver = facts["cuda"]["nvcc"], driver_version()
+    if driver is None or driver[0] >= int(toolkit.partition(".")[0]):
         return None
     return (
         f"it was built with CUDA {toolkit}, but the GPU's driver supports CUDA {driver[0]}.{driver[1]} at most; update "

@@ -14,11 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from svgdx._checks import differentiates, integer, real
 from svgdx.samplers.kernels import RBF, Kernel
-from svgdx.samplers.state import LocalEnsemble, State
-from svgdx.samplers.svgd import Optimiser
+from svgdx.samplers.state import State
+from svgdx.samplers.svgd import Adam, Optimiser
 
 LogLikelihood = Callable[..., Tensor]
-Adam = functools.partial(torch.optim.Adam, lr=1e-2)
 
 
 class Prediction(NamedTuple):
@@ -147,7 +146,7 @@ class ModuleParticles(nn.Module):
                 f"{len(score)} networks, whose mean log posterior is {values.mean().item():g}; no network has moved"
             )
         with torch.no_grad():
-            bandwidth = self.kernel.bandwidth(State(self.steps, theta, score, None, ensemble=LocalEnsemble()))
+            bandwidth = self.kernel.bandwidth(State(self.steps, theta, score, None))
             self.theta.grad = -self.kernel.phi(theta, score, self.kernel.checked(bandwidth, theta))
         self.optimizer.step()
         self.optimizer.zero_grad()
