@@ -71,8 +71,9 @@ void print_small(const FieldShape& shape, int threads) {
 void print_fused(const FieldShape& shape) {
   namespace cuda = svgdx::cuda;
   const cuda::FusedPlan plan = cuda::plan_fused(shape);
-  const auto [padded, shared] = cuda::dispatch_fused(
-      shape.dim, [&](auto p) { return std::pair<int, size_t>(p(), cuda::FusedTile<p()>::bytes(plan.rows())); });
+  const auto [padded, shared] = cuda::dispatch_fused(shape.dim, [&](auto p) {
+    return std::pair<int, size_t>(p(), cuda::FusedTile<p()>::bytes(plan.rows_per_block()));
+  });
   std::cout << "{\"fused\": " << padded << ", \"grid\": " << plan.blocks << ", \"splits\": " << plan.splits
             << ", \"row_warps\": " << plan.row_warps << ", \"cols\": " << plan.cols_per_split
             << ", \"tile_cols\": " << cuda::fused_cols(padded) << ", \"shared\": " << shared << "}\n";

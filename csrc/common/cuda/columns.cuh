@@ -40,6 +40,13 @@ ColumnPlan plan_columns(int64_t width, bool wide, int lane_bits) {
   return {{lane_bits}, wide, width, chunks, Divider(std::max<int64_t>(1, chunks))};
 }
 
+// The plan for groups that each handle a whole row, with 16-byte accesses if rows of all these arrays allow them.
+template <class S, class... Arrays>
+ColumnPlan plan_rows(int64_t width, Arrays... arrays) {
+  const bool wide = (is_aligned(arrays, width) && ...);
+  return plan_columns<S>(width, wide, row_lanes<S>(width, wide));
+}
+
 template <class S>
 struct Columns {
   static constexpr int kWidth = kPackWidth<S>;

@@ -130,11 +130,8 @@ __global__ void __launch_bounds__(kRowThreads, kPackBlocks)
 template <class T>
 void finish_field_backward(const FieldGradArgs<T>& args, FieldGradSums<T> sums, void* stream) {
   sums.by_rows = Divider(sums.rows);
-  const int64_t dim = args.shape.dim;
-  bool wide = true;
-  const T* arrays[] = {sums.vectors, args.row_grad_phi, args.row_score, args.grad_x, args.grad_score};
-  for (const T* array : arrays) wide = wide && is_aligned(array, dim);
-  const ColumnPlan plan = plan_columns<T>(dim, wide, row_lanes<T>(dim, wide));
+  const ColumnPlan plan =
+      plan_rows<T>(args.shape.dim, sums.vectors, args.row_grad_phi, args.row_score, args.grad_x, args.grad_score);
   launch_blocks("field_backward", plan.row_blocks(sums.batches * sums.rows), [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((finish_field_backward_kernel<T>), grid, kRowThreads, 0, stream, args, sums, plan, first);
   });

@@ -97,11 +97,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
 template <class T>
 void finish_field(const FieldArgs<T>& args, FieldSums<T> sums, void* stream) {
   sums.by_rows = Divider(sums.rows);
-  const int64_t dim = args.shape.dim;
-  bool wide = true;
-  const T* arrays[] = {sums.z, args.query, args.score, args.phi};
-  for (const T* array : arrays) wide = wide && is_aligned(array, dim);
-  const ColumnPlan plan = plan_columns<T>(dim, wide, row_lanes<T>(dim, wide));
+  const ColumnPlan plan = plan_rows<T>(args.shape.dim, sums.z, args.query, args.score, args.phi);
   launch_blocks("field_forward", plan.row_blocks(sums.batches * sums.rows), [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((finish_field_kernel<T>), grid, kRowThreads, 0, stream, args, sums, plan, first);
   });

@@ -44,12 +44,13 @@ inline FieldPlan plan_field(const FieldShape& shape, int threads) {
   return plan;
 }
 
-// The part of the plan that one block handles.
+// The part of a plan, a FieldPlan or a FusedPlan, that one block handles.
 struct FieldBlock {
   int64_t batch, row0, split, col0, col1;
   int rows;
 
-  __device__ FieldBlock(const FieldPlan& plan, const FieldShape& shape, int64_t index) {
+  template <class Plan>
+  __device__ FieldBlock(const Plan& plan, const FieldShape& shape, int64_t index) {
     split = plan.by_splits.split(index);
     row0 = plan.by_row_tiles.split(index) * plan.rows_per_block();
     batch = index;

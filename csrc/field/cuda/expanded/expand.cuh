@@ -77,10 +77,7 @@ static __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
 
 inline void expand(const char* op, ExpandInputs in, void* stream) {
   in.by_count = Divider(in.count);
-  bool wide = true;
-  const float* arrays[] = {in.x, in.score, in.centre, in.out, in.y};
-  for (const float* array : arrays) wide = wide && is_aligned(array, in.dim);
-  const ColumnPlan plan = plan_columns<float>(in.dim, wide, row_lanes<float>(in.dim, wide));
+  const ColumnPlan plan = plan_rows<float>(in.dim, in.x, in.score, in.centre, in.out, in.y);
   launch_blocks(op, plan.row_blocks(in.batches * in.count), [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((expand_kernel), grid, kRowThreads, 0, stream, in, plan, first);
   });

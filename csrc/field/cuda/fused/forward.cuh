@@ -11,7 +11,7 @@ namespace svgdx::cuda {
 // Adds the warps' sums in the order of their columns and writes the block's rows, a warp for each row in turn.
 template <int P>
 __device__ inline void write_fused(const FusedSums<P>& sums, const FusedTile<P>& tile, const FieldArgs<float>& args,
-                                   const FusedPlan& plan, const FusedBlock& block, float beta, float* partial) {
+                                   const FusedPlan& plan, const FieldBlock& block, float beta, float* partial) {
   constexpr int kStride = FusedTile<P>::kStride;
   const FieldShape& shape = args.shape;
   const int dim = static_cast<int>(shape.dim);
@@ -79,22 +79,23 @@ __device__ inline void write_fused(const FusedSums<P>& sums, const FusedTile<P>&
 
 // Resident blocks requested from the compiler.
 template <int P>
-constexpr int kFusedBlocks = P <= 32 ? 4 : (P <= 64 ? 3 : 2);
+constexpr int kFieldBlocks = P <= 32 ? 4 : (P <= 64 ? 3 : 2);
 
 // Occupancy is below one half: a warp's sums stay in registers, and its products on tensor cores are independent of one
 // another and hide the latency in place of other warps.
 template <int P>
-__global__ void __launch_bounds__(kFusedThreads, kFusedBlocks<P>)
+__global__ void __launch_bounds__(kFusedThreads, kFieldBlocks<P>)
     field_fused_kernel(FieldArgs<float> args, FusedPlan plan, float* partial, bool wide, int64_t first_block) {
   using Tile = FusedTile<P>;
-  const Tile tile(plan.rows());
+  const Tile tile(plan.rows_per_block());
   const FieldShape& shape = args.shape;
   const int dim = static_cast<int>(shape.dim);
-  const FusedBlock block(plan, shape, first_block + blockIdx.x);
+  const FieldBlock block(plan, shape, first_block + blockIdx.x);
   const int row0 = threadIdx.x / 32 % plan.row_warps * 16;
   const int col_warp = threadIdx.x / 32 / plan.row_warps;
   const float beta = beta_of(args.bandwidth, block.batch);
-  tile.load_rows(args.query + (block.batch * shape.rows + block.row0) * dim, block.rows, plan.rows(), dim, wide);
+  tile.load_rows(args.query + (block.batch * shape.rows + block.row0) * dim, block.rows, plan.rows_per_block(), dim,
+                 wide);
   FusedSums<P> sums;
   for (int64_t j0 = block.col0; j0 < block.col1; j0 += Tile::kCols) {
     const int count = static_cast<int>(min(block.col1 - j0, int64_t(Tile::kCols)));
@@ -140,7 +141,7 @@ inline void field_forward_fused(const FieldArgs<float>& args, float* scratch, vo
   float* partial = plan.splits > 1 ? scratch : nullptr;
   dispatch_fused(shape.dim, [&](auto p) {
     constexpr int P = decltype(p)::value;
-    const size_t shared = FusedTile<P>::bytes(plan.rows());
+    const size_t shared = FusedTile<P>::bytes(plan.rows_per_block());
     launch_blocks("field_forward", plan.blocks, [&](unsigned grid, int64_t first) {
       SVGDX_LAUNCH((field_fused_kernel<P>), grid, kFusedThreads, shared, stream, args, plan, partial, wide, first);
     });

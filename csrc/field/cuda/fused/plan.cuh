@@ -1,9 +1,7 @@
 // Divides rows and columns among blocks and warps for the fused kernel. Depends on shapes only, so that results do.
 #pragma once
 
-#include "common/cuda/divider.cuh"
-#include "common/cuda/launch.cuh"
-#include "field/args.h"
+#include "field/cuda/plan.cuh"
 
 namespace svgdx::cuda {
 
@@ -19,7 +17,7 @@ struct FusedPlan {
   int64_t blocks;  // batch * row_tiles * splits
   Divider by_splits, by_row_tiles;
 
-  SVGDX_HD int rows() const { return 16 * row_warps; }
+  SVGDX_HD int rows_per_block() const { return 16 * row_warps; }
 };
 
 // Columns of a tile.
@@ -34,7 +32,7 @@ inline FusedPlan plan_fused(const FieldShape& shape, int padded_dim) {
   // multiprocessors idle, and the warps share the columns instead.
   const bool wide = shape.rows > 16 && shape.batch * ceil_div(shape.rows, 64) * most_splits >= kTargetBlocks / 4;
   plan.row_warps = wide ? kFusedWarps : kFusedWarps / (cols / 16);
-  plan.row_tiles = ceil_div(shape.rows, plan.rows());
+  plan.row_tiles = ceil_div(shape.rows, plan.rows_per_block());
   const int64_t splits = std::min(most_splits, std::max<int64_t>(1, kTargetBlocks / (shape.batch * plan.row_tiles)));
   plan.cols_per_split = round_up(ceil_div(shape.cols, splits), cols);
   plan.splits = ceil_div(shape.cols, plan.cols_per_split);
@@ -43,20 +41,5 @@ inline FusedPlan plan_fused(const FieldShape& shape, int padded_dim) {
   plan.by_row_tiles = Divider(plan.row_tiles);
   return plan;
 }
-
-// The part of the plan that one block handles.
-struct FusedBlock {
-  int64_t batch, row0, split, col0, col1;
-  int rows;
-
-  __device__ FusedBlock(const FusedPlan& plan, const FieldShape& shape, int64_t index) {
-    split = plan.by_splits.split(index);
-    row0 = plan.by_row_tiles.split(index) * plan.rows();
-    batch = index;
-    rows = static_cast<int>(min(shape.rows - row0, int64_t(plan.rows())));
-    col0 = split * plan.cols_per_split;
-    col1 = min(shape.cols, col0 + plan.cols_per_split);
-  }
-};
 
 }  // namespace svgdx::cuda
