@@ -5,8 +5,8 @@
 namespace svgdx::cpu {
 namespace {
 
-// Fewest items of so many particles per thread, about 2^16 multiply-adds: with fewer, waking a thread costs more than
-// it saves.
+// The fewest problems of this many particles that are worth a thread, about 2^16 multiply-adds: waking a thread for
+// fewer takes longer than it saves.
 template <class T>
 int64_t grain(const JacobianArgs<T>& args, int64_t particles) {
   return 1 + (int64_t(1) << 16) / (particles * args.particles * (args.dim * args.dim + 16));

@@ -89,7 +89,7 @@ def test_log_z_of_a_known_density() -> None:
 def test_energy_distance() -> None:
     x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
     assert energy_distance(x, x) == pytest.approx(0, abs=1e-12)
-    # Of two points at distance 2: 2 * 2 - 0 - 0.
+    # For two points at a distance of 2 it is 2 * 2 - 0 - 0.
     assert energy_distance(torch.zeros(1, 1), 2 * torch.ones(1, 1)) == pytest.approx(4)
     assert energy_distance(x, x + 1) > 10 * energy_distance(x[:200], x[200:])
 

@@ -1,5 +1,5 @@
-// What the products of the expanded sums take: X = x - centre, Y = s - beta X, |X|^2 and X . s, with the first particle
-// of each batch entry as the centre.
+// What the products of the expanded sums take: X = x - centre, Y = s - beta X, |X|^2 and X . s. The centre is the first
+// particle of each batch entry.
 #pragma once
 
 #include "common/cuda/columns.cuh"

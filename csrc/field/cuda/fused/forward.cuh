@@ -79,12 +79,12 @@ __device__ inline void write_fused(const FusedSums<P>& sums, const FusedTile<P>&
 
 // Resident blocks requested from the compiler.
 template <int P>
-constexpr int kFieldBlocks = P <= 32 ? 4 : (P <= 64 ? 3 : 2);
+constexpr int kFusedBlocks = P <= 32 ? 4 : (P <= 64 ? 3 : 2);
 
 // Occupancy is below one half: a warp's sums stay in registers, and its products on tensor cores are independent of one
 // another and hide the latency in place of other warps.
 template <int P>
-__global__ void __launch_bounds__(kFusedThreads, kFieldBlocks<P>)
+__global__ void __launch_bounds__(kFusedThreads, kFusedBlocks<P>)
     field_fused_kernel(FieldArgs<float> args, FusedPlan plan, float* partial, bool wide, int64_t first_block) {
   using Tile = FusedTile<P>;
   const Tile tile(plan.rows_per_block());

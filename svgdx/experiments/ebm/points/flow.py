@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from svgdx import ops
 from svgdx.samplers import SVGD, LearntGaussian, State
 from svgdx.streams import Stream
 
@@ -138,10 +139,8 @@ class SamplerFlow:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             score = self.target.derivatives(x, "none", graph=True).score
-            variance = step.sigma.square()[:, None, None]
-            kernel = (-0.5 * torch.cdist(x, step.x).square() / variance).exp()
-            repulsion = (kernel.sum(-1, keepdim=True) * x - kernel @ step.x) / variance
-            phi = (kernel @ step.score + repulsion + score) / self.particles
+            field, _ = ops.svgd_field(x, step.x, step.score, step.sigma)
+            phi = ((self.particles - 1) * field + score) / self.particles
             image = x + step.eps[:, None, None] * phi
             rows = [
                 torch.autograd.grad(image[..., d].sum(), x, retain_graph=d + 1 < x.shape[-1])[0]
