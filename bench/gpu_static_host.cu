@@ -1,7 +1,7 @@
 // Host-only helper of gpu_static.py: CUDA's occupancy calculator, and the launch plans of the kernels' own headers.
 // Reads commands from standard input, one per line, and answers each with one line:
 //   occupancy MAJOR MINOR REGISTERS SHARED THREADS BARRIERS   -> resident warps per multiprocessor, and its maximum
-//   forward | backward BATCH ROWS COLS DIM                    -> JSON of the plan
+//   forward | backward | jacobian BATCH ROWS COLS DIM         -> JSON of the plan
 #include <cuda_occupancy.h>
 
 #include <iostream>
@@ -10,6 +10,8 @@
 
 #include "field/cuda/backward.cuh"
 #include "field/cuda/forward.cuh"
+#include "jacobian/cuda/matrix.h"
+#include "jacobian/cuda/tile.cuh"
 
 namespace {
 
@@ -79,11 +81,30 @@ void print_fused(const FieldShape& shape) {
             << ", \"tile_cols\": " << cuda::fused_cols(padded) << ", \"shared\": " << shared << "}\n";
 }
 
-void plan(bool forward) {
+void print_jacobian(const FieldShape& shape) {
+  namespace cuda = svgdx::cuda;
+  svgdx::JacobianArgs<float> args;
+  args.batch = shape.batch;
+  args.particles = shape.rows;
+  args.dim = shape.dim;
+  if (shape.dim > 16) {
+    std::cout << "{\"matrix\": " << (cuda::forms_matrix(args) ? cuda::matrix_dims(shape.dim) : 0) << "}\n";
+    return;
+  }
+  cuda::dispatch_dims(shape.dim, [&](auto dims) {
+    constexpr int kLanes = decltype(dims)::kValue / 2;
+    const auto plan = cuda::plan_jacobian(args.batch, args.particles, kLanes, cuda::kJacobianCols / kLanes);
+    std::cout << "{\"grid\": " << plan.blocks << ", \"particles\": " << plan.particles_per_block
+              << ", \"slices\": " << plan.slices << ", \"lanes\": " << kLanes << "}\n";
+  });
+}
+
+void plan(const std::string& command) {
   namespace cuda = svgdx::cuda;
   FieldShape shape;
   std::cin >> shape.batch >> shape.rows >> shape.cols >> shape.dim;
-  if (forward) {
+  if (command == "jacobian") return print_jacobian(shape);
+  if (command == "forward") {
     if (cuda::is_fused(shape)) return print_fused(shape);
     if (shape.dim > cuda::kForwardDims) return print_large(shape, cuda::plan_large_forward(shape), true);
     return print_small(shape, cuda::kForwardThreads);
@@ -100,7 +121,7 @@ int main() {
     if (command == "occupancy") {
       occupancy();
     } else {
-      plan(command == "forward");
+      plan(command);
     }
   }
 }

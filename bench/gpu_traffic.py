@@ -118,8 +118,9 @@ def runs(kind: str, field_dims: tuple[int, ...], jacobian_dims: tuple[int, ...])
         x, score, hessian = normal(kind, 1, m, dim), normal(kind, 1, m, dim), normal(kind, 1, m, dim, dim)
         sigma = dim**0.5
         yield from measured(kind, dim, lambda v=(x, score, sigma, 0.3, hessian): ops.svgd_logdet(*v))
-    x, score, probe, hvp = (normal(kind, 1, m, 64) for _ in range(4))
-    yield from measured(kind, 64, lambda: ops.svgd_jacobian_sqnorm(x, score, 8.0, probe, hvp))
+    for count, dim in ((40, 32), (40, 64), (20, 128), (m, 144)):
+        terms = tuple(normal(kind, 1, count, dim) for _ in range(4))
+        yield from measured(kind, dim, lambda t=terms: ops.svgd_jacobian_sqnorm(t[0], t[1], 8.0, t[2], t[3]))
     yield from measured(kind, 16, lambda: ops.median_distance(normal(kind, 1, PARTICLES["median"], 16)))
 
 

@@ -25,7 +25,7 @@ import gpu_static  # noqa: E402
 from gpu import sass, work  # noqa: E402
 
 MEASURED = ROOT / "bench" / "results" / "gpu"
-UNITS = ("field/cuda/*.cu", "median/cuda/*.cu")
+UNITS = ("field/cuda/*.cu", "jacobian/cuda/forward.cu", "jacobian/cuda/gram.cu", "median/cuda/*.cu")
 DETAILED = "H100"
 HEAD = """# Predicted times of the CUDA kernels
 

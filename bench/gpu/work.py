@@ -240,6 +240,66 @@ def svgd_phi_trace_backward(plan_of: Plan, batch: int, m: int, dim: int) -> list
     ]
 
 
+def svgd_step(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
+    """The kernels of svgd_phi_trace, which write the update instead of the field."""
+    return svgd_phi_trace(plan_of, batch, m, dim)
+
+
+def _jacobian(plan: dict[str, Any], batch: int, m: int, dim: int, arrays: int) -> list[Work]:
+    """csrc/jacobian/cuda/forward.cuh: an item is a column's kernel values and products for the warp's particles."""
+    blocks, particles = plan["grid"], plan["particles"]
+    items = blocks * 4 * -(-m // plan["slices"])
+    p = 2 * plan["lanes"]
+    filled = FLOAT * blocks * dim * (2 * m + arrays * particles)
+    return [
+        Work(
+            f"jacobian_kernel<float, {p}>",
+            1,
+            blocks,
+            128,
+            items,
+            "SHFL",
+            1,
+            filled=filled,
+            written=FLOAT * batch * m,
+            rounds=-(-m // 32),
+        )
+    ]
+
+
+def svgd_logdet(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
+    """With a Hessian, of at most 16 dimensions."""
+    return _jacobian(plan_of("jacobian", batch, m, m, dim), batch, m, dim, 1 + dim) if dim <= 16 else []
+
+
+def svgd_jacobian_sqnorm(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
+    """With a probe. Its Gram route consists of products of torch's, which the model does not know."""
+    plan = plan_of("jacobian", batch, m, m, dim)
+    if "grid" in plan:
+        return _jacobian(plan, batch, m, dim, 3)
+    p, blocks = plan["matrix"], batch * m
+    if p == 0:
+        return []
+    columns = 32 if p <= 64 else 16
+    # An item is one column of all products of a warp.
+    return [
+        Work(
+            f"jacobian_matrix_kernel<float, {p}>",
+            1,
+            blocks,
+            256,
+            blocks * 8 * m,
+            "DFMA",
+            (p // 16) ** 2,
+            filled=FLOAT * blocks * dim * (2 * m + 3),
+            written=FLOAT * blocks,
+            rounds=-(-m // columns),
+            wavefronts=2,
+            without="MUFU",
+        )
+    ]
+
+
 def median_distance(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
     """The kernels of csrc/median/cuda/select.cuh."""
     if m <= 128 and m * (dim | 1) <= 8320:
@@ -295,6 +355,9 @@ def median_distance(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
 OPS: tuple[Callable[[Plan, int, int, int], list[Work]], ...] = (
     svgd_phi_trace,
     svgd_phi_trace_backward,
+    svgd_step,
+    svgd_jacobian_sqnorm,
+    svgd_logdet,
     median_distance,
 )
 # batch, particles, dimensions: the shapes of bench_field.py, and one chain.
@@ -314,4 +377,5 @@ SIZES = (
 
 def representative(plan_of: Plan) -> list[tuple[str, tuple[int, int, int], list[Work]]]:
     """Op, size, and the work of its kernels in execution order."""
-    return [(op.__name__, size, op(plan_of, *size)) for op in OPS for size in SIZES]
+    calls = [(op.__name__, size, op(plan_of, *size)) for op in OPS for size in SIZES]
+    return [call for call in calls if call[2]]

@@ -28,6 +28,9 @@ SVGDX_LIMIT(kLinearNumbers, int64_t(1) << 22);
 // Elements of a batch of (M, M) matrices of the Gram route, of which the gradient holds up to 22.
 SVGDX_LIMIT(kGramElements, int64_t(1) << 21);
 
+// Products of the Jacobian matrices of sqnorm that one launch forms; more take the Gram route.
+SVGDX_LIMIT(kMatrixProducts, int64_t(1) << 26);
+
 // Numbers of the widest gradient that the backward pass of a recorded rollout holds at a time.
 SVGDX_LIMIT(kRolloutNumbers, int64_t(1) << 25);
 

@@ -107,7 +107,8 @@ LIMITED: dict[str, tuple[Variant, tuple[int, ...], tuple[int, int]]] = {
     "kMedianBatches": (Variant("median_distance", differentiable=False), (5,), (130, 3)),
     "kLinearRows": (Variant("linear_trajectory_log_prob"), (5,), (6, 4)),
     "kLinearNumbers": (Variant("linear_trajectory_log_prob"), (5,), (6, 4)),
-    "kGramElements": (Variant("svgd_jacobian_sqnorm", ("probe", "hvp")), (5,), (35, 17)),
+    "kGramElements": (Variant("svgd_jacobian_sqnorm", ("probe", "hvp")), (5,), (35, 129)),
+    "kMatrixProducts": (Variant("svgd_jacobian_sqnorm", ("probe", "hvp")), (5,), (35, 40)),
 }
 # Rows are added up in the blocks that kLinearRows makes.
 TOGETHER = {"kLinearNumbers": {"kLinearRows": backend.TINY["kLinearRows"]}}

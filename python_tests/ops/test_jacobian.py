@@ -171,8 +171,8 @@ def test_ksd_against_the_stein_operator(statistic: str) -> None:
 def test_sqnorm_of_clusters_far_apart(backend: Backend, probed: bool, dtype: torch.dtype) -> None:
     """Above 16 dimensions the relative error is at most that of float64 times (1 + rho^2)^2, for particles up to rho
     bandwidths from their mean, and once rounded to the dtype: float32 would lose all digits at the largest rho."""
-    n, m, d = 2, 9, 20
-    for distance in (0.0, 10.0, 100.0):
+    n, m = 2, 9
+    for distance, d in [(0.0, 20), (0.0, 40), (0.0, 128), (0.0, 129), (10.0, 20), (100.0, 20), (100.0, 129)]:
         x, score, probe, hvp = torch.randn(4, n, m, d)
         x[:, ::2, 0] += distance * d**0.5
         sigma = torch.tensor([0.8, 1.5]) * d**0.5
@@ -236,11 +236,12 @@ def test_gradcheck_above_16_dimensions(backend: Backend, probed: bool) -> None:
 
 
 def test_launches_on_cuda_above_16_dimensions() -> None:
-    """Four kernels and two products of torch's; the gradient has five, with five or seven products, and a sum over
-    the rows for the bandwidth."""
-    for terms in ((), torch.randn(2, 3, 5, 40)):
-        x, score = torch.randn(2, 3, 5, 40)
+    """One kernel for few particles of at most 128 dimensions, otherwise four and two products of torch's; the gradient
+    has five, with five or seven products, and a sum over the rows for the bandwidth."""
+    for d, forward in [(40, 1), (128, 1), (129, 4)]:
+        terms = torch.randn(2, 3, 5, d) if d == 40 else ()
+        x, score = torch.randn(2, 3, 5, d)
         x.requires_grad_()
         with simt.running() as calls:
             ops.svgd_jacobian_sqnorm(x, score, torch.tensor([6.0, 5.0, 4.0]), *terms).sum().backward()
-        assert [call.launches for call in calls] == [4, 6]
+        assert [call.launches for call in calls] == [forward, 6]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -105,6 +106,14 @@ def _rollout_backward(args: Sequence[Any]) -> int:
     return 4 * layers + 4
 
 
+def _sqnorm(args: Sequence[Any]) -> int:
+    # One kernel if the matrices of all particles together are small, forms_matrix in csrc/jacobian/cuda/matrix.h.
+    *lead, m, dim = args[0].shape
+    padded = next((p for p in (32, 64, 128) if dim <= p), None)
+    is_small = padded is not None and math.prod(lead) * (m * padded) ** 2 <= 2**26
+    return 1 if is_small or not _is_wide(args) else 6
+
+
 def _sqnorm_backward(args: Sequence[Any]) -> int:
     # Two more products with a probe; and the sums over rows for the bandwidth, which may be one number for all.
     _, x, _, bandwidth, probe, _ = args
@@ -123,7 +132,7 @@ LAUNCHES: dict[str, int | Callable[[Sequence[Any]], int]] = {
     "svgd_phi_trace_backward": _by_width(3, 6),
     "svgd_step_backward": _by_width(5, 8),
     "svgd_field_backward": _by_width(3, 6),
-    "svgd_jacobian_sqnorm": _by_width(1, 6),
+    "svgd_jacobian_sqnorm": _sqnorm,
     "svgd_jacobian_sqnorm_backward": _sqnorm_backward,
     "chain_moved": _by_width(2, 5),
     "chain_inverse": _by_width(2, 5),

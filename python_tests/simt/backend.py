@@ -40,6 +40,7 @@ TINY = {
     "kLinearRows": 3,
     "kLinearNumbers": 64,
     "kGramElements": 2**11,
+    "kMatrixProducts": 0,
     "kRolloutNumbers": 64,
 }
 

@@ -3,6 +3,7 @@
 
 #include "common/limits.h"
 #include "jacobian/cuda/gram_pairs.h"
+#include "jacobian/cuda/matrix.h"
 #include "jacobian/gram_batches.h"
 
 namespace svgdx::cuda {
@@ -82,6 +83,7 @@ void gram_gradient(const Tensor& like, const JacobianGradArgs<T>& args, double* 
 
 template <class T>
 void gram_forward(const Particles& p, const JacobianArgs<T>& args) {
+  if (forms_matrix(args)) return matrix_forward(args, stream(p.x));
   for_gram_batches(p, kGramElements, [&](int64_t first, int64_t count) {
     const GramScratch<T> scratch(p.x, batch_rows(args, first, count), nullptr, stream(p.x));
     gram_finish<T>(scratch.pairs, stream(p.x));
