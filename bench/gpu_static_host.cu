@@ -55,11 +55,15 @@ void occupancy() {
 
 void print_large(const FieldShape& shape, const svgdx::cuda::LargePlan& plan, bool forward) {
   int launches = 0;
-  svgdx::cuda::for_each_block(shape, plan, [&](const auto&, bool, bool) { ++launches; });
+  int groups = 0;
+  svgdx::cuda::for_each_block(shape, plan, [&](const auto& block, bool, bool) {
+    ++launches;
+    groups = svgdx::cuda::plan_values(block).groups();
+  });
   std::cout << "{\"large\": true, \"launches\": " << launches << ", \"batches\": " << plan.batches
             << ", \"rows\": " << plan.rows << ", \"cols\": " << plan.cols << ", \"dim_splits\": " << plan.dim_splits
             << ", \"dims_per_split\": " << plan.dims_per_split << ", \"parts\": " << plan.parts
-            << ", \"cols_per_part\": " << plan.cols_per_part
+            << ", \"cols_per_part\": " << plan.cols_per_part << ", \"value_groups\": " << groups
             << ", \"expanded\": " << (forward && svgdx::cuda::is_expanded<float>(shape) ? "true" : "false") << "}\n";
 }
 

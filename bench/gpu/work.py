@@ -155,22 +155,18 @@ def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
         return works
     block_rows, cols = plan["batches"] * plan["rows"], plan["cols"]
     values = (block_rows, cols, plan["dim_splits"], 2, block_rows * cols, plan["launches"])
-    works = [
+    finish = _rows("finish_field_kernel<float>", block_rows, dim, plan["parts"], 1, block_rows * dim, plan["launches"])
+    if plan["expanded"]:
+        return [*_expanded(plan), *([] if plan["parts"] == 1 else [finish])]
+    return [
         _pair_sums(plan, "Forward", 64, (1, 2), 2, 2),
         _rows("forward_kernel_values<float>", *values),
         _product(plan, "Forward", 1, 2, 1, 2),
-    ]
-    if plan["expanded"]:
-        # Those kernels return at once.
-        none = {"items": 0.0, "filled": 0.0, "written": 0.0, "least": 0.0, "rounds": 0.0}
-        works = [*_expanded(plan, values), *(dataclasses.replace(work, **none) for work in works)]
-    return [
-        *works,
-        _rows("finish_field_kernel<float>", block_rows, dim, plan["parts"], 1, block_rows * dim, plan["launches"]),
+        finish,
     ]
 
 
-def _expanded(plan: dict[str, Any], values: tuple[int, ...]) -> list[Work]:
+def _expanded(plan: dict[str, Any]) -> list[Work]:
     """The kernels of csrc/field/cuda/expanded: items are eight summands of 64 rows and 64 columns, or dimensions."""
     rows, cols, dim, batches = plan["rows"], plan["cols"], plan["dim"], plan["batches"]
     pairs = batches * -(-rows // 64) * -(-cols // 64) * plan["dim_splits"]
@@ -198,10 +194,25 @@ def _expanded(plan: dict[str, Any], values: tuple[int, ...]) -> list[Work]:
         shared=FLOAT * 2 * (64 * 36 + 32 * 72),
         **common,
     )
+    columns, splits = 512 // plan["value_groups"], -(-plan["dim_splits"] // plan["value_groups"])
+    pieces = -(-cols // columns)
+    # An item is the two sums of 128 columns, or fewer, of one split.
+    kernel_values = Work(
+        kernel="expanded_kernel_values",
+        launches=plan["launches"],
+        blocks=batches * rows,
+        threads=128,
+        items=batches * rows * pieces * 4 * splits,
+        marker="LDG",
+        per_item=2,
+        filled=FLOAT * 2 * plan["dim_splits"] * batches * rows * cols,
+        written=FLOAT * batches * rows * cols,
+        rounds=pieces * (-(-splits // 4) + 1),
+    )
     return [
         _rows("expand_kernel", batches * cols, dim, 1, 2, 2 * batches * cols * dim),
         pair_products,
-        _rows("expanded_kernel_values", *values),
+        kernel_values,
         value_products,
     ]
 

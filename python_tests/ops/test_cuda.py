@@ -108,7 +108,7 @@ LIMITED: dict[str, tuple[Variant, tuple[int, ...], tuple[int, int]]] = {
     "kLinearRows": (Variant("linear_trajectory_log_prob"), (5,), (6, 4)),
     "kLinearNumbers": (Variant("linear_trajectory_log_prob"), (5,), (6, 4)),
     "kGramElements": (Variant("svgd_jacobian_sqnorm", ("probe", "hvp")), (5,), (35, 129)),
-    "kMatrixProducts": (Variant("svgd_jacobian_sqnorm", ("probe", "hvp")), (5,), (35, 40)),
+    "kMatrixProducts": (Variant("svgd_jacobian_sqnorm", ("probe", "hvp")), (2,), (9, 40)),
 }
 # Rows are added up in the blocks that kLinearRows makes.
 TOGETHER = {"kLinearNumbers": {"kLinearRows": backend.TINY["kLinearRows"]}}
@@ -208,6 +208,23 @@ def test_products_of_blocks_of_rows() -> None:
         outputs = ops.svgd_field(query, x, score, 9.0)
     for out, expected in zip(outputs, exact, strict=True):
         torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_pairs_that_leave_the_products() -> None:
+    """Pairs whose expanded sums cancel, in all pieces of a row's columns and also from a pair with the largest numbers,
+    which overflow in products."""
+    m, dim = 520, 131
+    query, x, score = torch.randn(3, dim), torch.randn(m, dim), torch.randn(m, dim)
+    x[::2] += 1e3
+    query[1:] += 1e3
+    query[2], x[[1, 300, 515]] = x[514], query[0] + 1e-2
+    x[7], score[9] = 1e32, 3e30
+    exact = reference.svgd_field(query.double(), x.double(), score.double(), 9.0)
+    with backend.running(seed=1) as calls:
+        outputs = ops.svgd_field(query, x, score, 9.0)
+    assert calls[0].launches == 6
+    for out, expected in zip(outputs, exact, strict=True):
+        assert bool(((out.double() - expected).abs() <= 1e-5 * expected.abs() + 1e-6 * expected[1:].abs().max()).all())
 
 
 def test_products_over_many_columns() -> None:

@@ -68,6 +68,12 @@ def _is_wide(args: Sequence[Any]) -> bool:
     )
 
 
+def _field(args: Sequence[Any]) -> int:
+    # One fused kernel up to 128 dimensions in float32 and what is computed in it.
+    x = next(arg for arg in args if isinstance(arg, Tensor))
+    return 4 if x.shape[-1] > (16 if x.dtype == torch.float64 else 128) else 1
+
+
 def _by_width(narrow: int, wide: int) -> Callable[[Sequence[Any]], int]:
     return lambda args: wide if _is_wide(args) else narrow
 
@@ -125,10 +131,10 @@ def _sqnorm_backward(args: Sequence[Any]) -> int:
 # Kernels of one call; ops that are not listed launch one.
 LAUNCHES: dict[str, int | Callable[[Sequence[Any]], int]] = {
     "median_distance": 7,
-    "svgd_phi": _by_width(1, 4),
-    "svgd_phi_trace": _by_width(1, 4),
-    "svgd_step": _by_width(1, 4),
-    "svgd_field": _by_width(1, 4),
+    "svgd_phi": _field,
+    "svgd_phi_trace": _field,
+    "svgd_step": _field,
+    "svgd_field": _field,
     "svgd_phi_trace_backward": _by_width(3, 6),
     "svgd_step_backward": _by_width(5, 8),
     "svgd_field_backward": _by_width(3, 6),

@@ -99,30 +99,28 @@ void forward_differences(const char* op, const FieldArgs<T>& args, const LargePl
   product<T, ForwardProduct>(op, in, block, sums, parts, stream);
 }
 
-// The same by expanded sums, unless they cancel: then block.only marks the batch entry.
-inline void forward_expanded(const char* op, const FieldArgs<float>& args, const LargePlan& plan, PairBlock& block,
-                             const Expansion& expansion, bool wide, float* sums, float* trace_sums, float* parts,
-                             void* stream) {
+// Whether the product of a block writes the results: its sums are in one part, and stein needs no sum over dimensions.
+inline bool completes(const FieldArgs<float>& args, const LargePlan& plan) {
+  return plan.parts == 1 && args.stein == nullptr;
+}
+
+// The sums of a block of pairs, by expanded sums; or phi and the trace if it completes them.
+inline void forward_expanded(const char* op, const FieldArgs<float>& args, const LargePlan& plan,
+                             const PairBlock& block, const Expansion& expansion, bool wide, float* sums,
+                             float* trace_sums, float* parts, void* stream) {
   const FieldShape& shape = args.shape;
   if (block.row0 == 0) expand_particles(op, args, expansion, block.batch0, block.batches, stream);
   pair_products(op, {expansion, args.score, shape.rows, shape.cols, shape.dim, wide}, block, sums, stream);
-  const ColumnPlan values = plan_columns<float>(block.cols, false, block.cols > 128 ? 7 : 5);
-  launch_blocks(op, values.row_blocks(block.batches * block.rows), [&](unsigned grid, int64_t first_block) {
-    SVGDX_LAUNCH((expanded_kernel_values), grid, kRowThreads, 0, stream, args, block, expansion, values, sums,
-                 trace_sums, first_block);
-  });
+  expanded_values(op, args, block, expansion, sums, trace_sums, stream);
   ValueProductInputs in{};
   in.expansion = expansion;
-  in.own = args.self ? args.score : nullptr;
-  in.rows = shape.rows;
-  in.cols = shape.cols;
-  in.dim = shape.dim;
-  in.bandwidth = args.bandwidth;
-  in.wide = wide;
+  in.args = args;
+  in.trace_sums = trace_sums;
+  in.wide = wide && is_aligned(args.phi, shape.dim);
+  in.completes = completes(args, plan);
   in.parts = plan.parts;
   in.cols_per_part = plan.cols_per_part;
   value_products(op, in, block, sums, parts, stream);
-  block.only = expansion.cancels;
 }
 
 template <class T>
@@ -136,16 +134,20 @@ void field_forward_large(const FieldArgs<T>& args, T* scratch, void* stream) {
   T* sums = scratch;
   T* trace_sums = sums + plan.pair_elements();
   T* parts = trace_sums + aligned_elements(rows);
-  for_each_block(shape, plan, [&](PairBlock block, bool first, bool last) {
+  const auto add_block = [&](const PairBlock& block, bool first) {
     if constexpr (std::is_same_v<T, float>) {
       if (is_expanded(shape)) {
         const ExpansionLayout layout(shape, plan.batches, args.self);
         const Expansion expansion = layout.place(parts + aligned_elements(plan.parts * rows * shape.dim));
         forward_expanded(op, args, plan, block, expansion, wide, sums, trace_sums, parts, stream);
+        return completes(args, plan);
       }
     }
     forward_differences(op, args, plan, block, first, wide, sums, trace_sums, parts, stream);
-    if (!last) return;
+    return false;
+  };
+  for_each_block(shape, plan, [&](const PairBlock& block, bool first, bool last) {
+    if (add_block(block, first) || !last) return;
     finish_field(
         args, FieldSums<T>{parts, trace_sums, plan.parts, 1, block.batch0, block.row0, block.batches, block.rows, {}},
         stream);

@@ -17,7 +17,8 @@ struct Expansion {
   float* col_norm;    // (batches, cols)
   float* col_weight;  // X . s (batches, cols)
   float* kappa;       // sum of the kernel values of a row (batches, rows)
-  int* cancels;       // (batches): whether some expanded sum cancels, so that the entry is computed by differences
+  int* has_redone;    // (batches, rows): whether a row has pairs whose expanded sums cancel
+  float* redone;      // what these pairs add to the row's sum over columns, by differences (batches, rows, dim)
 };
 
 // One of the two: `score` and `y` are null for rows.
@@ -29,7 +30,6 @@ struct ExpandInputs {
   float* y;
   float* norm;
   float* weight;
-  int* cancels;
   int64_t batches, count, cols, dim, batch0;
   PerBatch<float> bandwidth;
   Divider by_count;
@@ -44,7 +44,7 @@ static __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   const int64_t index = (first_block + blockIdx.x) * plan.rows.rows() + group.row;
   const bool active = index < in.batches * in.count;
   int64_t batch = active ? index : 0;
-  const int64_t row = in.by_count.split(batch);
+  in.by_count.split(batch);
   const float beta = beta_of(in.bandwidth, in.batch0 + batch);
   float norm = 0;
   float weight = 0;
@@ -58,10 +58,11 @@ static __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     SVGDX_UNROLL
     for (int w = 0; w < kPackWidth<float>; ++w) {
       x.v[w] -= centre.v[w];
-      // NaN if a number is too large for the products.
-      norm += fabsf(score.v[w]) + beta * fabsf(x.v[w]) < kMost ? x.v[w] * x.v[w] : not_a_number<float>();
+      // NaN if a number is too large for the products; then no pair of this particle takes part in them.
+      const bool fits = fabsf(score.v[w]) + beta * fabsf(x.v[w]) < kMost;
+      norm += fits ? x.v[w] * x.v[w] : not_a_number<float>();
       weight += x.v[w] * score.v[w];
-      score.v[w] -= beta * x.v[w];
+      score.v[w] = fits ? score.v[w] - beta * x.v[w] : 0.0f;
     }
     columns.store(in.out + index * in.dim, x);
     if (in.y != nullptr) columns.store(in.y + index * in.dim, score);
@@ -72,7 +73,6 @@ static __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   in.norm[index] = norm;
   if (in.y == nullptr) return;
   in.weight[index] = weight;
-  if (row == 0) in.cancels[batch] = 0;
 }
 
 inline void expand(const char* op, ExpandInputs in, void* stream) {

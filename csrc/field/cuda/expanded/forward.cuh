@@ -1,36 +1,60 @@
 // phi, trace and stein in float32 for dim > 128: the two products of the expanded sums on tensor cores,
 //   X (X | s)^T  and  sum_j kappa_ij z_ij = sum_j kappa_ij Y_j + beta X_i sum_j kappa_ij,   Y = s - beta X,
-// and kernel values between them. Batch entries with a sum that cancels are computed anew by differences, by the
-// kernels of forward_large.cuh, which otherwise return at once.
+// and kernel values between them. Pairs whose sums cancel leave the products, see kernel_values.cuh.
 #pragma once
 
 #include "field/cuda/expanded/kernel_values.cuh"
 #include "field/cuda/expanded/product.cuh"
+#include "field/cuda/finish.cuh"
 #include "field/cuda/large_plan.cuh"
 
 namespace svgdx::cuda {
 
 struct ValueProductInputs {
   Expansion expansion;
-  const float* own;  // scores of the rows, if they are the particles
-  int64_t rows, cols, dim;
-  PerBatch<float> bandwidth;
-  bool wide;
+  FieldArgs<float> args;
+  const float* trace_sums;
+  bool wide, completes;  // completes: the only part, which writes phi and the trace
   int64_t parts, cols_per_part;
   Divider by_parts, by_dim_tiles, by_row_tiles;
 };
 
-// The first part also adds beta X_i sum_j kappa_ij and the row's pair with itself.
+// Adds beta X_i sum_j kappa_ij, the pairs by differences and the row's pair with itself.
 __device__ inline void add_first_part(Pack<float, 2>& z, const ValueProductInputs& in, const PairBlock& block,
                                       int64_t batch, int64_t row, int64_t d, float beta) {
-  const int64_t index = (batch * in.rows + block.row0 + row) * in.dim + d;
-  const float kappa = in.expansion.kappa[batch * block.rows + row];
+  const FieldArgs<float>& args = in.args;
+  const int64_t dim = args.shape.dim;
+  const int64_t local = batch * block.rows + row;
+  const int64_t index = (batch * args.shape.rows + block.row0 + row) * dim + d;
+  const float kappa = in.expansion.kappa[local];
   Pack<float, 2> x{};
   Pack<float, 2> own{};
-  if (kappa != 0) load_pack(x, in.expansion.row + index, in.dim - d, in.wide);
-  if (in.own != nullptr) load_pack(own, in.own + block.batch0 * in.rows * in.dim + index, in.dim - d, in.wide);
+  Pack<float, 2> redone{};
+  if (kappa != 0) load_pack(x, in.expansion.row + index, dim - d, in.wide);
+  if (args.self) load_pack(own, args.score + block.batch0 * args.shape.rows * dim + index, dim - d, in.wide);
+  if (in.expansion.has_redone[local]) load_pack(redone, in.expansion.redone + local * dim + d, dim - d, in.wide);
   SVGDX_UNROLL
-  for (int w = 0; w < 2; ++w) z.v[w] += own.v[w] + beta * kappa * x.v[w];
+  for (int w = 0; w < 2; ++w) z.v[w] += own.v[w] + redone.v[w] + beta * kappa * x.v[w];
+}
+
+// Writes phi, or the update, from the complete sums; the tile of the first dimensions also writes the trace.
+__device__ inline void complete(Pack<float, 2>& z, const ValueProductInputs& in, const PairBlock& block, int64_t batch,
+                                int64_t row, int64_t d, float beta) {
+  const FieldArgs<float>& args = in.args;
+  const int64_t dim = args.shape.dim;
+  const int64_t b = block.batch0 + batch;
+  const int64_t index = b * args.shape.rows + block.row0 + row;
+  const float inverse = 1.0f / static_cast<float>(args.shape.cols);
+  if (d == 0) write_scalars(args, b, index, beta, in.trace_sums[batch * block.rows + row], 0.0f, 0.0f);
+  if (args.phi == nullptr) return;
+  Pack<float, 2> x{};
+  if (args.step) load_pack(x, args.query + index * dim + d, dim - d, in.wide);
+  SVGDX_UNROLL
+  for (int w = 0; w < 2; ++w) {
+    z.v[w] *= inverse;
+    if (args.step) z.v[w] = x.v[w] + args.step[b] * z.v[w];
+  }
+  store_pack(args.phi + index * dim + d, z, dim - d, in.wide);
 }
 
 // Kernel values times Y: 64 rows and 64 dimensions a block, over one part of the columns. Occupancy is below one half,
@@ -47,16 +71,17 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
   const int64_t part = in.by_parts.split(index);
   const int64_t row0 = in.by_row_tiles.split(index) * kExpandedTile;
   const int64_t batch = index;
-  if (row0 >= block.rows || in.expansion.cancels[batch] != 0) return;
+  if (row0 >= block.rows) return;
+  const int64_t dim = in.args.shape.dim;
   const int64_t col_end = min(block.cols, (part + 1) * in.cols_per_part);
   const float* kappa = values + block.plane(0, 0, ForwardPairs::kSums, batch) + row0 * block.padded_cols;
-  const float* y = in.expansion.col_y + batch * in.cols * in.dim + d0;
+  const float* y = in.expansion.col_y + batch * in.args.shape.cols * dim + d0;
   AsyncCopies copies;
   const auto start = [&](int64_t j, float* to) {
     start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to, kappa + j, block.padded_cols,
                                                                 block.rows - row0, kExpandedChunk, true);
-    start_copies<kExpandedChunk, kExpandedTile, kWideStride>(copies, to + kValues, y + j * in.dim, in.dim, col_end - j,
-                                                             in.dim - d0, in.wide);
+    start_copies<kExpandedChunk, kExpandedTile, kWideStride>(copies, to + kValues, y + j * dim, dim, col_end - j,
+                                                             dim - d0, in.wide);
   };
   const ExpandedWarp warp;
   ExpandedSums sums;
@@ -89,8 +114,8 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
     __syncthreads();
     now = 1 - now;
   }
-  const float beta = beta_of(in.bandwidth, block.batch0 + batch);
-  float* plane = out + (part * block.batches + batch) * block.rows * in.dim;
+  const float beta = beta_of(in.args.bandwidth, block.batch0 + batch);
+  float* plane = out + (part * block.batches + batch) * block.rows * dim;
   SVGDX_UNROLL
   for (int m = 0; m < 2; ++m) {
     SVGDX_UNROLL
@@ -99,12 +124,16 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
       for (int e = 0; e < 4; e += 2) {
         const int64_t row = row0 + warp.row(m, e);
         const int64_t d = d0 + warp.col(n, e);
-        if (row >= block.rows || d >= in.dim) continue;
+        if (row >= block.rows || d >= dim) continue;
         Pack<float, 2> pack;
         pack.v[0] = sums.total[m][n][e];
         pack.v[1] = sums.total[m][n][e + 1];
         if (part == 0) add_first_part(pack, in, block, batch, row, d, beta);
-        store_pack(plane + row * in.dim + d, pack, in.dim - d, in.wide);
+        if (in.completes) {
+          complete(pack, in, block, batch, row, d, beta);
+        } else {
+          store_pack(plane + row * dim + d, pack, dim - d, in.wide);
+        }
       }
     }
   }
@@ -113,7 +142,7 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
 inline void value_products(const char* op, ValueProductInputs in, const PairBlock& block, const float* values,
                            float* out, void* stream) {
   const int64_t row_tiles = ceil_div(block.rows, kExpandedTile);
-  const int64_t dim_tiles = ceil_div(in.dim, kExpandedTile);
+  const int64_t dim_tiles = ceil_div(in.args.shape.dim, kExpandedTile);
   in.by_parts = Divider(in.parts);
   in.by_dim_tiles = Divider(dim_tiles);
   in.by_row_tiles = Divider(row_tiles);
@@ -136,7 +165,7 @@ struct ExpansionLayout {
   int64_t elements() const {
     return 2 * aligned_elements(batches * cols * dim) + 2 * aligned_elements(batches * cols) +
            (self ? 0 : aligned_elements(batches * rows * dim) + aligned_elements(batches * rows)) +
-           aligned_elements(batches * rows) + aligned_elements(batches);
+           2 * aligned_elements(batches * rows) + aligned_elements(batches * rows * dim);
   }
   Expansion place(float* from) const {
     const auto take = [&](int64_t count) {
@@ -152,7 +181,8 @@ struct ExpansionLayout {
     expansion.row = self ? expansion.col : take(batches * rows * dim);
     expansion.row_norm = self ? expansion.col_norm : take(batches * rows);
     expansion.kappa = take(batches * rows);
-    expansion.cancels = reinterpret_cast<int*>(take(batches));
+    expansion.has_redone = reinterpret_cast<int*>(take(batches * rows));
+    expansion.redone = take(batches * rows * dim);
     return expansion;
   }
 };
@@ -169,7 +199,6 @@ inline void expand_particles(const char* op, const FieldArgs<float>& args, const
   in.y = expansion.col_y;
   in.norm = expansion.col_norm;
   in.weight = expansion.col_weight;
-  in.cancels = expansion.cancels;
   in.batches = batches;
   in.count = in.cols = shape.cols;
   in.dim = shape.dim;
