@@ -21,6 +21,9 @@ def recorded(name: str, op: torch._ops.OpOverload, formula: Formula | None, keep
     The function is one of a single level: at a level of torch.func, the dispatcher has already selected it.
     """
 
+    # Arguments that are not tensors, which a context does not save.
+    plain = [i for i, argument in enumerate(op._schema.arguments) if not _is_tensor(argument)]
+
     def forward(ctx: Any, *args: Any) -> Any:
         if torch._C._are_functorch_transforms_active():
             # A Function disables gradients in its forward, but the levels below this one record theirs.
@@ -39,29 +42,38 @@ def recorded(name: str, op: torch._ops.OpOverload, formula: Formula | None, keep
         if keeps:
             ctx.mark_non_differentiable(output[-1])
             args = (*args, output[-1])
-        if all(isinstance(value, Tensor) for value in args):
-            ctx.plain = None
-            ctx.save_for_backward(*args)
-        else:
-            ctx.plain = [None if isinstance(value, Tensor) else (value,) for value in args]
-            ctx.save_for_backward(*(value for value in args if isinstance(value, Tensor)))
+        if plain:
+            ctx.plain = [args[i] for i in plain]
+            args = tuple([value for i, value in enumerate(args) if i not in plain])
+        ctx.save_for_backward(*args)
         return output
 
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad
-        if formula is None or all(grad is None for grad in grads):
+        for grad in grads:
+            if grad is not None:
+                break
+        else:
             return (None,) * len(needs)
+        assert formula is not None
         inputs = ctx.saved_tensors
-        if ctx.plain is not None:
-            saved = iter(inputs)
-            inputs = [next(saved) if plain is None else plain[0] for plain in ctx.plain]
+        if plain:
+            inputs = list(inputs)
+            for i, value in zip(plain, ctx.plain, strict=True):
+                inputs.insert(i, value)
         input_grads = formula(inputs, needs, *grads)
-        return tuple([grad if need else None for grad, need in zip(input_grads, needs, strict=False)])
+        if False in needs:
+            return tuple([grad if need else None for grad, need in zip(input_grads, needs, strict=False)])
+        return input_grads
 
     # Compiled autograd asks the class for a key of its node, which only torch.autograd.Function defines.
     key = staticmethod(torch.autograd.Function._compiled_autograd_key)
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward), "_compiled_autograd_key": key}
     return type(name, (_SingleLevelFunction,), members)
+
+
+def _is_tensor(argument: torch.Argument) -> bool:
+    return "Tensor" in str(argument.type)
 
 
 def is_dual(value: Any) -> bool:
