@@ -78,11 +78,13 @@ void print_fused(const FieldShape& shape) {
   namespace cuda = svgdx::cuda;
   const cuda::FusedPlan plan = cuda::plan_fused(shape);
   const auto [padded, shared] = cuda::dispatch_fused(shape.dim, [&](auto p) {
-    return std::pair<int, size_t>(p(), cuda::FusedTile<p()>::bytes(plan.rows_per_block()));
+    return std::pair<int, size_t>(p(), p() <= 32 ? cuda::NarrowTile<p()>::bytes(plan.warp_rows)
+                                                 : cuda::FusedTile<p()>::bytes(plan.rows_per_block()));
   });
   std::cout << "{\"fused\": " << padded << ", \"grid\": " << plan.blocks << ", \"splits\": " << plan.splits
-            << ", \"row_warps\": " << plan.row_warps << ", \"cols\": " << plan.cols_per_split
-            << ", \"tile_cols\": " << cuda::fused_cols(padded) << ", \"shared\": " << shared << "}\n";
+            << ", \"warp_rows\": " << plan.warp_rows << ", \"row_warps\": " << plan.row_warps
+            << ", \"cols\": " << plan.cols_per_split << ", \"tile_cols\": " << cuda::fused_cols(padded)
+            << ", \"shared\": " << shared << "}\n";
 }
 
 void print_jacobian(const FieldShape& shape) {

@@ -78,7 +78,7 @@ def instance(launch: str, kind: str, dim: int, forward: bool) -> str:
     values = {"T": kind, "S": kind, "C": "double" if kind == "double" else "float", "Mode": mode, "In": kind}
     if "P" in (names := re.findall(r"\w+", arguments)):
         values["P"] = str(padded(dim))
-    return f"{base}<{', '.join(values[n] for n in names)}>" if names else base
+    return f"{base}<{', '.join(values.get(n, n) for n in names)}>" if names else base
 
 
 def by_instance(result: harness.Result, kind: str, dim: int, forward: bool) -> dict[str, Traffic]:
@@ -253,7 +253,7 @@ def other_runs(kind: str) -> Iterator[dict[str, Traffic]]:
 
 def measure(
     kinds: tuple[str, ...] = ("float", "double"),
-    field_dims: tuple[int, ...] = (2, 4, 8, 16, 64, 160),
+    field_dims: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 160),
     jacobian_dims: tuple[int, ...] = (2, 4, 8, 16),
     storage: tuple[str, ...] = ("float", "double", "Bf16", "Fp16"),
     kernels: Iterable[str] = (),

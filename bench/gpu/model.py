@@ -102,7 +102,7 @@ class Prediction:
 
 def loop_cost(gpu: Gpu, code: sass.Code, w: work.Work) -> tuple[float, str]:
     """Cycles of the busiest pipe for one item of the kernel's loop, and the pipe."""
-    loop = code.loop_of(w.marker, w.without)
+    loop = code.loop_of(w.marker, w.without, w.innermost)
     if loop is None:
         raise ValueError(f"{w.kernel} has no loop with {w.marker}")
     costs = {pipe: cost * w.per_item / loop.count(w.marker) for pipe, cost in cycles(gpu, loop, w.wavefronts).items()}

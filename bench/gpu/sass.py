@@ -43,9 +43,10 @@ class Code:
     def innermost(self) -> list[Loop]:
         return [loop for loop in self.loops if loop.innermost]
 
-    def loop_of(self, pattern: str, without: str = "$") -> Loop | None:
-        """The innermost loop with most instructions of that kind and none of the other, or None."""
-        loops = [loop for loop in self.innermost if loop.count(pattern) and not loop.count(without)]
+    def loop_of(self, pattern: str, without: str = "$", innermost: bool = True) -> Loop | None:
+        """The loop, or innermost loop, with most instructions of that kind and none of the other, or None."""
+        candidates = self.innermost if innermost else self.loops
+        loops = [loop for loop in candidates if loop.count(pattern) and not loop.count(without)]
         return max(loops, key=lambda loop: loop.count(pattern), default=None)
 
     def around(self, inner: Loop, pattern: str) -> Loop | None:

@@ -31,6 +31,7 @@ class Work:
     rounds: float = 0  # loads of a block that wait for one another
     wavefronts: float = 1  # of one shared-memory read in the loop
     without: str = "$"  # opcode that the loop does not have
+    innermost: bool = True  # False: the loop has loops inside, which are rarely executed
     around: float = 0  # passes of a warp through the loop around that loop, which has instructions of that kind as well
     shared: int = 0  # bytes of dynamic shared memory of a block
     overlaps: bool = False  # copies go on while the block computes
@@ -119,25 +120,29 @@ def _product(plan: dict[str, Any], mode: str, matrices: int, arrays: int, outs: 
 
 
 def _fused(plan: dict[str, Any], rows: int, m: int, dim: int) -> list[Work]:
-    """The kernels of csrc/field/cuda/fused/forward.cuh: an item is eight dimensions of 16 rows and 16 columns."""
-    blocks, splits, row_warps = plan["grid"], plan["splits"], plan["row_warps"]
+    """The kernels of csrc/field/cuda/fused: an item is eight dimensions of 16 rows and 16 columns; up to 32 dimensions
+    it is all dimensions of a warp's rows and eight columns."""
+    blocks, splits, row_warps, warp_rows = plan["grid"], plan["splits"], plan["row_warps"], plan["warp_rows"]
     cols = min(m, plan["cols"])
-    pairs = blocks * row_warps * -(-cols // 16)
     parts = rows * splits * (dim + 1)
+    narrow = plan["fused"] <= 32
+    pairs = blocks * row_warps * -(-cols // (8 if narrow else 16))
+    tiles, padded_dims = warp_rows // 16, plan["fused"] // 8
     fused = Work(
-        f"field_fused_kernel<{plan['fused']}>",
+        f"field_narrow_kernel<{plan['fused']}, {tiles}>" if narrow else f"field_fused_kernel<{plan['fused']}>",
         1,
         blocks,
         128,
-        pairs * -(-dim // 8),
+        pairs if narrow else pairs * -(-dim // 8),
         r"HMMA\.1688",
-        12,
-        filled=FLOAT * blocks * dim * (2 * cols + 16 * row_warps),
+        9 * tiles * padded_dims if narrow else 12,
+        filled=FLOAT * blocks * dim * (2 * cols + warp_rows * row_warps),
         written=FLOAT * parts,
         least=FLOAT * (rows * dim * 2 + parts),
         rounds=-(-cols // plan["tile_cols"]),
-        around=pairs,
+        around=0 if narrow else pairs,
         shared=plan["shared"],
+        innermost=not narrow,
     )
     return [fused] if splits == 1 else [fused, _rows("finish_field_kernel<float>", rows, dim, splits, 1, rows * dim)]
 

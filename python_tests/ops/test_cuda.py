@@ -198,6 +198,22 @@ def test_products_on_tensor_cores(dim: int, cloud: str) -> None:
         assert error <= 4 * torch.finfo(torch.float32).eps * torch.linalg.vector_norm(expected)
 
 
+def test_products_of_wide_blocks_of_rows() -> None:
+    """Enough problems that a warp takes 32 rows, of 33; the first problems are the clouds."""
+    rows, m, dim = 33, 1024, 11
+    x, score = torch.randn(16, m, dim), torch.randn(16, m, dim)
+    clusters = list(clouds(m, dim).values())[:-1]
+    x[: len(clusters)] = torch.stack(clusters)
+    query = x[:, :rows] + 1e-3
+    with backend.running(seed=1, counters=True) as calls:
+        outputs = ops.svgd_field(query, x, score, 3.0)
+    assert "(field_narrow_kernel<P, 2>)" in {counter.kernel for counter in calls[0].counters}
+    exact = reference.svgd_field(query.double(), x.double(), score.double(), 3.0)
+    for out, expected in zip(outputs, exact, strict=True):
+        norms = [torch.linalg.vector_norm(v.flatten(1), dim=1) for v in (out.double() - expected, expected)]
+        assert bool((norms[0] <= 4 * torch.finfo(torch.float32).eps * norms[1]).all())
+
+
 def test_products_of_blocks_of_rows() -> None:
     """Rows that are not the particles, in several blocks and batch entries, of which one has a sum that cancels."""
     rows, m, dim = 130, 64, 131

@@ -1,7 +1,7 @@
 // The 16-bit formats on a GPU: hardware conversions with the same values as common/half.h.
 #pragma once
 
-#include "common/cuda/simt_macros.cuh"
+#include "common/cuda/warp.cuh"
 #include "common/half.h"
 
 namespace svgdx::cuda {
@@ -37,18 +37,7 @@ __device__ inline S to_storage(Compute<S> value) {
   return narrow<S>(value);
 }
 
-// Flushes results below the smallest normal number to zero, which is negligible in a sum of probabilities; takes half
-// the instructions of exp2f.
-__device__ inline float exp_of(float v) {
-  const float y = v * 1.44269504f;
-#ifdef SVGDX_SIMT
-  return exp2f(y);
-#else
-  float power;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(y));
-  return power;
-#endif
-}
+__device__ inline float exp_of(float v) { return flushed_power_of_two(v * 1.44269504f); }
 __device__ inline double exp_of(double v) { return exp(v); }
 
 __device__ inline float log_of(float v) { return logf(v); }

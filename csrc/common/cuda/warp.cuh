@@ -19,6 +19,18 @@ __device__ inline T lane_sum(T value, int from, int to) {
 __device__ inline float power_of_two(float v) { return exp2f(v); }
 __device__ inline double power_of_two(double v) { return exp2(v); }
 
+// Flushes results below the smallest normal number to zero, which is negligible in a sum with larger ones; takes a third
+// of the instructions of exp2f.
+__device__ inline float flushed_power_of_two(float v) {
+#ifdef SVGDX_SIMT
+  return exp2f(v);
+#else
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(v));
+  return power;
+#endif
+}
+
 template <class T>
 __device__ inline T not_a_number() {
   return static_cast<T>(__builtin_nanf(""));

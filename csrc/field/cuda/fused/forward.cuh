@@ -1,24 +1,24 @@
 // phi, trace and stein in one launch for 16 < dim <= 128, and for dim > 8 with many columns, in float32: a block holds
-// 16 to 64 rows in shared memory, columns pass through it in tiles, and tensor cores form the dot products of rows with
-// columns and the products of kernel values with columns. Kernel values never leave registers.
+// 16 to 128 rows, columns pass through shared memory in tiles, and tensor cores form the dot products of rows with
+// columns and the products of kernel values with columns. Kernel values never leave registers. Up to 32 dimensions the
+// kernel is that of narrow.cuh.
 #pragma once
 
-#include "field/cuda/finish.cuh"
+#include "field/cuda/fused/narrow.cuh"
 #include "field/cuda/fused/pairs.cuh"
+#include "field/cuda/fused/write.cuh"
 
 namespace svgdx::cuda {
 
-// Adds the warps' sums in the order of their columns and writes the block's rows, a warp for each row in turn.
+// Hands the warps' sums to write_rows through shared memory.
 template <int P>
 __device__ inline void write_fused(const FusedSums<P>& sums, const FusedTile<P>& tile, const FieldArgs<float>& args,
                                    const FusedPlan& plan, const FieldBlock& block, float beta, float* partial) {
   constexpr int kStride = FusedTile<P>::kStride;
-  const FieldShape& shape = args.shape;
-  const int dim = static_cast<int>(shape.dim);
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  float* z = tile.x;            // (warps, 16, kStride), over both arrays of columns
-  float* scalars = tile.stage;  // trace, then kappa: (warps, 16) each
+  float* z = tile.x;            // over both arrays of columns
+  float* scalars = tile.stage;  // trace, then kappa
   __syncthreads();
   SVGDX_UNROLL
   for (int e = 0; e < 4; ++e) {
@@ -36,50 +36,12 @@ __device__ inline void write_fused(const FusedSums<P>& sums, const FusedTile<P>&
     scalars[(kFusedWarps + warp) * 16 + lane / 4 + 8 * half] = kappa;
   }
   __syncthreads();
-  const int64_t all_rows = shape.batch * shape.rows;
-  const float inverse = partial == nullptr ? 1 / static_cast<float>(shape.cols) : 1.0f;
-  for (int row = warp; row < block.rows; row += kFusedWarps) {
-    const int64_t index = block.batch * shape.rows + block.row0 + row;
-    const int64_t part = block.split * all_rows + index;
-    float trace = 0;
-    float kappa = 0;
-    for (int w = row / 16; w < kFusedWarps; w += plan.row_warps) {
-      trace += scalars[w * 16 + row % 16];
-      kappa += scalars[(kFusedWarps + w) * 16 + row % 16];
-    }
-    float score_dot = 0;
-    float own = 0;
-    for (int d = lane; d < dim; d += 32) {
-      float value = 0;
-      for (int w = row / 16; w < kFusedWarps; w += plan.row_warps) value += z[(w * 16 + row % 16) * kStride + d];
-      const float x = tile.rows[row * kStride + d];
-      if (kappa != 0) value += beta * (x - tile.rows[d]) * kappa;
-      // A row's pair with itself is its score, whatever beta.
-      const float score = args.self ? args.score[index * dim + d] : 0.0f;
-      if (block.split == 0) value += score;
-      value *= inverse;
-      if (partial != nullptr) {
-        partial[part * dim + d] = value;
-        continue;
-      }
-      score_dot += score * value;
-      own += score * score;
-      if (args.phi != nullptr) args.phi[index * dim + d] = args.step ? x + args.step[block.batch] * value : value;
-    }
-    score_dot = lane_sum(score_dot, 1, 32);
-    own = lane_sum(own, 1, 32);
-    if (lane != 0) continue;
-    if (partial != nullptr) {
-      partial[plan.splits * all_rows * dim + part] = trace;
-    } else {
-      write_scalars(args, block.batch, index, beta, trace, score_dot, own);
-    }
-  }
+  write_rows({z, scalars, scalars + kFusedWarps * 16, tile.rows, kStride}, args, plan, block, beta, partial);
 }
 
 // Resident blocks requested from the compiler.
 template <int P>
-constexpr int kFusedBlocks = P <= 32 ? 4 : (P <= 64 ? 3 : 2);
+constexpr int kFusedBlocks = P <= 64 ? 3 : 2;
 
 // Occupancy is below one half: a warp's sums stay in registers, and its products on tensor cores are independent of one
 // another and hide the latency in place of other warps.
@@ -139,11 +101,24 @@ inline void field_forward_fused(const FieldArgs<float>& args, float* scratch, vo
   const bool wide =
       is_aligned(args.query, shape.dim) && is_aligned(args.x, shape.dim) && is_aligned(args.score, shape.dim);
   float* partial = plan.splits > 1 ? scratch : nullptr;
-  dispatch_fused(shape.dim, [&](auto p) {
-    constexpr int P = decltype(p)::value;
-    const size_t shared = FusedTile<P>::bytes(plan.rows_per_block());
-    launch_blocks("field_forward", plan.blocks, [&](unsigned grid, int64_t first) {
-      SVGDX_LAUNCH((field_fused_kernel<P>), grid, kFusedThreads, shared, stream, args, plan, partial, wide, first);
+  launch_blocks("field_forward", plan.blocks, [&](unsigned grid, int64_t first) {
+    dispatch_fused(shape.dim, [&](auto p) {
+      constexpr int P = decltype(p)::value;
+      if constexpr (P <= 32) {
+        const size_t shared = NarrowTile<P>::bytes(plan.warp_rows);
+        if constexpr (P == 16) {
+          if (plan.warp_rows == 32) {
+            SVGDX_LAUNCH((field_narrow_kernel<P, 2>), grid, kFusedThreads, shared, stream, args, plan, partial, wide,
+                         first);
+            return;
+          }
+        }
+        SVGDX_LAUNCH((field_narrow_kernel<P, 1>), grid, kFusedThreads, shared, stream, args, plan, partial, wide,
+                     first);
+      } else {
+        const size_t shared = FusedTile<P>::bytes(plan.rows_per_block());
+        SVGDX_LAUNCH((field_fused_kernel<P>), grid, kFusedThreads, shared, stream, args, plan, partial, wide, first);
+      }
     });
   });
   if (partial == nullptr) return;

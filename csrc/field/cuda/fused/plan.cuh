@@ -10,14 +10,15 @@ constexpr int kFusedWarps = kFusedThreads / 32;
 constexpr int64_t kFusedDims = 128;
 
 struct FusedPlan {
-  int row_warps;      // warps with rows of their own, 16 each; the others share the columns of a tile
+  int warp_rows;      // rows of a warp: 16, or 32
+  int row_warps;      // warps with rows of their own; the others share the columns of a tile
   int64_t row_tiles;  // blocks that cover the rows of a batch entry
   int64_t splits;     // parts of the columns, each handled by a separate block
   int64_t cols_per_split;
   int64_t blocks;  // batch * row_tiles * splits
   Divider by_splits, by_row_tiles;
 
-  SVGDX_HD int rows_per_block() const { return 16 * row_warps; }
+  SVGDX_HD int rows_per_block() const { return warp_rows * row_warps; }
 };
 
 // Columns of a tile.
@@ -28,9 +29,14 @@ inline FusedPlan plan_fused(const FieldShape& shape, int padded_dim) {
   const int cols = fused_cols(padded_dim);
   FusedPlan plan{};
   const int64_t most_splits = std::max<int64_t>(1, shape.cols / kLeastColumns);
-  // Four warps with rows of their own read each column once for 64 rows; with few rows, that would leave
+  // Four warps with rows of their own read each column once for 64 or 128 rows; with few rows, that would leave
   // multiprocessors idle, and the warps share the columns instead.
-  const bool wide = shape.rows > 16 && shape.batch * ceil_div(shape.rows, 64) * most_splits >= kTargetBlocks / 4;
+  const auto fills = [&](int warp_rows) {
+    const int64_t row_tiles = ceil_div(shape.rows, kFusedWarps * warp_rows);
+    return shape.rows > warp_rows && shape.batch * row_tiles * most_splits >= kTargetBlocks / 4;
+  };
+  const bool wide = fills(16);
+  plan.warp_rows = padded_dim <= 16 && fills(32) ? 32 : 16;
   plan.row_warps = wide ? kFusedWarps : kFusedWarps / (cols / 16);
   plan.row_tiles = ceil_div(shape.rows, plan.rows_per_block());
   const int64_t splits = std::min(most_splits, std::max<int64_t>(1, kTargetBlocks / (shape.batch * plan.row_tiles)));
