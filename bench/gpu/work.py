@@ -186,7 +186,7 @@ def _expanded(plan: dict[str, Any]) -> list[Work]:
         per_item=48,
         filled=FLOAT * pairs * dims * 3 * 64,
         written=FLOAT * 2 * plan["dim_splits"] * batches * rows * cols,
-        shared=FLOAT * 2 * 3 * 64 * 36,
+        shared=FLOAT * 2 * (3 * 64 * 36 + 32),
         **common,
     )
     value_products = Work(
@@ -194,9 +194,9 @@ def _expanded(plan: dict[str, Any]) -> list[Work]:
         blocks=products,
         items=products * 4 * -(-per_part // 8),
         per_item=24,
-        filled=FLOAT * products * per_part * 128,
+        filled=FLOAT * products * per_part * 192,
         written=FLOAT * plan["parts"] * batches * rows * dim,
-        shared=FLOAT * 2 * (64 * 36 + 32 * 72),
+        shared=FLOAT * 2 * (64 * 36 + 2 * 32 * 72),
         **common,
     )
     columns, splits = 512 // plan["value_groups"], -(-plan["dim_splits"] // plan["value_groups"])
@@ -209,13 +209,12 @@ def _expanded(plan: dict[str, Any]) -> list[Work]:
         threads=128,
         items=batches * rows * pieces * 4 * splits,
         marker="LDG",
-        per_item=2,
-        filled=FLOAT * 2 * plan["dim_splits"] * batches * rows * cols,
+        per_item=4,
+        filled=FLOAT * 4 * plan["dim_splits"] * batches * rows * cols,
         written=FLOAT * batches * rows * cols,
         rounds=pieces * (-(-splits // 4) + 1),
     )
     return [
-        _rows("expand_kernel", batches * cols, dim, 1, 2, 2 * batches * cols * dim),
         pair_products,
         kernel_values,
         value_products,

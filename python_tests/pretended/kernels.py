@@ -69,9 +69,11 @@ def _is_wide(args: Sequence[Any]) -> bool:
 
 
 def _field(args: Sequence[Any]) -> int:
-    # One fused kernel up to 128 dimensions in float32 and what is computed in it.
+    # In float32 and what is computed in it: one fused kernel up to 128 dimensions, then three on tensor cores.
     x = next(arg for arg in args if isinstance(arg, Tensor))
-    return 4 if x.shape[-1] > (16 if x.dtype == torch.float64 else 128) else 1
+    if x.dtype == torch.float64:
+        return 4 if _is_wide(args) else 1
+    return 3 if x.shape[-1] > 128 else 1
 
 
 def _by_width(narrow: int, wide: int) -> Callable[[Sequence[Any]], int]:

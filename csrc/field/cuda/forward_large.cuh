@@ -76,7 +76,8 @@ int64_t large_forward_bytes(const FieldArgs<T>& args) {
   const FieldShape& shape = args.shape;
   const LargePlan plan = plan_large_forward(shape);
   const int64_t rows = plan.batches * plan.rows;
-  const int64_t expansion = is_expanded<T>(shape) ? ExpansionLayout(shape, plan.batches, args.self).elements() : 0;
+  Expansion unplaced{};
+  const int64_t expansion = is_expanded<T>(shape) ? place_expansion(unplaced, plan, shape.dim, nullptr) : 0;
   return (plan.pair_elements() + aligned_elements(rows) + aligned_elements(plan.parts * rows * shape.dim) + expansion) *
          int64_t(sizeof(T));
 }
@@ -108,15 +109,13 @@ inline bool completes(const FieldArgs<float>& args, const LargePlan& plan) {
 inline void forward_expanded(const char* op, const FieldArgs<float>& args, const LargePlan& plan,
                              const PairBlock& block, const Expansion& expansion, bool wide, float* sums,
                              float* trace_sums, float* parts, void* stream) {
-  const FieldShape& shape = args.shape;
-  if (block.row0 == 0) expand_particles(op, args, expansion, block.batch0, block.batches, stream);
-  pair_products(op, {expansion, args.score, shape.rows, shape.cols, shape.dim, wide}, block, sums, stream);
+  pair_products(op, {args, expansion, wide}, block, sums, stream);
   expanded_values(op, args, block, expansion, sums, trace_sums, stream);
   ValueProductInputs in{};
   in.expansion = expansion;
   in.args = args;
   in.trace_sums = trace_sums;
-  in.wide = wide && is_aligned(args.phi, shape.dim);
+  in.wide = wide && is_aligned(args.phi, args.shape.dim);
   in.completes = completes(args, plan);
   in.parts = plan.parts;
   in.cols_per_part = plan.cols_per_part;
@@ -137,8 +136,8 @@ void field_forward_large(const FieldArgs<T>& args, T* scratch, void* stream) {
   const auto add_block = [&](const PairBlock& block, bool first) {
     if constexpr (std::is_same_v<T, float>) {
       if (is_expanded(shape)) {
-        const ExpansionLayout layout(shape, plan.batches, args.self);
-        const Expansion expansion = layout.place(parts + aligned_elements(plan.parts * rows * shape.dim));
+        Expansion expansion;
+        place_expansion(expansion, plan, shape.dim, parts + aligned_elements(plan.parts * rows * shape.dim));
         forward_expanded(op, args, plan, block, expansion, wide, sums, trace_sums, parts, stream);
         return completes(args, plan);
       }

@@ -1,6 +1,7 @@
 // phi, trace and stein in float32 for dim > 128: the two products of the expanded sums on tensor cores,
 //   X (X | s)^T  and  sum_j kappa_ij z_ij = sum_j kappa_ij Y_j + beta X_i sum_j kappa_ij,   Y = s - beta X,
-// and kernel values between them. Pairs whose sums cancel leave the products, see kernel_values.cuh.
+// in which X = x - centre is formed where it is used, and kernel values between them. Pairs whose sums cancel leave the
+// products, see kernel_values.cuh.
 #pragma once
 
 #include "field/cuda/expanded/kernel_values.cuh"
@@ -25,16 +26,21 @@ __device__ inline void add_first_part(Pack<float, 2>& z, const ValueProductInput
   const FieldArgs<float>& args = in.args;
   const int64_t dim = args.shape.dim;
   const int64_t local = batch * block.rows + row;
-  const int64_t index = (batch * args.shape.rows + block.row0 + row) * dim + d;
+  const int64_t b = block.batch0 + batch;
+  const int64_t index = (b * args.shape.rows + block.row0 + row) * dim + d;
   const float kappa = in.expansion.kappa[local];
   Pack<float, 2> x{};
+  Pack<float, 2> centre{};
   Pack<float, 2> own{};
   Pack<float, 2> redone{};
-  if (kappa != 0) load_pack(x, in.expansion.row + index, dim - d, in.wide);
-  if (args.self) load_pack(own, args.score + block.batch0 * args.shape.rows * dim + index, dim - d, in.wide);
+  if (kappa != 0) {
+    load_pack(x, args.query + index, dim - d, in.wide);
+    load_pack(centre, args.x + b * args.shape.cols * dim + d, dim - d, in.wide);
+  }
+  if (args.self) load_pack(own, args.score + index, dim - d, in.wide);
   if (in.expansion.has_redone[local]) load_pack(redone, in.expansion.redone + local * dim + d, dim - d, in.wide);
   SVGDX_UNROLL
-  for (int w = 0; w < 2; ++w) z.v[w] += own.v[w] + redone.v[w] + beta * kappa * x.v[w];
+  for (int w = 0; w < 2; ++w) z.v[w] += own.v[w] + redone.v[w] + beta * kappa * (x.v[w] - centre.v[w]);
 }
 
 // Writes phi, or the update, from the complete sums; the tile of the first dimensions also writes the trace.
@@ -63,7 +69,8 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
     value_products_kernel(ValueProductInputs in, PairBlock block, const float* values, float* out,
                           int64_t first_block) {
   constexpr int kValues = kExpandedTile * kSummandStride;
-  constexpr int kSize = kValues + kExpandedChunk * kWideStride;
+  constexpr int kColumns = kExpandedChunk * kWideStride;
+  constexpr int kSize = kValues + 2 * kColumns;
   SharedCarver carver;
   SVGDX_CARVE(carver, float, tiles, 2 * kSize);
   int64_t index = first_block + blockIdx.x;
@@ -75,16 +82,26 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
   const int64_t dim = in.args.shape.dim;
   const int64_t col_end = min(block.cols, (part + 1) * in.cols_per_part);
   const float* kappa = values + block.plane(0, 0, ForwardPairs::kSums, batch) + row0 * block.padded_cols;
-  const float* y = in.expansion.col_y + batch * in.args.shape.cols * dim + d0;
+  const float beta = beta_of(in.args.bandwidth, block.batch0 + batch);
+  const float* x = in.args.x + (block.batch0 + batch) * in.args.shape.cols * dim + d0;
+  const float* score = in.args.score + (block.batch0 + batch) * in.args.shape.cols * dim + d0;
   AsyncCopies copies;
   const auto start = [&](int64_t j, float* to) {
     start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to, kappa + j, block.padded_cols,
                                                                 block.rows - row0, kExpandedChunk, true);
-    start_copies<kExpandedChunk, kExpandedTile, kWideStride>(copies, to + kValues, y + j * dim, dim, col_end - j,
+    start_copies<kExpandedChunk, kExpandedTile, kWideStride>(copies, to + kValues, x + j * dim, dim, col_end - j,
                                                              dim - d0, in.wide);
+    start_copies<kExpandedChunk, kExpandedTile, kWideStride>(copies, to + kValues + kColumns, score + j * dim, dim,
+                                                             col_end - j, dim - d0, in.wide);
   };
   const ExpandedWarp warp;
   ExpandedSums sums;
+  float centre[4];
+  SVGDX_UNROLL
+  for (int n = 0; n < 4; ++n) {
+    const int d = warp.col0 + 8 * n + warp.g;
+    centre[n] = d0 + d < dim ? x[d] : 0.0f;
+  }
   int now = 0;
   const int64_t col_begin = part * in.cols_per_part;
   start(col_begin, tiles);
@@ -99,13 +116,19 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
     SVGDX_UNROLL_BY(1)
     for (int k = 0; k < kExpandedChunk; k += 8) {
       Split<4> a[2];
-      warp.read_rows(a, tile, k);
+      SVGDX_UNROLL
+      for (int m = 0; m < 2; ++m) {
+        SVGDX_UNROLL
+        for (int e = 0; e < 4; ++e) a[m].set(e, tile[warp.place(m, e, k)]);
+      }
       SVGDX_UNROLL
       for (int n = 0; n < 4; ++n) {
         Split<2> b;
         SVGDX_UNROLL
         for (int e = 0; e < 2; ++e) {
-          b.set(e, tile[kValues + (k + warp.t + 4 * e) * kWideStride + warp.col0 + 8 * n + warp.g]);
+          const int at = kValues + (k + warp.t + 4 * e) * kWideStride + warp.col0 + 8 * n + warp.g;
+          const float y = tile[kColumns + at] - beta * (tile[at] - centre[n]);
+          b.set(e, fabsf(y) < kMostSummand ? y : 0.0f);  // one that is larger meets kernel values of 0 only
         }
         sums.add(n, a, b);
       }
@@ -114,7 +137,6 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
     __syncthreads();
     now = 1 - now;
   }
-  const float beta = beta_of(in.args.bandwidth, block.batch0 + batch);
   float* plane = out + (part * block.batches + batch) * block.rows * dim;
   SVGDX_UNROLL
   for (int m = 0; m < 2; ++m) {
@@ -146,7 +168,8 @@ inline void value_products(const char* op, ValueProductInputs in, const PairBloc
   in.by_parts = Divider(in.parts);
   in.by_dim_tiles = Divider(dim_tiles);
   in.by_row_tiles = Divider(row_tiles);
-  constexpr size_t kShared = carve_bytes<float>(2 * (kExpandedTile * kSummandStride + kExpandedChunk * kWideStride));
+  constexpr size_t kShared =
+      carve_bytes<float>(2 * (kExpandedTile * kSummandStride + 2 * kExpandedChunk * kWideStride));
   launch_blocks(op, row_tiles * dim_tiles * in.parts * block.batches, [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((value_products_kernel), grid, kExpandedThreads, kShared, stream, in, block, values, out, first);
   });
@@ -155,64 +178,22 @@ inline void value_products(const char* op, ValueProductInputs in, const PairBloc
 // Worth its launches for a tile of columns; the columns have to fit one block of pairs.
 inline bool is_expanded(const FieldShape& shape) { return shape.cols >= kExpandedTile && shape.cols <= kMostCols; }
 
-// Divides scratch: the expansion of the batch entries and rows of one block of pairs.
-struct ExpansionLayout {
-  int64_t rows, cols, dim, batches;
-  bool self;
-
-  ExpansionLayout(const FieldShape& shape, int64_t batches, bool self)
-      : rows(shape.rows), cols(shape.cols), dim(shape.dim), batches(batches), self(self) {}
-  int64_t elements() const {
-    return 2 * aligned_elements(batches * cols * dim) + 2 * aligned_elements(batches * cols) +
-           (self ? 0 : aligned_elements(batches * rows * dim) + aligned_elements(batches * rows)) +
-           2 * aligned_elements(batches * rows) + aligned_elements(batches * rows * dim);
-  }
-  Expansion place(float* from) const {
-    const auto take = [&](int64_t count) {
-      float* place = from;
-      from += aligned_elements(count);
-      return place;
-    };
-    Expansion expansion{};
-    expansion.col = take(batches * cols * dim);
-    expansion.col_y = take(batches * cols * dim);
-    expansion.col_norm = take(batches * cols);
-    expansion.col_weight = take(batches * cols);
-    expansion.row = self ? expansion.col : take(batches * rows * dim);
-    expansion.row_norm = self ? expansion.col_norm : take(batches * rows);
-    expansion.kappa = take(batches * rows);
-    expansion.has_redone = reinterpret_cast<int*>(take(batches * rows));
-    expansion.redone = take(batches * rows * dim);
-    return expansion;
-  }
-};
-
-// Expands the columns and rows of `batches` batch entries.
-inline void expand_particles(const char* op, const FieldArgs<float>& args, const Expansion& expansion, int64_t batch0,
-                             int64_t batches, void* stream) {
-  const FieldShape& shape = args.shape;
-  const float* x = args.x + batch0 * shape.cols * shape.dim;
-  ExpandInputs in{};
-  in.x = in.centre = x;
-  in.score = args.score + batch0 * shape.cols * shape.dim;
-  in.out = expansion.col;
-  in.y = expansion.col_y;
-  in.norm = expansion.col_norm;
-  in.weight = expansion.col_weight;
-  in.batches = batches;
-  in.count = in.cols = shape.cols;
-  in.dim = shape.dim;
-  in.batch0 = batch0;
-  in.bandwidth = args.bandwidth;
-  expand(op, in, stream);
-  if (args.self) return;
-  in.x = args.query + batch0 * shape.rows * shape.dim;
-  in.score = nullptr;
-  in.y = nullptr;
-  in.out = expansion.row;
-  in.norm = expansion.row_norm;
-  in.count = shape.rows;
-  expand(op, in, stream);
+// Places the expansion of one block of pairs in scratch, or counts its elements.
+inline int64_t place_expansion(Expansion& expansion, const LargePlan& plan, int64_t dim, float* from) {
+  int64_t used = 0;
+  const auto take = [&](int64_t count) {
+    float* place = from == nullptr ? nullptr : from + used;
+    used += aligned_elements(count);
+    return place;
+  };
+  const int64_t parts = plan.dim_splits * plan.batches;
+  expansion.row_norm = take(parts * plan.padded_rows);
+  expansion.col_norm = take(parts * plan.padded_cols);
+  expansion.col_weight = take(parts * plan.padded_cols);
+  expansion.kappa = take(plan.batches * plan.rows);
+  expansion.has_redone = reinterpret_cast<int*>(take(plan.batches * plan.rows));
+  expansion.redone = take(plan.batches * plan.rows * dim);
+  return used;
 }
 
 }  // namespace svgdx::cuda

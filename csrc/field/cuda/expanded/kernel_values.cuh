@@ -1,7 +1,7 @@
 // Kernel values from the expanded sums of pairs, or from differences for pairs whose sums cancel.
 #pragma once
 
-#include "field/cuda/expanded/expand.cuh"
+#include "field/cuda/expanded/product.cuh"
 #include "field/cuda/fused/pairs.cuh"
 #include "field/cuda/pairs.cuh"
 
@@ -70,18 +70,22 @@ __device__ inline void redo_products(const Redone& redone, const float* x_i, con
   }
 }
 
+__device__ inline Pack<float, 4> load_four(const float* from) { return *reinterpret_cast<const Pack<float, 4>*>(from); }
+
 // Replaces the sums by kernel values in place and writes their sum and sum_j kappa (D - r.z) for each row. A particle's
 // value with itself is 0. A pair whose sums cancel gets the value 0 as well: its share of the row's sum over columns
 // goes to expansion.redone.
-static __global__ void __launch_bounds__(kValueThreads, 8)
+// Occupancy is below one half: a lane's packs stay in registers.
+static __global__ void __launch_bounds__(kValueThreads, 4)
     expanded_kernel_values(FieldArgs<float> args, PairBlock block, Expansion expansion, ValuePlan plan, float* sums,
                            float* trace_sums, int64_t first_block) {
   constexpr int kMost = 4 * kValueThreads;  // columns
-  SVGDX_SHARED_PACKS(float, parts, 2 * kMost);
+  SVGDX_SHARED_PACKS(float, parts, 3 * kMost);
   SVGDX_SHARED(float, squared, kMost);
   SVGDX_SHARED(float, r_dot_s, kMost);
   SVGDX_SHARED(float, kappas, kMost);
   SVGDX_SHARED(float, shares, 2, kValueThreads / 32);
+  SVGDX_SHARED(float, own_norm, 1);
   const Redone redone{squared, r_dot_s, kappas};
   const int64_t local = first_block + blockIdx.x;
   int64_t batch = local;
@@ -90,9 +94,6 @@ static __global__ void __launch_bounds__(kValueThreads, 8)
   const float scale = beta * float(-0.5 * pair::kLog2E);
   const int64_t dim = args.shape.dim;
   const int64_t self = args.self ? block.row0 + row : int64_t(-1);
-  const float row_norm = expansion.row_norm[batch * args.shape.rows + block.row0 + row];
-  const float* col_norm = expansion.col_norm + batch * args.shape.cols;
-  const float* col_weight = expansion.col_weight + batch * args.shape.cols;
   const float* x_i = args.query + ((block.batch0 + batch) * args.shape.rows + block.row0 + row) * dim;
   const int64_t col0 = (block.batch0 + batch) * args.shape.cols;
   const int group = threadIdx.x / plan.lanes();
@@ -101,26 +102,39 @@ static __global__ void __launch_bounds__(kValueThreads, 8)
   float trace_sum = 0;
   float kappa_sum = 0;
   bool has_redone = false;
+  if (threadIdx.x < 32) {
+    float norm = 0;
+    for (int64_t split = threadIdx.x; split < block.dim_splits; split += 32) {
+      norm += expansion.row_norm[Expansion::part(block, split, batch, block.padded_rows) + row];
+    }
+    norm = lane_sum(norm, 1, 32);
+    if (threadIdx.x == 0) own_norm[0] = norm;
+  }
   SVGDX_UNROLL_BY(1)
   for (int64_t j0 = 0; j0 < block.padded_cols; j0 += plan.columns()) {
     const int count = static_cast<int>(min(block.padded_cols - j0, int64_t(plan.columns())));
     Pack<float, 4> x_x{};
     Pack<float, 4> x_s{};
+    Pack<float, 4> norm{};
+    const int64_t at = j0 + 4 * lane;
     SVGDX_UNROLL_BY(4)
     for (int64_t split = group; split < (4 * lane < count ? block.dim_splits : 0); split += plan.groups()) {
-      const float* from = values + j0 + 4 * lane;
-      const auto more_x =
-          *reinterpret_cast<const Pack<float, 4>*>(from + block.plane(split, 0, ForwardPairs::kSums, batch));
-      const auto more_s =
-          *reinterpret_cast<const Pack<float, 4>*>(from + block.plane(split, 1, ForwardPairs::kSums, batch));
+      const int64_t part = Expansion::part(block, split, batch, block.padded_cols) + at;
+      const auto more_x = load_four(values + at + block.plane(split, 0, ForwardPairs::kSums, batch));
+      const auto more_s = load_four(values + at + block.plane(split, 1, ForwardPairs::kSums, batch));
+      const auto more_norm = load_four(expansion.col_norm + part);
+      const auto weight = load_four(expansion.col_weight + part);
       SVGDX_UNROLL
       for (int w = 0; w < 4; ++w) {
         x_x.v[w] += more_x.v[w];
-        x_s.v[w] += more_s.v[w];
+        x_s.v[w] += more_s.v[w] - weight.v[w];
+        norm.v[w] += more_norm.v[w];
       }
     }
-    *reinterpret_cast<Pack<float, 4>*>(parts + group * 2 * plan.columns() + 4 * lane) = x_x;
-    *reinterpret_cast<Pack<float, 4>*>(parts + (group * 2 + 1) * plan.columns() + 4 * lane) = x_s;
+    float* place = parts + group * 3 * plan.columns() + 4 * lane;
+    *reinterpret_cast<Pack<float, 4>*>(place) = x_x;
+    *reinterpret_cast<Pack<float, 4>*>(place + plan.columns()) = x_s;
+    *reinterpret_cast<Pack<float, 4>*>(place + 2 * plan.columns()) = norm;
     __syncthreads();
     bool cancels = false;
     for (int c = threadIdx.x; c < count; c += kValueThreads) {
@@ -130,12 +144,13 @@ static __global__ void __launch_bounds__(kValueThreads, 8)
       kappas[c] = 0;
       if (j < block.cols && j != self) {
         float dot = 0;
-        float score_dot = 0;
+        float r_dot_score = 0;
+        float norms = own_norm[0];
         for (int g = 0; g < plan.groups(); ++g) {
-          dot += parts[g * 2 * plan.columns() + c];
-          score_dot += parts[(g * 2 + 1) * plan.columns() + c];
+          dot += parts[g * 3 * plan.columns() + c];
+          r_dot_score += parts[(g * 3 + 1) * plan.columns() + c];
+          norms += parts[(g * 3 + 2) * plan.columns() + c];
         }
-        const float norms = row_norm + col_norm[j];
         const float q = norms - 2 * dot;
         if (norms <= kMostCancelled * q) {
           kappa = power_of_two(scale * q);
@@ -145,7 +160,7 @@ static __global__ void __launch_bounds__(kValueThreads, 8)
         }
         if (kappa != 0) {
           kappa_sum += kappa;
-          trace_sum += pair::trace_term(kappa, static_cast<float>(dim), score_dot - col_weight[j] + beta * q);
+          trace_sum += pair::trace_term(kappa, static_cast<float>(dim), r_dot_score + beta * q);
         }
       }
       values[block.plane(0, 0, ForwardPairs::kSums, batch) + j] = kappa;

@@ -4,10 +4,29 @@
 
 #include "common/cuda/async_copy.cuh"
 #include "common/cuda/mma.cuh"
-#include "field/cuda/expanded/expand.cuh"
+#include "common/cuda/warp.cuh"
+#include "field/args.h"
 #include "field/cuda/pairs.cuh"
 
 namespace svgdx::cuda {
+
+// X = x - centre, with the first particle of a batch entry as the centre. What the passes over the pairs of some batch
+// entries hand on, in scratch:
+struct Expansion {
+  // Of the dimensions of each split (dim_splits, batches, padded rows or columns):
+  float* row_norm;    // |X|^2
+  float* col_norm;    // the same; NaN if a number is too large for the products
+  float* col_weight;  // X . s
+  float* kappa;       // sum of the kernel values of a row (batches, rows)
+  int* has_redone;    // (batches, rows): whether a row has pairs whose expanded sums cancel
+  float* redone;      // what these pairs add to the row's sum over columns, by differences (batches, rows, dim)
+
+  __device__ static int64_t part(const PairBlock& block, int64_t split, int64_t batch, int64_t padded) {
+    return (split * block.batches + batch) * padded;
+  }
+};
+
+constexpr float kMostSummand = 1e30f;  // so that no product overflows
 
 constexpr int kExpandedThreads = 128;
 constexpr int kExpandedTile = 64;   // rows and columns of a block
@@ -84,23 +103,45 @@ struct ExpandedWarp {
   __device__ int row(int m, int e) const { return row0 + 16 * m + g + e / 2 * 8; }
   __device__ int col(int n, int e) const { return col0 + 8 * n + 2 * t + e % 2; }
 
-  // The rows' eight summands from k on, from a tile [row][summand].
-  __device__ void read_rows(Split<4> (&a)[2], const float* tile, int k) const {
+  // Number e of an operand A in a tile [row][summand], of the summands from k on.
+  __device__ int place(int m, int e, int k) const {
+    return (row0 + 16 * m + g + e % 2 * 8) * kSummandStride + k + t + e / 2 * 4;
+  }
+};
+
+// A lane's part of the norms and weights of the warp's rows and columns.
+struct ExpandedNorms {
+  float row[2][2] = {};  // of rows g and g + 8 of each 16
+  float col[4] = {}, weight[4] = {};
+
+  // Rows are those of the block's first column tile, columns those of its first row tile.
+  __device__ void write(const Expansion& to, const PairBlock& block, const ExpandedWarp& warp, int64_t split,
+                        int64_t batch, int64_t row_at, int64_t col_at) {
     SVGDX_UNROLL
     for (int m = 0; m < 2; ++m) {
       SVGDX_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        a[m].set(e, tile[(row0 + 16 * m + g + e % 2 * 8) * kSummandStride + k + t + e / 2 * 4]);
+      for (int half = 0; half < 2; ++half) {
+        const float norm = lane_sum(row[m][half], 1, 4);
+        if (col_at + warp.col0 != 0 || warp.t != 0) continue;
+        to.row_norm[Expansion::part(block, split, batch, block.padded_rows) + row_at + warp.row(m, 2 * half)] = norm;
       }
+    }
+    SVGDX_UNROLL
+    for (int n = 0; n < 4; ++n) {
+      const float norm = lane_sum(col[n], 1, 4);
+      const float weights = lane_sum(weight[n], 1, 4);
+      if (row_at + warp.row0 != 0 || warp.t != 0) continue;
+      const int64_t at = Expansion::part(block, split, batch, block.padded_cols) + col_at + warp.col0 + 8 * n + warp.g;
+      to.col_norm[at] = norm;
+      to.col_weight[at] = weights;
     }
   }
 };
 
-// X . X and X . s of a block of pairs, in the planes of its first and second sum (pairs.cuh).
+// X . X and X . s of a block of pairs, in the planes of its first and second sum (pairs.cuh), with norms and weights.
 struct PairProductInputs {
+  FieldArgs<float> args;
   Expansion expansion;
-  const float* score;
-  int64_t rows, cols, dim;  // of the arrays
   bool wide;
 };
 
@@ -109,48 +150,65 @@ struct PairProductInputs {
 static __global__ void __launch_bounds__(kExpandedThreads, 2)
     pair_products_kernel(PairProductInputs in, PairBlock block, float* out, int64_t first_block) {
   constexpr int kSize = kExpandedTile * kSummandStride;
+  constexpr int kAll = 3 * kSize + kExpandedChunk;  // rows, columns and their scores, and the centre
   SharedCarver carver;
-  SVGDX_CARVE(carver, float, tiles, 2 * 3 * kSize);
+  SVGDX_CARVE(carver, float, tiles, 2 * kAll);
   int64_t index = first_block + blockIdx.x;
   const int64_t col = block.by_col_tiles.split(index) * kExpandedTile;
   const int64_t row = block.by_row_tiles.split(index) * kExpandedTile;
   const int64_t batch = block.by_batches.split(index);
   const int64_t split = index;
   if (row >= block.rows || col >= block.cols) return;  // the padding is never read
-  const int64_t d_end = min(in.dim, (split + 1) * block.dims_per_split);
-  const float* rows = in.expansion.row + (batch * in.rows + block.row0 + row) * in.dim;
-  const float* cols = in.expansion.col + (batch * in.cols + col) * in.dim;
-  const float* score = in.score + ((block.batch0 + batch) * in.cols + col) * in.dim;
+  const FieldShape& shape = in.args.shape;
+  const int64_t dim = shape.dim;
+  const int64_t d_end = min(dim, (split + 1) * block.dims_per_split);
+  const int64_t first = (block.batch0 + batch) * shape.cols * dim;
+  const float* rows = in.args.query + ((block.batch0 + batch) * shape.rows + block.row0 + row) * dim;
+  const float* centre = in.args.x + first;
+  const float* cols = centre + col * dim;
+  const float* score = in.args.score + first + col * dim;
+  const float beta = beta_of(in.args.bandwidth, block.batch0 + batch);
   AsyncCopies copies;
   const auto start = [&](int64_t d, float* to) {
-    start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to, rows + d, in.dim, block.rows - row,
+    start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to, rows + d, dim, block.rows - row, d_end - d,
+                                                                in.wide);
+    start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to + kSize, cols + d, dim, block.cols - col,
                                                                 d_end - d, in.wide);
-    start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to + kSize, cols + d, in.dim, block.cols - col,
-                                                                d_end - d, in.wide);
-    start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to + 2 * kSize, score + d, in.dim,
+    start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to + 2 * kSize, score + d, dim,
                                                                 block.cols - col, d_end - d, in.wide);
+    start_copies<1, kExpandedChunk, kExpandedChunk>(copies, to + 3 * kSize, centre + d, dim, 1, d_end - d, in.wide);
   };
   const ExpandedWarp warp;
   ExpandedSums x_x;
   ExpandedSums x_s;
+  ExpandedNorms norms;
   int now = 0;
   const int64_t d_begin = split * block.dims_per_split;
   start(d_begin, tiles);
   copies.commit();
   for (int64_t d = d_begin; d < d_end; d += kExpandedChunk) {
-    if (d + kExpandedChunk < d_end) start(d + kExpandedChunk, tiles + (1 - now) * 3 * kSize);
+    if (d + kExpandedChunk < d_end) start(d + kExpandedChunk, tiles + (1 - now) * kAll);
     copies.commit();
     copies.wait<1>();
     __syncthreads();
-    const float* tile = tiles + now * 3 * kSize;
+    const float* tile = tiles + now * kAll;
     SVGDX_UNROLL_BY(1)
     for (int k = 0; k < kExpandedChunk; k += 8) {
       if (k % 16 == 0) {
         x_x.begin();
         x_s.begin();
       }
+      const float c[2] = {tile[3 * kSize + k + warp.t], tile[3 * kSize + k + warp.t + 4]};
       Split<4> a[2];
-      warp.read_rows(a, tile, k);
+      SVGDX_UNROLL
+      for (int m = 0; m < 2; ++m) {
+        SVGDX_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          const float value = tile[warp.place(m, e, k)] - c[e / 2];
+          a[m].set(e, value);
+          norms.row[m][e % 2] += value * value;
+        }
+      }
       SVGDX_UNROLL
       for (int n = 0; n < 4; ++n) {
         const int at = (warp.col0 + 8 * n + warp.g) * kSummandStride + k + warp.t;
@@ -158,8 +216,14 @@ static __global__ void __launch_bounds__(kExpandedThreads, 2)
         Split<2> s;
         SVGDX_UNROLL
         for (int e = 0; e < 2; ++e) {
-          x.set(e, tile[kSize + at + 4 * e]);
-          s.set(e, tile[2 * kSize + at + 4 * e]);
+          const float value = tile[kSize + at + 4 * e] - c[e];
+          const float score_value = tile[2 * kSize + at + 4 * e];
+          x.set(e, value);
+          s.set(e, score_value);
+          // NaN, so that no pair of this particle takes part in the products.
+          const bool fits = fabsf(score_value) + beta * fabsf(value) < kMostSummand;
+          norms.col[n] += fits ? value * value : not_a_number<float>();
+          norms.weight[n] += value * score_value;
         }
         x_x.add(n, a, x);
         x_s.add(n, a, s);
@@ -172,6 +236,7 @@ static __global__ void __launch_bounds__(kExpandedThreads, 2)
     __syncthreads();
     now = 1 - now;
   }
+  norms.write(in.expansion, block, warp, split, batch, row, col);
   SVGDX_UNROLL
   for (int sum = 0; sum < 2; ++sum) {
     float* plane = out + block.plane(split, sum, ForwardPairs::kSums, batch);
@@ -200,7 +265,7 @@ inline void pair_products(const char* op, const PairProductInputs& in, const Pai
   const int64_t col_tiles = block.padded_cols / kExpandedTile;
   tiled.by_row_tiles = Divider(row_tiles);
   tiled.by_col_tiles = Divider(col_tiles);
-  constexpr size_t kShared = carve_bytes<float>(2 * 3 * kExpandedTile * kSummandStride);
+  constexpr size_t kShared = carve_bytes<float>(2 * (3 * kExpandedTile * kSummandStride + kExpandedChunk));
   launch_blocks(op, row_tiles * col_tiles * block.batches * block.dim_splits, [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((pair_products_kernel), grid, kExpandedThreads, kShared, stream, in, tiled, out, first);
   });
