@@ -222,7 +222,7 @@ def _validation(rows: list[Row]) -> list[str]:
             key = entry["op"], tuple(entry["shape"])
             then[key] = then.get(key, 0) + 1e-6 * entry["us"]
     now = {(op, size): seconds(kernels) for gpu, op, size, kernels in rows if gpu.name == "H200"}
-    times = {key: value for key, value in measured().items() if key in now}
+    times = {key: value for key, value in measured().items() if key in now and key in then}
     host = min((then[key], time - then[key]) for key, (time, single) in times.items() if single)[1]
     head = ["op", "(B, M, D)", "measured, us", "predicted then, us", "predicted / measured", "predicted now, us"]
     table = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]

@@ -43,7 +43,7 @@ ColumnPlan plan_columns(int64_t width, bool wide, int lane_bits) {
 // The plan for groups that each handle a whole row, with 16-byte accesses if rows of all these arrays allow them.
 template <class S, class... Arrays>
 ColumnPlan plan_rows(int64_t width, Arrays... arrays) {
-  const bool wide = (is_aligned(arrays, width) && ...);
+  const bool wide = all_aligned(width, arrays...);
   return plan_columns<S>(width, wide, row_lanes<S>(width, wide));
 }
 
@@ -74,6 +74,12 @@ struct Columns {
       if (holds(w)) pack.v[w] = row[first + w * step];
     }
     return pack;
+  }
+  // Adds the pack that load returns.
+  __device__ void add(WidePack<S>& sum, const S* row) const {
+    const WidePack<S> pack = load(row);
+    SVGDX_UNROLL
+    for (int w = 0; w < kWidth; ++w) sum.v[w] += pack.v[w];
   }
   __device__ void store(S* row, const WidePack<S>& pack) const {
     if (wide) {

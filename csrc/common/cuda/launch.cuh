@@ -31,6 +31,12 @@ bool is_aligned(const T* p, int64_t row_elements) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0 && row_elements % kPack == 0;
 }
 
+// Whether rows of `width` elements of all these arrays allow 16-byte accesses.
+template <class... Arrays>
+bool all_aligned(int64_t width, const Arrays&... arrays) {
+  return (is_aligned(arrays, width) && ...);
+}
+
 // Calls launch(grid, first_block) as often as the grid limit requires; does nothing for zero blocks.
 template <class F>
 void launch_blocks(const char* op, int64_t blocks, F launch) {

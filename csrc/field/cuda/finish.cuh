@@ -60,11 +60,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     const Columns<T> columns(plan, group.lane, chunk);
     WidePack<T> value{};
     SVGDX_UNROLL_BY(4)
-    for (int64_t p = 0; p < sums.parts; ++p) {
-      const WidePack<T> part = columns.load(sums.z + (p * count + local) * dim);
-      SVGDX_UNROLL
-      for (int w = 0; w < kPackWidth<T>; ++w) value.v[w] += part.v[w];
-    }
+    for (int64_t p = 0; p < sums.parts; ++p) columns.add(value, sums.z + (p * count + local) * dim);
     SVGDX_UNROLL
     for (int w = 0; w < kPackWidth<T>; ++w) value.v[w] *= inverse;
     if (args.stein != nullptr) {

@@ -154,7 +154,7 @@ template <class T>
 void field_forward_registers(const FieldArgs<T>& args, T* partial, void* stream) {
   const FieldPlan plan = plan_field(args.shape, kForwardThreads);
   const int64_t dim = args.shape.dim;
-  const bool wide = is_aligned(args.query, dim) && is_aligned(args.x, dim) && is_aligned(args.score, dim);
+  const bool wide = all_aligned(dim, args.query, args.x, args.score);
   T* sums = plan.splits > 1 ? partial : nullptr;
   dispatch_dims(dim, [&](auto dims) {
     constexpr int P = decltype(dims)::kValue;

@@ -21,10 +21,9 @@ __global__ void __launch_bounds__(kRowThreads, kPackBlocks)
   SVGDX_SHARED(T, shares, kRowWarps);
   const RowGroup group(plan.rows);
   const int64_t local = (first_block + blockIdx.x) * plan.rows.rows() + group.row;
-  const bool inside = local < block.batches * block.rows;
-  int64_t batch = inside ? local : 0;
+  const bool active = local < block.batches * block.rows;
+  int64_t batch = active ? local : 0;
   const int64_t row = block.by_rows.split(batch);
-  const bool active = inside && block.computes(batch);
   const T beta = beta_of(args.bandwidth, block.batch0 + batch);
   const T scale = beta * T(-0.5 * pair::kLog2E);
   const T dim = static_cast<T>(args.shape.dim);
@@ -38,13 +37,8 @@ __global__ void __launch_bounds__(kRowThreads, kPackBlocks)
     SVGDX_UNROLL_BY(4)
     for (int64_t split = 0; split < block.dim_splits; ++split) {
       const T* from = sums + row * block.padded_cols;
-      const WidePack<T> more_q = columns.load(from + block.plane(split, 0, ForwardPairs::kSums, batch));
-      const WidePack<T> more_r = columns.load(from + block.plane(split, 1, ForwardPairs::kSums, batch));
-      SVGDX_UNROLL
-      for (int w = 0; w < kPackWidth<T>; ++w) {
-        q.v[w] += more_q.v[w];
-        r_dot_s.v[w] += more_r.v[w];
-      }
+      columns.add(q, from + block.plane(split, 0, ForwardPairs::kSums, batch));
+      columns.add(r_dot_s, from + block.plane(split, 1, ForwardPairs::kSums, batch));
     }
     WidePack<T> kappa;
     SVGDX_UNROLL
@@ -127,8 +121,7 @@ void field_forward_large(const FieldArgs<T>& args, T* scratch, void* stream) {
   const char* op = "field_forward";
   const FieldShape& shape = args.shape;
   const LargePlan plan = plan_large_forward(shape);
-  const bool wide =
-      is_aligned(args.query, shape.dim) && is_aligned(args.x, shape.dim) && is_aligned(args.score, shape.dim);
+  const bool wide = all_aligned(shape.dim, args.query, args.x, args.score);
   const int64_t rows = plan.batches * plan.rows;
   T* sums = scratch;
   T* trace_sums = sums + plan.pair_elements();

@@ -25,9 +25,7 @@ struct PairBlock {
   int64_t padded_rows, padded_cols;
   int64_t dim_splits, dims_per_split;
   Divider by_rows, by_batches, by_row_tiles, by_col_tiles;  // tiles of the pair sums
-  const int* only;  // (batches): entries that are 0 are not computed; null computes all
 
-  SVGDX_HD bool computes(int64_t batch) const { return only == nullptr || only[batch] != 0; }
   SVGDX_HD int64_t matrix() const { return padded_rows * padded_cols; }
   // Offset of the matrix of one sum and batch entry in (dim_splits, sums, batches, padded_rows, padded_cols).
   SVGDX_HD int64_t plane(int64_t split, int sum, int sums, int64_t batch) const {
@@ -183,7 +181,6 @@ __global__ void __launch_bounds__(kLargeThreads, sizeof(T) == 4 ? 2 : 1)
   const int64_t batch = block.by_batches.split(index);
   const int64_t split = index;
   if (row >= block.rows || col >= block.cols) return;  // the padding is never read
-  if (!block.computes(batch)) return;
 
   const int64_t dim = in.shape.dim;
   const int64_t d_end = min(dim, (split + 1) * block.dims_per_split);

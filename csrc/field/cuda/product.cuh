@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kLargeThreads, Mode::kOuts * sizeof(T) <= 8 ? 
   SVGDX_SHARED_PACKS(T, cols, Mode::kColArrays * Cols::kSize);
   SVGDX_SHARED(T, upstream, Cols::kCols);
   const ProductBlock at(in, first_block + blockIdx.x);
-  if (at.row0 >= block.rows || !block.computes(at.batch)) return;
+  if (at.row0 >= block.rows) return;
   const int ty = threadIdx.x / 8;
   const int tx = threadIdx.x % 8;
   const T beta = beta_of(in.bandwidth, block.batch0 + at.batch);

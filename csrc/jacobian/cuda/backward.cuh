@@ -261,8 +261,7 @@ template <class T>
 void jacobian_backward(const JacobianGradArgs<T>& args, void* stream) {
   const JacobianArgs<T>& forward = args.forward;
   if (forward.batch * forward.particles * forward.dim == 0) return;
-  const bool wide = is_aligned(forward.x, forward.dim) && is_aligned(forward.score, forward.dim) &&
-                    is_aligned(args.adjoint, forward.dim);
+  const bool wide = all_aligned(forward.dim, forward.x, forward.score, args.adjoint);
   const char* op = "jacobian_backward";
   dispatch_dims(forward.dim, [&](auto dims) {
     constexpr int P = decltype(dims)::kValue;

@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kJacobianThreads, kJacobianBlocks<T, P>)
 template <class T>
 void jacobian_forward(const JacobianArgs<T>& args, void* stream) {
   if (args.batch * args.particles * args.dim == 0) return;
-  const bool wide = is_aligned(args.x, args.dim) && is_aligned(args.score, args.dim);
+  const bool wide = all_aligned(args.dim, args.x, args.score);
   dispatch_dims(args.dim, [&](auto dims) {
     constexpr int P = decltype(dims)::kValue;
     const JacobianPlan plan = plan_jacobian(args.batch, args.particles, P / 2, kJacobianCols / (P / 2));

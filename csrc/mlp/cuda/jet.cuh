@@ -60,9 +60,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
 template <class C>
 void mlp_forward(const MlpForward<C>& args, void* stream) {
   const bool head = args.head.weight != nullptr;
-  const bool wide = is_aligned(args.product, args.width) && is_aligned(args.stacked, args.width) &&
-                    is_aligned(args.slope, args.width) && is_aligned(args.bend, args.width) &&
-                    is_aligned(args.head.weight, args.width) && is_aligned(args.shift, args.width);
+  const bool wide = all_aligned(args.width, args.product, args.stacked, args.slope, args.bend, args.head.weight,
+                                args.shift.bias, args.shift.condition);
   const int lanes = head ? row_lanes<C>(args.width, wide) : chunk_lanes<C>(args.width, wide);
   const ColumnPlan plan = plan_columns<C>(args.width, wide, lanes);
   const Divider by_group(args.shift.group);
@@ -96,8 +95,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
 template <class C>
 void mlp_reverse(const MlpReverse<C>& args, void* stream) {
   const int64_t count = args.rows * args.width;
-  const bool wide = is_aligned(args.product, count) && is_aligned(args.stacked, count) &&
-                    is_aligned(args.slope, count) && is_aligned(args.bend, count);
+  const bool wide = all_aligned(count, args.product, args.stacked, args.slope, args.bend);
   const ColumnPlan plan = plan_columns<C>(count, wide, 5);
   launch_blocks("mlp_score_hvp", plan.chunk_blocks(1), [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((mlp_reverse_kernel<C>), grid, kRowThreads, 0, stream, args, plan, first);

@@ -92,9 +92,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
 template <class C>
 void mlp_laplacian(const MlpLaplacian<C>& args, void* stream) {
   const bool head = args.head.weight != nullptr;
-  const bool wide = is_aligned(args.argument, args.width) && is_aligned(args.laplacian, args.width) &&
-                    is_aligned(args.jacobian, args.width) && is_aligned(args.stacked, args.width) &&
-                    is_aligned(args.head.weight, args.width) && is_aligned(args.shift, args.width);
+  const bool wide = all_aligned(args.width, args.argument, args.laplacian, args.jacobian, args.stacked,
+                                args.head.weight, args.shift.bias, args.shift.condition);
   const ColumnPlan plan = plan_columns<C>(args.width, wide, head ? 5 : chunk_lanes<C>(args.width, wide));
   const Divider by_group(args.shift.group);
   const int64_t blocks = head ? plan.row_blocks(args.rows) : plan.chunk_blocks(args.rows);

@@ -123,10 +123,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks - 2)
 template <class C>
 void twin_layer(const TwinLayer<C>& args, void* stream) {
   const bool head = args.head != nullptr;
-  const bool wide = is_aligned(args.product, args.width) && is_aligned(args.shift, args.width) &&
-                    is_aligned(args.shift, args.pitch) && is_aligned(args.value, args.width) &&
-                    is_aligned(args.saved, args.width) && is_aligned(args.grad, args.width) &&
-                    is_aligned(args.head, head ? args.head_pitch : 0);
+  const bool wide = all_aligned(args.width, args.product, args.shift, args.value, args.saved, args.grad) &&
+                    is_aligned(args.shift, args.pitch) && is_aligned(args.head, head ? args.head_pitch : 0);
   const int lanes = head ? row_lanes<C>(args.width, wide) : chunk_lanes<C>(args.width, wide);
   const ColumnPlan plan = plan_columns<C>(args.width, wide, lanes);
   const Divider by_group(args.group), by_rows(std::max<int64_t>(1, args.rows));
@@ -173,9 +171,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
 
 template <class C>
 void twin_back(const TwinBack<C>& args, void* stream) {
-  const bool wide = is_aligned(args.value, args.width) && is_aligned(args.product, args.width) &&
-                    is_aligned(args.grad, args.width) && is_aligned(args.out, args.width) &&
-                    is_aligned(args.saved, args.width);
+  const bool wide = all_aligned(args.width, args.value, args.product, args.grad, args.out, args.saved);
   const ColumnPlan plan = plan_columns<C>(args.width, wide, chunk_lanes<C>(args.width, wide));
   launch_twin("mlp_minimum", args.rows, plan, [&](unsigned grid, int64_t first, const Divider& by_rows) {
     SVGDX_LAUNCH((twin_back_kernel<C>), grid, kRowThreads, 0, stream, args, plan, by_rows, first);
@@ -225,9 +221,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
 
 template <class C>
 ColumnPlan plan_along(const TwinAlong<C>& args) {
-  const bool wide = is_aligned(args.value, args.width) && is_aligned(args.h, args.width) &&
-                    is_aligned(args.out, args.width) && is_aligned(args.back, args.width) &&
-                    is_aligned(args.head, args.head_pitch) && is_aligned(args.grad, args.width);
+  const bool wide = all_aligned(args.width, args.value, args.h, args.out, args.back, args.grad) &&
+                    is_aligned(args.head, args.head_pitch);
   return plan_columns<C>(args.width, wide, chunk_lanes<C>(args.width, wide));
 }
 

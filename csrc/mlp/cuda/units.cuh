@@ -34,9 +34,4 @@ __device__ inline UnitJets<C> unit_jets(Activation activation, const C* product,
   return jets;
 }
 
-template <class C>
-bool is_aligned(const LayerShift<C>& shift, int64_t width) {
-  return is_aligned(shift.bias, width) && is_aligned(shift.condition, width);
-}
-
 }  // namespace svgdx::cuda

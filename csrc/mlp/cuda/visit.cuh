@@ -136,8 +136,7 @@ void rollout_visit(const RolloutVisit<S>& args, void* stream) {
   sample.logits = args.logits + args.split * 3 * args.dim;
   sample.forward = false;
   const SamplePlan backward = SamplePlan::of(sample);
-  const bool wide = is_aligned(args.argument, args.width) && is_aligned(args.columns, args.width) &&
-                    is_aligned(args.hidden, args.width);
+  const bool wide = all_aligned(args.width, args.argument, args.columns, args.hidden);
   const int64_t forward_blocks = ceil_div(args.split, forward.rows.rows());
   const int64_t blocks = forward_blocks + ceil_div(args.batch - args.split, backward.rows.rows());
   const VisitPlan plan{forward, backward, forward_blocks, plan_columns<S>(args.width, wide, 5)};
@@ -163,8 +162,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
 
 template <class S>
 void rollout_activate(const RolloutActivate<S>& args, void* stream) {
-  const bool wide =
-      is_aligned(args.in, args.width) && is_aligned(args.bias, args.width) && is_aligned(args.out, args.width);
+  const bool wide = all_aligned(args.width, args.in, args.bias, args.out);
   const ColumnPlan plan = plan_columns<S>(args.width, wide, chunk_lanes<S>(args.width, wide));
   launch_blocks("mlp_rollout", plan.chunk_blocks(args.rows), [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((rollout_activate_kernel<S>), grid, kRowThreads, 0, stream, args, plan, first);
@@ -211,7 +209,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
 
 template <class S>
 void rollout_activate_backward(int64_t count, const S* result, S slope, S* grad, void* stream) {
-  const bool wide = is_aligned(result, count) && is_aligned(grad, count);
+  const bool wide = all_aligned(count, result, grad);
   const ColumnPlan plan = plan_columns<S>(count, wide, 5);
   launch_blocks("mlp_rollout_backward", plan.chunk_blocks(1), [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((rollout_activate_backward_kernel<S>), grid, kRowThreads, 0, stream, plan, result, slope, grad, first);

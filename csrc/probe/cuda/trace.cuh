@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
 
 template <class S>
 void probe_trace(const ProbeTraceArgs<S>& args, void* stream) {
-  const bool wide = is_aligned(args.probe, args.dim) && is_aligned(args.hvp, args.dim);
+  const bool wide = all_aligned(args.dim, args.probe, args.hvp);
   const ColumnPlan plan = plan_columns<S>(args.dim, wide, row_lanes<S>(args.dim, wide));
   launch_blocks("probe_trace", plan.row_blocks(args.points), [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((probe_trace_kernel<S>), grid, kRowThreads, 0, stream, args, plan, first);
@@ -102,8 +102,7 @@ void probe_trace(const ProbeTraceArgs<S>& args, void* stream) {
 
 template <class S>
 void probe_trace_backward(const ProbeTraceGradArgs<S>& args, void* stream) {
-  const bool wide = is_aligned(args.probe, args.dim) && is_aligned(args.hvp, args.dim) &&
-                    is_aligned(args.grad_probe, args.dim) && is_aligned(args.grad_hvp, args.dim);
+  const bool wide = all_aligned(args.dim, args.probe, args.hvp, args.grad_probe, args.grad_hvp);
   const ColumnPlan plan = plan_columns<S>(args.dim, wide, row_lanes<S>(args.dim, wide));
   launch_blocks("probe_trace_backward", plan.row_blocks(args.points), [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((probe_trace_backward_kernel<S>), grid, kRowThreads, 0, stream, args, plan, first);

@@ -98,8 +98,7 @@ inline int64_t fused_forward_bytes(const FieldShape& shape) {
 inline void field_forward_fused(const FieldArgs<float>& args, float* scratch, void* stream) {
   const FieldShape& shape = args.shape;
   const FusedPlan plan = plan_fused(shape);
-  const bool wide =
-      is_aligned(args.query, shape.dim) && is_aligned(args.x, shape.dim) && is_aligned(args.score, shape.dim);
+  const bool wide = all_aligned(shape.dim, args.query, args.x, args.score);
   float* partial = plan.splits > 1 ? scratch : nullptr;
   launch_blocks("field_forward", plan.blocks, [&](unsigned grid, int64_t first) {
     dispatch_fused(shape.dim, [&](auto p) {
