@@ -85,7 +85,10 @@ inline Tensor zeros(const Tensor& t, const Particles& p) { return new_zeros(t, s
 template <class T>
 Tensor in_shape_of(const Particles& p, const Tensor& per_batch, const Tensor& number) {
   Tensor result = per_batch;
-  if (number.dim() == 0 && !p.lead.empty()) {
+  if (number.dim() == 0 && number.scalar_type() == ScalarType::Double && p.compute != ScalarType::Double) {
+    result = new_empty(p.x, {}, ScalarType::Double);  // in one step: a Python number is of this type
+    row_sum<double, T>(1, {data<T>(per_batch), p.batch}, {}, 1.0, {}, out<double>(result), stream(p.x));
+  } else if (number.dim() == 0 && !p.lead.empty()) {
     result = new_empty(p.x, {}, p.compute);
     row_sum<T, T>(1, {data<T>(per_batch), p.batch}, {}, T(1), {}, out<T>(result), stream(p.x));
   }

@@ -36,6 +36,7 @@ void row_sum(int64_t batch, RowsOf<In> in, RowsOf<In> more, T scale, PerBatch<T>
 
 template void row_sum(int64_t, RowsOf<float>, RowsOf<float>, float, PerBatch<float>, float*, void*);
 template void row_sum(int64_t, RowsOf<double>, RowsOf<double>, float, PerBatch<float>, float*, void*);
+template void row_sum(int64_t, RowsOf<float>, RowsOf<float>, double, PerBatch<double>, double*, void*);
 template void row_sum(int64_t, RowsOf<double>, RowsOf<double>, double, PerBatch<double>, double*, void*);
 
 }  // namespace svgdx::cpu
