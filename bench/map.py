@@ -6,7 +6,9 @@
 draws shapes log-uniformly, times svgdx and every peer in turn, and writes OUT.csv with all times, OUT.md with the
 least, the lowest decile and the median of svgdx's speed-up over the best peer, and the picture OUT.png. The peers are
 the forms of map_peers.py in eager mode, under torch.compile (with sizes as variables, or each shape would take seconds
-to compile; again with fixed sizes if svgdx is less than 1.5 times as fast) and under jax.jit.
+to compile; again with fixed sizes if svgdx is less than 1.5 times as fast) and under jax.jit. Beside them stands
+torch's floor for a call with gradients: torch.autograd.grad through a built-in op on single numbers, with as many
+inputs.
 """
 
 from __future__ import annotations
@@ -78,6 +80,14 @@ def compiled(op: str, backward: bool) -> Callable[..., Any]:
     return torch.compile(functools.partial(OPS[op].form, torch), fullgraph=True, dynamic=True)
 
 
+def floor_call(count: int) -> Call:
+    """torch.autograd.grad of a built-in op in C++ with so many inputs: what no op can go below."""
+    function = {1: torch.sin, 3: torch.lerp}[count]
+    inputs = [torch.ones(1, requires_grad=True) for _ in range(count)]
+    upstream = torch.ones(1)
+    return lambda: torch.autograd.grad(function(*inputs), inputs, upstream)
+
+
 class Cell:
     """One op at one shape, with or without its gradient: the calls of svgdx and its peers."""
 
@@ -116,7 +126,10 @@ class Cell:
                 print(f"{self.op} {self.sizes}: {name} differs from svgdx by {error / norm:.1e}", flush=True)
 
     def measure(self, peers: list[str], seconds: float) -> Row:
-        times = in_turn(self.calls(peers), seconds)
+        calls = self.calls(peers)
+        if self.backward:
+            calls["floor"] = floor_call(len(self.variable))
+        times = in_turn(calls, seconds)
         if "compile" in peers and min(times[name] for name in peers) < CLOSE * times["svgdx"]:
             torch._dynamo.reset()
             compiled.cache_clear()
@@ -153,13 +166,16 @@ def table(rows: list[Row], facts: dict[str, Any], command: str) -> str:
         "# Speed-up of svgdx over the best peer at random shapes\n",
         f"Made by `{command}` on {time.strftime('%Y-%m-%d')}: {facts['cpu']}, one thread, float32, CPU time; "
         f"torch {facts['torch']}, JAX {facts['jax']}.\n",
-        "| op | pass | shapes | least | lowest decile | median | below 1.0 |",
-        "|---|---|---|---|---|---|---|",
+        "| op | pass | shapes | least | lowest decile | median | below 1.0 | of these, torch's floor is |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for op, name in dict.fromkeys((row["op"], row["pass"]) for row in rows):
-        ratios = [row["ratio"] for row in rows if (row["op"], row["pass"]) == (op, name)]
+        cells = [row for row in rows if (row["op"], row["pass"]) == (op, name)]
+        ratios = [row["ratio"] for row in cells]
+        slower = [row for row in cells if row["ratio"] < 1]
+        bounded = sum(row["times"].get("floor", 0) > row["times"][row["best"]] for row in slower)
         numbers = " | ".join(f"{quantile(ratios, share):.2f}" for share in (0, 0.1, 0.5))
-        lines.append(f"| {op} | {name} | {len(ratios)} | {numbers} | {sum(ratio < 1 for ratio in ratios)} |")
+        lines.append(f"| {op} | {name} | {len(ratios)} | {numbers} | {len(slower)} | {bounded} |")
     lines += ["\nThe lowest:\n", "| speed-up | op | pass | shape | best peer |", "|---|---|---|---|---|"]
     for row in sorted(rows, key=lambda row: row["ratio"])[:12]:
         shape = f"{OPS[row['op']].names} = {', '.join(map(str, row['sizes']))}"
