@@ -127,46 +127,58 @@ __global__ void __launch_bounds__(kLargeThreads, 2)
   }
 }
 
-// One block per batch entry finds the bin of the median and clears the histogram for the next pass.
-template <class T>
-__global__ void __launch_bounds__(kLargeThreads)
-    median_select(MedianState* states, T* out, RadixPass pass, int64_t first_block) {
-  constexpr int kOwn = kBins / 32;  // bins per lane of the first warp
-  // One unused element after each lane's bins, so that lanes reading theirs in step use different banks.
-  SVGDX_SHARED(unsigned long long, counts, kBins + 32);
-  const auto place = [](int bin) { return bin + bin / kOwn; };
-  const int64_t b = first_block + blockIdx.x;
-  MedianState& state = states[b];
-  for (int bin = threadIdx.x; bin < kBins; bin += kLargeThreads) {
-    counts[place(bin)] = state.histogram[bin];
-    state.histogram[bin] = 0;
-  }
-  __syncthreads();
-  if (threadIdx.x >= 32) return;
-  const int lane = threadIdx.x;
+// Where a bin's count stands: one unused element after the bins of each lane of a warp, so that lanes reading theirs in
+// step use different banks.
+template <int Bins>
+__device__ inline int bin_place(int bin) {
+  return bin + bin / (Bins / 32);
+}
+
+// A warp finds the bin that holds the distance of a rank. Returns true in one lane, which gets the bin and the rank
+// among its distances; in none if some distances are in no bin, as NaN is.
+template <int Bins, class Count>
+__device__ inline bool find_bin(const Count* counts, unsigned long long& rank, int& bin) {
+  constexpr int kOwn = Bins / 32;  // bins per lane
+  const int lane = threadIdx.x % 32;
   unsigned long long below = 0;  // distances in this lane's bins, then in those of all lanes up to it
-  for (int k = 0; k < kOwn; ++k) below += counts[place(lane * kOwn + k)];
+  for (int k = 0; k < kOwn; ++k) below += counts[bin_place<Bins>(lane * kOwn + k)];
   const unsigned long long own = below;
   for (int offset = 1; offset < 32; offset *= 2) {
     const unsigned long long other = __shfl_up_sync(kFullWarp, below, offset);
     if (lane >= offset) below += other;
   }
-  unsigned long long before = below - own;
-  const unsigned long long rank = state.rank;
-  const unsigned long long prefix = state.prefix;
   __syncwarp();
-  // NaNs match no median; without this guard, no lane might be in range.
-  if (state.nan != 0) {
-    if (lane == 0 && pass.last) out[b] = not_a_number<T>();
+  if (rank < below - own || rank >= below) return false;
+  rank -= below - own;
+  for (bin = lane * kOwn; rank >= counts[bin_place<Bins>(bin)]; ++bin) rank -= counts[bin_place<Bins>(bin)];
+  return true;
+}
+
+// One block per batch entry finds the bin of the median and clears the histogram for the next pass.
+template <class T>
+__global__ void __launch_bounds__(kLargeThreads)
+    median_select(MedianState* states, T* out, RadixPass pass, int64_t first_block) {
+  SVGDX_SHARED(unsigned long long, counts, kBins + 32);
+  const int64_t b = first_block + blockIdx.x;
+  MedianState& state = states[b];
+  for (int bin = threadIdx.x; bin < kBins; bin += kLargeThreads) {
+    counts[bin_place<kBins>(bin)] = state.histogram[bin];
+    state.histogram[bin] = 0;
+  }
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+  unsigned long long rank = state.rank;
+  int bin = 0;
+  const bool has_nan = state.nan != 0;
+  const bool holds = find_bin<kBins>(counts, rank, bin);
+  if (has_nan) {
+    if (threadIdx.x == 0 && pass.last) out[b] = not_a_number<T>();
     return;
   }
-  if (rank < before || rank >= below) return;
-  int bin = lane * kOwn;
-  while (rank >= before + counts[place(bin)]) before += counts[place(bin++)];
-  const unsigned long long found = prefix << pass.bits | static_cast<unsigned long long>(bin);
-  state.prefix = found;
-  state.rank = rank - before;
-  if (pass.last) out[b] = root_of_bits(found, T());
+  if (!holds) return;
+  state.prefix = state.prefix << pass.bits | static_cast<unsigned long long>(bin);
+  state.rank = rank;
+  if (pass.last) out[b] = root_of_bits(state.prefix, T());
 }
 
 // Particles and numbers that one block handles.
@@ -186,13 +198,11 @@ __global__ void __launch_bounds__(kLargeThreads)
     median_small(const T* x, T* out, int particles, int dim, int pitch, int64_t first_block) {
   constexpr int kBits = 8;  // of a pass: more bins would take one warp longer to search than another pass takes all
   constexpr int kSmallBins = 1 << kBits;
-  constexpr int kOwn = kSmallBins / 32;  // bins per lane of the first warp
   SVGDX_SHARED(unsigned, histogram, kSmallBins + 32);
   SVGDX_SHARED(unsigned long long, known, 2);  // the prefix, and the rank among the distances with it
   SVGDX_SHARED(int, nan, 1);
   SharedCarver carver;
   SVGDX_CARVE(carver, T, rows, particles * pitch);
-  const auto place = [](int bin) { return bin + bin / kOwn; };
   const int64_t b = first_block + blockIdx.x;
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
@@ -220,27 +230,16 @@ __global__ void __launch_bounds__(kLargeThreads)
         const unsigned long long number = bits_of(q);
         if (number >> shift >> kBits != prefix) continue;
         const int bin = static_cast<int>(number >> shift) & (kSmallBins - 1);
-        atomicAdd(&histogram[place(bin)], i == j ? 1u : 2u);
+        atomicAdd(&histogram[bin_place<kSmallBins>(bin)], i == j ? 1u : 2u);
       }
     }
     __syncthreads();
     if (warp == 0) {
-      unsigned long long below = 0;  // distances in this lane's bins, then in those of all lanes up to it
-      for (int k = 0; k < kOwn; ++k) below += histogram[place(lane * kOwn + k)];
-      const unsigned long long own = below;
-      for (int offset = 1; offset < 32; offset *= 2) {
-        const unsigned long long other = __shfl_up_sync(kFullWarp, below, offset);
-        if (lane >= offset) below += other;
-      }
-      unsigned long long before = below - own;
-      const unsigned long long rank = known[1];
-      __syncwarp();
-      // NaNs match no median; without this guard, no lane might be in range.
-      if (nan[0] == 0 && rank >= before && rank < below) {
-        int bin = lane * kOwn;
-        while (rank >= before + histogram[place(bin)]) before += histogram[place(bin++)];
+      unsigned long long rank = known[1];
+      int bin = 0;
+      if (find_bin<kSmallBins>(histogram, rank, bin)) {
         known[0] = prefix << kBits | static_cast<unsigned long long>(bin);
-        known[1] = rank - before;
+        known[1] = rank;
       }
     }
     __syncthreads();
