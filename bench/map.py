@@ -166,7 +166,7 @@ def table(rows: list[Row], facts: dict[str, Any], command: str) -> str:
         "# Speed-up of svgdx over the best peer at random shapes\n",
         f"Made by `{command}` on {time.strftime('%Y-%m-%d')}: {facts['cpu']}, one thread, float32, CPU time; "
         f"torch {facts['torch']}, JAX {facts['jax']}.\n",
-        "| op | pass | shapes | least | lowest decile | median | below 1.0 | of these, torch's floor is |",
+        "| op | pass | shapes | least | lowest decile | median | below 1.0 | of these, best peer under torch's floor |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for op, name in dict.fromkeys((row["op"], row["pass"]) for row in rows):
