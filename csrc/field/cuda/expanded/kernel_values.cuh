@@ -76,7 +76,7 @@ __device__ inline Pack<float, 4> load_four(const float* from) { return *reinterp
 // value with itself is 0. A pair whose sums cancel gets the value 0 as well: its share of the row's sum over columns
 // goes to expansion.redone.
 // Occupancy is below one half: a lane's packs stay in registers.
-static __global__ void __launch_bounds__(kValueThreads, 4)
+static __global__ void __launch_bounds__(kValueThreads, 3)
     expanded_kernel_values(FieldArgs<float> args, PairBlock block, Expansion expansion, ValuePlan plan, float* sums,
                            float* trace_sums, int64_t first_block) {
   constexpr int kMost = 4 * kValueThreads;  // columns
