@@ -32,10 +32,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+def _seed() -> None:
+    """torch.manual_seed(0), which without a GPU formats three stack traces, for devices that it may find later."""
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(0)
+
+
 @pytest.fixture(autouse=True)
 def _repeatable() -> Iterator[None]:
     """The same random numbers for each test alone or among others; threads and default dtype as they were before."""
-    torch.manual_seed(0)
+    _seed()
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     yield
     torch.set_num_threads(threads)

@@ -33,17 +33,31 @@ uint32_t site_of(const Region& region, size_t bytes, bool write, uintptr_t pc) {
   return site_index[pc] = static_cast<uint32_t>(sites.size() - 1);
 }
 
-// The distinct `unit`-byte pieces that lanes [from, to) access, sorted.
-std::vector<uintptr_t> pieces(const Request& r, size_t bytes, uintptr_t unit, int from, int to) {
-  std::vector<uintptr_t> v;
-  for (int i = from; i < to; ++i) {
-    if (!(r.lanes >> i & 1)) continue;
-    for (uintptr_t p = r.address[i] / unit; p <= (r.address[i] + bytes - 1) / unit; ++p) v.push_back(p);
+// The distinct pieces of `unit` bytes that lanes [from, to) access, sorted.
+class Pieces {
+ public:
+  Pieces(const Request& r, size_t bytes, uintptr_t unit, int from, int to) {
+    for (int i = from; i < to; ++i) {
+      if (!(r.lanes >> i & 1)) continue;
+      for (uintptr_t p = r.address[i] / unit; p <= (r.address[i] + bytes - 1) / unit; ++p) add(p);
+    }
+    if (!sorted_) std::sort(piece_, piece_ + size_);
+    if (!sorted_) size_ = static_cast<size_t>(std::unique(piece_, piece_ + size_) - piece_);
   }
-  std::sort(v.begin(), v.end());
-  v.erase(std::unique(v.begin(), v.end()), v.end());
-  return v;
-}
+  size_t size() const { return size_; }
+  const uintptr_t* begin() const { return piece_; }
+  const uintptr_t* end() const { return piece_ + size_; }
+
+ private:
+  void add(uintptr_t p) {
+    if (size_ != 0 && sorted_ && p == piece_[size_ - 1]) return;
+    sorted_ &= size_ == 0 || p > piece_[size_ - 1];
+    piece_[size_++] = p;
+  }
+  uintptr_t piece_[32 * 16];
+  size_t size_ = 0;
+  bool sorted_ = true;
+};
 
 // 8-byte accesses are served per half warp, 16-byte ones per quarter warp; a part that reads only what an earlier part
 // read is free. Within a part, each of the 32 banks serves one 4-byte word per wavefront.
@@ -52,15 +66,22 @@ void count_wavefronts(LineCount& c, const Request& r) {
   const int part = bytes > 8 ? 8 : bytes > 4 ? 16 : 32;
   std::vector<uintptr_t> before;
   for (int from = 0; from < 32; from += part) {
-    const std::vector<uintptr_t> words = pieces(r, bytes, 4, from, from + part);
-    if (words.empty() || (!c.write && std::includes(before.begin(), before.end(), words.begin(), words.end())))
+    const Pieces words(r, bytes, 4, from, from + part);
+    if (words.size() == 0 || (!c.write && std::includes(before.begin(), before.end(), words.begin(), words.end())))
       continue;
     int64_t per_bank[32] = {};
     for (const uintptr_t w : words) ++per_bank[w % 32];
     c.wavefronts += *std::max_element(per_bank, per_bank + 32);
     c.least_wavefronts += static_cast<int64_t>((words.size() + 31) / 32);
-    before = words;
+    before.assign(words.begin(), words.end());
   }
+}
+
+bool all_aligned(const Request& r, size_t bytes) {
+  for (uint32_t rest = r.lanes; rest; rest &= rest - 1) {
+    if (r.address[__builtin_ctz(rest)] % bytes != 0) return false;
+  }
+  return true;
 }
 
 void finish(LineCount& c, const Request& r) {
@@ -70,8 +91,9 @@ void finish(LineCount& c, const Request& r) {
     return;
   }
   const auto bytes = static_cast<size_t>(c.bytes_per_lane);
-  c.sectors += static_cast<int64_t>(pieces(r, bytes, 32, 0, 32).size());
-  c.bytes += static_cast<int64_t>(pieces(r, bytes, 1, 0, 32).size());
+  c.sectors += static_cast<int64_t>(Pieces(r, bytes, 32, 0, 32).size());
+  const size_t unit = all_aligned(r, bytes) ? bytes : 1;  // aligned accesses coincide or share no byte
+  c.bytes += static_cast<int64_t>(unit * Pieces(r, bytes, unit, 0, 32).size());
 }
 
 }  // namespace

@@ -86,7 +86,7 @@ void track(uintptr_t base, size_t bytes, bool initialised) {
 void free_all() {
   if (!arena.base) return;
   void* base = reinterpret_cast<void*>(arena.base);
-  madvise(base, kArenaBytes, MADV_DONTNEED);
+  if (arena_is_large()) madvise(base, kArenaBytes, MADV_DONTNEED);
 #if defined(__SANITIZE_ADDRESS__)
   __asan_poison_memory_region(base, kArenaBytes);
 #endif

@@ -26,6 +26,9 @@ struct Arena {
 
 extern Arena arena;
 
+// Whether the call used so much that its pages go back to the system rather than to the next call.
+inline bool arena_is_large() { return arena.next - arena.base > (size_t(1) << 20); }
+
 inline uintptr_t slot_base(int slot) { return arena.base + kArenaBytes - size_t(slot + 1) * kSlotBytes; }
 
 // A global array. `initialised`: its bytes may be read before a kernel writes them.

@@ -10,14 +10,14 @@ namespace simt {
 
 enum class Access { kRead, kWrite, kUpdate };
 
-// When an access happened.
-struct Stamp {
-  uint64_t time;
+// When an access happened. Packed, so that the last write and the last reads of a word share a cache line.
+struct __attribute__((packed, aligned(2))) Stamp {
+  uint32_t time;  // accesses of the call before it
   uint32_t launch;
-  uint64_t block;
+  uint32_t block;
   uint32_t epoch;  // barriers that the block had passed
   uint32_t clock;  // of the lane
-  uint32_t thread;
+  uint16_t thread;
 };
 
 void shadow_access(uintptr_t address, size_t bytes, Access access, bool atomic, uintptr_t pc);

@@ -24,63 +24,99 @@ namespace {
 enum Flags : uint8_t { kAtomicFlag = 1, kManyWarps = 2, kManyBlocks = 4 };
 
 // The last reads of several lanes of a warp share a record: `lanes` is their set, `clock` the latest of their clocks.
+// Launches are numbered over all calls, so a record of an earlier one needs no clearing.
 struct Record {
   Stamp stamp;
-  uintptr_t pc;
-  uint32_t lanes;
   uint8_t bytes;  // mask of the four
   uint8_t flags;
+  uint32_t lanes;
+  uint32_t pc;  // relative to the library's image
 };
 
-struct Cell {
+struct alignas(64) Cell {
   Record write, read;
-  uint32_t region;
-  uint8_t written;  // mask of the four bytes
+};
+static_assert(sizeof(Cell) == 64);
+
+// The region and a mask of the four bytes that have been written. Apart from the cell, so that ranges are opened and
+// closed without touching cells.
+struct Tag {
+  uint32_t region : 28;
+  uint32_t written : 4;
+};
+
+struct Word {
+  Tag* tag;  // null if nothing in the page of the address is tracked
+  Cell* cell;
+  Word& operator++() {
+    ++tag, ++cell;
+    return *this;
+  }
 };
 
 constexpr uintptr_t kPageBytes = 4096;
+constexpr uintptr_t kPageWords = kPageBytes / 4;
 
-Cell* cells = nullptr;                                         // of the arena
-std::unordered_map<uintptr_t, std::unique_ptr<Cell[]>> pages;  // of the tensors, by page
+struct Page {
+  Tag tags[kPageWords];
+  Cell cells[kPageWords];
+};
+
+Word of_arena{};
+std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;  // of the tensors, by page
+std::vector<std::unique_ptr<Page>> unused;
 struct {
   uintptr_t page;
-  Cell* cells;
+  Page* shadow;
 } recent[64];
-uint64_t now = 0;
+uint32_t now = 0;
 
-// Null if nothing in the page of the address is tracked.
-Cell* find_cell(uintptr_t address) {
-  if (address - arena.base < kArenaBytes) return cells + (address - arena.base) / 4;
-  const uintptr_t page = address / kPageBytes;
+constexpr size_t kPagesKept = 256;  // from one call to the next
+
+Word word_of(uintptr_t address) {
+  if (address - arena.base < kArenaBytes) {
+    const uintptr_t i = (address - arena.base) / 4;
+    return {of_arena.tag + i, of_arena.cell + i};
+  }
+  const uintptr_t page = address / kPageBytes, i = address % kPageBytes / 4;
   auto& last = recent[page % 64];
   if (last.page != page) {
     const auto entry = pages.find(page);
-    if (entry == pages.end()) return nullptr;
+    if (entry == pages.end()) return {nullptr, nullptr};
     last = {page, entry->second.get()};
   }
-  return last.cells + address % kPageBytes / 4;
+  return {last.shadow->tags + i, last.shadow->cells + i};
 }
-
-Cell& cell_of(uintptr_t address) { return *find_cell(address); }
 
 void open_page(uintptr_t address) {
   if (address - arena.base < kArenaBytes) return;
-  std::unique_ptr<Cell[]>& page = pages[address / kPageBytes];
-  if (!page) page.reset(new Cell[kPageBytes / 4]());
+  std::unique_ptr<Page>& page = pages[address / kPageBytes];
+  if (page) return;
+  if (unused.empty()) {
+    page.reset(new Page());
+    return;
+  }
+  page = std::move(unused.back());
+  unused.pop_back();
+  std::fill(page->tags, page->tags + kPageWords, Tag());
 }
 
-void reserve_cells() {
-  if (cells) return;
-  void* p = mmap(nullptr, kArenaBytes / 4 * sizeof(Cell), PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+template <class T>
+T* reserve(size_t n) {
+  void* p = mmap(nullptr, n * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
-  cells = static_cast<Cell*>(p);
+  return static_cast<T*>(p);
 }
 
-uint8_t bytes_of(uintptr_t address, uintptr_t end, uintptr_t cell) {
-  uint8_t bits = 0;
-  for (uintptr_t i = 0; i < 4; ++i) bits |= uint8_t(cell + i >= address && cell + i < end) << i;
-  return bits;
+void reserve_arena_words() {
+  if (!of_arena.tag) of_arena = {reserve<Tag>(kArenaBytes / 4), reserve<Cell>(kArenaBytes / 4)};
+}
+
+// Mask of those of the four bytes at `word` that lie in [address, end).
+uint8_t bytes_of(uintptr_t address, uintptr_t end, uintptr_t word) {
+  const unsigned from = address > word ? unsigned(address - word) : 0;
+  const unsigned to = end < word + 4 ? unsigned(end - word) : 4;
+  return static_cast<uint8_t>((1u << to) - (1u << from));
 }
 
 bool before(const Record& r, const Fiber& f) {
@@ -90,22 +126,30 @@ bool before(const Record& r, const Fiber& f) {
   if (r.stamp.epoch < f.block->epoch) return true;
   if (r.flags & kManyWarps) return false;
   if (r.stamp.thread / 32 != f.thread / 32) return false;
-  for (uint32_t rest = r.lanes; rest; rest &= rest - 1) {
-    const int lane = __builtin_ctz(rest);
-    if (lane != f.lane && f.warp->seen[f.lane][lane] < r.stamp.clock) return false;
+  for (uint32_t rest = r.lanes & ~(1u << f.lane); rest; rest &= rest - 1) {
+    if (f.warp->seen[f.lane][__builtin_ctz(rest)] < r.stamp.clock) return false;
   }
   return true;
 }
 
-Record record_of(const Fiber& f, uintptr_t pc, uint8_t bytes, bool atomic) {
+const auto image = reinterpret_cast<uintptr_t>(&now);
+
+Record record_of(const Fiber& f, uintptr_t pc, bool atomic) {
   Record r;
-  r.stamp = {now, runtime.launch, f.block->linear, f.block->epoch, f.clock, f.thread};
-  r.pc = pc;
+  r.stamp = {now,
+             runtime.launch,
+             static_cast<uint32_t>(f.block->linear),
+             f.block->epoch,
+             f.clock,
+             static_cast<uint16_t>(f.thread)};
+  r.pc = static_cast<uint32_t>(pc - image);
   r.lanes = 1u << f.lane;
-  r.bytes = bytes;
+  r.bytes = 0;
   r.flags = atomic ? kAtomicFlag : 0;
   return r;
 }
+
+uintptr_t pc_of(const Record& r) { return image + static_cast<uintptr_t>(static_cast<int32_t>(r.pc)); }
 
 const char* verb(Access a) { return a == Access::kRead ? "reads" : a == Access::kWrite ? "writes" : "updates"; }
 
@@ -114,10 +158,10 @@ std::string place(const Region& region, uintptr_t address) {
 }
 
 void report_race(const Record& old, bool old_writes, Access access, uintptr_t address, uintptr_t pc) {
-  const Region& region = arena.regions[cell_of(address).region];
+  const Region& region = arena.regions[word_of(address).tag->region];
   const bool shared = region.shared_slot >= 0;
   const bool other_block = old.stamp.block != current->block->linear;
-  Report& r = report(shared ? "shared-race" : "global-race", "", {nullptr, 0}, pc, old.pc);
+  Report& r = report(shared ? "shared-race" : "global-race", "", {nullptr, 0}, pc, pc_of(old));
   if (r.count > 1) return;
   r.text = std::string(verb(access)) + " " + place(region, address) + ", which thread " +
            std::to_string(old.stamp.thread) + " of " + (other_block ? "another block " : "the block ") +
@@ -139,31 +183,30 @@ void merge_read(Record& old, const Record& read, const Fiber& f) {
     old.flags |= kManyWarps;
   } else {
     old.lanes |= read.lanes;
-    old.stamp.clock = std::max(old.stamp.clock, read.stamp.clock);
+    old.stamp.clock = std::max<uint32_t>(old.stamp.clock, read.stamp.clock);
   }
   old.bytes = bytes;
 }
 
-void check_cell(Cell& c, uintptr_t address, uintptr_t end, uintptr_t cell, Access access, bool atomic, uintptr_t pc) {
+void check_word(Word word, uintptr_t address, Access access, const Record& record, uintptr_t pc) {
   const Fiber& f = *current;
-  const uint8_t bytes = bytes_of(address, end, cell);
-  const uintptr_t first = std::max(address, cell);
-  if (access != Access::kWrite && (bytes & ~c.written)) {
-    const Region& region = arena.regions[c.region];
+  Cell& c = *word.cell;
+  const uint8_t bytes = record.bytes;
+  if (access != Access::kWrite && (bytes & ~word.tag->written)) {
+    const Region& region = arena.regions[word.tag->region];
     Report& r = report("uninitialized-read", "", {nullptr, 0}, pc);
-    if (r.count == 1) r.text = "reads " + place(region, first) + ", which has not been written";
-    c.written |= bytes;
+    if (r.count == 1) r.text = "reads " + place(region, address) + ", which has not been written";
+    word.tag->written |= bytes;
   }
-  const bool both_atomic = atomic && (c.write.flags & kAtomicFlag);
-  if ((c.write.bytes & bytes) && !both_atomic && !before(c.write, f)) report_race(c.write, true, access, first, pc);
-  const Record record = record_of(f, pc, bytes, atomic);
+  const bool both_atomic = record.flags & c.write.flags & kAtomicFlag;
+  if ((c.write.bytes & bytes) && !both_atomic && !before(c.write, f)) report_race(c.write, true, access, address, pc);
   if (access == Access::kRead) {
-    if (!atomic) merge_read(c.read, record, f);
+    if (!(record.flags & kAtomicFlag)) merge_read(c.read, record, f);
     return;
   }
-  if ((c.read.bytes & bytes) && !before(c.read, f)) report_race(c.read, false, access, first, pc);
+  if ((c.read.bytes & bytes) && !before(c.read, f)) report_race(c.read, false, access, address, pc);
   c.write = record;
-  c.written |= bytes;
+  word.tag->written |= bytes;
 }
 
 // Tensors that share a cell have one region in it, so the cell alone does not say that an access is out of bounds.
@@ -201,8 +244,8 @@ void report_bounds(uintptr_t address, size_t bytes, Access access, uintptr_t pc)
 
 void shadow_access(uintptr_t address, size_t bytes, Access access, bool atomic, uintptr_t pc) {
   ++now;
-  const Cell* cell_of_access = find_cell(address);
-  const uint32_t id = cell_of_access ? cell_of_access->region : 0;
+  Word word = word_of(address);
+  const uint32_t id = word.tag ? word.tag->region : 0;
   const Region& region = arena.regions[id];
   const bool other_slot = region.shared_slot >= 0 && region.shared_slot != current->block->slot;
   const bool inside = id != 0 && address >= region.base && address + bytes <= region.base + region.bytes;
@@ -211,49 +254,52 @@ void shadow_access(uintptr_t address, size_t bytes, Access access, bool atomic, 
     if (address - arena.base >= kArenaBytes) abandon();  // other memory of the process
     return;
   }
-  for (uintptr_t cell = address & ~uintptr_t(3); cell < address + bytes; cell += 4) {
-    check_cell(cell_of(cell), address, address + bytes, cell, access, atomic, pc);
+  Record record = record_of(*current, pc, atomic);
+  const uintptr_t end = address + bytes;
+  for (uintptr_t a = address & ~uintptr_t(3); a < end; a += 4, ++word) {
+    if (a > address && a % kPageBytes == 0) word = word_of(a);
+    record.bytes = bytes_of(address, end, a);
+    check_word(word, std::max(address, a), access, record, pc);
   }
   if (atomic && region.shared_slot < 0) order_atomic(address, access);
   if (runtime.options.counters && !atomic) count_access(region, address, bytes, access == Access::kWrite, pc);
 }
 
 void shadow_open(uint32_t id, bool initialised) {
-  reserve_cells();
+  reserve_arena_words();
   const Region& region = arena.regions[id];
   const uintptr_t end = region.base + region.bytes;
   for (uintptr_t a = region.base & ~uintptr_t(3); a < end; a += 4) {
     open_page(a);
-    Cell& c = cell_of(a);
+    const Word word = word_of(a);
     const uint8_t own = bytes_of(region.base, end, a);
-    const auto written = static_cast<uint8_t>(initialised ? c.written | own : c.written & ~own);
-    c = Cell();
-    c.region = id;
-    c.written = written;
+    word.tag->region = id;
+    word.tag->written = initialised ? word.tag->written | own : word.tag->written & ~own;
+    if (region.shared_slot >= 0) *word.cell = Cell();  // of an earlier block of this launch
   }
 }
 
 bool is_tracked(uintptr_t address) {
-  const Cell* cell = find_cell(address);
-  return cell != nullptr && cell->region != 0;
+  const Tag* tag = word_of(address).tag;
+  return tag != nullptr && tag->region != 0;
 }
 
 void host_wrote(uintptr_t base, size_t bytes) {
   for (uintptr_t a = base & ~uintptr_t(3); a < base + bytes; a += 4) {
-    if (is_tracked(a)) cell_of(a).written |= bytes_of(base, base + bytes, a);
+    if (is_tracked(a)) word_of(a).tag->written |= bytes_of(base, base + bytes, a);
   }
 }
 
 void forget(const void* address, size_t bytes) {
   const auto base = reinterpret_cast<uintptr_t>(address);
   for (uintptr_t a = base & ~uintptr_t(3); a < base + bytes; a += 4) {
-    if (is_tracked(a)) cell_of(a).written &= uint8_t(~bytes_of(base, base + bytes, a));
+    if (is_tracked(a)) word_of(a).tag->written &= uint8_t(~bytes_of(base, base + bytes, a));
   }
 }
 
 void host_reads(uintptr_t base, size_t bytes, const char* by) {
   for (uintptr_t a = base & ~uintptr_t(3); a < base + bytes; a += 4) {
-    if (!is_tracked(a) || !(bytes_of(base, base + bytes, a) & ~cell_of(a).written)) continue;
+    if (!is_tracked(a) || !(bytes_of(base, base + bytes, a) & ~word_of(a).tag->written)) continue;
     report("uninitialized-read", std::string(by) + " reads a tensor of which not every byte was written",
            {runtime.kernel, 0});
     return;
@@ -261,20 +307,34 @@ void host_reads(uintptr_t base, size_t bytes, const char* by) {
 }
 
 void shadow_close(uintptr_t base, size_t bytes) {
-  for (uintptr_t a = base; a < base + bytes; a += 4) cell_of(a).region = 0;
+  const Word word = word_of(base);
+  std::fill(word.tag, word.tag + (bytes + 3) / 4, Tag());
 }
 
 void shadow_reset() {
-  if (cells) madvise(cells, kArenaBytes / 4 * sizeof(Cell), MADV_DONTNEED);
+  if (of_arena.tag && arena_is_large()) {
+    madvise(of_arena.tag, kArenaBytes / 4 * sizeof(Tag), MADV_DONTNEED);
+    madvise(of_arena.cell, kArenaBytes / 4 * sizeof(Cell), MADV_DONTNEED);
+  } else if (of_arena.tag) {
+    shadow_close(arena.base, arena.next - arena.base);
+    for (const Block& b : runtime.blocks) {
+      const uintptr_t base = slot_base(b.slot);
+      if (b.shared_next > base) shadow_close(base, b.shared_next - base);
+    }
+  }
+  for (auto& entry : pages) {
+    if (unused.size() < kPagesKept) unused.push_back(std::move(entry.second));
+  }
   pages.clear();
   for (auto& entry : recent) entry = {};
+  now = 0;
   reset_order();
   reset_counters();
 }
 
 bool shadow_written(uintptr_t base, size_t bytes) {
   for (uintptr_t a = base & ~uintptr_t(3); a < base + bytes; a += 4) {
-    if (bytes_of(base, base + bytes, a) & ~cell_of(a).written) return false;
+    if (bytes_of(base, base + bytes, a) & ~word_of(a).tag->written) return false;
   }
   return true;
 }
