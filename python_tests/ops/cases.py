@@ -257,6 +257,13 @@ def to(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     return {k: v.to(dtype) if is_floating(v) else v for k, v in inputs.items()}
 
 
+def in_both_precisions(function: Callable[[Inputs], Any], inputs: Inputs) -> tuple[Any, Any]:
+    """A function of the inputs in float64, and in their own dtype: computed once if that is float64."""
+    wide = to(inputs, torch.float64)
+    exact = function(wide)
+    return exact, exact if all(wide[name] is value for name, value in inputs.items()) else function(inputs)
+
+
 def is_floating(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 

@@ -14,9 +14,9 @@ from ops.cases import (
     VARIANTS,
     Inputs,
     Variant,
+    in_both_precisions,
     sample_inputs,
     samples_of,
-    to,
 )
 from ops.errors import assert_close, assert_same, scale_of
 from torch import Tensor
@@ -26,8 +26,7 @@ HALF = [torch.bfloat16, torch.float16]
 
 
 def check(variant: Variant, inputs: Inputs) -> None:
-    exact = variant.reference(to(inputs, torch.float64))
-    eager = variant.reference(inputs)
+    exact, eager = in_both_precisions(variant.reference, inputs)
     outputs = variant(inputs)
     assert len(outputs) == len(exact)
     for out, expected, other in zip(outputs, exact, eager, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -16,10 +17,10 @@ from ops.cases import (
     Inputs,
     Variant,
     gradients,
+    in_both_precisions,
     is_floating,
     sample_inputs,
     samples_of,
-    to,
 )
 from ops.errors import assert_close, cancellation, largest_logit
 from torch import Tensor
@@ -44,8 +45,7 @@ def score_terms(inputs: Inputs, exact: dict[str, Tensor]) -> float:
 
 
 def check(variant: Variant, inputs: Inputs, factor: float = 10.0) -> None:
-    exact = gradients(variant.reference, to(inputs, torch.float64))
-    eager = gradients(variant.reference, inputs)
+    exact, eager = in_both_precisions(functools.partial(gradients, variant.reference), inputs)
     actual = gradients(variant, inputs)
     assert actual.keys() == exact.keys()
     for name, grad in actual.items():
