@@ -87,6 +87,18 @@ void print_fused(const FieldShape& shape) {
             << ", \"shared\": " << shared << "}\n";
 }
 
+void print_fused_backward(const FieldShape& shape) {
+  namespace cuda = svgdx::cuda;
+  const cuda::FusedPlan plan = cuda::plan_fused_grad(shape);
+  const auto [padded, shared] = cuda::dispatch_fused(shape.dim, [&](auto p) {
+    return std::pair<int, size_t>(p(), cuda::FusedGradTile<p()>::bytes(plan.rows_per_block()));
+  });
+  std::cout << "{\"fused\": " << padded << ", \"grid\": " << plan.blocks << ", \"splits\": " << plan.splits
+            << ", \"warp_rows\": " << plan.warp_rows << ", \"row_warps\": " << plan.row_warps
+            << ", \"cols\": " << plan.cols_per_split << ", \"tile_cols\": " << cuda::fused_grad_cols(padded)
+            << ", \"shared\": " << shared << "}\n";
+}
+
 void print_jacobian(const FieldShape& shape) {
   namespace cuda = svgdx::cuda;
   svgdx::JacobianArgs<float> args;
@@ -115,6 +127,7 @@ void plan(const std::string& command) {
     if (shape.dim > cuda::kForwardDims) return print_large(shape, cuda::plan_large_forward(shape), true);
     return print_small(shape, cuda::kForwardThreads);
   }
+  if (cuda::is_fused_backward(shape)) return print_fused_backward(shape);
   if (shape.dim > cuda::kBackwardDims<float>) return print_large(shape, cuda::plan_large_backward(shape), false);
   print_small(shape, cuda::kBackwardThreads);
 }

@@ -119,32 +119,34 @@ def _product(plan: dict[str, Any], mode: str, matrices: int, arrays: int, outs: 
     )
 
 
-def _fused(plan: dict[str, Any], rows: int, m: int, dim: int) -> list[Work]:
-    """The kernels of csrc/field/cuda/fused: an item is eight dimensions of 16 rows and 16 columns; up to 32 dimensions
-    it is all dimensions of a warp's rows and eight columns."""
+def _fused(plan: dict[str, Any], rows: int, m: int, dim: int, forward: bool = True) -> list[Work]:
+    """The kernels of csrc/field/cuda/fused: an item is eight dimensions of 16 rows and 16 columns, in the backward pass
+    8; up to 32 dimensions it is all dimensions of a warp's rows and eight columns in the forward pass."""
     blocks, splits, row_warps, warp_rows = plan["grid"], plan["splits"], plan["row_warps"], plan["warp_rows"]
-    cols = min(m, plan["cols"])
-    parts = rows * splits * (dim + 1)
-    narrow = plan["fused"] <= 32
-    pairs = blocks * row_warps * -(-cols // (8 if narrow else 16))
+    cols, arrays, outs = min(m, plan["cols"]), (2 if forward else 3), (dim + 1 if forward else 2 * dim + 4)
+    parts = rows * splits * outs
+    narrow = forward and plan["fused"] <= 32
+    pairs = blocks * row_warps * -(-cols // (8 if narrow or not forward else 16))
     tiles, padded_dims = warp_rows // 16, plan["fused"] // 8
+    kernel = "narrow" if narrow else "fused" if forward else "fused_backward"
     fused = Work(
-        f"field_narrow_kernel<{plan['fused']}, {tiles}>" if narrow else f"field_fused_kernel<{plan['fused']}>",
+        f"field_{kernel}_kernel<{plan['fused']}{f', {tiles}' if narrow else ''}>",
         1,
         blocks,
         128,
         pairs if narrow else pairs * -(-dim // 8),
         r"HMMA\.1688",
-        9 * tiles * padded_dims if narrow else 12,
-        filled=FLOAT * blocks * dim * (2 * cols + warp_rows * row_warps),
+        9 * tiles * padded_dims if narrow else 12 if forward else 21,
+        filled=FLOAT * blocks * dim * arrays * (cols + warp_rows * row_warps / (2 if forward else 1)),
         written=FLOAT * parts,
-        least=FLOAT * (rows * dim * 2 + parts),
+        least=FLOAT * (rows * dim * arrays + parts),
         rounds=-(-cols // plan["tile_cols"]),
         around=0 if narrow else pairs,
         shared=plan["shared"],
         innermost=not narrow,
     )
-    return [fused] if splits == 1 else [fused, _rows("finish_field_kernel<float>", rows, dim, splits, 1, rows * dim)]
+    finish = f"finish_field{'' if forward else '_backward'}_kernel<float>"
+    return [fused] if splits == 1 else [fused, _rows(finish, rows, dim, splits, arrays - 1, (arrays - 1) * rows * dim)]
 
 
 def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
@@ -225,6 +227,8 @@ def svgd_phi_trace_backward(plan_of: Plan, batch: int, m: int, dim: int) -> list
     """The kernels of csrc/field/cuda/backward.cuh and backward_large.cuh."""
     plan = {**plan_of("backward", batch, m, m, dim), "batch": batch, "dim": dim}
     rows = batch * m
+    if "fused" in plan:
+        return _fused(plan, rows, m, dim, False)
     if not plan["large"]:
         works = [_small("field_backward_kernel", plan, m, dim, 3, rows * plan["splits"] * (2 * dim + 4))]
         if plan["splits"] > 1:

@@ -198,6 +198,29 @@ def test_products_on_tensor_cores(dim: int, cloud: str) -> None:
         assert error <= 4 * torch.finfo(torch.float32).eps * torch.linalg.vector_norm(expected)
 
 
+@pytest.mark.parametrize("cloud", list(clouds(2, 2)))
+@pytest.mark.parametrize("dim", [20, 50])
+def test_gradients_by_products_on_tensor_cores(dim: int, cloud: str) -> None:
+    """As above; that of the bandwidth, a sum over rows that may cancel, relative to the gradients of the rows."""
+    m, unit = 42, 1e15 if cloud == "huge" else 1.0
+    inputs = [clouds(m, dim)[cloud], torch.randn(m, dim) / unit, torch.tensor(dim**0.5 * unit)]
+    upstream = [torch.randn(m, dim), torch.randn(m) * unit]
+
+    def grads(op: Callable[..., tuple[torch.Tensor, ...]], dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        values = [value.to(dtype, copy=True).requires_grad_() for value in inputs]
+        return torch.autograd.grad(op(*values), values, [value.to(dtype) for value in upstream])
+
+    with backend.running(seed=1, counters=True) as calls:
+        actual = grads(ops.svgd_phi_trace, torch.float32)
+    assert "(field_fused_backward_kernel<P>)" in {counter.kernel for counter in calls[1].counters}
+    exact = grads(reference.svgd_phi_trace, torch.float64)
+    norms = [torch.linalg.vector_norm(expected) for expected in exact]
+    norms[2] = max(norms[2], m**0.5 * norms[0])
+    for grad, expected, norm in zip(actual, exact, norms, strict=True):
+        error = torch.linalg.vector_norm(grad.double() - expected)
+        assert error <= 4 * torch.finfo(torch.float32).eps * norm
+
+
 def test_products_of_wide_blocks_of_rows() -> None:
     """Enough problems that a warp takes 32 rows, of 33; the first problems are the clouds."""
     rows, m, dim = 33, 1024, 11

@@ -1,10 +1,12 @@
 // The backward pass for small dimensions, in one pass over the columns: a row stays in the registers of 1 to 32
-// neighbouring lanes, and columns pass through shared memory in tiles. Larger dimensions: backward_large.cuh.
+// neighbouring lanes, and columns pass through shared memory in tiles. Larger dimensions: fused/backward.cuh
+// in float, backward_large.cuh otherwise.
 #pragma once
 
 #include "common/cuda/tile.cuh"
 #include "field/cuda/backward_large.cuh"
 #include "field/cuda/backward_pair.cuh"
+#include "field/cuda/fused/backward.cuh"
 #include "field/cuda/plan.cuh"
 
 namespace svgdx::cuda {
@@ -229,6 +231,7 @@ template <class T>
 int64_t field_backward_scratch(const FieldGradArgs<T>& args) {
   const FieldShape& shape = args.shape;
   if (shape.batch * shape.rows * shape.cols * shape.dim == 0) return 0;
+  if (std::is_same_v<T, float> && is_fused_backward(shape)) return fused_backward_bytes(shape);
   if (shape.dim > kBackwardDims<T>) return large_backward_bytes<T>(shape);
   const int64_t splits = plan_field(shape, kBackwardThreads).splits;
   const int64_t per_row = 2 * shape.dim + RowScalars<T>::kCount;
@@ -242,6 +245,9 @@ void field_backward(const FieldGradArgs<T>& args, void* scratch, void* stream) {
   bool wide = true;
   const T* arrays[] = {args.row_x, args.row_score, args.row_grad_phi, args.col_x, args.col_score, args.col_grad_phi};
   for (const T* p : arrays) wide = wide && is_aligned(p, shape.dim);
+  if constexpr (std::is_same_v<T, float>) {
+    if (is_fused_backward(shape)) return field_backward_fused(args, wide, static_cast<float*>(scratch), stream);
+  }
   if (shape.dim > kBackwardDims<T>) {
     field_backward_large(args, wide, static_cast<T*>(scratch), stream);
   } else {

@@ -1,0 +1,173 @@
+// The backward pass in one launch for 16 < dim <= 64, and for dim > 8 with many columns, in float32: the shape is that
+// of forward.cuh, with seven products of rows with columns and three of weights with columns.
+#pragma once
+
+#include "field/cuda/fused/forward.cuh"
+#include "field/cuda/fused/grad_pairs.cuh"
+
+namespace svgdx::cuda {
+
+// Hands the warps' sums over through shared memory, adds those with the same rows in the order of their columns and
+// writes the block's rows, a warp for each in turn.
+template <int P>
+__device__ inline void write_fused_grad(const FusedGradSums<P>& sums, const FusedGradTile<P>& tile,
+                                        const FieldGradArgs<float>& args, const FusedPlan& plan,
+                                        const FieldBlock& block, float beta, float* partial) {
+  constexpr int kStride = FusedGradTile<P>::kStride;
+  constexpr int kScalars = FusedGradTile<P>::kScalars;
+  constexpr int kRows = kFusedWarps * 16;
+  const FieldShape& shape = args.shape;
+  const int dim = static_cast<int>(shape.dim);
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  __syncthreads();
+  SVGDX_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    SVGDX_UNROLL
+    for (int b = 0; b < P / 8; ++b) {
+      float* to = tile.sums + (warp * 16 + FusedPairs::row(e)) * kStride + 8 * b + lane % 4 * 2 + e % 2;
+      to[0] = sums.both[b][e];
+      to[kRows * kStride] = sums.score[b][e];
+    }
+  }
+  SVGDX_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const RowScalars<float>& row = sums.rows[half];
+    const float values[kScalars] = {row.kappa,     row.kappa_h,     row.value,
+                                    row.log_sigma, sums.lean[half], sums.kappa_h[half]};
+    SVGDX_UNROLL
+    for (int s = 0; s < kScalars; ++s) {
+      const float value = lane_sum(values[s], 1, 4);
+      if (lane % 4 == 0) tile.scalars[s * kRows + warp * 16 + lane / 4 + 8 * half] = value;
+    }
+  }
+  __syncthreads();
+  const RowFinish<float> finish(args, block.batch);
+  const int64_t all_rows = shape.batch * shape.rows;
+  for (int row = warp; row < block.rows; row += kFusedWarps) {
+    const int64_t index = block.batch * shape.rows + block.row0 + row;
+    float scalars[kScalars] = {};
+    for (int at = row; at < kRows; at += plan.rows_per_block()) {
+      SVGDX_UNROLL
+      for (int s = 0; s < kScalars; ++s) scalars[s] += tile.scalars[s * kRows + at];
+    }
+    const RowScalars<float> row_scalars{scalars[0], scalars[1], scalars[2], scalars[3]};
+    float own = 0;
+    for (int d = lane; d < dim; d += 32) {
+      float both = 0;
+      float score = 0;
+      for (int at = row; at < kRows; at += plan.rows_per_block()) {
+        both += tile.sums[at * kStride + d];
+        score += tile.sums[(kRows + at) * kStride + d];
+      }
+      const float x = tile.rows.x[row * kStride + d];
+      if (scalars[4] != 0) both -= x * scalars[4];
+      if (scalars[5] != 0) score += x * (beta * scalars[5]);
+      if (partial != nullptr) {
+        float* to = partial + (block.split * 2 * all_rows + index) * dim + d;
+        to[0] = both - score;
+        to[all_rows * dim] = score;
+        continue;
+      }
+      const float g = GradParticles::read(args.row_grad_phi, index * dim + d);
+      const float s = GradParticles::read(args.row_score, index * dim + d);
+      const float dx = finish.grad_x(both - score, g, s, row_scalars);
+      own += g * s;
+      args.grad_x[index * dim + d] = args.step ? finish.scale * dx + g : dx;
+      if (args.grad_score == nullptr) continue;
+      args.grad_score[index * dim + d] = finish.scale * finish.grad_score(score, g, args.self);
+    }
+    own = lane_sum(own, 1, 32);
+    if (partial == nullptr) {
+      if (lane == 0) write_row_scalars(args, finish, row_scalars, index, own);
+    } else if (lane < RowScalars<float>::kCount) {
+      const float value = lane < 2 ? (lane == 0 ? scalars[0] : scalars[1]) : (lane == 2 ? scalars[2] : scalars[3]);
+      partial[plan.splits * 2 * all_rows * dim + (block.split * RowScalars<float>::kCount + lane) * all_rows + index] =
+          value;
+    }
+  }
+}
+
+// Columns, in eights, for which a warp splits its rows once; more would spill.
+template <int P>
+constexpr int kFusedGradColumns = 1;
+
+// Occupancy is below one half: a warp's sums stay in registers, and its products on tensor cores are independent of one
+// another and hide the latency in place of other warps.
+template <int P>
+__global__ void __launch_bounds__(kFusedThreads, P <= 32 ? 3 : 2)
+    field_fused_backward_kernel(FieldGradArgs<float> args, FusedPlan plan, float* partial, bool wide,
+                                int64_t first_block) {
+  using Tile = FusedGradTile<P>;
+  constexpr int kColumns = 8 * kFusedGradColumns<P>;
+  const Tile tile(plan.rows_per_block());
+  const FieldShape& shape = args.shape;
+  const int dim = static_cast<int>(shape.dim);
+  const FieldBlock block(plan, shape, first_block + blockIdx.x);
+  const int row0 = threadIdx.x / 32 % plan.row_warps * 16;
+  const int col_warp = threadIdx.x / 32 / plan.row_warps;
+  const float beta = beta_of(args.bandwidth, block.batch);
+  const float sign = trace_sign(args);
+  const int64_t first_row = block.batch * shape.rows + block.row0;
+  for (int d = threadIdx.x; d < P; d += kFusedThreads) tile.centre[d] = d < dim ? args.row_x[first_row * dim + d] : 0;
+  __syncthreads();
+  tile.load(
+      tile.rows,
+      GradParticles(args.row_x, args.row_score, args.row_grad_phi, args.row_grad_trace, first_row, block.rows, dim),
+      plan.rows_per_block(), dim, beta, sign, wide);
+  const GradParticles warp_rows(args.row_x, args.row_score, args.row_grad_phi, args.row_grad_trace, first_row + row0,
+                                block.rows - row0, dim);
+  FusedGradSums<P> sums;
+  for (int64_t j0 = block.col0; j0 < block.col1; j0 += Tile::kCols) {
+    const int count = static_cast<int>(min(block.col1 - j0, int64_t(Tile::kCols)));
+    const GradParticles columns(args.col_x, args.col_score, args.col_grad_phi, args.col_grad_trace,
+                                block.batch * shape.cols + j0, count, dim);
+    __syncthreads();
+    tile.load(tile.cols, columns, Tile::kCols, dim, beta, sign, wide);
+    __syncthreads();
+    if (row0 >= block.rows) continue;
+    const GradBlock pairs{warp_rows, columns, row0, dim, (dim + 7) / 8, args.self, block.row0 + row0 - j0, beta};
+    for (int col0 = kColumns * col_warp; col0 < count; col0 += kColumns * (kFusedWarps / plan.row_warps)) {
+      add_grad_pairs<P, kFusedGradColumns<P>>(sums, tile, pairs, col0);
+    }
+  }
+  write_fused_grad(sums, tile, args, plan, block, beta, partial);
+}
+
+// Sums of more dimensions would not fit the registers.
+constexpr int kFusedGradDims = 64;
+
+inline bool is_fused_backward(const FieldShape& shape) { return shape.dim <= kFusedGradDims && is_fused(shape); }
+
+inline FusedPlan plan_fused_grad(const FieldShape& shape) {
+  return dispatch_fused(shape.dim, [&](auto p) { return plan_fused_grad(shape, p()); });
+}
+
+inline int64_t fused_backward_bytes(const FieldShape& shape) {
+  const int64_t splits = plan_fused_grad(shape).splits;
+  const int64_t per_row = 2 * shape.dim + RowScalars<float>::kCount;
+  return splits > 1 ? splits * shape.batch * shape.rows * per_row * int64_t(sizeof(float)) : 0;
+}
+
+inline void field_backward_fused(const FieldGradArgs<float>& args, bool wide, float* scratch, void* stream) {
+  const FieldShape& shape = args.shape;
+  const FusedPlan plan = plan_fused_grad(shape);
+  float* partial = plan.splits > 1 ? scratch : nullptr;
+  dispatch_fused(shape.dim, [&](auto p) {
+    constexpr int P = decltype(p)::value;
+    if constexpr (P <= kFusedGradDims) {
+      const size_t shared = FusedGradTile<P>::bytes(plan.rows_per_block());
+      launch_blocks("field_backward", plan.blocks, [&](unsigned grid, int64_t first) {
+        SVGDX_LAUNCH((field_fused_backward_kernel<P>), grid, kFusedThreads, shared, stream, args, plan, partial, wide,
+                     first);
+      });
+    }
+  });
+  if (partial == nullptr) return;
+  const float* scalars = partial + plan.splits * 2 * shape.batch * shape.rows * shape.dim;
+  finish_field_backward(
+      args, FieldGradSums<float>{partial, scalars, plan.splits, plan.splits, 0, 0, shape.batch, shape.rows, {}},
+      stream);
+}
+
+}  // namespace svgdx::cuda
