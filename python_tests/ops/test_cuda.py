@@ -102,8 +102,8 @@ def test_work_that_is_too_large_for_one_launch(name: str) -> None:
 # An op that each limit splits, with its leading and its own sizes, (M, D) or (D, T).
 LIMITED: dict[str, tuple[Variant, tuple[int, ...], tuple[int, int]]] = {
     "kMaxGrid": (Variant("svgd_phi"), (5,), (35, 6)),
-    "kPairElements": (Variant("svgd_phi_trace"), (2,), (140, 17)),
-    "kMostCols": (Variant("svgd_phi_trace"), (1,), (140, 17)),
+    "kPairElements": (Variant("svgd_phi_trace"), (2,), (140, 65)),
+    "kMostCols": (Variant("svgd_phi_trace"), (1,), (140, 65)),
     "kMedianBatches": (Variant("median_distance", differentiable=False), (5,), (130, 3)),
     "kLinearRows": (Variant("linear_trajectory_log_prob"), (5,), (6, 4)),
     "kLinearNumbers": (Variant("linear_trajectory_log_prob"), (5,), (6, 4)),
@@ -137,7 +137,7 @@ def test_each_limit(limit: str) -> None:
 @pytest.mark.parametrize("variant", [Variant("svgd_phi_trace"), Variant("svgd_field")], ids=str)
 def test_pairs_that_are_too_many_for_the_scratch(variant: Variant) -> None:
     """Several blocks of rows, columns and batch rows."""
-    inputs = sample_inputs(variant, (2,), 140, 17, torch.float32)
+    inputs = sample_inputs(variant, (2,), 140, 65, torch.float32)
     split(lambda: tuple(outputs_of(variant, inputs)))
 
 

@@ -46,7 +46,7 @@ struct GradParticles {
   __device__ static float read(const float* from, int64_t at) { return from == nullptr ? 0.0f : from[at]; }
 };
 
-// P: the dimensions, padded to 16, 32, 64 or 128 by zeros. X = x - centre, the block's first row.
+// P: the dimensions, padded to 16, 32 or 64 by zeros. X = x - centre, the block's first row.
 template <int P>
 struct FusedGradTile {
   static constexpr int kPacks = P / 4;
