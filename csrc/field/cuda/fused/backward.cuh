@@ -7,17 +7,10 @@
 
 namespace svgdx::cuda {
 
-// Hands the warps' sums over through shared memory, adds those with the same rows in the order of their columns and
-// writes the block's rows, a warp for each in turn.
+// Puts the warps' sums into shared memory.
 template <int P>
-__device__ inline void write_fused_grad(const FusedGradSums<P>& sums, const FusedGradTile<P>& tile,
-                                        const FieldGradArgs<float>& args, const FusedPlan& plan,
-                                        const FieldBlock& block, float beta, float* partial) {
-  constexpr int kStride = FusedGradTile<P>::kStride;
-  constexpr int kScalars = FusedGradTile<P>::kScalars;
-  constexpr int kRows = kFusedWarps * 16;
-  const FieldShape& shape = args.shape;
-  const int dim = static_cast<int>(shape.dim);
+__device__ inline void store_grad_sums(const FusedGradSums<P>& sums, const FusedGradTile<P>& tile) {
+  using Tile = FusedGradTile<P>;
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   __syncthreads();
@@ -25,66 +18,105 @@ __device__ inline void write_fused_grad(const FusedGradSums<P>& sums, const Fuse
   for (int e = 0; e < 4; ++e) {
     SVGDX_UNROLL
     for (int b = 0; b < P / 8; ++b) {
-      float* to = tile.sums + (warp * 16 + FusedPairs::row(e)) * kStride + 8 * b + lane % 4 * 2 + e % 2;
+      float* to = tile.sums + (warp * 16 + FusedPairs::row(e)) * Tile::kStride + 8 * b + lane % 4 * 2 + e % 2;
       to[0] = sums.both[b][e];
-      to[kRows * kStride] = sums.score[b][e];
+      to[Tile::kWarpRows * Tile::kStride] = sums.score[b][e];
     }
   }
   SVGDX_UNROLL
   for (int half = 0; half < 2; ++half) {
     const RowScalars<float>& row = sums.rows[half];
-    const float values[kScalars] = {row.kappa,     row.kappa_h,     row.value,
-                                    row.log_sigma, sums.lean[half], sums.kappa_h[half]};
+    const float values[Tile::kScalars] = {row.kappa,     row.kappa_h,     row.value,
+                                          row.log_sigma, sums.lean[half], sums.kappa_h[half]};
     SVGDX_UNROLL
-    for (int s = 0; s < kScalars; ++s) {
+    for (int s = 0; s < Tile::kScalars; ++s) {
       const float value = lane_sum(values[s], 1, 4);
-      if (lane % 4 == 0) tile.scalars[s * kRows + warp * 16 + lane / 4 + 8 * half] = value;
+      if (lane % 4 == 0) tile.scalars[s * Tile::kWarpRows + warp * 16 + lane / 4 + 8 * half] = value;
     }
   }
   __syncthreads();
-  const RowFinish<float> finish(args, block.batch);
-  const int64_t all_rows = shape.batch * shape.rows;
-  for (int row = warp; row < block.rows; row += kFusedWarps) {
-    const int64_t index = block.batch * shape.rows + block.row0 + row;
-    float scalars[kScalars] = {};
-    for (int at = row; at < kRows; at += plan.rows_per_block()) {
-      SVGDX_UNROLL
-      for (int s = 0; s < kScalars; ++s) scalars[s] += tile.scalars[s * kRows + at];
+}
+
+// Adds what the warps with the same rows have stored, in the order of their columns.
+template <int P>
+struct StoredGradSums {
+  using Tile = FusedGradTile<P>;
+  const Tile& tile;
+  int rows;  // of the block
+  float beta;
+
+  __device__ float scalar(int s, int row) const {
+    float sum = 0;
+    for (int at = row; at < Tile::kWarpRows; at += rows) sum += tile.scalars[s * Tile::kWarpRows + at];
+    return sum;
+  }
+  // Sums of x and of the score as BackwardProduct forms them, from the row's scalars 4 and 5.
+  __device__ void vectors(float& x_sum, float& score_sum, int row, int d, float lean, float kappa_h) const {
+    float both = 0;
+    score_sum = 0;
+    for (int at = row; at < Tile::kWarpRows; at += rows) {
+      both += tile.sums[at * Tile::kStride + d];
+      score_sum += tile.sums[(Tile::kWarpRows + at) * Tile::kStride + d];
     }
-    const RowScalars<float> row_scalars{scalars[0], scalars[1], scalars[2], scalars[3]};
+    const float x = tile.rows.x[row * Tile::kStride + d];
+    if (lean != 0) both -= x * lean;
+    if (kappa_h != 0) score_sum += x * (beta * kappa_h);
+    x_sum = both - score_sum;
+  }
+};
+
+// Writes the sums of the block's rows over its columns: vectors (splits, 2, batch, rows, dim), then scalars
+// (splits, 4, batch, rows). Neighbouring threads write neighbouring numbers, also of different rows.
+template <int P>
+__device__ inline void write_grad_parts(const StoredGradSums<P>& sums, const FieldShape& shape, const FusedPlan& plan,
+                                        const FieldBlock& block, float* partial) {
+  const int64_t all_rows = shape.batch * shape.rows;
+  const int64_t first = block.batch * shape.rows + block.row0;
+  float* vectors = partial + (block.split * 2 * all_rows + first) * shape.dim;
+  RowWalk walk(threadIdx.x, kFusedThreads, static_cast<int>(shape.dim));
+  for (int e = threadIdx.x; walk.row < block.rows; walk.advance(), e += kFusedThreads) {
+    float x_sum;
+    float score_sum;
+    sums.vectors(x_sum, score_sum, walk.row, walk.d, sums.scalar(4, walk.row), sums.scalar(5, walk.row));
+    vectors[e] = x_sum;
+    vectors[all_rows * shape.dim + e] = score_sum;
+  }
+  float* scalars = partial + plan.splits * 2 * all_rows * shape.dim;
+  for (int e = threadIdx.x; e < RowScalars<float>::kCount * plan.rows_per_block(); e += kFusedThreads) {
+    const int s = e / plan.rows_per_block();
+    const int row = e % plan.rows_per_block();
+    if (row >= block.rows) continue;
+    scalars[(block.split * RowScalars<float>::kCount + s) * all_rows + first + row] = sums.scalar(s, row);
+  }
+}
+
+// Writes the gradients of the block's rows, a warp for each in turn.
+template <int P>
+__device__ inline void write_grad_rows(const StoredGradSums<P>& sums, const FieldGradArgs<float>& args,
+                                       const FieldBlock& block) {
+  const int dim = static_cast<int>(args.shape.dim);
+  const int lane = threadIdx.x % 32;
+  const RowFinish<float> finish(args, block.batch);
+  for (int row = threadIdx.x / 32; row < block.rows; row += kFusedWarps) {
+    const int64_t index = block.batch * args.shape.rows + block.row0 + row;
+    const RowScalars<float> scalars{sums.scalar(0, row), sums.scalar(1, row), sums.scalar(2, row), sums.scalar(3, row)};
+    const float lean = sums.scalar(4, row);
+    const float kappa_h = sums.scalar(5, row);
     float own = 0;
     for (int d = lane; d < dim; d += 32) {
-      float both = 0;
-      float score = 0;
-      for (int at = row; at < kRows; at += plan.rows_per_block()) {
-        both += tile.sums[at * kStride + d];
-        score += tile.sums[(kRows + at) * kStride + d];
-      }
-      const float x = tile.rows.x[row * kStride + d];
-      if (scalars[4] != 0) both -= x * scalars[4];
-      if (scalars[5] != 0) score += x * (beta * scalars[5]);
-      if (partial != nullptr) {
-        float* to = partial + (block.split * 2 * all_rows + index) * dim + d;
-        to[0] = both - score;
-        to[all_rows * dim] = score;
-        continue;
-      }
+      float x_sum;
+      float score_sum;
+      sums.vectors(x_sum, score_sum, row, d, lean, kappa_h);
       const float g = GradParticles::read(args.row_grad_phi, index * dim + d);
       const float s = GradParticles::read(args.row_score, index * dim + d);
-      const float dx = finish.grad_x(both - score, g, s, row_scalars);
+      const float dx = finish.grad_x(x_sum, g, s, scalars);
       own += g * s;
       args.grad_x[index * dim + d] = args.step ? finish.scale * dx + g : dx;
       if (args.grad_score == nullptr) continue;
-      args.grad_score[index * dim + d] = finish.scale * finish.grad_score(score, g, args.self);
+      args.grad_score[index * dim + d] = finish.scale * finish.grad_score(score_sum, g, args.self);
     }
     own = lane_sum(own, 1, 32);
-    if (partial == nullptr) {
-      if (lane == 0) write_row_scalars(args, finish, row_scalars, index, own);
-    } else if (lane < RowScalars<float>::kCount) {
-      const float value = lane < 2 ? (lane == 0 ? scalars[0] : scalars[1]) : (lane == 2 ? scalars[2] : scalars[3]);
-      partial[plan.splits * 2 * all_rows * dim + (block.split * RowScalars<float>::kCount + lane) * all_rows + index] =
-          value;
-    }
+    if (lane == 0) write_row_scalars(args, finish, scalars, index, own);
   }
 }
 
@@ -131,7 +163,10 @@ __global__ void __launch_bounds__(kFusedThreads, P <= 32 ? 3 : 2)
       add_grad_pairs<P, kFusedGradColumns<P>>(sums, tile, pairs, col0);
     }
   }
-  write_fused_grad(sums, tile, args, plan, block, beta, partial);
+  store_grad_sums(sums, tile);
+  const StoredGradSums<P> stored{tile, plan.rows_per_block(), beta};
+  if (partial == nullptr) return write_grad_rows(stored, args, block);
+  write_grad_parts(stored, shape, plan, block, partial);
 }
 
 // Sums of more dimensions would not fit the registers.

@@ -52,7 +52,8 @@ struct FusedGradTile {
   static constexpr int kPacks = P / 4;
   static constexpr int kStride = FusedTile<P>::kStride;
   static constexpr int kCols = fused_grad_cols(P);
-  static constexpr int kScalars = 6;  // of a row in write_fused_grad
+  static constexpr int kScalars = 6;                  // of a row: those of RowScalars, then those of pairs by products
+  static constexpr int kWarpRows = kFusedWarps * 16;  // of all warps
 
   struct Particles {
     float *x, *score, *grad;  // X, s, G
@@ -68,13 +69,13 @@ struct FusedGradTile {
   // Numbers behind X of the rows: the other arrays, or the sums after all columns.
   SVGDX_HD static size_t behind(int count) {
     const size_t arrays = (2 * size_t(count) + 3 * kCols) * kStride;
-    const size_t all_sums = 2 * 16 * kFusedWarps * kStride;
+    const size_t all_sums = 2 * kWarpRows * kStride;
     return arrays < all_sums ? all_sums : arrays;
   }
   static size_t bytes(int count) {
     return carve_bytes<float>(size_t(count) * kStride) + carve_bytes<float>(behind(count)) + carve_bytes<float>(P) +
            4 * (carve_bytes<float>(size_t(count)) + carve_bytes<float>(kCols)) +
-           carve_bytes<float>(kScalars * kFusedWarps * 16);
+           carve_bytes<float>(kScalars * kWarpRows);
   }
   __device__ explicit FusedGradTile(int count) {
     SharedCarver carver;
