@@ -198,6 +198,19 @@ def test_products_on_tensor_cores(dim: int, cloud: str) -> None:
         assert error <= 4 * torch.finfo(torch.float32).eps * torch.linalg.vector_norm(expected)
 
 
+@pytest.mark.parametrize("distance", [6.0, 15.0])
+def test_repulsion_alone_on_tensor_cores(distance: float) -> None:
+    """The same where nothing is larger than what cancels: no scores, and an outlier as centre, within four sigma."""
+    x = torch.randn(66, 28)
+    x[0] += distance / 28**0.5
+    with backend.running(seed=1):
+        outputs = ops.svgd_phi_trace(x, torch.zeros_like(x), 4.5)
+    exact = reference.svgd_phi_trace(x.double(), torch.zeros_like(x).double(), 4.5)
+    for out, expected in zip(outputs, exact, strict=True):
+        error = torch.linalg.vector_norm(out.double() - expected)
+        assert error <= 4 * torch.finfo(torch.float32).eps * torch.linalg.vector_norm(expected)
+
+
 @pytest.mark.parametrize("cloud", list(clouds(2, 2)))
 @pytest.mark.parametrize("dim", [20, 50])
 def test_gradients_by_products_on_tensor_cores(dim: int, cloud: str) -> None:

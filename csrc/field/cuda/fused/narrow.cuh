@@ -20,9 +20,12 @@ __device__ inline float exponent_of(float norm, float factor) {
   return norm < kMostSquare && -factor * norm < kMostSquare ? factor * norm : not_a_number<float>();
 }
 
-// As in pairs.cuh, at most four bits of an exponent cancel; but all may if that changes kappa by 2^-20 of itself only.
+// As in pairs.cuh, at most four bits of an exponent cancel; but all may if norms are so small that kappa changes by
+// 2^-22 of itself only. Larger norms would also cost z, in which their multiples of beta cancel, more than its last
+// bits.
+constexpr float kSmallNorms = 4;
 __device__ inline bool is_exact(float norms, float exponent) {
-  return norms >= kMostCancelled * exponent - kMostCancelled;
+  return norms >= kMostCancelled * exponent - kSmallNorms;
 }
 
 // Columns in shared memory, as FusedTile has them, but X = x - centre and Y = s - beta X beside s.
