@@ -74,29 +74,29 @@ void print_small(const FieldShape& shape, int threads) {
             << ", \"cols\": " << plan.cols_per_split << "}\n";
 }
 
-void print_fused(const FieldShape& shape) {
+void print_fused(const svgdx::cuda::FusedPlan& plan, int padded_dim, int tile_cols, size_t shared) {
+  std::cout << "{\"fused\": " << padded_dim << ", \"grid\": " << plan.blocks << ", \"splits\": " << plan.splits
+            << ", \"warp_rows\": " << plan.warp_rows << ", \"row_warps\": " << plan.row_warps
+            << ", \"cols\": " << plan.cols_per_split << ", \"tile_cols\": " << tile_cols << ", \"shared\": " << shared
+            << "}\n";
+}
+
+void print_fused_forward(const FieldShape& shape) {
   namespace cuda = svgdx::cuda;
   const cuda::FusedPlan plan = cuda::plan_fused(shape);
-  const auto [padded, shared] = cuda::dispatch_fused(shape.dim, [&](auto p) {
-    return std::pair<int, size_t>(p(), p() <= 32 ? cuda::NarrowTile<p()>::bytes(plan.warp_rows)
-                                                 : cuda::FusedTile<p()>::bytes(plan.rows_per_block()));
+  cuda::dispatch_fused(shape.dim, [&](auto p) {
+    const size_t shared =
+        p() <= 32 ? cuda::NarrowTile<p()>::bytes(plan.warp_rows) : cuda::FusedTile<p()>::bytes(plan.rows_per_block());
+    print_fused(plan, p(), cuda::fused_cols(p()), shared);
   });
-  std::cout << "{\"fused\": " << padded << ", \"grid\": " << plan.blocks << ", \"splits\": " << plan.splits
-            << ", \"warp_rows\": " << plan.warp_rows << ", \"row_warps\": " << plan.row_warps
-            << ", \"cols\": " << plan.cols_per_split << ", \"tile_cols\": " << cuda::fused_cols(padded)
-            << ", \"shared\": " << shared << "}\n";
 }
 
 void print_fused_backward(const FieldShape& shape) {
   namespace cuda = svgdx::cuda;
   const cuda::FusedPlan plan = cuda::plan_fused_grad(shape);
-  const auto [padded, shared] = cuda::dispatch_fused(shape.dim, [&](auto p) {
-    return std::pair<int, size_t>(p(), cuda::FusedGradTile<p()>::bytes(plan.rows_per_block()));
+  cuda::dispatch_fused<cuda::kFusedGradDims>(shape.dim, [&](auto p) {
+    print_fused(plan, p(), cuda::fused_grad_cols(p()), cuda::FusedGradTile<p()>::bytes(plan.rows_per_block()));
   });
-  std::cout << "{\"fused\": " << padded << ", \"grid\": " << plan.blocks << ", \"splits\": " << plan.splits
-            << ", \"warp_rows\": " << plan.warp_rows << ", \"row_warps\": " << plan.row_warps
-            << ", \"cols\": " << plan.cols_per_split << ", \"tile_cols\": " << cuda::fused_grad_cols(padded)
-            << ", \"shared\": " << shared << "}\n";
 }
 
 void print_jacobian(const FieldShape& shape) {
@@ -123,7 +123,7 @@ void plan(const std::string& command) {
   std::cin >> shape.batch >> shape.rows >> shape.cols >> shape.dim;
   if (command == "jacobian") return print_jacobian(shape);
   if (command == "forward") {
-    if (cuda::is_fused(shape)) return print_fused(shape);
+    if (cuda::is_fused(shape)) return print_fused_forward(shape);
     if (shape.dim > cuda::kForwardDims) return print_large(shape, cuda::plan_large_forward(shape), true);
     return print_small(shape, cuda::kForwardThreads);
   }

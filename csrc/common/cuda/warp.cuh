@@ -19,8 +19,8 @@ __device__ inline T lane_sum(T value, int from, int to) {
 __device__ inline float power_of_two(float v) { return exp2f(v); }
 __device__ inline double power_of_two(double v) { return exp2(v); }
 
-// Flushes results below the smallest normal number to zero, which is negligible in a sum with larger ones; takes a third
-// of the instructions of exp2f.
+// Flushes results below the smallest normal number to zero, which is negligible in a sum with larger ones; exp2f takes
+// three times as many instructions.
 __device__ inline float flushed_power_of_two(float v) {
 #ifdef SVGDX_SIMT
   return exp2f(v);

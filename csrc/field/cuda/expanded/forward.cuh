@@ -85,8 +85,7 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
   const float beta = beta_of(in.args.bandwidth, block.batch0 + batch);
   const float* x = in.args.x + (block.batch0 + batch) * in.args.shape.cols * dim + d0;
   const float* score = in.args.score + (block.batch0 + batch) * in.args.shape.cols * dim + d0;
-  AsyncCopies copies;
-  const auto start = [&](int64_t j, float* to) {
+  const auto start = [&](AsyncCopies& copies, int64_t j, float* to) {
     start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to, kappa + j, block.padded_cols,
                                                                 block.rows - row0, kExpandedChunk, true);
     start_copies<kExpandedChunk, kExpandedTile, kWideStride>(copies, to + kValues, x + j * dim, dim, col_end - j,
@@ -102,16 +101,7 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
     const int d = warp.col0 + 8 * n + warp.g;
     centre[n] = d0 + d < dim ? x[d] : 0.0f;
   }
-  int now = 0;
-  const int64_t col_begin = part * in.cols_per_part;
-  start(col_begin, tiles);
-  copies.commit();
-  for (int64_t j = col_begin; j < col_end; j += kExpandedChunk) {
-    if (j + kExpandedChunk < col_end) start(j + kExpandedChunk, tiles + (1 - now) * kSize);
-    copies.commit();
-    copies.wait<1>();
-    __syncthreads();
-    const float* tile = tiles + now * kSize;
+  for_each_chunk(tiles, kSize, part * in.cols_per_part, col_end, start, [&](const float* tile) {
     sums.begin();
     SVGDX_UNROLL_BY(1)
     for (int k = 0; k < kExpandedChunk; k += 8) {
@@ -134,9 +124,7 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
       }
     }
     sums.end();
-    __syncthreads();
-    now = 1 - now;
-  }
+  });
   float* plane = out + (part * block.batches + batch) * block.rows * dim;
   SVGDX_UNROLL
   for (int m = 0; m < 2; ++m) {

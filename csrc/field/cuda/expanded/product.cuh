@@ -13,7 +13,7 @@ namespace svgdx::cuda {
 // X = x - centre, with the first particle of a batch entry as the centre. What the passes over the pairs of some batch
 // entries hand on, in scratch:
 struct Expansion {
-  // Of the dimensions of each split (dim_splits, batches, padded rows or columns):
+  // The first three sum over the dimensions of one split: (dim_splits, batches, padded rows or columns).
   float* row_norm;    // |X|^2
   float* col_norm;    // the same; NaN if a number is too large for the products
   float* col_weight;  // X . s
@@ -53,6 +53,25 @@ __device__ inline void start_copies(AsyncCopies& copies, float* to, const float*
     } else {
       copies.copy<4>(to + row * Stride + d, place, inside);
     }
+  }
+}
+
+// Passes over summands [begin, end) in chunks: calls start(copies, at, place) to copy the chunk at `at`, of `size`
+// numbers, to one of two places in `tiles` while use(tile) computes with the one in the other.
+template <class Start, class Use>
+__device__ inline void for_each_chunk(float* tiles, int size, int64_t begin, int64_t end, Start start, Use use) {
+  AsyncCopies copies;
+  int now = 0;
+  start(copies, begin, tiles);
+  copies.commit();
+  for (int64_t at = begin; at < end; at += kExpandedChunk) {
+    if (at + kExpandedChunk < end) start(copies, at + kExpandedChunk, tiles + (1 - now) * size);
+    copies.commit();
+    copies.wait<1>();
+    __syncthreads();
+    use(tiles + now * size);
+    __syncthreads();
+    now = 1 - now;
   }
 }
 
@@ -168,8 +187,7 @@ static __global__ void __launch_bounds__(kExpandedThreads, 2)
   const float* cols = centre + col * dim;
   const float* score = in.args.score + first + col * dim;
   const float beta = beta_of(in.args.bandwidth, block.batch0 + batch);
-  AsyncCopies copies;
-  const auto start = [&](int64_t d, float* to) {
+  const auto start = [&](AsyncCopies& copies, int64_t d, float* to) {
     start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to, rows + d, dim, block.rows - row, d_end - d,
                                                                 in.wide);
     start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to + kSize, cols + d, dim, block.cols - col,
@@ -182,16 +200,8 @@ static __global__ void __launch_bounds__(kExpandedThreads, 2)
   ExpandedSums x_x;
   ExpandedSums x_s;
   ExpandedNorms norms;
-  int now = 0;
   const int64_t d_begin = split * block.dims_per_split;
-  start(d_begin, tiles);
-  copies.commit();
-  for (int64_t d = d_begin; d < d_end; d += kExpandedChunk) {
-    if (d + kExpandedChunk < d_end) start(d + kExpandedChunk, tiles + (1 - now) * kAll);
-    copies.commit();
-    copies.wait<1>();
-    __syncthreads();
-    const float* tile = tiles + now * kAll;
+  for_each_chunk(tiles, kAll, d_begin, d_end, start, [&](const float* tile) {
     SVGDX_UNROLL_BY(1)
     for (int k = 0; k < kExpandedChunk; k += 8) {
       if (k % 16 == 0) {
@@ -233,9 +243,7 @@ static __global__ void __launch_bounds__(kExpandedThreads, 2)
         x_s.end();
       }
     }
-    __syncthreads();
-    now = 1 - now;
-  }
+  });
   norms.write(in.expansion, block, warp, split, batch, row, col);
   SVGDX_UNROLL
   for (int sum = 0; sum < 2; ++sum) {

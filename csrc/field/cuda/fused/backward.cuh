@@ -1,8 +1,7 @@
-// The backward pass in one launch for 16 < dim <= 64, and for dim > 8 with many columns, in float32: the shape is that
-// of forward.cuh, with seven products of rows with columns and three of weights with columns.
+// The backward pass in one launch for 16 < dim <= 64, and for dim > 8 with many columns, in float32. It has the shape
+// of forward.cuh: seven products multiply rows by columns, three multiply weights by columns.
 #pragma once
 
-#include "field/cuda/fused/forward.cuh"
 #include "field/cuda/fused/grad_pairs.cuh"
 
 namespace svgdx::cuda {
@@ -120,10 +119,6 @@ __device__ inline void write_grad_rows(const StoredGradSums<P>& sums, const Fiel
   }
 }
 
-// Columns, in eights, for which a warp splits its rows once; more would spill.
-template <int P>
-constexpr int kFusedGradColumns = 1;
-
 // Occupancy is below one half: a warp's sums stay in registers, and its products on tensor cores are independent of one
 // another and hide the latency in place of other warps.
 template <int P>
@@ -131,13 +126,11 @@ __global__ void __launch_bounds__(kFusedThreads, P <= 32 ? 3 : 2)
     field_fused_backward_kernel(FieldGradArgs<float> args, FusedPlan plan, float* partial, bool wide,
                                 int64_t first_block) {
   using Tile = FusedGradTile<P>;
-  constexpr int kColumns = 8 * kFusedGradColumns<P>;
   const Tile tile(plan.rows_per_block());
   const FieldShape& shape = args.shape;
   const int dim = static_cast<int>(shape.dim);
   const FieldBlock block(plan, shape, first_block + blockIdx.x);
-  const int row0 = threadIdx.x / 32 % plan.row_warps * 16;
-  const int col_warp = threadIdx.x / 32 / plan.row_warps;
+  const int row0 = plan.row0();
   const float beta = beta_of(args.bandwidth, block.batch);
   const float sign = trace_sign(args);
   const int64_t first_row = block.batch * shape.rows + block.row0;
@@ -159,8 +152,8 @@ __global__ void __launch_bounds__(kFusedThreads, P <= 32 ? 3 : 2)
     __syncthreads();
     if (row0 >= block.rows) continue;
     const GradBlock pairs{warp_rows, columns, row0, dim, (dim + 7) / 8, args.self, block.row0 + row0 - j0, beta};
-    for (int col0 = kColumns * col_warp; col0 < count; col0 += kColumns * (kFusedWarps / plan.row_warps)) {
-      add_grad_pairs<P, kFusedGradColumns<P>>(sums, tile, pairs, col0);
+    for (int col0 = 8 * plan.col_warp(); col0 < count; col0 += 8 * plan.col_warps()) {
+      add_grad_pairs(sums, tile, pairs, col0);
     }
   }
   store_grad_sums(sums, tile);
@@ -175,7 +168,7 @@ constexpr int kFusedGradDims = 64;
 inline bool is_fused_backward(const FieldShape& shape) { return shape.dim <= kFusedGradDims && is_fused(shape); }
 
 inline FusedPlan plan_fused_grad(const FieldShape& shape) {
-  return dispatch_fused(shape.dim, [&](auto p) { return plan_fused_grad(shape, p()); });
+  return dispatch_fused<kFusedGradDims>(shape.dim, [&](auto p) { return plan_fused_grad(shape, p()); });
 }
 
 inline int64_t fused_backward_bytes(const FieldShape& shape) {
@@ -188,15 +181,13 @@ inline void field_backward_fused(const FieldGradArgs<float>& args, bool wide, fl
   const FieldShape& shape = args.shape;
   const FusedPlan plan = plan_fused_grad(shape);
   float* partial = plan.splits > 1 ? scratch : nullptr;
-  dispatch_fused(shape.dim, [&](auto p) {
+  dispatch_fused<kFusedGradDims>(shape.dim, [&](auto p) {
     constexpr int P = decltype(p)::value;
-    if constexpr (P <= kFusedGradDims) {
-      const size_t shared = FusedGradTile<P>::bytes(plan.rows_per_block());
-      launch_blocks("field_backward", plan.blocks, [&](unsigned grid, int64_t first) {
-        SVGDX_LAUNCH((field_fused_backward_kernel<P>), grid, kFusedThreads, shared, stream, args, plan, partial, wide,
-                     first);
-      });
-    }
+    const size_t shared = FusedGradTile<P>::bytes(plan.rows_per_block());
+    launch_blocks("field_backward", plan.blocks, [&](unsigned grid, int64_t first) {
+      SVGDX_LAUNCH((field_fused_backward_kernel<P>), grid, kFusedThreads, shared, stream, args, plan, partial, wide,
+                   first);
+    });
   });
   if (partial == nullptr) return;
   const float* scalars = partial + plan.splits * 2 * shape.batch * shape.rows * shape.dim;

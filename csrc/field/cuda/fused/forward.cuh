@@ -10,35 +10,6 @@
 
 namespace svgdx::cuda {
 
-// Hands the warps' sums to write_rows through shared memory.
-template <int P>
-__device__ inline void write_fused(const FusedSums<P>& sums, const FusedTile<P>& tile, const FieldArgs<float>& args,
-                                   const FusedPlan& plan, const FieldBlock& block, float beta, float* partial) {
-  constexpr int kStride = FusedTile<P>::kStride;
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  float* z = tile.x;            // over both arrays of columns
-  float* scalars = tile.stage;  // trace, then kappa
-  __syncthreads();
-  SVGDX_UNROLL
-  for (int e = 0; e < 4; ++e) {
-    SVGDX_UNROLL
-    for (int n = 0; n < P / 8; ++n) {
-      z[(warp * 16 + FusedPairs::row(e)) * kStride + 8 * n + lane % 4 * 2 + e % 2] = sums.z[n][e];
-    }
-  }
-  SVGDX_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    const float trace = lane_sum(sums.trace[half], 1, 4);
-    const float kappa = lane_sum(sums.kappa[half], 1, 4);
-    if (lane % 4 != 0) continue;
-    scalars[warp * 16 + lane / 4 + 8 * half] = trace;
-    scalars[(kFusedWarps + warp) * 16 + lane / 4 + 8 * half] = kappa;
-  }
-  __syncthreads();
-  write_rows({z, scalars, scalars + kFusedWarps * 16, tile.rows, kStride}, args, plan, block, beta, partial);
-}
-
 // Resident blocks requested from the compiler.
 template <int P>
 constexpr int kFusedBlocks = P <= 64 ? 3 : 2;
@@ -53,8 +24,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedBlocks<P>)
   const FieldShape& shape = args.shape;
   const int dim = static_cast<int>(shape.dim);
   const FieldBlock block(plan, shape, first_block + blockIdx.x);
-  const int row0 = threadIdx.x / 32 % plan.row_warps * 16;
-  const int col_warp = threadIdx.x / 32 / plan.row_warps;
+  const int row0 = plan.row0();
   const float beta = beta_of(args.bandwidth, block.batch);
   tile.load_rows(args.query + (block.batch * shape.rows + block.row0) * dim, block.rows, plan.rows_per_block(), dim,
                  wide);
@@ -65,25 +35,16 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedBlocks<P>)
     __syncthreads();
     tile.load_columns(args.x + from, args.score + from, count, dim, beta, wide);
     __syncthreads();
-    for (int col0 = 16 * col_warp; col0 < count; col0 += 16 * (kFusedWarps / plan.row_warps)) {
+    for (int col0 = 16 * plan.col_warp(); col0 < count; col0 += 16 * plan.col_warps()) {
       add_pairs(sums, tile, row0, col0, count, dim, beta, args.self, block.row0 + row0 - j0);
     }
   }
-  write_fused(sums, tile, args, plan, block, beta, partial);
-}
-
-// Calls f with the padded dimensions.
-template <class F>
-auto dispatch_fused(int64_t dim, F f) {
-  if (dim <= 16) return f(std::integral_constant<int, 16>());
-  if (dim <= 32) return f(std::integral_constant<int, 32>());
-  if (dim <= 64) return f(std::integral_constant<int, 64>());
-  return f(std::integral_constant<int, 128>());
-}
-
-inline bool is_fused(const FieldShape& shape) {
-  constexpr int64_t kManyColumns = 1024;
-  return shape.dim <= kFusedDims && (shape.dim > 16 || (shape.dim > 8 && shape.cols >= kManyColumns));
+  __syncthreads();
+  // z lies over both arrays of columns.
+  const WarpSums warps{tile.x, tile.stage, tile.stage + kFusedWarps * 16, tile.rows, Tile::kStride};
+  warps.store<P>(threadIdx.x / 32 * 16, [&](int n, int e) { return sums.z[n][e]; }, sums.trace, sums.kappa);
+  __syncthreads();
+  write_rows(warps, args, plan, block, beta, partial);
 }
 
 inline FusedPlan plan_fused(const FieldShape& shape) {

@@ -1,9 +1,9 @@
-// A warp's 16 rows against 8 N columns of a tile in the backward pass: a pair's sums by products on tensor cores, with
-// X = x - centre, or by differences if the expanded sums of one of the warp's pairs cancel (pairs.cuh). The sums over
-// columns are, with the weights kappa and radial of backward_pair.cuh,
+// A warp's 16 rows against eight columns of a tile in the backward pass: a pair's sums by products on tensor cores,
+// with X = x - centre, or by differences if the expanded sums of one of the warp's pairs cancel (pairs.cuh). The sums
+// over columns are, with the weights kappa and radial of backward_pair.cuh,
 //   score_i = sum_j kappa (G_j + beta h_j r_ij),   both_i = sum_j [ -kappa h_i s_j - lean r_ij ],
-//   lean = radial - kappa beta h_j,
-// of which x_sum = both - score: three products instead of four.
+//   lean = radial - kappa beta h_j.
+// The sum for x is both - score, so that three products do for both sums; forming it by itself would take four.
 #pragma once
 
 #include "field/cuda/backward_pair.cuh"
@@ -73,9 +73,9 @@ struct DimensionSum {
 };
 
 // The products of rows with columns, dimension by dimension of 8.
-template <int P, int N>
+template <int P>
 struct GradProducts {
-  DimensionSum<P> x_x[N], x_s[N], s_x[N], g_s[N], g_x[N];
+  DimensionSum<P> x_x, x_s, s_x, g_s, g_x;
 
   __device__ void add(const FusedGradTile<P>& tile, int row0, int col0, int steps) {
     constexpr int kStride = FusedGradTile<P>::kStride;
@@ -94,93 +94,83 @@ struct GradProducts {
         score.set(e, tile.rows.score[at]);
         grad.set(e, tile.rows.grad[at]);
       }
+      const int at = (col0 + g) * kStride + d;
+      Split<2> col_x;
+      Split<2> col_score;
+      Split<2> col_grad;
       SVGDX_UNROLL
-      for (int n = 0; n < N; ++n) {
-        const int at = (col0 + 8 * n + g) * kStride + d;
-        Split<2> col_x;
-        Split<2> col_score;
-        Split<2> col_grad;
-        SVGDX_UNROLL
-        for (int e = 0; e < 2; ++e) {
-          col_x.set(e, tile.cols.x[at + 4 * e]);
-          col_score.set(e, tile.cols.score[at + 4 * e]);
-          col_grad.set(e, tile.cols.grad[at + 4 * e]);
-        }
-        x_x[n].add(x, col_x);
-        x_s[n].add(x, col_score);
-        s_x[n].add(score, col_x);
-        g_s[n].add(grad, col_score);
-        g_s[n].add(score, col_grad);
-        g_x[n].add(grad, col_x);
-        g_x[n].add(x, col_grad);
-        x_x[n].end_step();
-        x_s[n].end_step();
-        s_x[n].end_step();
-        g_s[n].end_step();
-        g_x[n].end_step();
+      for (int e = 0; e < 2; ++e) {
+        col_x.set(e, tile.cols.x[at + 4 * e]);
+        col_score.set(e, tile.cols.score[at + 4 * e]);
+        col_grad.set(e, tile.cols.grad[at + 4 * e]);
       }
+      x_x.add(x, col_x);
+      x_s.add(x, col_score);
+      s_x.add(score, col_x);
+      g_s.add(grad, col_score);
+      g_s.add(score, col_grad);
+      g_x.add(grad, col_x);
+      g_x.add(x, col_grad);
+      x_x.end_step();
+      x_s.end_step();
+      s_x.end_step();
+      g_s.end_step();
+      g_x.end_step();
     }
   }
   // pair::Sums of row i and column j.
-  __device__ void sums(float (&sum)[5], const FusedGradTile<P>& tile, int i, int j, int n, int e) const {
-    sum[0] = tile.rows.norm[i] + tile.cols.norm[j] - 2 * x_x[n].total(e);
-    sum[1] = x_s[n].total(e) - tile.cols.x_score[j];
-    sum[2] = tile.rows.x_score[i] - s_x[n].total(e);
-    sum[3] = g_s[n].total(e);
-    sum[4] = tile.rows.x_grad[i] + tile.cols.x_grad[j] - g_x[n].total(e);
+  __device__ void sums(float (&sum)[5], const FusedGradTile<P>& tile, int i, int j, int e) const {
+    sum[0] = tile.rows.norm[i] + tile.cols.norm[j] - 2 * x_x.total(e);
+    sum[1] = x_s.total(e) - tile.cols.x_score[j];
+    sum[2] = tile.rows.x_score[i] - s_x.total(e);
+    sum[3] = g_s.total(e);
+    sum[4] = tile.rows.x_grad[i] + tile.cols.x_grad[j] - g_x.total(e);
   }
 };
 
 // The weights of a lane's pairs in the sums over columns.
-template <int N>
 struct GradWeights {
-  float kappa[N][4], lean[N][4];
+  float kappa[4], lean[4];
 };
 
-template <int P, int N>
-__device__ inline void add_grad_products(FusedGradSums<P>& sums, const GradWeights<N>& weights,
+template <int P>
+__device__ inline void add_grad_products(FusedGradSums<P>& sums, const GradWeights& weights,
                                          const FusedGradTile<P>& tile, const GradBlock& block, int col0) {
   constexpr int kStride = FusedGradTile<P>::kStride;
   const int g = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
-  Split<4> kappa[N];
-  Split<4> minus_kappa_h[N];
-  Split<4> lean[N];
-  float beta_h[N][2];
+  Split<4> kappa;
+  Split<4> minus_kappa_h;
+  Split<4> lean;
+  float beta_h[2];
   SVGDX_UNROLL
-  for (int n = 0; n < N; ++n) {
-    SVGDX_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      const int c = e % 2 * 2 + e / 2;
-      kappa[n].set(e, weights.kappa[n][c]);
-      minus_kappa_h[n].set(e, -weights.kappa[n][c] * tile.rows.h[block.row0 + FusedPairs::row(c)]);
-      lean[n].set(e, weights.lean[n][c]);
-    }
-    SVGDX_UNROLL
-    for (int e = 0; e < 2; ++e) beta_h[n][e] = block.beta * tile.cols.h[col0 + 8 * n + 2 * t + e];
+  for (int e = 0; e < 4; ++e) {
+    const int c = e % 2 * 2 + e / 2;
+    kappa.set(e, weights.kappa[c]);
+    minus_kappa_h.set(e, -weights.kappa[c] * tile.rows.h[block.row0 + FusedPairs::row(c)]);
+    lean.set(e, weights.lean[c]);
   }
+  SVGDX_UNROLL
+  for (int e = 0; e < 2; ++e) beta_h[e] = block.beta * tile.cols.h[col0 + 2 * t + e];
   SVGDX_UNROLL
   for (int b = 0; b < P / 8; ++b) {
     if (b >= block.steps) continue;
+    Split<2> x;
+    Split<2> s;
+    Split<2> y;
+    SVGDX_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      const int at = (col0 + 2 * t + e) * kStride + 8 * b + g;
+      const float value = tile.cols.x[at];
+      x.set(e, value);
+      s.set(e, tile.cols.score[at]);
+      y.set(e, tile.cols.grad[at] - beta_h[e] * value);
+    }
     ProductSum both;
     ProductSum score;
-    SVGDX_UNROLL
-    for (int n = 0; n < N; ++n) {
-      Split<2> x;
-      Split<2> s;
-      Split<2> y;
-      SVGDX_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        const int at = (col0 + 8 * n + 2 * t + e) * kStride + 8 * b + g;
-        const float value = tile.cols.x[at];
-        x.set(e, value);
-        s.set(e, tile.cols.score[at]);
-        y.set(e, tile.cols.grad[at] - beta_h[n][e] * value);
-      }
-      both.add(minus_kappa_h[n], s);
-      both.add(lean[n], x);
-      score.add(kappa[n], y);
-    }
+    both.add(minus_kappa_h, s);
+    both.add(lean, x);
+    score.add(kappa, y);
     SVGDX_UNROLL
     for (int e = 0; e < 4; ++e) {
       sums.both[b][e] += both.total(e);
@@ -189,84 +179,75 @@ __device__ inline void add_grad_products(FusedGradSums<P>& sums, const GradWeigh
   }
 }
 
-template <int P, int N>
-__device__ inline void add_grad_differences(FusedGradSums<P>& sums, const GradWeights<N>& weights,
+template <int P>
+__device__ inline void add_grad_differences(FusedGradSums<P>& sums, const GradWeights& weights,
                                             const FusedGradTile<P>& tile, const GradBlock& block, int col0) {
   const int t = threadIdx.x % 4;
-  SVGDX_UNROLL
-  for (int n = 0; n < N; ++n) {
-    SVGDX_UNROLL_BY(1)
-    for (int c = 0; c < 8; ++c) {
-      const int j = col0 + 8 * n + c;
-      const int64_t from = int64_t(j) * block.dim;
-      const float beta_h = block.beta * tile.cols.h[j];
+  SVGDX_UNROLL_BY(1)
+  for (int c = 0; c < 8; ++c) {
+    const int j = col0 + c;
+    const int64_t from = int64_t(j) * block.dim;
+    const float beta_h = block.beta * tile.cols.h[j];
+    SVGDX_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int source = (threadIdx.x % 32 & ~3u) + c / 2;
+      const int i = FusedPairs::row(2 * half);
+      const float own_kappa = c % 2 == 0 ? weights.kappa[2 * half] : weights.kappa[2 * half + 1];
+      const float own_lean = c % 2 == 0 ? weights.lean[2 * half] : weights.lean[2 * half + 1];
+      const float kappa = __shfl_sync(kFullWarp, own_kappa, source);
+      const float lean = __shfl_sync(kFullWarp, own_lean, source);
+      if (kappa == 0) continue;  // other factors may overflow, and a column that is not there has no numbers
+      const float kappa_h = kappa * tile.rows.h[block.row0 + i];
       SVGDX_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const int source = (threadIdx.x % 32 & ~3u) + c / 2;
-        const int i = FusedPairs::row(2 * half);
-        const float own_kappa = c % 2 == 0 ? weights.kappa[n][2 * half] : weights.kappa[n][2 * half + 1];
-        const float own_lean = c % 2 == 0 ? weights.lean[n][2 * half] : weights.lean[n][2 * half + 1];
-        const float kappa = __shfl_sync(kFullWarp, own_kappa, source);
-        const float lean = __shfl_sync(kFullWarp, own_lean, source);
-        if (kappa == 0) continue;  // other factors may overflow, and a column that is not there has no numbers
-        const float kappa_h = kappa * tile.rows.h[block.row0 + i];
-        SVGDX_UNROLL
-        for (int m = 0; m < P / 8 * 2; ++m) {
-          const int d = m / 2 * 8 + 2 * t + m % 2;
-          if (d >= block.dim) continue;
-          const float r = block.rows.x[block.row(i) + d] - block.cols.x[from + d];
-          const float s = GradParticles::read(block.cols.score, from + d);
-          const float g = GradParticles::read(block.cols.grad_phi, from + d);
-          sums.both[m / 2][2 * half + m % 2] -= kappa_h * s + lean * r;
-          sums.score[m / 2][2 * half + m % 2] += kappa * g + kappa * beta_h * r;
-        }
+      for (int m = 0; m < P / 8 * 2; ++m) {
+        const int d = m / 2 * 8 + 2 * t + m % 2;
+        if (d >= block.dim) continue;
+        const float r = block.rows.x[block.row(i) + d] - block.cols.x[from + d];
+        const float s = GradParticles::read(block.cols.score, from + d);
+        const float g = GradParticles::read(block.cols.grad_phi, from + d);
+        sums.both[m / 2][2 * half + m % 2] -= kappa_h * s + lean * r;
+        sums.score[m / 2][2 * half + m % 2] += kappa * g + kappa * beta_h * r;
       }
     }
   }
 }
 
-// Adds columns [col0, col0 + 8 N) of the tile.
-template <int P, int N>
+// Adds columns [col0, col0 + 8) of the tile.
+template <int P>
 __device__ inline void add_grad_pairs(FusedGradSums<P>& sums, const FusedGradTile<P>& tile, const GradBlock& block,
                                       int col0) {
-  GradProducts<P, N> products;
+  GradProducts<P> products;
   products.add(tile, block.row0, col0, block.steps);
   bool cancels = false;
   SVGDX_UNROLL
-  for (int n = 0; n < N; ++n) {
-    SVGDX_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      const int i = FusedPairs::row(e);
-      const int j = col0 + FusedPairs::col(n, e);
-      const float norms = tile.rows.norm[block.row0 + i] + tile.cols.norm[j];
-      const bool keeps = norms <= kMostCancelled * (norms - 2 * products.x_x[n].total(e));
-      cancels = cancels || !(keeps || (block.skips(i, j) && norms == norms));
-    }
+  for (int e = 0; e < 4; ++e) {
+    const int i = FusedPairs::row(e);
+    const int j = col0 + FusedPairs::col(0, e);
+    const float norms = tile.rows.norm[block.row0 + i] + tile.cols.norm[j];
+    const bool keeps = norms <= kMostCancelled * (norms - 2 * products.x_x.total(e));
+    cancels = cancels || !(keeps || (block.skips(i, j) && norms == norms));
   }
   const bool direct = __any_sync(kFullWarp, cancels);
-  GradWeights<N> weights;
+  GradWeights weights;
   SVGDX_UNROLL
-  for (int n = 0; n < N; ++n) {
-    SVGDX_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      const int i = FusedPairs::row(e);
-      const int j = col0 + FusedPairs::col(n, e);
-      float sum[5];
-      if (direct) {
-        direct_grad_sums(sum, block, i, j);
-      } else {
-        products.sums(sum, tile, block.row0 + i, j, n, e);
-      }
-      const float h_j = tile.cols.h[j];
-      const PairWeights<float> pair(sum, block.beta, static_cast<float>(block.dim), tile.rows.h[block.row0 + i], h_j,
-                                    block.skips(i, j));
-      pair.add_to(sums.rows[e / 2], h_j);
-      weights.kappa[n][e] = pair.kappa;
-      weights.lean[n][e] = pair.radial - pair.kappa_beta * h_j;
-      if (direct) continue;
-      sums.lean[e / 2] += weights.lean[n][e];
-      sums.kappa_h[e / 2] += pair.kappa * h_j;
+  for (int e = 0; e < 4; ++e) {
+    const int i = FusedPairs::row(e);
+    const int j = col0 + FusedPairs::col(0, e);
+    float sum[5];
+    if (direct) {
+      direct_grad_sums(sum, block, i, j);
+    } else {
+      products.sums(sum, tile, block.row0 + i, j, e);
     }
+    const float h_j = tile.cols.h[j];
+    const PairWeights<float> pair(sum, block.beta, static_cast<float>(block.dim), tile.rows.h[block.row0 + i], h_j,
+                                  block.skips(i, j));
+    pair.add_to(sums.rows[e / 2], h_j);
+    weights.kappa[e] = pair.kappa;
+    weights.lean[e] = pair.radial - pair.kappa_beta * h_j;
+    if (direct) continue;
+    sums.lean[e / 2] += weights.lean[e];
+    sums.kappa_h[e / 2] += pair.kappa * h_j;
   }
   if (direct) {
     add_grad_differences(sums, weights, tile, block, col0);

@@ -6,28 +6,14 @@
 
 namespace svgdx::cuda {
 
-// Columns of a tile, and the most warps with rows of their own: the three arrays of both fit 99 KiB.
-constexpr SVGDX_HD int fused_grad_cols(int padded_dim) { return padded_dim <= 32 ? 64 : 2048 / padded_dim; }
-constexpr SVGDX_HD int fused_grad_row_warps(int padded_dim) { return padded_dim <= 64 ? kFusedWarps : kFusedWarps / 2; }
+// Columns of a tile: three arrays of them and of four warps' rows fit 99 KiB.
+constexpr SVGDX_HD int fused_grad_cols(int padded_dim) { return padded_dim <= 32 ? 64 : 32; }
 
-// As plan_fused of plan.cuh.
 inline FusedPlan plan_fused_grad(const FieldShape& shape, int padded_dim) {
-  constexpr int64_t kLeastColumns = 128;  // of a part
   FusedPlan plan{};
-  const int64_t most_splits = std::max<int64_t>(1, shape.cols / kLeastColumns);
-  const int most_warps = fused_grad_row_warps(padded_dim);
-  const bool fills =
-      shape.rows > 16 && shape.batch * ceil_div(shape.rows, 16 * most_warps) * most_splits >= kTargetBlocks / 4;
   plan.warp_rows = 16;
-  plan.row_warps = fills || most_warps < kFusedWarps ? most_warps : 1;
-  plan.row_tiles = ceil_div(shape.rows, plan.rows_per_block());
-  const int64_t splits = std::min(most_splits, std::max<int64_t>(1, kTargetBlocks / (shape.batch * plan.row_tiles)));
-  plan.cols_per_split = round_up(ceil_div(shape.cols, splits), fused_grad_cols(padded_dim));
-  plan.splits = ceil_div(shape.cols, plan.cols_per_split);
-  plan.blocks = shape.batch * plan.row_tiles * plan.splits;
-  plan.by_splits = Divider(plan.splits);
-  plan.by_row_tiles = Divider(plan.row_tiles);
-  return plan;
+  plan.row_warps = shape.rows > 16 && fills_machine(shape, 16 * kFusedWarps) ? kFusedWarps : 1;
+  return divide_columns(plan, shape, fused_grad_cols(padded_dim));
 }
 
 // Particles in global memory; null means zeros.

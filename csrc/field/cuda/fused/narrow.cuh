@@ -285,39 +285,6 @@ __device__ inline void add_columns(NarrowRows<P, R>& rows, const NarrowTile<P>& 
   }
 }
 
-// Hands the warps' sums to write_rows through shared memory.
-template <int P, int R>
-__device__ inline void write_narrow(const NarrowRows<P, R>& rows, const NarrowTile<P>& tile,
-                                    const FieldArgs<float>& args, const FusedPlan& plan, const FieldBlock& block,
-                                    float beta, float* partial) {
-  constexpr int kStride = NarrowTile<P>::kStride;
-  constexpr int kAll = kFusedWarps * 16 * R;
-  const int lane = threadIdx.x % 32;
-  float* z = tile.x;
-  __syncthreads();
-  SVGDX_UNROLL
-  for (int r = 0; r < R; ++r) {
-    const int row0 = (threadIdx.x / 32 * R + r) * 16;
-    SVGDX_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      SVGDX_UNROLL
-      for (int n = 0; n < P / 8; ++n) {
-        z[(row0 + FusedPairs::row(e)) * kStride + 8 * n + lane % 4 * 2 + e % 2] = rows.z[r][n][e] + rows.low[r][n][e];
-      }
-    }
-    SVGDX_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const float trace = lane_sum(rows.trace[r][half], 1, 4);
-      const float kappa = lane_sum(rows.kappa[r][half], 1, 4);
-      if (lane % 4 != 0) continue;
-      tile.scalars[row0 + lane / 4 + 8 * half] = trace;
-      tile.scalars[kAll + row0 + lane / 4 + 8 * half] = kappa;
-    }
-  }
-  __syncthreads();
-  write_rows({z, tile.scalars, tile.scalars + kAll, tile.centre, kStride}, args, plan, block, beta, partial);
-}
-
 // Occupancy is below one half: a warp's rows and sums stay in registers.
 template <int P, int R>
 __global__ void __launch_bounds__(kFusedThreads, 3)
@@ -327,8 +294,7 @@ __global__ void __launch_bounds__(kFusedThreads, 3)
   const FieldShape& shape = args.shape;
   const int dim = static_cast<int>(shape.dim);
   const FieldBlock block(plan, shape, first_block + blockIdx.x);
-  const int row0 = threadIdx.x / 32 % plan.row_warps * 16 * R;
-  const int col_warp = threadIdx.x / 32 / plan.row_warps;
+  const int row0 = plan.row0();
   const float beta = beta_of(args.bandwidth, block.batch);
   const float factor = beta * float(-0.5 * pair::kLog2E);
   const float* query = args.query + (block.batch * shape.rows + block.row0) * dim;
@@ -360,11 +326,19 @@ __global__ void __launch_bounds__(kFusedThreads, 3)
     __syncthreads();
     if (pairs.rows <= 0) continue;
     SVGDX_UNROLL_BY(1)
-    for (int col0 = 8 * col_warp; col0 < pairs.count; col0 += 8 * (kFusedWarps / plan.row_warps)) {
+    for (int col0 = 8 * plan.col_warp(); col0 < pairs.count; col0 += 8 * plan.col_warps()) {
       add_columns(rows, tile, pairs, col0);
     }
   }
-  write_narrow(rows, tile, args, plan, block, beta, partial);
+  __syncthreads();
+  const WarpSums warps{tile.x, tile.scalars, tile.scalars + kFusedWarps * 16 * R, tile.centre, Tile::kStride};
+  SVGDX_UNROLL
+  for (int r = 0; r < R; ++r) {
+    warps.store<P>((threadIdx.x / 32 * R + r) * 16, [&](int n, int e) { return rows.z[r][n][e] + rows.low[r][n][e]; },
+                   rows.trace[r], rows.kappa[r]);
+  }
+  __syncthreads();
+  write_rows(warps, args, plan, block, beta, partial);
 }
 
 }  // namespace svgdx::cuda

@@ -2,17 +2,38 @@
 #pragma once
 
 #include "field/cuda/finish.cuh"
-#include "field/cuda/fused/plan.cuh"
+#include "field/cuda/fused/pairs.cuh"
 
 namespace svgdx::cuda {
 
 // In shared memory, warp after warp: those with the same rows, every row_warps-th, have different columns.
 struct WarpSums {
-  const float* z;       // (warps, rows of a warp, stride): sum_j kappa_ij Y_j, or of z_ij for pairs by differences
-  const float* trace;   // (warps, rows of a warp)
-  const float* kappa;   // the same: of the pairs that add Y_j
+  float* z;             // (warps, rows of a warp, stride): sum_j kappa_ij Y_j, or of z_ij for pairs by differences
+  float* trace;         // (warps, rows of a warp)
+  float* kappa;         // the same: of the pairs that add Y_j
   const float* centre;  // (dim)
   int stride;
+
+  // Stores a warp's 16 rows from `row0` on, P / 8 blocks of dimensions of each: z(n, e) is element e of the n-th.
+  template <int P, class Z>
+  __device__ void store(int row0, Z own_z, const float (&own_trace)[2], const float (&own_kappa)[2]) const {
+    const int lane = threadIdx.x % 32;
+    SVGDX_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      SVGDX_UNROLL
+      for (int n = 0; n < P / 8; ++n) {
+        z[(row0 + FusedPairs::row(e)) * stride + 8 * n + lane % 4 * 2 + e % 2] = own_z(n, e);
+      }
+    }
+    SVGDX_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const float row_trace = lane_sum(own_trace[half], 1, 4);
+      const float row_kappa = lane_sum(own_kappa[half], 1, 4);
+      if (lane % 4 != 0) continue;
+      trace[row0 + lane / 4 + 8 * half] = row_trace;
+      kappa[row0 + lane / 4 + 8 * half] = row_kappa;
+    }
+  }
 };
 
 // Adds the warps' sums in the order of their columns and writes the block's rows, a warp for each row in turn.
