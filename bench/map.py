@@ -81,7 +81,7 @@ def compiled(op: str, backward: bool) -> Callable[..., Any]:
 
 
 def floor_call(count: int) -> Call:
-    """torch.autograd.grad of a built-in op in C++ with so many inputs: what no op can go below."""
+    """Call torch.autograd.grad on a built-in C++ op with ``count`` inputs: the least that a gradient costs in torch."""
     function = {1: torch.sin, 3: torch.lerp}[count]
     inputs = [torch.ones(1, requires_grad=True) for _ in range(count)]
     upstream = torch.ones(1)

@@ -7,7 +7,7 @@ host layer in every call.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -184,6 +184,13 @@ def clouds(m: int, dim: int) -> dict[str, torch.Tensor]:
     return {"random": x, "clusters": x + far, "outlier": outlier, "twins": twins, "off": x + 4096, "huge": x * 1e15}
 
 
+def assert_float32(outputs: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> None:
+    """Within four rounding errors of float32."""
+    for out, expected in zip(outputs, exact, strict=True):
+        error = torch.linalg.vector_norm(out.double() - expected)
+        assert error <= 4 * torch.finfo(torch.float32).eps * torch.linalg.vector_norm(expected)
+
+
 @pytest.mark.parametrize("cloud", list(clouds(2, 2)))
 @pytest.mark.parametrize("dim", [20, 132])
 def test_products_on_tensor_cores(dim: int, cloud: str) -> None:
@@ -192,10 +199,7 @@ def test_products_on_tensor_cores(dim: int, cloud: str) -> None:
     x, score, sigma = clouds(66, dim)[cloud], torch.randn(66, dim) / unit, dim**0.5 * unit
     with backend.running(seed=1):
         outputs = ops.svgd_phi_trace(x, score, sigma)
-    exact = reference.svgd_phi_trace(x.double(), score.double(), sigma)
-    for out, expected in zip(outputs, exact, strict=True):
-        error = torch.linalg.vector_norm(out.double() - expected)
-        assert error <= 4 * torch.finfo(torch.float32).eps * torch.linalg.vector_norm(expected)
+    assert_float32(outputs, reference.svgd_phi_trace(x.double(), score.double(), sigma))
 
 
 @pytest.mark.parametrize("distance", [6.0, 15.0])
@@ -205,10 +209,7 @@ def test_repulsion_alone_on_tensor_cores(distance: float) -> None:
     x[0] += distance / 28**0.5
     with backend.running(seed=1):
         outputs = ops.svgd_phi_trace(x, torch.zeros_like(x), 4.5)
-    exact = reference.svgd_phi_trace(x.double(), torch.zeros_like(x).double(), 4.5)
-    for out, expected in zip(outputs, exact, strict=True):
-        error = torch.linalg.vector_norm(out.double() - expected)
-        assert error <= 4 * torch.finfo(torch.float32).eps * torch.linalg.vector_norm(expected)
+    assert_float32(outputs, reference.svgd_phi_trace(x.double(), torch.zeros_like(x).double(), 4.5))
 
 
 @pytest.mark.parametrize("cloud", list(clouds(2, 2)))

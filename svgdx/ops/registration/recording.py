@@ -73,7 +73,7 @@ def recorded(name: str, op: torch._ops.OpOverload, formula: Formula | None, keep
 
 
 def _is_tensor(argument: torch.Argument) -> bool:
-    return "Tensor" in str(argument.type)
+    return str(argument.type) in ("Tensor", "Optional[Tensor]")
 
 
 def is_dual(value: Any) -> bool:
