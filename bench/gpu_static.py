@@ -157,7 +157,7 @@ def build_logs() -> list[Usage] | None:
 def _host_folder() -> tempfile.TemporaryDirectory[str]:
     """Folder with `host`, gpu_static_host.cu compiled with the toolkit's occupancy header; removed at exit."""
     folder = tempfile.TemporaryDirectory(prefix="svgdx_gpu_static_")
-    compile_unit("-O1", "-arch=sm_80", str(ROOT / "bench" / "gpu_static_host.cu"), "-o", f"{folder.name}/host")
+    compile_unit("-O1", "-arch=compute_80", str(ROOT / "bench" / "gpu_static_host.cu"), "-o", f"{folder.name}/host")
     return folder
 
 

@@ -53,18 +53,27 @@ void occupancy() {
             << properties.maxThreadsPerMultiprocessor / 32 << '\n';
 }
 
-void print_large(const FieldShape& shape, const svgdx::cuda::LargePlan& plan, bool forward) {
+void print_large(const FieldShape& shape) {
+  namespace cuda = svgdx::cuda;
+  const cuda::LargePlan plan = cuda::plan_large_forward(shape);
   int launches = 0;
   int groups = 0;
-  svgdx::cuda::for_each_block(shape, plan, [&](const auto& block, bool, bool) {
+  cuda::for_each_block(shape, plan, [&](const auto& block, bool, bool) {
     ++launches;
-    groups = svgdx::cuda::plan_values(block).groups();
+    groups = cuda::plan_values(block).groups();
   });
   std::cout << "{\"large\": true, \"launches\": " << launches << ", \"batches\": " << plan.batches
             << ", \"rows\": " << plan.rows << ", \"cols\": " << plan.cols << ", \"dim_splits\": " << plan.dim_splits
             << ", \"dims_per_split\": " << plan.dims_per_split << ", \"parts\": " << plan.parts
             << ", \"cols_per_part\": " << plan.cols_per_part << ", \"value_groups\": " << groups
-            << ", \"expanded\": " << (forward && svgdx::cuda::is_expanded<float>(shape) ? "true" : "false") << "}\n";
+            << ", \"expanded\": " << (cuda::is_expanded<float>(shape) ? "true" : "false") << "}\n";
+}
+
+void print_expanded_grad(const FieldShape& shape) {
+  const svgdx::cuda::ExpandedGradPlan plan = svgdx::cuda::plan_expanded_grad(shape);
+  std::cout << "{\"large\": true, \"batches\": " << plan.batches << ", \"rows\": " << plan.rows
+            << ", \"dim_splits\": " << plan.dim_splits << ", \"dims_per_split\": " << plan.dims_per_split
+            << ", \"parts\": " << plan.parts << ", \"cols_per_part\": " << plan.cols_per_part << "}\n";
 }
 
 void print_small(const FieldShape& shape, int threads) {
@@ -124,11 +133,11 @@ void plan(const std::string& command) {
   if (command == "jacobian") return print_jacobian(shape);
   if (command == "forward") {
     if (cuda::is_fused(shape)) return print_fused_forward(shape);
-    if (shape.dim > cuda::kForwardDims) return print_large(shape, cuda::plan_large_forward(shape), true);
+    if (shape.dim > cuda::kForwardDims) return print_large(shape);
     return print_small(shape, cuda::kForwardThreads);
   }
   if (cuda::is_fused_backward(shape)) return print_fused_backward(shape);
-  if (shape.dim > cuda::kBackwardDims<float>) return print_large(shape, cuda::plan_large_backward(shape), false);
+  if (shape.dim > cuda::kBackwardDims<float>) return print_expanded_grad(shape);
   print_small(shape, cuda::kBackwardThreads);
 }
 

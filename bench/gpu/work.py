@@ -173,24 +173,32 @@ def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
     ]
 
 
+def _pair_products(plan: dict[str, Any], arrays: int, tiles: tuple[int, int], launches: int) -> Work:
+    """csrc/field/cuda/expanded/product.cuh: an item is eight summands of 64 rows and 64 columns; tiles of rows, columns."""
+    blocks = plan["batches"] * tiles[0] * tiles[1] * plan["dim_splits"] * arrays
+    dims = min(plan["dims_per_split"], plan["dim"])
+    return Work(
+        kernel=f"pair_products_kernel<{arrays}>",
+        launches=launches,
+        blocks=blocks,
+        threads=128,
+        items=blocks * 4 * -(-dims // 8),
+        marker=r"HMMA\.1688",
+        per_item=48,
+        filled=FLOAT * blocks * dims * 3 * 64,
+        written=FLOAT * 2 * blocks * 64 * 64,
+        rounds=1,
+        shared=FLOAT * 2 * ((2 + arrays) * 64 * 36 + 32),
+        overlaps=True,
+    )
+
+
 def _expanded(plan: dict[str, Any]) -> list[Work]:
-    """The kernels of csrc/field/cuda/expanded: items are eight summands of 64 rows and 64 columns, or dimensions."""
+    """The kernels of csrc/field/cuda/expanded: an item of products is eight columns of 64 rows and 64 dimensions."""
     rows, cols, dim, batches = plan["rows"], plan["cols"], plan["dim"], plan["batches"]
-    pairs = batches * -(-rows // 64) * -(-cols // 64) * plan["dim_splits"]
-    dims = min(plan["dims_per_split"], dim)
     products = batches * -(-rows // 64) * -(-dim // 64) * plan["parts"]
     per_part = min(cols, plan["cols_per_part"])
     common = {"launches": plan["launches"], "threads": 128, "marker": r"HMMA\.1688", "rounds": 1, "overlaps": True}
-    pair_products = Work(
-        kernel="pair_products_kernel",
-        blocks=pairs,
-        items=pairs * 4 * -(-dims // 8),
-        per_item=48,
-        filled=FLOAT * pairs * dims * 3 * 64,
-        written=FLOAT * 2 * plan["dim_splits"] * batches * rows * cols,
-        shared=FLOAT * 2 * (3 * 64 * 36 + 32),
-        **common,
-    )
     value_products = Work(
         kernel="value_products_kernel",
         blocks=products,
@@ -216,15 +224,54 @@ def _expanded(plan: dict[str, Any]) -> list[Work]:
         written=FLOAT * batches * rows * cols,
         rounds=pieces * (-(-splits // 4) + 1),
     )
-    return [
-        pair_products,
-        kernel_values,
-        value_products,
-    ]
+    tiles = -(-rows // 64), -(-cols // 64)
+    return [_pair_products(plan, 1, tiles, plan["launches"]), kernel_values, value_products]
+
+
+def _expanded_backward(plan: dict[str, Any], m: int) -> list[Work]:
+    """The same of the backward pass, whose blocks of pairs are squares."""
+    dim, batches, rows = plan["dim"], plan["batches"], min(m, plan["rows"])
+    calls = -(-plan["batch"] // batches)
+    squares, tiles = -(-m // rows), -(-rows // 64)
+    gathers = calls * squares**2
+    pairs = batches * rows * rows
+    weights = Work(
+        kernel="expanded_grad_weights",
+        launches=gathers,
+        blocks=batches * -(-rows // 8),
+        threads=128,
+        # An item is one sum of one split for 32 x 4 pairs.
+        items=batches * -(-rows // 8) * -(-rows // 64) * 4 * 4 * plan["dim_splits"],
+        marker="LDG",
+        per_item=2,
+        filled=FLOAT * 7 * plan["dim_splits"] * pairs,
+        written=FLOAT * 2 * pairs,
+        rounds=-(-rows // 64) * (-(-plan["dim_splits"] // 2) + 1),
+        innermost=False,
+    )
+    blocks = batches * tiles * -(-dim // 64) * plan["parts"]
+    per_part = min(rows, plan["cols_per_part"])
+    products = Work(
+        kernel="grad_products_kernel",
+        launches=gathers,
+        blocks=blocks,
+        threads=128,
+        items=blocks * 4 * -(-per_part // 8),
+        marker=r"HMMA\.1688",
+        per_item=72,
+        filled=FLOAT * blocks * per_part * 64 * 5,
+        written=FLOAT * 2 * plan["parts"] * batches * rows * dim,
+        rounds=1,
+        shared=FLOAT * 2 * (2 * 64 * 20 + 3 * 16 * 72 + 16),
+        overlaps=True,
+    )
+    all_rows = batches * m
+    finish = _rows("finish_field_backward_kernel<float>", all_rows, dim, plan["parts"], 2, 2 * all_rows * dim, calls)
+    return [_pair_products(plan, 2, (tiles, tiles), gathers), weights, products, finish]
 
 
 def svgd_phi_trace_backward(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
-    """The kernels of csrc/field/cuda/backward.cuh and backward_large.cuh."""
+    """The kernels of csrc/field/cuda/backward.cuh and of its folders fused and expanded."""
     plan = {**plan_of("backward", batch, m, m, dim), "batch": batch, "dim": dim}
     rows = batch * m
     if "fused" in plan:
@@ -234,29 +281,7 @@ def svgd_phi_trace_backward(plan_of: Plan, batch: int, m: int, dim: int) -> list
         if plan["splits"] > 1:
             works.append(_rows("finish_field_backward_kernel<float>", rows, dim, plan["splits"], 2, 2 * rows * dim))
         return works
-    block_rows = plan["batches"] * plan["rows"]
-    return [
-        _pair_sums(plan, "Backward", 32, (3, 3), 5, 6),
-        _rows(
-            "backward_weights<float>",
-            block_rows,
-            plan["cols"],
-            plan["dim_splits"],
-            5,
-            2 * block_rows * plan["cols"],
-            plan["launches"],
-        ),
-        _product(plan, "Backward", 2, 3, 2, 5),
-        _rows(
-            "finish_field_backward_kernel<float>",
-            block_rows,
-            dim,
-            plan["parts"],
-            2,
-            2 * block_rows * dim,
-            plan["launches"],
-        ),
-    ]
+    return _expanded_backward(plan, m)
 
 
 def svgd_step(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
@@ -379,7 +404,7 @@ OPS: tuple[Callable[[Plan, int, int, int], list[Work]], ...] = (
     svgd_logdet,
     median_distance,
 )
-# batch, particles, dimensions: the shapes of bench_field.py, and one chain.
+# batch, particles, dimensions: the shapes of bench_field.py, one chain, and both sides of the routes' limits.
 SIZES = (
     (256, 10, 6),
     (256, 64, 6),
@@ -389,6 +414,10 @@ SIZES = (
     (1, 4096, 16),
     (1, 16384, 16),
     (1, 2500, 50),
+    (1, 2500, 100),
+    (64, 64, 128),
+    (1, 512, 128),
+    (1, 1024, 200),
     (1, 128, 3072),
     (1, 512, 3072),
 )

@@ -47,7 +47,7 @@ class AsyncCopies {
     if (from != nullptr) pack = *reinterpret_cast<const Pack<float, Bytes / 4>*>(from);
     *reinterpret_cast<Pack<float, Bytes / 4>*>(to) = pack;
   }
-  Copy pending_[128];
+  Copy pending_[192];
   int ends_[8];
   int count_ = 0, groups_ = 0;
 };

@@ -1,11 +1,12 @@
 // The backward pass for small dimensions, in one pass over the columns: a row stays in the registers of 1 to 32
-// neighbouring lanes, and columns pass through shared memory in tiles. Larger dimensions: fused/backward.cuh
-// in float, backward_large.cuh otherwise.
+// neighbouring lanes, and columns pass through shared memory in tiles. Larger dimensions: fused/backward.cuh and
+// expanded/backward.cuh in float, backward_large.cuh in double.
 #pragma once
 
 #include "common/cuda/tile.cuh"
 #include "field/cuda/backward_large.cuh"
 #include "field/cuda/backward_pair.cuh"
+#include "field/cuda/expanded/backward.cuh"
 #include "field/cuda/fused/backward.cuh"
 #include "field/cuda/plan.cuh"
 
@@ -231,8 +232,12 @@ template <class T>
 int64_t field_backward_scratch(const FieldGradArgs<T>& args) {
   const FieldShape& shape = args.shape;
   if (shape.batch * shape.rows * shape.cols * shape.dim == 0) return 0;
-  if (std::is_same_v<T, float> && is_fused_backward(shape)) return fused_backward_bytes(shape);
-  if (shape.dim > kBackwardDims<T>) return large_backward_bytes<T>(shape);
+  if constexpr (std::is_same_v<T, float>) {
+    if (is_fused_backward(shape)) return fused_backward_bytes(shape);
+    if (shape.dim > kBackwardDims<T>) return expanded_backward_bytes(args);
+  } else {
+    if (shape.dim > kBackwardDims<T>) return large_backward_bytes<T>(shape);
+  }
   const int64_t splits = plan_field(shape, kBackwardThreads).splits;
   const int64_t per_row = 2 * shape.dim + RowScalars<T>::kCount;
   return splits > 1 ? splits * shape.batch * shape.rows * per_row * int64_t(sizeof(T)) : 0;
@@ -247,12 +252,13 @@ void field_backward(const FieldGradArgs<T>& args, void* scratch, void* stream) {
   for (const T* p : arrays) wide = wide && is_aligned(p, shape.dim);
   if constexpr (std::is_same_v<T, float>) {
     if (is_fused_backward(shape)) return field_backward_fused(args, wide, static_cast<float*>(scratch), stream);
-  }
-  if (shape.dim > kBackwardDims<T>) {
-    field_backward_large(args, wide, static_cast<T*>(scratch), stream);
+    if (shape.dim > kBackwardDims<T>) {
+      return ExpandedBackward(args, wide, static_cast<float*>(scratch), stream).run();
+    }
   } else {
-    field_backward_registers(args, wide, static_cast<T*>(scratch), stream);
+    if (shape.dim > kBackwardDims<T>) return field_backward_large(args, wide, static_cast<T*>(scratch), stream);
   }
+  field_backward_registers(args, wide, static_cast<T*>(scratch), stream);
 }
 
 }  // namespace svgdx::cuda

@@ -1,4 +1,4 @@
-// The backward pass for dim > 16: pair sums, weights of each pair, product with the columns, epilogue.
+// The backward pass in double for dim > 8: pair sums, weights of each pair, product with the columns, epilogue.
 #pragma once
 
 #include "field/cuda/backward_pair.cuh"

@@ -103,13 +103,17 @@ inline bool completes(const FieldArgs<float>& args, const LargePlan& plan) {
 inline void forward_expanded(const char* op, const FieldArgs<float>& args, const LargePlan& plan,
                              const PairBlock& block, const Expansion& expansion, bool wide, float* sums,
                              float* trace_sums, float* parts, void* stream) {
-  pair_products(op, {args, expansion, wide}, block, sums, stream);
+  const FieldShape& shape = args.shape;
+  const PairProductInputs pairs{
+      {args.query, nullptr},  args.x,         args.score,      args.x, shape.rows, shape.cols, shape.dim,
+      shape.cols * shape.dim, args.bandwidth, expansion.norms, wide};
+  pair_products<1>(op, pairs, block, sums, stream);
   expanded_values(op, args, block, expansion, sums, trace_sums, stream);
   ValueProductInputs in{};
   in.expansion = expansion;
   in.args = args;
   in.trace_sums = trace_sums;
-  in.wide = wide && is_aligned(args.phi, args.shape.dim);
+  in.wide = wide && is_aligned(args.phi, shape.dim);
   in.completes = completes(args, plan);
   in.parts = plan.parts;
   in.cols_per_part = plan.cols_per_part;

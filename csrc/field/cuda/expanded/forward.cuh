@@ -101,10 +101,10 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
     const int d = warp.col0 + 8 * n + warp.g;
     centre[n] = d0 + d < dim ? x[d] : 0.0f;
   }
-  for_each_chunk(tiles, kSize, part * in.cols_per_part, col_end, start, [&](const float* tile) {
+  for_each_chunk(tiles, kSize, part * in.cols_per_part, col_end, start, [&](const float* tile, int count) {
     sums.begin();
     SVGDX_UNROLL_BY(1)
-    for (int k = 0; k < kExpandedChunk; k += 8) {
+    for (int k = 0; k < count; k += 8) {
       Split<4> a[2];
       SVGDX_UNROLL
       for (int m = 0; m < 2; ++m) {
@@ -175,9 +175,9 @@ inline int64_t place_expansion(Expansion& expansion, const LargePlan& plan, int6
     return place;
   };
   const int64_t parts = plan.dim_splits * plan.batches;
-  expansion.row_norm = take(parts * plan.padded_rows);
-  expansion.col_norm = take(parts * plan.padded_cols);
-  expansion.col_weight = take(parts * plan.padded_cols);
+  expansion.norms.row_norm = take(parts * plan.padded_rows);
+  expansion.norms.col_norm = take(parts * plan.padded_cols);
+  expansion.norms.col_weight = take(parts * plan.padded_cols);
   expansion.kappa = take(plan.batches * plan.rows);
   expansion.has_redone = reinterpret_cast<int*>(take(plan.batches * plan.rows));
   expansion.redone = take(plan.batches * plan.rows * dim);

@@ -70,8 +70,6 @@ __device__ inline void redo_products(const Redone& redone, const float* x_i, con
   }
 }
 
-__device__ inline Pack<float, 4> load_four(const float* from) { return *reinterpret_cast<const Pack<float, 4>*>(from); }
-
 // Replaces the sums by kernel values in place and writes their sum and sum_j kappa (D - r.z) for each row. A particle's
 // value with itself is 0. A pair whose sums cancel gets the value 0 as well: its share of the row's sum over columns
 // goes to expansion.redone.
@@ -105,7 +103,7 @@ static __global__ void __launch_bounds__(kValueThreads, 3)
   if (threadIdx.x < 32) {
     float norm = 0;
     for (int64_t split = threadIdx.x; split < block.dim_splits; split += 32) {
-      norm += expansion.row_norm[Expansion::part(block, split, batch, block.padded_rows) + row];
+      norm += expansion.norms.row_norm[PairNorms::part(block, split, batch, block.padded_rows) + row];
     }
     norm = lane_sum(norm, 1, 32);
     if (threadIdx.x == 0) own_norm[0] = norm;
@@ -119,11 +117,11 @@ static __global__ void __launch_bounds__(kValueThreads, 3)
     const int64_t at = j0 + 4 * lane;
     SVGDX_UNROLL_BY(4)
     for (int64_t split = group; split < (4 * lane < count ? block.dim_splits : 0); split += plan.groups()) {
-      const int64_t part = Expansion::part(block, split, batch, block.padded_cols) + at;
+      const int64_t part = PairNorms::part(block, split, batch, block.padded_cols) + at;
       const auto more_x = load_four(values + at + block.plane(split, 0, ForwardPairs::kSums, batch));
       const auto more_s = load_four(values + at + block.plane(split, 1, ForwardPairs::kSums, batch));
-      const auto more_norm = load_four(expansion.col_norm + part);
-      const auto weight = load_four(expansion.col_weight + part);
+      const auto more_norm = load_four(expansion.norms.col_norm + part);
+      const auto weight = load_four(expansion.norms.col_weight + part);
       SVGDX_UNROLL
       for (int w = 0; w < 4; ++w) {
         x_x.v[w] += more_x.v[w];

@@ -10,23 +10,30 @@
 
 namespace svgdx::cuda {
 
-// X = x - centre, with the first particle of a batch entry as the centre. What the passes over the pairs of some batch
-// entries hand on, in scratch:
-struct Expansion {
-  // The first three sum over the dimensions of one split: (dim_splits, batches, padded rows or columns).
+// X = x - centre, with the first particle of a batch entry as the centre. Sums over the dimensions of one split,
+// (dim_splits, batches, padded rows or columns):
+struct PairNorms {
   float* row_norm;    // |X|^2
-  float* col_norm;    // the same; NaN if a number is too large for the products
+  float* row_grad;    // X . G, in the backward pass; NaN if a number of G is too large for the products
+  float* col_norm;    // |X|^2; NaN if a number is too large for the products
   float* col_weight;  // X . s
-  float* kappa;       // sum of the kernel values of a row (batches, rows)
-  int* has_redone;    // (batches, rows): whether a row has pairs whose expanded sums cancel
-  float* redone;      // what these pairs add to the row's sum over columns, by differences (batches, rows, dim)
 
   __device__ static int64_t part(const PairBlock& block, int64_t split, int64_t batch, int64_t padded) {
     return (split * block.batches + batch) * padded;
   }
 };
 
-constexpr float kMostSummand = 1e30f;  // so that no product overflows
+// What the passes over the pairs of some batch entries hand on, in scratch:
+struct Expansion {
+  PairNorms norms;
+  float* kappa;     // sum of the kernel values of a row (batches, rows)
+  int* has_redone;  // (batches, rows): whether a row has pairs whose expanded sums cancel
+  float* redone;    // what these pairs add to the row's sum over columns, by differences (batches, rows, dim)
+};
+
+// So that no product overflows: in the backward pass, those of three numbers.
+constexpr float kMostSummand = 1e30f;
+constexpr float kMostGradSummand = 1e12f;
 
 constexpr int kExpandedThreads = 128;
 constexpr int kExpandedTile = 64;   // rows and columns of a block
@@ -36,6 +43,8 @@ constexpr int kExpandedChunk = 32;  // summands
 constexpr int kSummandStride = kExpandedChunk + 4;
 // 32 summands of rows of 64 numbers, shifted by eight banks: the same for number g of row t.
 constexpr int kWideStride = kExpandedTile + 8;
+
+__device__ inline Pack<float, 4> load_four(const float* from) { return *reinterpret_cast<const Pack<float, 4>*>(from); }
 
 // Starts to copy rows [0, Rows) of `Width` numbers; zeros beyond `count` and `width`.
 template <int Rows, int Width, int Stride>
@@ -57,19 +66,20 @@ __device__ inline void start_copies(AsyncCopies& copies, float* to, const float*
 }
 
 // Passes over summands [begin, end) in chunks: calls start(copies, at, place) to copy the chunk at `at`, of `size`
-// numbers, to one of two places in `tiles` while use(tile) computes with the one in the other.
-template <class Start, class Use>
+// numbers, to one of two places in `tiles` while use(tile, count) computes with the `count` summands in the other.
+template <int Chunk = kExpandedChunk, class Start, class Use>
 __device__ inline void for_each_chunk(float* tiles, int size, int64_t begin, int64_t end, Start start, Use use) {
+  if (begin >= end) return;
   AsyncCopies copies;
   int now = 0;
   start(copies, begin, tiles);
   copies.commit();
-  for (int64_t at = begin; at < end; at += kExpandedChunk) {
-    if (at + kExpandedChunk < end) start(copies, at + kExpandedChunk, tiles + (1 - now) * size);
+  for (int64_t at = begin; at < end; at += Chunk) {
+    if (at + Chunk < end) start(copies, at + Chunk, tiles + (1 - now) * size);
     copies.commit();
     copies.wait<1>();
     __syncthreads();
-    use(tiles + now * size);
+    use(tiles + now * size, static_cast<int>(min(end - at, int64_t(Chunk))));
     __syncthreads();
     now = 1 - now;
   }
@@ -123,100 +133,131 @@ struct ExpandedWarp {
   __device__ int col(int n, int e) const { return col0 + 8 * n + 2 * t + e % 2; }
 
   // Number e of an operand A in a tile [row][summand], of the summands from k on.
+  template <int Stride = kSummandStride>
   __device__ int place(int m, int e, int k) const {
-    return (row0 + 16 * m + g + e % 2 * 8) * kSummandStride + k + t + e / 2 * 4;
+    return (row0 + 16 * m + g + e % 2 * 8) * Stride + k + t + e / 2 * 4;
   }
 };
 
-// A lane's part of the norms and weights of the warp's rows and columns.
+// Norms of a block's rows or columns and their products with other numbers of theirs: two threads for each.
 struct ExpandedNorms {
-  float row[2][2] = {};  // of rows g and g + 8 of each 16
-  float col[4] = {}, weight[4] = {};
+  float norm = 0, product = 0;
 
-  // Rows are those of the block's first column tile, columns those of its first row tile.
-  __device__ void write(const Expansion& to, const PairBlock& block, const ExpandedWarp& warp, int64_t split,
-                        int64_t batch, int64_t row_at, int64_t col_at) {
-    SVGDX_UNROLL
-    for (int m = 0; m < 2; ++m) {
+  // Calls add(norm, product, X, other) for each summand of a chunk, with the tiles of x, the others and the centre.
+  template <class Add>
+  __device__ void add(const float* x, const float* other, const float* centre, Add add_number) {
+    const int k = threadIdx.x % 2 * (kExpandedChunk / 2);
+    const int at = int(threadIdx.x) / 2 * kSummandStride + k;
+    SVGDX_UNROLL_BY(1)
+    for (int i = 0; i < kExpandedChunk / 2; i += 4) {
+      const Pack<float, 4> numbers = load_four(x + at + i);
+      const Pack<float, 4> others = load_four(other + at + i);
+      const Pack<float, 4> c = load_four(centre + k + i);
       SVGDX_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const float norm = lane_sum(row[m][half], 1, 4);
-        if (col_at + warp.col0 != 0 || warp.t != 0) continue;
-        to.row_norm[Expansion::part(block, split, batch, block.padded_rows) + row_at + warp.row(m, 2 * half)] = norm;
-      }
+      for (int w = 0; w < 4; ++w) add_number(norm, product, numbers.v[w] - c.v[w], others.v[w]);
     }
-    SVGDX_UNROLL
-    for (int n = 0; n < 4; ++n) {
-      const float norm = lane_sum(col[n], 1, 4);
-      const float weights = lane_sum(weight[n], 1, 4);
-      if (row_at + warp.row0 != 0 || warp.t != 0) continue;
-      const int64_t at = Expansion::part(block, split, batch, block.padded_cols) + col_at + warp.col0 + 8 * n + warp.g;
-      to.col_norm[at] = norm;
-      to.col_weight[at] = weights;
-    }
+  }
+  __device__ void write(float* to_norm, float* to_product) {
+    norm = lane_sum(norm, 1, 2);
+    product = lane_sum(product, 1, 2);
+    if (threadIdx.x % 2 != 0) return;
+    if (to_norm != nullptr) to_norm[threadIdx.x / 2] = norm;
+    if (to_product != nullptr) to_product[threadIdx.x / 2] = product;
   }
 };
 
-// X . X and X . s of a block of pairs, in the planes of its first and second sum (pairs.cuh), with norms and weights.
+// X . X and X . s of a block of pairs, in the planes of its first and second sum (pairs.cuh), with norms and weights;
+// in the backward pass also G . X and G . s, in the next two planes.
 struct PairProductInputs {
-  FieldArgs<float> args;
-  Expansion expansion;
+  const float* row[2];  // x and G, (batch, rows, dim); null means zeros for all but x
+  const float* col_x;   // (batch, cols, dim)
+  const float* col_score;
+  const float* centre;                 // of the first batch entry
+  int64_t rows, cols, dim, centre_at;  // centre_at: from one batch entry to the next
+  PerBatch<float> bandwidth;
+  PairNorms norms;
   bool wide;
 };
 
 // Occupancy is below one half: a warp's 2 x 32 x 32 sums stay in registers, and each number that it reads from shared
-// memory is used for 32 pairs.
-static __global__ void __launch_bounds__(kExpandedThreads, 2)
+// memory is used for 32 pairs. Arrays: of the rows, each by blocks of its own, so that a backward pass needs no more
+// registers.
+template <int Arrays>
+__global__ void __launch_bounds__(kExpandedThreads, 2)
     pair_products_kernel(PairProductInputs in, PairBlock block, float* out, int64_t first_block) {
   constexpr int kSize = kExpandedTile * kSummandStride;
-  constexpr int kAll = 3 * kSize + kExpandedChunk;  // rows, columns and their scores, and the centre
+  constexpr int kTiles = Arrays == 1 ? 3 : 4;  // rows, columns and their scores, and x of rows of G
+  constexpr int kAll = kTiles * kSize + kExpandedChunk;
+  constexpr float kMost = Arrays == 1 ? kMostSummand : kMostGradSummand;
   SharedCarver carver;
   SVGDX_CARVE(carver, float, tiles, 2 * kAll);
   int64_t index = first_block + blockIdx.x;
   const int64_t col = block.by_col_tiles.split(index) * kExpandedTile;
   const int64_t row = block.by_row_tiles.split(index) * kExpandedTile;
   const int64_t batch = block.by_batches.split(index);
-  const int64_t split = index;
+  const bool is_grad = Arrays == 2 && index % 2 == 1;
+  const int64_t split = Arrays == 2 ? index / 2 : index;
   if (row >= block.rows || col >= block.cols) return;  // the padding is never read
-  const FieldShape& shape = in.args.shape;
-  const int64_t dim = shape.dim;
+  const int64_t dim = in.dim;
   const int64_t d_end = min(dim, (split + 1) * block.dims_per_split);
-  const int64_t first = (block.batch0 + batch) * shape.cols * dim;
-  const float* rows = in.args.query + ((block.batch0 + batch) * shape.rows + block.row0 + row) * dim;
-  const float* centre = in.args.x + first;
-  const float* cols = centre + col * dim;
-  const float* score = in.args.score + first + col * dim;
-  const float beta = beta_of(in.args.bandwidth, block.batch0 + batch);
+  const int64_t b = block.batch0 + batch;
+  const int64_t rows = (b * in.rows + block.row0 + row) * dim;
+  const int64_t cols = (b * in.cols + block.col0 + col) * dim;
+  const float* centre = in.centre + b * in.centre_at;
+  const float beta = beta_of(in.bandwidth, b);
+  // The first tile of columns also forms the norms of rows, or X . G, the first tile of rows those of columns.
+  const bool has_row_norms = col == 0;
+  const bool has_col_norms = row == 0 && !is_grad;
   const auto start = [&](AsyncCopies& copies, int64_t d, float* to) {
-    start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to, rows + d, dim, block.rows - row, d_end - d,
-                                                                in.wide);
-    start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to + kSize, cols + d, dim, block.cols - col,
-                                                                d_end - d, in.wide);
-    start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to + 2 * kSize, score + d, dim,
-                                                                block.cols - col, d_end - d, in.wide);
-    start_copies<1, kExpandedChunk, kExpandedChunk>(copies, to + 3 * kSize, centre + d, dim, 1, d_end - d, in.wide);
+    const auto tile = [&](int place, const float* from, int64_t at, int64_t count) {
+      start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to + place * kSize,
+                                                                  from == nullptr ? centre : from + at + d, dim,
+                                                                  from == nullptr ? 0 : count, d_end - d, in.wide);
+    };
+    tile(0, in.row[is_grad], rows, block.rows - row);
+    tile(1, in.col_x, cols, block.cols - col);
+    tile(2, in.col_score, cols, block.cols - col);
+    if (is_grad && has_row_norms) tile(3, in.row[0], rows, block.rows - row);
+    start_copies<1, kExpandedChunk, kExpandedChunk>(copies, to + kTiles * kSize, centre + d, dim, 1, d_end - d,
+                                                    in.wide);
   };
   const ExpandedWarp warp;
   ExpandedSums x_x;
   ExpandedSums x_s;
-  ExpandedNorms norms;
+  ExpandedNorms row_norms;
+  ExpandedNorms col_norms;
   const int64_t d_begin = split * block.dims_per_split;
-  for_each_chunk(tiles, kAll, d_begin, d_end, start, [&](const float* tile) {
+  for_each_chunk(tiles, kAll, d_begin, d_end, start, [&](const float* tile, int count) {
+    const float* centres = tile + kTiles * kSize;
+    if (has_col_norms) {
+      col_norms.add(tile + kSize, tile + 2 * kSize, centres, [&](float& norm, float& product, float x, float s) {
+        // NaN, so that no pair of this particle takes part in the products.
+        const bool fits = fabsf(s) + (Arrays == 1 ? beta : 1 + beta) * fabsf(x) < kMost;
+        norm += fits ? x * x : not_a_number<float>();
+        product += x * s;
+      });
+    }
+    if (has_row_norms) {
+      row_norms.add(tile + (is_grad ? 3 : 0) * kSize, tile, centres,
+                    [&](float& norm, float& product, float x, float g) {
+                      norm += x * x;
+                      if (is_grad) product += fabsf(x) + fabsf(g) < kMost ? x * g : not_a_number<float>();
+                    });
+    }
     SVGDX_UNROLL_BY(1)
-    for (int k = 0; k < kExpandedChunk; k += 8) {
+    for (int k = 0; k < count; k += 8) {
       if (k % 16 == 0) {
         x_x.begin();
         x_s.begin();
       }
-      const float c[2] = {tile[3 * kSize + k + warp.t], tile[3 * kSize + k + warp.t + 4]};
+      const float c[2] = {centres[k + warp.t], centres[k + warp.t + 4]};
       Split<4> a[2];
       SVGDX_UNROLL
       for (int m = 0; m < 2; ++m) {
         SVGDX_UNROLL
         for (int e = 0; e < 4; ++e) {
-          const float value = tile[warp.place(m, e, k)] - c[e / 2];
-          a[m].set(e, value);
-          norms.row[m][e % 2] += value * value;
+          const float number = tile[warp.place(m, e, k)];
+          a[m].set(e, is_grad ? number : number - c[e / 2]);
         }
       }
       SVGDX_UNROLL
@@ -226,28 +267,29 @@ static __global__ void __launch_bounds__(kExpandedThreads, 2)
         Split<2> s;
         SVGDX_UNROLL
         for (int e = 0; e < 2; ++e) {
-          const float value = tile[kSize + at + 4 * e] - c[e];
-          const float score_value = tile[2 * kSize + at + 4 * e];
-          x.set(e, value);
-          s.set(e, score_value);
-          // NaN, so that no pair of this particle takes part in the products.
-          const bool fits = fabsf(score_value) + beta * fabsf(value) < kMostSummand;
-          norms.col[n] += fits ? value * value : not_a_number<float>();
-          norms.weight[n] += value * score_value;
+          x.set(e, tile[kSize + at + 4 * e] - c[e]);
+          s.set(e, tile[2 * kSize + at + 4 * e]);
         }
         x_x.add(n, a, x);
         x_s.add(n, a, s);
       }
-      if (k % 16 == 8) {
+      if (k % 16 == 8 || k + 8 >= count) {
         x_x.end();
         x_s.end();
       }
     }
   });
-  norms.write(in.expansion, block, warp, split, batch, row, col);
+  if (has_row_norms) {
+    const int64_t at = PairNorms::part(block, split, batch, block.padded_rows) + row;
+    row_norms.write(is_grad ? nullptr : in.norms.row_norm + at, is_grad ? in.norms.row_grad + at : nullptr);
+  }
+  if (has_col_norms) {
+    const int64_t at = PairNorms::part(block, split, batch, block.padded_cols) + col;
+    col_norms.write(in.norms.col_norm + at, in.norms.col_weight + at);
+  }
   SVGDX_UNROLL
   for (int sum = 0; sum < 2; ++sum) {
-    float* plane = out + block.plane(split, sum, ForwardPairs::kSums, batch);
+    float* plane = out + block.plane(split, 2 * is_grad + sum, 2 * Arrays, batch);
     SVGDX_UNROLL
     for (int m = 0; m < 2; ++m) {
       SVGDX_UNROLL
@@ -266,17 +308,19 @@ static __global__ void __launch_bounds__(kExpandedThreads, 2)
   }
 }
 
-inline void pair_products(const char* op, const PairProductInputs& in, const PairBlock& block, float* out,
-                          void* stream) {
+template <int Arrays>
+void pair_products(const char* op, const PairProductInputs& in, const PairBlock& block, float* out, void* stream) {
   PairBlock tiled = block;
   const int64_t row_tiles = block.padded_rows / kExpandedTile;
   const int64_t col_tiles = block.padded_cols / kExpandedTile;
   tiled.by_row_tiles = Divider(row_tiles);
   tiled.by_col_tiles = Divider(col_tiles);
-  constexpr size_t kShared = carve_bytes<float>(2 * (3 * kExpandedTile * kSummandStride + kExpandedChunk));
-  launch_blocks(op, row_tiles * col_tiles * block.batches * block.dim_splits, [&](unsigned grid, int64_t first) {
-    SVGDX_LAUNCH((pair_products_kernel), grid, kExpandedThreads, kShared, stream, in, tiled, out, first);
-  });
+  constexpr size_t kTiles = Arrays == 1 ? 3 : 4;
+  constexpr size_t kShared = carve_bytes<float>(2 * (kTiles * kExpandedTile * kSummandStride + kExpandedChunk));
+  launch_blocks(
+      op, row_tiles * col_tiles * block.batches * block.dim_splits * Arrays, [&](unsigned grid, int64_t first) {
+        SVGDX_LAUNCH((pair_products_kernel<Arrays>), grid, kExpandedThreads, kShared, stream, in, tiled, out, first);
+      });
 }
 
 }  // namespace svgdx::cuda
