@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(p) for p in (ROOT / "bench",) if str(p) not in sys.path]
 
 import gpu_static  # noqa: E402
-from gpu import sass, work  # noqa: E402
+from gpu import sass, shapes, work  # noqa: E402
 
 MEASURED = ROOT / "bench" / "results" / "gpu"
 UNITS = ("field/cuda/*.cu", "jacobian/cuda/forward.cu", "jacobian/cuda/gram.cu", "median/cuda/*.cu")
@@ -190,7 +190,7 @@ def predictions(gpus: Iterable[Gpu], library: Path | None) -> list[Row]:
         if gpu.architecture not in codes:
             codes[gpu.architecture] = _codes(gpu.architecture, library)
         code, usage = codes[gpu.architecture]
-        for op, size, works in work.representative(gpu_static.plan_of):
+        for op, size, works in shapes.representative(gpu_static.plan_of):
             rows.append((gpu, op, size, [predict(gpu, code[w.kernel], usage[w.kernel], w) for w in works]))
     return rows
 

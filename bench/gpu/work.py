@@ -44,7 +44,7 @@ def padded(dim: int) -> int:
     return next(p for p in (2, 4, 8, 16, 32, 64, 128, dim) if dim <= p)
 
 
-def _small(kernel: str, plan: dict[str, Any], m: int, dim: int, arrays: int, written: float) -> Work:
+def small(kernel: str, plan: dict[str, Any], m: int, dim: int, arrays: int, written: float) -> Work:
     """A kernel whose lanes take the columns of their row in turn."""
     threads, lanes, cols, blocks = plan["threads"], plan["lanes"], plan["cols"], plan["grid"]
     rows = threads / lanes
@@ -64,7 +64,7 @@ def _small(kernel: str, plan: dict[str, Any], m: int, dim: int, arrays: int, wri
     )
 
 
-def _rows(kernel: str, rows: int, length: int, parts: int, arrays: int, written: float, launches: int = 1) -> Work:
+def rows_of(kernel: str, rows: int, length: int, parts: int, arrays: int, written: float, launches: int = 1) -> Work:
     """A kernel with a group of lanes for each row, which take packs of its numbers in turn and add their parts."""
     lanes = next((n for n in (1, 2, 4, 8, 16, 32) if 4 * n >= length), 128 if length > 512 else 32)
     chunks = -(-length // (4 * lanes))
@@ -81,212 +81,6 @@ def _rows(kernel: str, rows: int, length: int, parts: int, arrays: int, written:
         least=0,
         rounds=chunks * -(-parts // 4),
     )
-
-
-def _pair_sums(plan: dict[str, Any], mode: str, rows: int, arrays: tuple[int, int], sums: int, fused: int) -> Work:
-    tiles = plan["batches"] * -(-plan["rows"] // rows) * -(-plan["cols"] // 64) * plan["dim_splits"]
-    dims = min(plan["dims_per_split"], plan["dim"])
-    return Work(
-        f"pair_sums_kernel<float, {mode}Pairs>",
-        plan["launches"],
-        tiles,
-        256,
-        tiles * 8 * dims,
-        "FFMA",
-        fused * rows * 64 / 256,
-        filled=FLOAT * tiles * dims * (rows * arrays[0] + 64 * arrays[1]),
-        written=FLOAT * sums * plan["dim_splits"] * plan["batches"] * plan["rows"] * plan["cols"],
-        rounds=-(-dims // 16),
-        without="LDG",
-    )
-
-
-def _product(plan: dict[str, Any], mode: str, matrices: int, arrays: int, outs: int, fused: int) -> Work:
-    blocks = plan["batches"] * -(-plan["rows"] // 128) * -(-plan["dim"] // 32) * plan["parts"]
-    cols = min(plan["cols"], plan["cols_per_part"])
-    return Work(
-        f"product_kernel<float, {mode}Product>",
-        plan["launches"],
-        blocks,
-        256,
-        blocks * 8 * cols,
-        "FFMA",
-        fused * 16,
-        filled=FLOAT * blocks * cols * (128 * matrices + 32 * arrays),
-        written=FLOAT * outs * plan["parts"] * plan["batches"] * plan["rows"] * plan["dim"],
-        rounds=-(-cols // 16),
-        without="LDG",
-    )
-
-
-def _fused(plan: dict[str, Any], rows: int, m: int, dim: int, forward: bool = True) -> list[Work]:
-    """The kernels of csrc/field/cuda/fused: an item is eight dimensions of 16 rows and 16 columns, in the backward pass
-    8; up to 32 dimensions it is all dimensions of a warp's rows and eight columns in the forward pass."""
-    blocks, splits, row_warps, warp_rows = plan["grid"], plan["splits"], plan["row_warps"], plan["warp_rows"]
-    cols, arrays, outs = min(m, plan["cols"]), (2 if forward else 3), (dim + 1 if forward else 2 * dim + 4)
-    parts = rows * splits * outs
-    narrow = forward and plan["fused"] <= 32
-    pairs = blocks * row_warps * -(-cols // (8 if narrow or not forward else 16))
-    tiles, padded_dims = warp_rows // 16, plan["fused"] // 8
-    kernel = "narrow" if narrow else "fused" if forward else "fused_backward"
-    fused = Work(
-        f"field_{kernel}_kernel<{plan['fused']}{f', {tiles}' if narrow else ''}>",
-        1,
-        blocks,
-        128,
-        pairs if narrow else pairs * -(-dim // 8),
-        r"HMMA\.1688",
-        9 * tiles * padded_dims if narrow else 12 if forward else 21,
-        filled=FLOAT * blocks * dim * arrays * (cols + warp_rows * row_warps / (2 if forward else 1)),
-        written=FLOAT * parts,
-        least=FLOAT * (rows * dim * arrays + parts),
-        rounds=-(-cols // plan["tile_cols"]),
-        around=0 if narrow else pairs,
-        shared=plan["shared"],
-        innermost=not narrow,
-    )
-    finish = f"finish_field{'' if forward else '_backward'}_kernel<float>"
-    return [fused] if splits == 1 else [fused, _rows(finish, rows, dim, splits, arrays - 1, (arrays - 1) * rows * dim)]
-
-
-def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
-    """The kernels of csrc/field/cuda/forward.cuh and forward_large.cuh."""
-    plan = {**plan_of("forward", batch, m, m, dim), "batch": batch, "dim": dim}
-    rows = batch * m
-    if "fused" in plan:
-        return _fused(plan, rows, m, dim)
-    if not plan["large"]:
-        works = [_small("field_forward_kernel", plan, m, dim, 2, rows * plan["splits"] * (dim + 1))]
-        if plan["splits"] > 1:
-            works.append(_rows("finish_field_kernel<float>", rows, dim, plan["splits"], 1, rows * dim))
-        return works
-    block_rows, cols = plan["batches"] * plan["rows"], plan["cols"]
-    values = (block_rows, cols, plan["dim_splits"], 2, block_rows * cols, plan["launches"])
-    finish = _rows("finish_field_kernel<float>", block_rows, dim, plan["parts"], 1, block_rows * dim, plan["launches"])
-    if plan["expanded"]:
-        return [*_expanded(plan), *([] if plan["parts"] == 1 else [finish])]
-    return [
-        _pair_sums(plan, "Forward", 64, (1, 2), 2, 2),
-        _rows("forward_kernel_values<float>", *values),
-        _product(plan, "Forward", 1, 2, 1, 2),
-        finish,
-    ]
-
-
-def _pair_products(plan: dict[str, Any], arrays: int, tiles: tuple[int, int], launches: int) -> Work:
-    """csrc/field/cuda/expanded/product.cuh: an item is eight summands of 64 rows and 64 columns; tiles of rows, columns."""
-    blocks = plan["batches"] * tiles[0] * tiles[1] * plan["dim_splits"] * arrays
-    dims = min(plan["dims_per_split"], plan["dim"])
-    return Work(
-        kernel=f"pair_products_kernel<{arrays}>",
-        launches=launches,
-        blocks=blocks,
-        threads=128,
-        items=blocks * 4 * -(-dims // 8),
-        marker=r"HMMA\.1688",
-        per_item=48,
-        filled=FLOAT * blocks * dims * 3 * 64,
-        written=FLOAT * 2 * blocks * 64 * 64,
-        rounds=1,
-        shared=FLOAT * 2 * ((2 + arrays) * 64 * 36 + 32),
-        overlaps=True,
-    )
-
-
-def _expanded(plan: dict[str, Any]) -> list[Work]:
-    """The kernels of csrc/field/cuda/expanded: an item of products is eight columns of 64 rows and 64 dimensions."""
-    rows, cols, dim, batches = plan["rows"], plan["cols"], plan["dim"], plan["batches"]
-    products = batches * -(-rows // 64) * -(-dim // 64) * plan["parts"]
-    per_part = min(cols, plan["cols_per_part"])
-    common = {"launches": plan["launches"], "threads": 128, "marker": r"HMMA\.1688", "rounds": 1, "overlaps": True}
-    value_products = Work(
-        kernel="value_products_kernel",
-        blocks=products,
-        items=products * 4 * -(-per_part // 8),
-        per_item=24,
-        filled=FLOAT * products * per_part * 192,
-        written=FLOAT * plan["parts"] * batches * rows * dim,
-        shared=FLOAT * 2 * (64 * 36 + 2 * 32 * 72),
-        **common,
-    )
-    columns, splits = 512 // plan["value_groups"], -(-plan["dim_splits"] // plan["value_groups"])
-    pieces = -(-cols // columns)
-    # An item is the two sums of 128 columns, or fewer, of one split.
-    kernel_values = Work(
-        kernel="expanded_kernel_values",
-        launches=plan["launches"],
-        blocks=batches * rows,
-        threads=128,
-        items=batches * rows * pieces * 4 * splits,
-        marker="LDG",
-        per_item=4,
-        filled=FLOAT * 4 * plan["dim_splits"] * batches * rows * cols,
-        written=FLOAT * batches * rows * cols,
-        rounds=pieces * (-(-splits // 4) + 1),
-    )
-    tiles = -(-rows // 64), -(-cols // 64)
-    return [_pair_products(plan, 1, tiles, plan["launches"]), kernel_values, value_products]
-
-
-def _expanded_backward(plan: dict[str, Any], m: int) -> list[Work]:
-    """The same of the backward pass, whose blocks of pairs are squares."""
-    dim, batches, rows = plan["dim"], plan["batches"], min(m, plan["rows"])
-    calls = -(-plan["batch"] // batches)
-    squares, tiles = -(-m // rows), -(-rows // 64)
-    gathers = calls * squares**2
-    pairs = batches * rows * rows
-    weights = Work(
-        kernel="expanded_grad_weights",
-        launches=gathers,
-        blocks=batches * -(-rows // 8),
-        threads=128,
-        # An item is one sum of one split for 32 x 4 pairs.
-        items=batches * -(-rows // 8) * -(-rows // 64) * 4 * 4 * plan["dim_splits"],
-        marker="LDG",
-        per_item=2,
-        filled=FLOAT * 7 * plan["dim_splits"] * pairs,
-        written=FLOAT * 2 * pairs,
-        rounds=-(-rows // 64) * (-(-plan["dim_splits"] // 2) + 1),
-        innermost=False,
-    )
-    blocks = batches * tiles * -(-dim // 64) * plan["parts"]
-    per_part = min(rows, plan["cols_per_part"])
-    products = Work(
-        kernel="grad_products_kernel",
-        launches=gathers,
-        blocks=blocks,
-        threads=128,
-        items=blocks * 4 * -(-per_part // 8),
-        marker=r"HMMA\.1688",
-        per_item=72,
-        filled=FLOAT * blocks * per_part * 64 * 5,
-        written=FLOAT * 2 * plan["parts"] * batches * rows * dim,
-        rounds=1,
-        shared=FLOAT * 2 * (2 * 64 * 20 + 3 * 16 * 72 + 16),
-        overlaps=True,
-    )
-    all_rows = batches * m
-    finish = _rows("finish_field_backward_kernel<float>", all_rows, dim, plan["parts"], 2, 2 * all_rows * dim, calls)
-    return [_pair_products(plan, 2, (tiles, tiles), gathers), weights, products, finish]
-
-
-def svgd_phi_trace_backward(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
-    """The kernels of csrc/field/cuda/backward.cuh and of its folders fused and expanded."""
-    plan = {**plan_of("backward", batch, m, m, dim), "batch": batch, "dim": dim}
-    rows = batch * m
-    if "fused" in plan:
-        return _fused(plan, rows, m, dim, False)
-    if not plan["large"]:
-        works = [_small("field_backward_kernel", plan, m, dim, 3, rows * plan["splits"] * (2 * dim + 4))]
-        if plan["splits"] > 1:
-            works.append(_rows("finish_field_backward_kernel<float>", rows, dim, plan["splits"], 2, 2 * rows * dim))
-        return works
-    return _expanded_backward(plan, m)
-
-
-def svgd_step(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
-    """The kernels of svgd_phi_trace, which write the update instead of the field."""
-    return svgd_phi_trace(plan_of, batch, m, dim)
 
 
 def _jacobian(plan: dict[str, Any], batch: int, m: int, dim: int, arrays: int) -> list[Work]:
@@ -394,36 +188,3 @@ def median_distance(_: Plan, batch: int, m: int, dim: int) -> list[Work]:
             rounds=3,
         ),
     ]
-
-
-OPS: tuple[Callable[[Plan, int, int, int], list[Work]], ...] = (
-    svgd_phi_trace,
-    svgd_phi_trace_backward,
-    svgd_step,
-    svgd_jacobian_sqnorm,
-    svgd_logdet,
-    median_distance,
-)
-# batch, particles, dimensions: the shapes of bench_field.py, one chain, and both sides of the routes' limits.
-SIZES = (
-    (256, 10, 6),
-    (256, 64, 6),
-    (1, 1000, 2),
-    (1, 64, 64),
-    (4, 512, 64),
-    (1, 4096, 16),
-    (1, 16384, 16),
-    (1, 2500, 50),
-    (1, 2500, 100),
-    (64, 64, 128),
-    (1, 512, 128),
-    (1, 1024, 200),
-    (1, 128, 3072),
-    (1, 512, 3072),
-)
-
-
-def representative(plan_of: Plan) -> list[tuple[str, tuple[int, int, int], list[Work]]]:
-    """Op, size, and the work of its kernels in execution order."""
-    calls = [(op.__name__, size, op(plan_of, *size)) for op in OPS for size in SIZES]
-    return [call for call in calls if call[2]]

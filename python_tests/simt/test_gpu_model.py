@@ -72,4 +72,4 @@ def test_time_of_a_kernel(model: Any) -> None:
 def test_measured_times_have_a_prediction(model: Any) -> None:
     times = model.measured()
     assert times["svgd_phi_trace", (1, 512, 3072)][1]
-    assert {size for op, size in times if op == "svgd_phi_trace"} <= set(model.work.SIZES)
+    assert {size for op, size in times if op == "svgd_phi_trace"} <= set(model.shapes.SIZES)

@@ -1,4 +1,5 @@
-// Weights of pairs times columns in the backward pass: a row's sums `both` and `score` (fused/grad_pairs.cuh).
+// Weights of pairs times columns in the backward pass: a row's sums `both` and `score`
+// (field/cuda/fused/grad_pairs.cuh).
 #pragma once
 
 #include "field/cuda/expanded/grad_weights.cuh"

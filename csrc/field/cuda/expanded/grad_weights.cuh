@@ -18,7 +18,7 @@ struct PairPlanes {
 // What the passes over a block of pairs hand on, in scratch. Row numbers are those of the block.
 struct GradExpansion {
   float* kappa;     // (batches, padded rows, padded columns): kernel values, 0 for pairs by differences
-  float* lean;      // the same: weights of -X_j in `both` (fused/grad_pairs.cuh)
+  float* lean;      // the same: weights of -X_j in `both` (field/cuda/fused/grad_pairs.cuh)
   float* row_sums;  // (2, batches, padded rows): sums of lean_ij and of kappa_ij h_j
   int* has_redone;  // (batches, padded rows): whether a row has pairs by differences
   float* redone;    // (2, batches, padded rows, dim): what these add to the row's sums `both` and `score`
