@@ -1,6 +1,6 @@
-"""Writes docs/results/eb_gfn.md and its picture from run folders of `svgdx train eb-gfn` that were evaluated.
+"""Writes a page of results, and its picture, from run folders of `svgdx train eb-gfn` that were evaluated.
 
-python docs/results/eb_gfn.py RUN... OUT.md OUT.png
+python docs/results/eb_gfn.py RUN... OUT.md [OUT.png]
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import torch
 
+from svgdx.experiments.data import ising
 from svgdx.experiments.data.plane import ENTROPY
 from svgdx.experiments.eb_gfn.config import IMAGES, SYNTHETIC, EBGFNConfig
+from svgdx.experiments.eb_gfn.tasks import Ising, load_task
+from svgdx.experiments.metrics.bits import neg_log_rmse
 from svgdx.experiments.run.figures import write_figure
 
 # EB-GFN in Zhang et al., ICML 2022, as far as published: NLL in nats; -log RMSE of an Ising model by (side, sigma).
@@ -31,13 +35,26 @@ PLANE_COLUMNS = (
     "iterations",
     "hours",
 )
-ISING_COLUMNS = ("grid", "σ", "sampler", "-log RMSE", "EB-GFN as published", "iterations", "hours")
+ISING_COLUMNS = (
+    "grid",
+    "σ",
+    "sampler",
+    "-log RMSE",
+    "bound",
+    "below the bound",
+    "EB-GFN as published",
+    "seed",
+    "iterations",
+    "hours",
+)
+LIMIT_COLUMNS = ("grid", "σ", "edges known", "edges found", "edges missed", "wrong edges")
 IMAGE_COLUMNS = (
     "data",
     "sampler",
     "GFlowNet, bits/dim",
     "energy by AIS, bits/dim",
     "energy by AIS, nats",
+    "seed",
     "iterations",
     "hours",
 )
@@ -100,10 +117,35 @@ def ising_section(runs: list[Run]) -> str:
     rows = []
     for run in runs:
         side, sigma = run.config.side, run.config.sigma
-        published = PUBLISHED_RMSE.get((side, sigma))
-        cells = [f"{side}×{side}", f"{sigma:g}", run.config.sampler, run.value("neg_log_rmse"), str(published or "")]
+        cells = [f"{side}×{side}", f"{sigma:g}", run.config.sampler]
+        cells += [run.value("neg_log_rmse"), run.value("neg_log_rmse_bound")]
+        gap = run.figures["neg_log_rmse_bound"]["value"] - run.figures["neg_log_rmse"]["value"]
+        cells += [f"{gap:.3f}", str(PUBLISHED_RMSE.get((side, sigma), "")), str(run.config.seed)]
         rows.append(cells + run.length())
-    return f"## Ising models\n\nHigher is better.\n\n{table(ISING_COLUMNS, rows)}"
+    text = (
+        "−log RMSE over all entries of J; higher is better. The bound is the Cramér–Rao bound of an unbiased estimate "
+        "that knows which sites are neighbours, from as many samples as the run trains on. It is an expectation; what "
+        "these very samples allow is the next table, by pseudo-likelihood, which needs no sampler: with the edges "
+        "known, and with the edges to be found by the penalty and threshold of the runs."
+    )
+    grids = list({(run.config.side, run.config.sigma): run.config for run in runs}.values())
+    limits = table(LIMIT_COLUMNS, [limit_row(config) for config in grids])
+    return f"## Ising models\n\n{text}\n\n{table(ISING_COLUMNS, rows)}\n{limits}"
+
+
+def limit_row(config: EBGFNConfig) -> list[str]:
+    """What the samples of a grid allow, by pseudo-likelihood."""
+    task = load_task(config)
+    assert isinstance(task, Ising)
+    edges = task.true != 0
+    known = ising.pseudo_likelihood_fit(task.data, edges)
+    # Every coupling is in two conditionals, so the pseudo-likelihood has twice the slope of the likelihood.
+    penalised = ising.pseudo_likelihood_fit(task.data, torch.ones_like(edges), 2 * config.energy_l1, config.l1_scale)
+    chosen = penalised.abs() > config.refit_threshold
+    refitted = ising.pseudo_likelihood_fit(task.data, chosen)
+    lost, wrong = int((edges & ~chosen).sum()) // 2, int((chosen & ~edges).sum()) // 2
+    cells = [f"{config.side}×{config.side}", f"{config.sigma:g}", f"{neg_log_rmse(known, task.true):.3f}"]
+    return [*cells, f"{neg_log_rmse(refitted, task.true):.3f}", f"{lost} of {int(edges.sum()) // 2}", str(wrong)]
 
 
 def images_section(runs: list[Run]) -> str:
@@ -112,7 +154,8 @@ def images_section(runs: list[Run]) -> str:
     for run in runs:
         data = f"{run.config.data}, {run.config.binarisation}"
         bits = [run.value("gflownet_bits_per_dim", 4), run.value("energy_bits_per_dim_ais", 4)]
-        rows.append([data, run.config.sampler, *bits, run.value("energy_nll_ais"), *run.length()])
+        seed = str(run.config.seed)
+        rows.append([data, run.config.sampler, *bits, run.value("energy_nll_ais"), seed, *run.length()])
     return f"## Binary images\n\nMeasured on held-out images; lower is better.\n\n{table(IMAGE_COLUMNS, rows)}"
 
 
@@ -132,7 +175,7 @@ def commands_section(runs: list[Run]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def picture(runs: list[Run], path: Path) -> None:
+def curves(runs: list[Run], path: Path) -> None:
     """Draws the GFlowNet's NLL over the hours of training, and its excess over the entropy of the data."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
     for run in runs:
@@ -153,18 +196,34 @@ def picture(runs: list[Run], path: Path) -> None:
     write_figure(figure, path)
 
 
+def last_pictures(runs: list[Run], path: Path) -> None:
+    """Draws the last picture of each run side by side: samples, or couplings beside the true ones."""
+    figure, axes = plt.subplots(1, len(runs), figsize=(4 * len(runs), 4.2), layout="constrained", squeeze=False)
+    for axis, run in zip(axes[0], runs, strict=True):
+        axis.imshow(plt.imread(run.path / "samples.png"), cmap="gray")
+        axis.set_title(run.path.name, fontsize=10)
+        axis.set_axis_off()
+    write_figure(figure, path)
+
+
 def main(arguments: list[str]) -> None:
     """Writes the page and the picture."""
-    *folders, page, image = map(Path, arguments)
+    image = Path(arguments[-1]) if arguments[-1].endswith(".png") else None
+    *folders, page = map(Path, arguments[:-1] if image else arguments)
     runs = [Run(folder) for folder in folders]
-    picture([run for run in runs if run.config.data in SYNTHETIC], image)
-    sections = [f"# Results of EB-GFN\n\nMade by `python docs/results/eb_gfn.py {' '.join(arguments)}`.\n"]
+    sections = []
     for kinds, section in ((SYNTHETIC, plane_section), (("ising",), ising_section), (IMAGES, images_section)):
         chosen = [run for run in runs if run.config.data in kinds]
         if chosen:
             sections.append(section(chosen))
-    sections.append(commands_section(runs))
-    page.write_text("\n".join(sections))
+    title = sections[0].splitlines()[0].replace("## ", ": ") if len(sections) == 1 else ""
+    lines = [f"# Results of EB-GFN{title}\n", f"Made by `python docs/results/eb_gfn.py {' '.join(arguments)}`.\n"]
+    if image is not None:
+        plane = [run for run in runs if run.config.data in SYNTHETIC]
+        curves(plane, image) if plane else last_pictures(runs, image)
+        if not plane:
+            lines.append(f"![The last picture of each run]({image.name})\n")
+    page.write_text("\n".join([*lines, *sections, commands_section(runs)]))
 
 
 if __name__ == "__main__":

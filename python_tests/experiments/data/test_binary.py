@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +62,33 @@ def test_base_excludes_no_image() -> None:
 
 
 @pytest.mark.skipif(not (DATA_ROOT / "MNIST" / "raw").is_dir(), reason="no MNIST: set SVGDX_DATA_ROOT to its folder")
-def test_mnist_is_read() -> None:
-    images = binary.load_binary_images("mnist", str(DATA_ROOT))
-    assert images.probabilities.shape[1] == images.test.shape[1] == 784
-    assert images.side == 28
+@pytest.mark.parametrize(("name", "side"), [("mnist", 28), ("mnist14", 14)])
+def test_mnist_is_read(name: str, side: int) -> None:
+    images = binary.load_binary_images(name, str(DATA_ROOT))
+    assert images.probabilities.shape[1] == images.test.shape[1] == side * side
+    assert images.side == side
     assert len(images.probabilities) == len(images.train) > len(images.test) > 0
-    assert float(images.probabilities.max()) == 1
+    assert float(images.probabilities.max()) == pytest.approx(1)
     assert float(images.train.float().mean()) == pytest.approx(0.131, abs=0.01)
+
+
+def test_mnist14_averages_squares_of_four_pixels(tmp_path: Path) -> None:
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
+    for split, part in (("train", pictures[:3]), ("t10k", pictures[3:])):
+        header = struct.pack(">IIII", 0x803, *part.shape)
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(header + part.tobytes())
+    images = binary.load_binary_images("mnist14", str(tmp_path))
+    assert images.side == 14
+    assert images.test.shape == (2, 196)
+    expected = pictures[:3].reshape(3, 14, 2, 14, 2).mean((2, 4)) / 255
+    np.testing.assert_allclose(images.probabilities.reshape(3, 14, 14).numpy(), expected, atol=1e-6)
+    for split, part in (("train", pictures[:3, :26, :26]), ("t10k", pictures[3:, :26, :26])):
+        header = struct.pack(">IIII", 0x803, *part.shape)
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(header + part.tobytes())
+    with pytest.raises(UsageError, match="mnist14 averages images of 28x28 pixels, but these have 26x26"):
+        binary.load_binary_images("mnist14", str(tmp_path))
 
 
 def in_matlab_order(images: np.ndarray) -> np.ndarray:
@@ -115,7 +136,7 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path, name: str, file: str
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="one of digits, mnist, omniglot, silhouettes"):
+    with pytest.raises(ValueError, match="one of digits, mnist, mnist14, omniglot, silhouettes"):
         binary.load_binary_images("faces", None)
     with pytest.raises(UsageError, match="--data mnist needs --data-root"):
         binary.load_binary_images("mnist", None)

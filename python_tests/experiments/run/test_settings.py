@@ -25,7 +25,7 @@ CASES: list[tuple[type[Settings], dict[str, Any]]] = [
     (EBMConfig, {"data": "cifar10", "data_root": "my data/$HOME", "seed": -3, "energy_lr": 1e-5}),
     (EBMConfig, {"data": "mnist", "data_root": "-data"}),
     (EBMConfig, {"config": "p-svgd", "bandwidth": "learnt", "hessian": "hutchinson"}),
-    *((EBGFNConfig, {"data": name, "data_root": "data"}) for name in ("mnist", "omniglot", "silhouettes")),
+    *((EBGFNConfig, {"data": name, "data_root": "data"}) for name in ("mnist", "mnist14", "omniglot", "silhouettes")),
     *((EBGFNConfig, {"data": name}) for name in ("2spirals", "pinwheel", "ising", "digits")),
     (EBGFNConfig, {"data": "digits", "iterations": 5000}),
     (EBGFNConfig, {"data": "digits", "iterations": 700}),
@@ -74,7 +74,9 @@ def test_options_that_are_left_out_take_their_defaults() -> None:
 
 
 def test_help_names_the_defaults_of_variants() -> None:
-    assert EBGFNConfig.defaults_text("energy_activation") == "elu; silu for digits, mnist, omniglot, silhouettes"
+    assert (
+        EBGFNConfig.defaults_text("energy_activation") == "elu; silu for digits, mnist, mnist14, omniglot, silhouettes"
+    )
     assert EBMConfig.defaults_text("hessian") == "hutchinson; none for p-svgd"
     assert EBMConfig.defaults_text("step") == "learnt; fixed for p-svgd, met-svgd-sigma"
     assert EBMConfig.defaults_text("data_root") == ""

@@ -1,4 +1,4 @@
-"""Binary images: digits, MNIST, Omniglot and Caltech-101 Silhouettes, as probabilities and as bits."""
+"""Binary images: digits, MNIST at two sizes, Omniglot and Caltech-101 Silhouettes, as probabilities and as bits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svgdx.experiments.data.images import load_images
 from svgdx.experiments.run.errors import UsageError
 from svgdx.streams import Stream
 
-DATASETS = ("digits", "mnist", "omniglot", "silhouettes")
+DATASETS = ("digits", "mnist", "mnist14", "omniglot", "silhouettes")
 OMNIGLOT_FILE = "chardata.mat"
 SILHOUETTES_FILE = "caltech101_silhouettes_28_split1.mat"
 # The bits do not depend on the seed of the run, so that likelihoods of all runs are of the same images.
@@ -77,9 +77,9 @@ def load_binary_images(name: str, root: str | None) -> BinaryImages:
     """The data set of that name, one of DATASETS.
 
     Args:
-        name: digits needs no files; mnist is read from root/MNIST/raw/ (torchvision's layout), omniglot from
-            root/chardata.mat (28x28, Burda et al., ICLR 2016), silhouettes from
-            root/caltech101_silhouettes_28_split1.mat (Marlin et al., AISTATS 2010; the object is 1).
+        name: digits needs no files; mnist is read from root/MNIST/raw/ (torchvision's layout), mnist14 are the same
+            images averaged over 2x2 pixels, omniglot is read from root/chardata.mat (28x28, Burda et al., ICLR 2016),
+            silhouettes from root/caltech101_silhouettes_28_split1.mat (Marlin et al., AISTATS 2010; the object is 1).
         root: folder of the files.
 
     Raises:
@@ -88,9 +88,11 @@ def load_binary_images(name: str, root: str | None) -> BinaryImages:
     """
     if name not in DATASETS:
         raise ValueError(f"load_binary_images: name must be one of {', '.join(DATASETS)}, but is {name!r}")
-    if name in ("digits", "mnist"):
-        images = load_images(name, root)
+    if name in ("digits", "mnist", "mnist14"):
+        images = load_images("digits" if name == "digits" else "mnist", root)
         train, test = ((pixels + 1) / 2 for pixels in (images.train, images.held_out))
+        if name == "mnist14":
+            train, test = _halved(train, images.shape), _halved(test, images.shape)
     elif name == "omniglot":
         train, test = _read_mat(root, OMNIGLOT_FILE, ("data", "testdata"), images_are_columns=True)
     else:
@@ -98,6 +100,13 @@ def load_binary_images(name: str, root: str | None) -> BinaryImages:
         # The files hold dark objects on a bright background.
         train, test = 1 - train, 1 - test
     return BinaryImages(train, binarise(train, TRAIN_SEED), binarise(test, TEST_SEED))
+
+
+def _halved(pixels: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Images (N, 784), averaged over squares of 2x2 pixels: (N, 196)."""
+    if shape != (1, 28, 28):
+        raise UsageError(f"--data mnist14 averages images of 28x28 pixels, but these have {shape[1]}x{shape[2]}")
+    return torch.nn.functional.avg_pool2d(pixels.view(-1, *shape), 2).flatten(1)
 
 
 def _read_mat(root: str | None, file: str, names: tuple[str, str], images_are_columns: bool) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.settings import MOST_THREADS, Settings, device_option, flag, graph_option, option
 
 SYNTHETIC = ("2spirals", "8gaussians", "circles", "moons", "pinwheel", "swissroll", "checkerboard")
-IMAGES = ("digits", "mnist", "omniglot", "silhouettes")
+IMAGES = ("digits", "mnist", "mnist14", "omniglot", "silhouettes")
 DATASETS = (*SYNTHETIC, "ising", *IMAGES)
 SAMPLERS = ("eb-gfn", "pcd-gibbs", "pcd-gwg")
 
@@ -40,6 +40,11 @@ DATA_DEFAULTS: dict[str, dict[str, Any]] = {
         "eval_every": 500, "clip": 10.0,
     },
     "mnist": _IMAGES_28,
+    "mnist14": {
+        "batch": 100, "loss": "vargrad", "policy_lr": 2e-3, "energy_lr": 5e-4, "energy_activation": "silu",
+        "iterations": 5000, "warmup": 5000, "lr_decay": "cosine", "decay_share": 0.8, "eval_points": 100,
+        "eval_paths": 10, "eval_every": 500, "final_points": 1000, "checkpoint_every": 250, "clip": 10.0,
+    },
     "omniglot": _IMAGES_28,
     "silhouettes": _IMAGES_28,
 }  # fmt: skip
@@ -59,7 +64,7 @@ class EBGFNConfig(Settings):
     data_root: str | None = option(
         None,
         "data",
-        "folder that holds MNIST/raw/ for mnist, or the .mat file of omniglot or silhouettes",
+        "folder that holds MNIST/raw/ for mnist and mnist14, or the .mat file of omniglot or silhouettes",
         metavar="DIR",
     )
     binarisation: str = option(
@@ -176,6 +181,7 @@ class EBGFNConfig(Settings):
 EVALUATION_DEFAULTS: dict[str, dict[str, Any]] = {
     "ising": {"ais_temperatures": 1000, "points": 2000, "mmd_samples": 2000},
     "digits": {"ais_temperatures": 3000, "mmd_samples": 0},
+    "mnist14": {"ais_temperatures": 3000, "mmd_samples": 0, "points": 1000, "z_samples": 2000, "ais_chains": 128},
     "28x28 images": {
         "ais_temperatures": 10_000,
         "mmd_samples": 0,
@@ -212,5 +218,5 @@ class EvaluationSettings(Settings):
 
         Raises UsageError that names the first option whose value is not allowed.
         """
-        kind = data if data in ("ising", "digits") else "2-D data" if data in SYNTHETIC else "28x28 images"
+        kind = data if data in EVALUATION_DEFAULTS else "2-D data" if data in SYNTHETIC else "28x28 images"
         return cls.from_options(EVALUATION_DEFAULTS.get(kind, {}) | options)

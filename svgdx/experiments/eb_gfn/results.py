@@ -16,6 +16,7 @@ from svgdx import gflownets
 from svgdx.experiments.eb_gfn.base import EnergyTrainer
 from svgdx.experiments.eb_gfn.config import IMAGES, EvaluationSettings
 from svgdx.experiments.eb_gfn.pcd import PCDTrainer
+from svgdx.experiments.eb_gfn.tasks import Ising
 from svgdx.experiments.eb_gfn.trainer import EBGFNTrainer
 from svgdx.experiments.metrics import bits
 from svgdx.experiments.run.checkpoint import write_atomically
@@ -99,6 +100,9 @@ def measured(trainer: EnergyTrainer, settings: EvaluationSettings) -> Iterator[R
     quantities = task.measure(trainer.energy)
     if "neg_log_rmse" in quantities:
         yield Result("neg_log_rmse", "-log RMSE of J", quantities["neg_log_rmse"], "")
+    if isinstance(task, Ising):
+        text = "-log RMSE of J at the Cramér-Rao bound with known edges"
+        yield Result("neg_log_rmse_bound", text, task.bound(), "", None, {"samples": len(task.data)})
     if task.entropy is not None:
         yield Result("floor", "entropy of the data, the least possible NLL", task.entropy, "nats", 0.005)
 

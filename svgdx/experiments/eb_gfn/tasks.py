@@ -144,6 +144,11 @@ class Ising:
     def measure(self, energy: nn.Module) -> dict[str, float]:
         return {"neg_log_rmse": neg_log_rmse(coupling_of(energy).detach().cpu(), self.true)}
 
+    def bound(self) -> float:
+        """The largest -log RMSE of J that an unbiased estimate from the data with known edges can expect."""
+        count = len(self.data)
+        return ising.neg_log_rmse_bound(self.held_out(count, 0).cpu(), count)
+
     def picture(self, folder: Path, step: int, samples: Tensor, energy: nn.Module) -> None:
         plots.couplings(folder, step, coupling_of(energy).detach().cpu().numpy(), self.true.numpy())
 
