@@ -57,15 +57,16 @@ void print_large(const FieldShape& shape) {
   namespace cuda = svgdx::cuda;
   const cuda::LargePlan plan = cuda::plan_large_forward(shape);
   int launches = 0;
-  int groups = 0;
+  cuda::ValuePlan values{};
   cuda::for_each_block(shape, plan, [&](const auto& block, bool, bool) {
     ++launches;
-    groups = cuda::plan_values(block).groups();
+    values = cuda::plan_values(block);
   });
   std::cout << "{\"large\": true, \"launches\": " << launches << ", \"batches\": " << plan.batches
             << ", \"rows\": " << plan.rows << ", \"cols\": " << plan.cols << ", \"dim_splits\": " << plan.dim_splits
             << ", \"dims_per_split\": " << plan.dims_per_split << ", \"parts\": " << plan.parts
-            << ", \"cols_per_part\": " << plan.cols_per_part << ", \"value_groups\": " << groups
+            << ", \"cols_per_part\": " << plan.cols_per_part << ", \"value_rows\": " << values.rows()
+            << ", \"value_groups\": " << values.groups()
             << ", \"expanded\": " << (cuda::is_expanded<float>(shape) ? "true" : "false") << "}\n";
 }
 

@@ -26,6 +26,7 @@ from svgdx.ops.registration.dispatch import OPS
 INNER = torch.ops.svgdx_inner
 
 PARTICLES = {"field": 160, "jacobian": 96, "median": 160}
+QUERIES, MANY = 64, 1024  # so many columns that few dimensions take the fused kernels
 PARTICLE_KINDS = ("float", "double")
 DTYPES = {"float": torch.float32, "double": torch.float64, "Bf16": torch.bfloat16, "Fp16": torch.float16}
 GFN_DIM = 256  # states and logits are sector-aligned
@@ -113,6 +114,9 @@ def runs(kind: str, field_dims: tuple[int, ...], jacobian_dims: tuple[int, ...])
     for dim in field_dims:
         x, score = normal(kind, 1, PARTICLES["field"], dim), normal(kind, 1, PARTICLES["field"], dim)
         yield from measured(kind, dim, lambda x=x, score=score: ops.svgd_phi_trace(x, score, x.shape[-1] ** 0.5))
+    for dim in (12, 16) if kind == "float" else ():
+        query, x, score = (normal(kind, 1, count, dim) for count in (QUERIES, MANY, MANY))
+        yield from measured(kind, dim, lambda v=(query, x, score, dim**0.5): ops.svgd_field(*v))
     for dim in jacobian_dims:
         m = PARTICLES["jacobian"]
         x, score, hessian = normal(kind, 1, m, dim), normal(kind, 1, m, dim), normal(kind, 1, m, dim, dim)

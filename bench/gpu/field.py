@@ -138,15 +138,17 @@ def _expanded(plan: dict[str, Any]) -> list[Work]:
         shared=FLOAT * 2 * (64 * 36 + 2 * 32 * 72),
         **common,
     )
-    columns, splits = 512 // plan["value_groups"], -(-plan["dim_splits"] // plan["value_groups"])
+    groups, value_rows = plan["value_groups"], plan["value_rows"]
+    columns, splits = 512 // (groups * value_rows), -(-plan["dim_splits"] // groups)
     pieces = -(-cols // columns)
+    blocks = -(-batches * rows // value_rows)
     # An item is the two sums of 128 columns, or fewer, of one split.
     kernel_values = Work(
         kernel="expanded_kernel_values",
         launches=plan["launches"],
-        blocks=batches * rows,
+        blocks=blocks,
         threads=128,
-        items=batches * rows * pieces * 4 * splits,
+        items=blocks * pieces * 4 * splits,
         marker="LDG",
         per_item=4,
         filled=FLOAT * 4 * plan["dim_splits"] * batches * rows * cols,

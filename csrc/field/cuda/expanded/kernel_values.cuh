@@ -7,22 +7,27 @@
 
 namespace svgdx::cuda {
 
-// A block takes one row, `columns()` columns at a time: `groups` of lanes divide the splits of the dimensions, a lane
-// has four columns.
+// A block takes one row, or several if they are short and many, `columns()` columns at a time: `groups` of a row's
+// lanes divide the splits of the dimensions, a lane has four columns.
 constexpr int kValueThreads = 128;
+constexpr int kMostValueRows = 8;
 struct ValuePlan {
-  int group_bits;
+  int row_bits, group_bits;
+  SVGDX_HD int rows() const { return 1 << row_bits; }
+  SVGDX_HD int threads() const { return kValueThreads >> row_bits; }  // of a row
   SVGDX_HD int groups() const { return 1 << group_bits; }
-  SVGDX_HD int lanes() const { return kValueThreads >> group_bits; }
+  SVGDX_HD int lanes() const { return threads() >> group_bits; }
   SVGDX_HD int columns() const { return 4 * lanes(); }
 };
 
 inline ValuePlan plan_values(const PairBlock& block) {
-  // As many groups as leave a row's columns in one piece.
-  ValuePlan plan{0};
-  while (plan.group_bits < 3 && 2 * plan.groups() <= block.dim_splits && 2 * block.padded_cols <= plan.columns()) {
-    ++plan.group_bits;
+  // As many rows as leave the multiprocessors busy, then as many groups as leave a row's columns in one piece.
+  ValuePlan plan{0, 0};
+  const auto fits_half = [&] { return 2 * block.padded_cols <= plan.columns(); };
+  while (plan.rows() < kMostValueRows && fits_half() && block.batches * block.rows >= 2 * plan.rows() * kTargetBlocks) {
+    ++plan.row_bits;
   }
+  while (plan.group_bits < 3 && 2 * plan.groups() <= block.dim_splits && fits_half()) ++plan.group_bits;
   return plan;
 }
 
@@ -31,6 +36,24 @@ struct Redone {
   float* squared;  // of a column; negative if its sums do not cancel
   float* r_dot_s;
   float* kappa;  // 0 if its sums do not cancel
+
+  __device__ Redone row(int r, int columns) const {
+    return {squared + r * columns, r_dot_s + r * columns, kappa + r * columns};
+  }
+};
+
+// A row of a block of pairs, and the particles of its batch entry.
+struct ValueRow {
+  int64_t batch, row;
+  const float *x_i, *x, *score;
+  __device__ ValueRow(const FieldArgs<float>& args, const PairBlock& block, int64_t local) : batch(local) {
+    row = block.by_rows.split(batch);
+    const int64_t b = block.batch0 + batch;
+    const int64_t dim = args.shape.dim;
+    x_i = args.query + (b * args.shape.rows + block.row0 + row) * dim;
+    x = args.x + b * args.shape.cols * dim;
+    score = args.score + b * args.shape.cols * dim;
+  }
 };
 
 // A warp for each such pair of columns [j0, j0 + count).
@@ -77,46 +100,50 @@ __device__ inline void redo_products(const Redone& redone, const float* x_i, con
 static __global__ void __launch_bounds__(kValueThreads, 3)
     expanded_kernel_values(FieldArgs<float> args, PairBlock block, Expansion expansion, ValuePlan plan, float* sums,
                            float* trace_sums, int64_t first_block) {
-  constexpr int kMost = 4 * kValueThreads;  // columns
+  constexpr int kMost = 4 * kValueThreads;  // columns of all rows and groups
   SVGDX_SHARED_PACKS(float, parts, 3 * kMost);
   SVGDX_SHARED(float, squared, kMost);
   SVGDX_SHARED(float, r_dot_s, kMost);
   SVGDX_SHARED(float, kappas, kMost);
-  SVGDX_SHARED(float, shares, 2, kValueThreads / 32);
-  SVGDX_SHARED(float, own_norm, 1);
-  const Redone redone{squared, r_dot_s, kappas};
-  const int64_t local = first_block + blockIdx.x;
-  int64_t batch = local;
-  const int64_t row = block.by_rows.split(batch);
+  SVGDX_SHARED(float, shares, 2, kMostValueRows);
+  SVGDX_SHARED(float, own_norms, kMostValueRows);
+  const int64_t count = block.batches * block.rows;
+  const int64_t local0 = (first_block + blockIdx.x) * plan.rows();
+  const int r = threadIdx.x / plan.threads();
+  const int thread = threadIdx.x % plan.threads();
+  const int warp = min(32, plan.threads());  // lanes of a warp with the same row
+  const bool active = local0 + r < count;
+  const int64_t local = active ? local0 + r : count - 1;
+  const ValueRow place(args, block, local);
+  const int64_t batch = place.batch;
   const float beta = beta_of(args.bandwidth, block.batch0 + batch);
   const float scale = beta * float(-0.5 * pair::kLog2E);
   const int64_t dim = args.shape.dim;
-  const int64_t self = args.self ? block.row0 + row : int64_t(-1);
-  const float* x_i = args.query + ((block.batch0 + batch) * args.shape.rows + block.row0 + row) * dim;
-  const int64_t col0 = (block.batch0 + batch) * args.shape.cols;
-  const int group = threadIdx.x / plan.lanes();
-  const int lane = threadIdx.x % plan.lanes();
-  float* values = sums + row * block.padded_cols;
+  const int64_t self = args.self ? block.row0 + place.row : int64_t(-1);
+  const int group = thread / plan.lanes();
+  const int lane = thread % plan.lanes();
+  const Redone block_redone{squared, r_dot_s, kappas};
+  const Redone redone = block_redone.row(r, plan.columns());
+  float* row_parts = parts + r * 3 * plan.groups() * plan.columns();
+  float* values = sums + place.row * block.padded_cols;
   float trace_sum = 0;
   float kappa_sum = 0;
   bool has_redone = false;
-  if (threadIdx.x < 32) {
-    float norm = 0;
-    for (int64_t split = threadIdx.x; split < block.dim_splits; split += 32) {
-      norm += expansion.norms.row_norm[PairNorms::part(block, split, batch, block.padded_rows) + row];
-    }
-    norm = lane_sum(norm, 1, 32);
-    if (threadIdx.x == 0) own_norm[0] = norm;
+  float own_norm = 0;
+  for (int64_t split = thread; split < (thread < warp ? block.dim_splits : 0); split += warp) {
+    own_norm += expansion.norms.row_norm[PairNorms::part(block, split, batch, block.padded_rows) + place.row];
   }
+  own_norm = lane_sum(own_norm, 1, warp);
+  if (thread == 0) own_norms[r] = own_norm;
   SVGDX_UNROLL_BY(1)
   for (int64_t j0 = 0; j0 < block.padded_cols; j0 += plan.columns()) {
-    const int count = static_cast<int>(min(block.padded_cols - j0, int64_t(plan.columns())));
+    const int width = static_cast<int>(min(block.padded_cols - j0, int64_t(plan.columns())));
     Pack<float, 4> x_x{};
     Pack<float, 4> x_s{};
     Pack<float, 4> norm{};
     const int64_t at = j0 + 4 * lane;
     SVGDX_UNROLL_BY(4)
-    for (int64_t split = group; split < (4 * lane < count ? block.dim_splits : 0); split += plan.groups()) {
+    for (int64_t split = group; split < (4 * lane < width ? block.dim_splits : 0); split += plan.groups()) {
       const int64_t part = PairNorms::part(block, split, batch, block.padded_cols) + at;
       const auto more_x = load_four(values + at + block.plane(split, 0, ForwardPairs::kSums, batch));
       const auto more_s = load_four(values + at + block.plane(split, 1, ForwardPairs::kSums, batch));
@@ -129,74 +156,86 @@ static __global__ void __launch_bounds__(kValueThreads, 3)
         norm.v[w] += more_norm.v[w];
       }
     }
-    float* place = parts + group * 3 * plan.columns() + 4 * lane;
-    *reinterpret_cast<Pack<float, 4>*>(place) = x_x;
-    *reinterpret_cast<Pack<float, 4>*>(place + plan.columns()) = x_s;
-    *reinterpret_cast<Pack<float, 4>*>(place + 2 * plan.columns()) = norm;
+    float* to = row_parts + group * 3 * plan.columns() + 4 * lane;
+    *reinterpret_cast<Pack<float, 4>*>(to) = x_x;
+    *reinterpret_cast<Pack<float, 4>*>(to + plan.columns()) = x_s;
+    *reinterpret_cast<Pack<float, 4>*>(to + 2 * plan.columns()) = norm;
     __syncthreads();
     bool cancels = false;
-    for (int c = threadIdx.x; c < count; c += kValueThreads) {
+    for (int c = thread; c < width; c += plan.threads()) {
       const int64_t j = j0 + c;
       float kappa = 0;
-      squared[c] = -1;
-      kappas[c] = 0;
-      if (j < block.cols && j != self) {
+      redone.squared[c] = -1;
+      redone.kappa[c] = 0;
+      if (active && j < block.cols && j != self) {
         float dot = 0;
         float r_dot_score = 0;
-        float norms = own_norm[0];
+        float norms = own_norms[r];
         for (int g = 0; g < plan.groups(); ++g) {
-          dot += parts[g * 3 * plan.columns() + c];
-          r_dot_score += parts[(g * 3 + 1) * plan.columns() + c];
-          norms += parts[(g * 3 + 2) * plan.columns() + c];
+          dot += row_parts[g * 3 * plan.columns() + c];
+          r_dot_score += row_parts[(g * 3 + 1) * plan.columns() + c];
+          norms += row_parts[(g * 3 + 2) * plan.columns() + c];
         }
         const float q = norms - 2 * dot;
         if (norms <= kMostCancelled * q) {
           kappa = power_of_two(scale * q);
         } else {
           cancels = true;
-          squared[c] = 0;
+          redone.squared[c] = 0;
         }
         if (kappa != 0) {
           kappa_sum += kappa;
           trace_sum += pair::trace_term(kappa, static_cast<float>(dim), r_dot_score + beta * q);
         }
       }
-      values[block.plane(0, 0, ForwardPairs::kSums, batch) + j] = kappa;
+      if (active) values[block.plane(0, 0, ForwardPairs::kSums, batch) + j] = kappa;
     }
     if (!__syncthreads_or(cancels)) continue;
-    const float* x = args.x + (col0 + j0) * dim;
-    const float* score = args.score + (col0 + j0) * dim;
-    redo_sums(redone, x_i, x, score, count, dim);
+    for (int64_t row = local0; row < min(local0 + plan.rows(), count); ++row) {
+      const ValueRow other(args, block, row);
+      redo_sums(block_redone.row(static_cast<int>(row - local0), plan.columns()), other.x_i, other.x + j0 * dim,
+                other.score + j0 * dim, width, dim);
+    }
     __syncthreads();
-    for (int c = threadIdx.x; c < count; c += kValueThreads) {
-      if (squared[c] < 0) continue;
-      const float kappa = power_of_two(scale * squared[c]);
-      kappas[c] = kappa;
+    for (int c = thread; c < width; c += plan.threads()) {
+      if (redone.squared[c] < 0) continue;
+      const float kappa = power_of_two(scale * redone.squared[c]);
+      redone.kappa[c] = kappa;
       if (kappa != 0) {
-        trace_sum += pair::trace_term(kappa, static_cast<float>(dim), r_dot_s[c] + beta * squared[c]);
+        trace_sum += pair::trace_term(kappa, static_cast<float>(dim), redone.r_dot_s[c] + beta * redone.squared[c]);
       }
     }
     __syncthreads();
-    redo_products(redone, x_i, x, score, count, dim, beta, expansion.redone + local * dim, has_redone);
+    for (int64_t row = local0; row < min(local0 + plan.rows(), count); ++row) {
+      const ValueRow other(args, block, row);
+      redo_products(block_redone.row(static_cast<int>(row - local0), plan.columns()), other.x_i, other.x + j0 * dim,
+                    other.score + j0 * dim, width, dim, beta_of(args.bandwidth, block.batch0 + other.batch),
+                    expansion.redone + row * dim, has_redone);
+    }
     has_redone = true;
   }
-  trace_sum = lane_sum(trace_sum, 1, 32);
-  kappa_sum = lane_sum(kappa_sum, 1, 32);
-  if (threadIdx.x % 32 == 0) {
-    shares[0][threadIdx.x / 32] = trace_sum;
-    shares[1][threadIdx.x / 32] = kappa_sum;
+  trace_sum = lane_sum(trace_sum, 1, warp);
+  kappa_sum = lane_sum(kappa_sum, 1, warp);
+  const int first_share = threadIdx.x / (kValueThreads / kMostValueRows);
+  if (thread % warp == 0) {
+    shares[0][first_share] = trace_sum;
+    shares[1][first_share] = kappa_sum;
   }
   __syncthreads();
-  if (threadIdx.x != 0) return;
-  trace_sums[local] = shares[0][0] + shares[0][1] + (shares[0][2] + shares[0][3]);
-  expansion.kappa[local] = shares[1][0] + shares[1][1] + (shares[1][2] + shares[1][3]);
+  if (!active || thread != 0) return;
+  for (int w = 1; w < plan.threads() / warp; ++w) {
+    trace_sum += shares[0][first_share + 2 * w];
+    kappa_sum += shares[1][first_share + 2 * w];
+  }
+  trace_sums[local] = trace_sum;
+  expansion.kappa[local] = kappa_sum;
   expansion.has_redone[local] = has_redone;
 }
 
 inline void expanded_values(const char* op, const FieldArgs<float>& args, const PairBlock& block,
                             const Expansion& expansion, float* sums, float* trace_sums, void* stream) {
   const ValuePlan plan = plan_values(block);
-  launch_blocks(op, block.batches * block.rows, [&](unsigned grid, int64_t first) {
+  launch_blocks(op, ceil_div(block.batches * block.rows, plan.rows()), [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((expanded_kernel_values), grid, kValueThreads, 0, stream, args, block, expansion, plan, sums,
                  trace_sums, first);
   });

@@ -151,7 +151,15 @@ __global__ void __launch_bounds__(kFusedThreads, P <= 32 ? 3 : 2)
     tile.load(tile.cols, columns, Tile::kCols, dim, beta, sign, wide);
     __syncthreads();
     if (row0 >= block.rows) continue;
-    const GradBlock pairs{warp_rows, columns, row0, dim, (dim + 7) / 8, args.self, block.row0 + row0 - j0, beta};
+    const GradBlock pairs{warp_rows,
+                          columns,
+                          row0,
+                          dim,
+                          (dim + 7) / 8,
+                          args.self,
+                          block.row0 + row0 - j0,
+                          beta,
+                          P <= 32 ? kSmallNorms / (beta * float(0.5 * pair::kLog2E)) : 0.0f};
     for (int col0 = 8 * plan.col_warp(); col0 < count; col0 += 8 * plan.col_warps()) {
       add_grad_pairs(sums, tile, pairs, col0);
     }

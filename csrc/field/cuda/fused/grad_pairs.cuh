@@ -31,6 +31,7 @@ struct GradBlock {
   bool has_self;
   int64_t self;  // the tile's column that is the warp's first row
   float beta;
+  float small;  // norms up to this one may cancel, see pairs.cuh
 
   __device__ bool skips(int i, int j) const { return j >= cols.count || (has_self && j == self + i); }
   __device__ int64_t row(int i) const { return int64_t(max(0, min(i, rows.count - 1))) * dim; }
@@ -224,7 +225,7 @@ __device__ inline void add_grad_pairs(FusedGradSums<P>& sums, const FusedGradTil
     const int i = FusedPairs::row(e);
     const int j = col0 + FusedPairs::col(0, e);
     const float norms = tile.rows.norm[block.row0 + i] + tile.cols.norm[j];
-    const bool keeps = norms <= kMostCancelled * (norms - 2 * products.x_x.total(e));
+    const bool keeps = norms <= kMostCancelled * (norms - 2 * products.x_x.total(e)) + block.small;
     cancels = cancels || !(keeps || (block.skips(i, j) && norms == norms));
   }
   const bool direct = __any_sync(kFullWarp, cancels);

@@ -20,10 +20,7 @@ __device__ inline float exponent_of(float norm, float factor) {
   return norm < kMostSquare && -factor * norm < kMostSquare ? factor * norm : not_a_number<float>();
 }
 
-// As in pairs.cuh, at most four bits of an exponent cancel; but all may if norms are so small that kappa changes by
-// 2^-22 of itself only. Larger norms would also cost z, in which their multiples of beta cancel, more than its last
-// bits.
-constexpr float kSmallNorms = 4;
+// As in pairs.cuh, at most four bits of an exponent cancel, unless norms are small.
 __device__ inline bool is_exact(float norms, float exponent) {
   return norms >= kMostCancelled * exponent - kSmallNorms;
 }

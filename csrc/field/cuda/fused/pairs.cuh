@@ -12,6 +12,11 @@ namespace svgdx::cuda {
 // their 24 bits cancel.
 constexpr float kMostCancelled = 16;
 
+// Up to 32 dimensions, all bits may cancel if |X_i|^2 + |X_j|^2 changes kappa by 2^-22 of itself only, that is, if
+// kappa of that distance is at least 2^-kSmallNorms. Larger norms would also cost z, in which their multiples of beta
+// cancel, more than its last bits.
+constexpr float kSmallNorms = 4;
+
 // A lane's pairs: rows g and g + 8, columns 2t, 2t + 1, 2t + 8, 2t + 9, in the order of a product's C; kappa is 0 for
 // pairs that do not count.
 struct FusedPairs {
