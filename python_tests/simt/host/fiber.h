@@ -5,12 +5,6 @@
 
 namespace simt {
 
-#if defined(__SANITIZE_ADDRESS__)
-constexpr size_t kStackBytes = 256 * 1024;
-#else
-constexpr size_t kStackBytes = 128 * 1024;
-#endif
-
 // The state of a suspended fiber.
 struct Context {
   void* sp = nullptr;
@@ -19,8 +13,8 @@ struct Context {
   void* fake_stack = nullptr;  // AddressSanitizer's
 };
 
-// A stack with an unmapped page below it.
-void* map_stack();
+// Gives the context a stack, with an unmapped page below it.
+void map_stack(Context& context);
 
 // The next switch to `context` enters `entry`, which must never return.
 void prepare(Context& context, void (*entry)());

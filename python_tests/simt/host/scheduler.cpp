@@ -115,10 +115,7 @@ void start_fiber(Block& b, uint32_t thread) {
   f.clock = 1;
   f.fence_time = 0;
   f.fence_epoch = 0;
-  if (!f.context.stack) {
-    f.context.stack = map_stack();
-    f.context.stack_bytes = kStackBytes;
-  }
+  if (!f.context.stack) map_stack(f.context);
   prepare(f.context, fiber_entry);
   wake(f);
 }
