@@ -154,7 +154,10 @@ def test_a_checkpoint_of_another_run_is_refused(runs: Path, finished: Path, tmp_
     assert cli.main(arguments) == 0
     foreign = f"--checkpoint={other / 'seed-1' / 'checkpoints' / 'step-00000040'}"
     assert evaluate(runs, foreign) == 2
+    # The metrics of this run say nothing about the other's checkpoint: only a run that continues needs them.
+    (runs / "seed-0" / "metrics.jsonl").write_text("")
     assert evaluate(runs, foreign, "--trust") == 0
+    assert resume(runs) == 2
 
 
 def test_checkpoints_of_an_earlier_version_are_refused_by_their_format(

@@ -39,7 +39,7 @@ class EBMRun(Run):
         super().__init__(folder, EBMConfig.from_yaml(folder.config))
         if not self.diverged and self.step < self.config.steps:
             raise UsageError(f"{path}: the run has not ended: it is at step {self.step} of {self.config.steps}")
-        newest = folder.load(None)
+        newest = folder.load_with_metrics(None)
         self.seconds = newest[1].seconds if newest else 0.0
 
     def best(self, name: str) -> float | None:

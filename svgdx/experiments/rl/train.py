@@ -137,7 +137,7 @@ def _path(out: Path, seed: int) -> Path:
 def _train(config: RLConfig, folder: RLFolder, stop: Stop, resume: bool, chosen: Path | None, quiet: bool) -> bool:
     """Trains one seed. Returns whether the run is finished, so False if a signal ended it."""
     torch.set_num_threads(config.threads)
-    loaded = folder.load(chosen) if resume else None
+    loaded = folder.load_with_metrics(chosen) if resume else None
     if resume:
         folder.rewind(loaded)
     saved = loaded[1] if loaded else None

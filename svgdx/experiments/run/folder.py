@@ -158,7 +158,7 @@ class RunFolder:
         """
         present = cls.from_yaml(self.config)
         config = localised(resumed(present, options))
-        if self.load(chosen) is None:
+        if self.load_with_metrics(chosen) is None:
             self._require_young(getattr(present, "checkpoint_every", 0))
         return config
 
@@ -227,20 +227,28 @@ class RunFolder:
             if earlier:
                 hint = f"pass --checkpoint {earlier[-1]} to continue from the one before it"
             raise UsageError(f"{error}\n{hint}") from error
-        length = self.metrics.stat().st_size if self.metrics.exists() else 0
-        if length < state.metrics_bytes:
-            expected = f"the {state.metrics_bytes} bytes with which {path} was saved"
-            raise UsageError(f"{self.metrics}: must have at least {expected}, but has {length}")
         return path, state
+
+    def load_with_metrics(self, chosen: Path | None) -> tuple[Path, Checkpoint] | None:
+        """Like `load`, for a reader that also needs the metrics that were logged before the checkpoint.
+
+        Raises UsageError as `load` does, and if metrics.jsonl is shorter than when the checkpoint was saved.
+        """
+        loaded = self.load(chosen)
+        length = self.metrics.stat().st_size if self.metrics.exists() else 0
+        if loaded is not None and length < loaded[1].metrics_bytes:
+            expected = f"the {loaded[1].metrics_bytes} bytes with which {loaded[0]} was saved"
+            raise UsageError(f"{self.metrics}: must have at least {expected}, but has {length}")
+        return loaded
 
     def read(self, path: Path) -> Checkpoint:
         """A checkpoint. Raises UsageError, naming the file, if it is missing or damaged."""
         return checkpoint.load(path, self.experiment)
 
     def rewind(self, loaded: tuple[Path, Checkpoint] | None) -> None:
-        """Undoes what the run wrote after the checkpoint that `load` returned; says on stderr where it continues.
+        """Undoes what the run wrote after the checkpoint that `load_with_metrics` returned.
 
-        Later checkpoints are renamed, not removed.
+        Says on stderr where the run continues. Later checkpoints are renamed, not removed.
         """
         if loaded is None:
             step, length = -1, 0

@@ -132,7 +132,7 @@ def run(trainer: Trainer, folder: RunFolder, resume: bool, chosen: Path | None, 
     """
     # No rank continues before all have read: a rank must not find what rank 0 writes next.
     with parallel.together():
-        loaded = folder.load(chosen) if resume else None
+        loaded = folder.load_with_metrics(chosen) if resume else None
         if loaded:
             trainer.restore(*loaded)
     if resume and parallel.main():
