@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import forkserver
 import hypothesis
 import pytest
 import torch
@@ -30,6 +31,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        programs = forkserver.shared()
+        programs.__enter__()
+        config.add_cleanup(lambda: programs.__exit__(None, None, None))
 
 
 def _seed() -> None:
@@ -69,10 +77,9 @@ def digits() -> torch.Tensor:
 
 
 @pytest.fixture(scope="session")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+def pool() -> Iterator[Pool]:
     """Four processes of a Gloo group, started once for all tests that need them."""
     if not (dist.is_available() and dist.is_gloo_available()):
         pytest.skip("torch is built without Gloo")
-    ranks = Pool(tmp_path_factory.mktemp("pool"))
-    yield ranks
-    ranks.close()
+    with Pool() as ranks:
+        yield ranks

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import gc
 import importlib
@@ -24,7 +25,7 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +36,8 @@ PRELOADED = (
 )  # fmt: skip
 # Bytes of a request, which has the whole environment and the text of a program.
 LARGEST = 1 << 17
+# The environment variable that names the process that shares its server, and the server's folder.
+SHARED = "SVGDX_TESTS_SERVER"
 
 _servers: list[subprocess.Popen[bytes]] = []
 
@@ -69,24 +72,43 @@ class Process:
             self.returncode = int(self.connection.recv(32))
 
 
+@contextlib.contextmanager
+def shared() -> Iterator[None]:
+    """Lets this process and those that it starts, such as the processes of pytest-xdist, use one server."""
+    with tempfile.TemporaryDirectory(prefix="forkserver-") as folder:
+        os.environ[SHARED] = f"{os.getpid()}:{folder}"
+        try:
+            yield
+        finally:
+            del os.environ[SHARED]
+
+
 @functools.cache
 def server() -> str:
-    """The address of this process's server, which ends with this process."""
-    folder = tempfile.TemporaryDirectory(prefix="forkserver-")
-    address = f"{folder.name}/socket"
-    write_scripts(address)
-    # OpenMP reads this once, and the programs would inherit what the server read.
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, address]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=folder.name, env=environment)
-    # The server ends when its standard input closes, even if this process is killed.
-    atexit.register(folder.cleanup)
-    deadline = time.monotonic() + 240
-    while not os.path.exists(address):
-        assert process.poll() is None, "the server ended before it started to serve"
-        assert time.monotonic() < deadline, "the server did not start"
-        time.sleep(0.02)
-    _servers.append(process)
+    """The address of the server, which starts when the first program needs it and ends with the process that shares it.
+
+    It is a server of this process alone outside `shared`.
+    """
+    if SHARED not in os.environ:
+        own = shared()
+        own.__enter__()
+        atexit.register(own.__exit__, None, None, None)
+    owner, folder = os.environ[SHARED].split(":", 1)
+    address = f"{folder}/socket"
+    with open(f"{folder}/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.exists(address):
+            write_scripts(address)
+            # OpenMP reads this once, and the programs would inherit what the server read.
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            command = [sys.executable, __file__, address, owner]
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=folder, env=environment)
+            deadline = time.monotonic() + 240
+            while not os.path.exists(address):
+                assert process.poll() is None, "the server ended before it started to serve"
+                assert time.monotonic() < deadline, "the server did not start"
+                time.sleep(0.02)
+            _servers.append(process)
     return address
 
 
@@ -158,8 +180,8 @@ def relay(address: str, arguments: Sequence[str]) -> int:
     return status
 
 
-def serve(address: str) -> dict[str, Any]:
-    """Forks for each request, and returns it in the new process alone."""
+def serve(address: str, owner: int) -> dict[str, Any]:
+    """Forks for each request, and returns it in the new process alone; ends with the owner."""
     for name in PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -170,10 +192,11 @@ def serve(address: str) -> dict[str, Any]:
     os.rename(address + ".new", address)
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
-    selector.register(0, selectors.EVENT_READ)
+    ended = os.pidfd_open(owner)
+    selector.register(ended, selectors.EVENT_READ)
     while True:
         for key, _ in selector.select():
-            if key.fd == 0:
+            if key.fd == ended:
                 os._exit(0)
             elif selector.get_map().get(key.fd) is not key:
                 continue  # It went with an event before this one.
@@ -183,6 +206,7 @@ def serve(address: str) -> dict[str, Any]:
                 pid = os.fork()
                 if pid == 0:
                     selector.close()
+                    os.close(ended)
                     listener.close()
                     connection.close()
                     for source, target in zip([os.open(os.devnull, os.O_RDONLY), *files], range(3), strict=True):
@@ -256,7 +280,7 @@ def status_of(program: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    status = status_of(serve(sys.argv[1]))
+    status = status_of(serve(sys.argv[1], int(sys.argv[2])))
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -230,7 +230,7 @@ def worker(process: forkserver.Process, rank: int) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes of torchrun in /proc")
 def test_a_killed_rank_is_restarted_and_the_run_ends_with_the_same_numbers(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"iterations": 50, "eval_every": 25, "checkpoint_every": 5}
+    settings: dict[str, Any] = {"iterations": 30, "eval_every": 15, "checkpoint_every": 5}
     folders = {name: tmp_path / name for name in ("whole", "killed")}
     for folder in folders.values():
         folder.mkdir()
