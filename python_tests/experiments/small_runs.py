@@ -31,6 +31,7 @@ RL: dict[str, Any] = {
     "random_steps": 30, "eval_every": 60, "eval_episodes": 3, "log_every": 20, "checkpoint_every": 40, "batch": 16,
     "buffer": 90,
 }  # fmt: skip
+STEIN: dict[str, Any] = {"particles": 4, "svgd_steps": 2}
 SMALL = {"ebm": EBM, "eb-gfn": GFN, "rl": RL}
 # Quantities that depend on the clock.
 TIMES = ("seconds", "steps_per_second")
@@ -38,7 +39,10 @@ TIMES = ("seconds", "steps_per_second")
 
 def command(experiment: str, out: Path, **changes: object) -> list[str]:
     """The command of a new run in the folder `out`; a change of None leaves the setting out."""
-    settings = {name: value for name, value in (SMALL[experiment] | changes).items() if value is not None}
+    small = SMALL[experiment]
+    if experiment == "rl" and changes.get("algo", "stein") == "stein":
+        small = small | STEIN
+    settings = {name: value for name, value in (small | changes).items() if value is not None}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     return ["train", experiment, "--out", str(out), "--quiet", *options]
 

@@ -36,7 +36,7 @@ def saved(run: Path) -> list[RLCheckpoint]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "runs"
-    assert cli.main(command("rl", out, seeds="0,2")) == 0
+    assert cli.main(command("rl", out, seeds="0,2", particles=None)) == 0
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import struct
 import zlib
@@ -74,14 +75,20 @@ def load_images(name: str, root: str | None, labels: bool = False) -> Images:
     return images
 
 
-def _digits() -> Images:
+@functools.cache
+def _read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn parses the numbers from text, which takes .1 s."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    return load_digits(return_X_y=True)
+
+
+def _digits() -> Images:
+    pixels, target = _read_digits()
     # The shuffle does not depend on the seed of the run, so that distances of all runs are to the same images.
-    order = np.random.default_rng(0).permutation(len(digits.data))
-    images = torch.tensor(digits.data[order] / 8 - 1, dtype=torch.float32)
-    labels = torch.tensor(digits.target[order], dtype=torch.int64)
+    order = np.random.default_rng(0).permutation(len(pixels))
+    images = torch.tensor(pixels[order] / 8 - 1, dtype=torch.float32)
+    labels = torch.tensor(target[order], dtype=torch.int64)
     n = HELD_OUT_DIGITS
     return Images(images[n:], images[:n], (1, 8, 8), labels[n:], labels[:n])
 

@@ -173,7 +173,8 @@ def _posterior_truth(toy: Toy) -> Truth:
     proposal = MultivariateNormal(mode, 1.2 * covariance)
     with seeded(0):
         x = proposal.sample((TRUTH_SAMPLES,))
-    log_p = toy.log_prob(x)
+    # In chunks that fit into the cache.
+    log_p = torch.cat([toy.log_prob(chunk) for chunk in x.split(2_000)])
     log_weight = log_p - proposal.log_prob(x)
     log_z = torch.logsumexp(log_weight, 0) - math.log(TRUTH_SAMPLES)
     weight = (log_weight - log_z).exp()
