@@ -111,7 +111,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(finished: Path, t
 def test_an_interrupted_run_ends_with_a_checkpoint_and_resumes_with_all_seeds(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs"
     # Long enough to be interrupted; up to then the seed has the numbers of a shorter run.
-    arguments = command("rl", out, seeds="0,1", steps=4000, checkpoint_every=4000)
+    arguments = command("rl", out, particles=None, seeds="0,1", steps=4000, checkpoint_every=4000)
     status, message = interrupted(arguments, out / "seed-0", 3, signal.SIGTERM, tmp_path)
     assert status == 130
     assert "interrupted: saved a checkpoint at step" in message

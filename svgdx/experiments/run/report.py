@@ -10,9 +10,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from svgdx.experiments.run.errors import UsageError
 from svgdx.experiments.run.folder import RunFolder
-from svgdx.experiments.run.settings import read_yaml, resolve
+from svgdx.experiments.run.settings import resolve
 
 # Settings in which the seeds of one configuration may differ.
 FREE = ("seed", "threads", "device", "checkpoint_every", "keep_checkpoints")
@@ -48,7 +50,11 @@ def expanded(paths: list[Path]) -> list[Path]:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    config = read_yaml(RunFolder.reopen(path).config)
+    file = RunFolder.reopen(path).config
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UsageError(f"{file}: cannot be read: {error}") from error
     return config if isinstance(config, dict) else {}
 
 

@@ -174,7 +174,12 @@ class Settings:
     @classmethod
     def from_yaml(cls: type[S], path: Path) -> S:
         """Reads a config.yaml. Raises UsageError, naming the file, if it is not one of this experiment."""
-        values = read_yaml(path)
+        import yaml
+
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise UsageError(f"{path}: cannot be read: {error}") from error
         names = {item.name for item in dataclasses.fields(cls)}
         added = {name: value for name, value in {**Settings.added, **cls.added}.items() if name in names}
         values = added | values if isinstance(values, dict) else values
@@ -187,16 +192,6 @@ class Settings:
         except UsageError as error:
             raise UsageError(f"{path}: {error}") from error
         return config
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file. Raises UsageError, naming the file, if it cannot be read."""
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
 
 
 def _shown(value: Any) -> str:
