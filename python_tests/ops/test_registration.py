@@ -12,7 +12,18 @@ import forkserver
 import pytest
 import torch
 import torch._dynamo.testing
-from ops.cases import DIFFERENTIABLE, DRAWS, STEPPED, VARIANTS, Inputs, Variant, gradients, sample_inputs
+from ops.cases import (
+    DIFFERENTIABLE,
+    DRAWS,
+    STEPPED,
+    VARIANTS,
+    WITH_BANDWIDTH,
+    Inputs,
+    Variant,
+    gradients,
+    leaves,
+    sample_inputs,
+)
 from torch import Tensor
 from torch._dynamo import compiled_autograd
 
@@ -29,21 +40,36 @@ def op_arguments(variant: Variant, inputs: Inputs) -> tuple[Any, ...]:
     return tuple(value == "u" if isinstance(value, str) else value for value in arguments)
 
 
-@pytest.mark.parametrize(
-    ("variant", "bandwidth"),
-    [(v, mode) for v in VARIANTS for mode in (("rows", "number") if v.has_particles else ("rows",))],
-    ids=str,
-)
-def test_compile_without_graph_breaks(variant: Variant, bandwidth: str) -> None:
+# A covering array of op, kind of bandwidth and whether gradients are recorded: in turn, an op is compiled for gradients
+# with one kind and without them with the other.
+COMPILED = [
+    *(
+        (variant, mode, i % 2 == k)
+        for i, variant in enumerate(WITH_BANDWIDTH)
+        for k, mode in enumerate(("rows", "number"))
+    ),
+    *(
+        (variant, "rows", records)
+        for variant in DIFFERENTIABLE
+        if variant not in WITH_BANDWIDTH
+        for records in (False, True)
+    ),
+    *((variant, "rows", False) for variant in VARIANTS if not variant.differentiable),
+]
+
+
+@pytest.mark.parametrize(("variant", "bandwidth", "records"), COMPILED, ids=str)
+def test_compile_without_graph_breaks(variant: Variant, bandwidth: str, records: bool) -> None:
     torch._dynamo.reset()
     inputs = sample_inputs(variant, (2,), 5, 3, bandwidth=bandwidth)
     compiled = torch.compile(lambda values: variant(values), fullgraph=True, backend="aot_eager")
-    for out, expected in zip(compiled(inputs), variant(inputs), strict=True):
+    for out, expected in zip(compiled(leaves(inputs) if records else inputs), variant(inputs), strict=True):
         assert torch.equal(out, expected)
-    if variant.differentiable:
-        expected_grads = gradients(variant, inputs)
-        for name, grad in gradients(compiled, inputs).items():
-            torch.testing.assert_close(grad, expected_grads[name], rtol=1e-12, atol=1e-12)
+    if not records:
+        return
+    expected_grads = gradients(variant, inputs)
+    for name, grad in gradients(compiled, inputs).items():
+        torch.testing.assert_close(grad, expected_grads[name], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.slow

@@ -17,6 +17,13 @@ from svgdx.ops.registration.signature import NUMBER, PLAIN
 # The modules that register the fake kernels of inner ops.
 INNER_OPS_OF = ("svgdx.densities", "svgdx.gflownets", "svgdx.rl.sweeps", "svgdx.samplers")
 TWICE = [name for name in BACKWARD if OPS[name].second is not None]
+# Tracing a second derivative takes seconds, so every formula is traced once, half of them with sizes that vary. That of
+# svgd_phi_trace is contained in svgd_step's, and test_transforms.py compiles it with fixed sizes.
+TRACED = {
+    "svgd_step_backward": "test_aot_dispatch_dynamic",
+    "ksd_backward": "test_aot_dispatch_dynamic",
+    "svgd_field_backward": "test_aot_dispatch_static",
+}
 
 
 def absent_arguments(name: str) -> list[str]:
@@ -32,6 +39,10 @@ def composites() -> set[str]:
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("svgdx::")}
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     return {name.removeprefix("svgdx::") for name in registered if has_kernel(name, "CompositeImplicitAutograd")}
+
+
+def test_every_second_derivative_is_traced() -> None:
+    assert {*TRACED, "svgd_phi_trace_backward"} == set(TWICE)
 
 
 def test_every_registered_op_is_in_the_table() -> None:
@@ -54,7 +65,10 @@ def test_every_inner_op_has_a_fake_kernel() -> None:
 def test_opcheck(name: str) -> None:
     op = OPS[name]._op
     arguments = arguments_of(name)
-    torch.library.opcheck(op, tuple(arguments if name in BACKWARD and name not in TWICE else requiring_grad(arguments)))
+    torch.library.opcheck(op, tuple(arguments if name in BACKWARD else requiring_grad(arguments)))
+    if name in TWICE:
+        utilities = ("test_schema", "test_autograd_registration", "test_faketensor", *filter(None, [TRACED.get(name)]))
+        torch.library.opcheck(op, tuple(requiring_grad(arguments)), test_utils=utilities)
     for without in absent_arguments(name):
         torch.library.opcheck(op, tuple(arguments_of(name, without)), test_utils=("test_schema", "test_faketensor"))
 
