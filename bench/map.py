@@ -1,14 +1,15 @@
 """A map of speed-ups over random shapes instead of named ones: one thread, float32, CPU time, least of many calls.
 
     taskset -c 0 python bench/map.py --out OUT
+    taskset -c 0 python bench/map.py --out OUT --resume
     python bench/map.py --shapes 30 --ops phi_trace --limit 1e9 --peers eager jax --seed 3
 
-draws shapes log-uniformly, times svgdx and every peer in turn, and writes OUT.csv with all times, OUT.md with the
-least, the lowest decile and the median of svgdx's speed-up over the best peer, and the picture OUT.png. The peers are
-the forms of map_peers.py in eager mode, under torch.compile (with sizes as variables, or each shape would take seconds
-to compile; again with fixed sizes if svgdx is less than 1.5 times as fast) and under jax.jit. Beside them stands
-torch's floor for a call with gradients: torch.autograd.grad through a built-in op on single numbers, with as many
-inputs.
+draws shapes log-uniformly and times svgdx and every peer in turn. OUT.csv gets all times, row by row, so that --resume
+continues an interrupted run; OUT.md gets the least, the lowest decile and the median of svgdx's speed-up over the best
+peer, and OUT.png the picture. The peers are the forms of map_peers.py in eager mode, under torch.compile (with sizes
+as variables, or each shape would take seconds to compile; again with fixed sizes if svgdx is less than 1.5 times as
+fast) and under jax.jit. Beside them stands torch's floor for a call with gradients: torch.autograd.grad through the
+fewest built-in ops on single numbers, with as many inputs and outputs.
 """
 
 from __future__ import annotations
@@ -80,12 +81,19 @@ def compiled(op: str, backward: bool) -> Callable[..., Any]:
     return torch.compile(functools.partial(OPS[op].form, torch), fullgraph=True, dynamic=True)
 
 
-def floor_call(count: int) -> Call:
-    """Call torch.autograd.grad on a built-in C++ op with ``count`` inputs: the least that a gradient costs in torch."""
-    function = {1: torch.sin, 3: torch.lerp}[count]
-    inputs = [torch.ones(1, requires_grad=True) for _ in range(count)]
-    upstream = torch.ones(1)
-    return lambda: torch.autograd.grad(function(*inputs), inputs, upstream)
+def floor_call(count: int, upstream: list[torch.Tensor]) -> Call:
+    """The least that a gradient costs in torch: torch.autograd.grad through the fewest built-in ops.
+
+    They have ``count`` inputs, and as many outputs of as many dimensions as ``upstream``, of one number each.
+    """
+    function = {1: lambda x: x, 3: torch.lerp}[count]
+    lead = (len(upstream),) if len(upstream) > 1 else ()
+    shape = (1,) * upstream[0].dim()
+    inputs = [torch.ones(*lead, *shape, requires_grad=True) for _ in range(count)]
+    ones = [torch.ones(shape) for _ in upstream]
+    if len(upstream) > 1:
+        return lambda: torch.autograd.grad(torch.unbind(function(*inputs)), inputs, ones)
+    return lambda: torch.autograd.grad(torch.sin(*inputs) if count == 1 else function(*inputs), inputs, ones)
 
 
 class Cell:
@@ -127,8 +135,8 @@ class Cell:
 
     def measure(self, peers: list[str], seconds: float) -> Row:
         calls = self.calls(peers)
-        if self.backward:
-            calls["floor"] = floor_call(len(self.variable))
+        if self.upstream is not None:
+            calls["floor"] = floor_call(len(self.variable), self.upstream)
         times = in_turn(calls, seconds)
         if "compile" in peers and min(times[name] for name in peers) < CLOSE * times["svgdx"]:
             torch._dynamo.reset()
@@ -136,12 +144,57 @@ class Cell:
             again = in_turn(self.calls(["fixed"]), seconds)
             times["compile"] = min(times["compile"], again["fixed"])
             times["svgdx"] = min(times["svgdx"], again["svgdx"])
-        best = min(peers, key=times.__getitem__)
-        row = {"op": self.op, "pass": PASSES[self.backward], "sizes": self.sizes, "best": best}
-        return {**row, "ratio": times[best] / times["svgdx"], "times": times}
+        return row_of(self.op, PASSES[self.backward], self.sizes, times)
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
+def row_of(op: str, name: str, sizes: Sizes, times: dict[str, float]) -> Row:
+    best = min((peer for peer in PEERS if peer in times), key=times.__getitem__)
+    return {"op": op, "pass": name, "sizes": sizes, "best": best, "ratio": times[best] / times["svgdx"], "times": times}
+
+
+class Times:
+    """The file of all times, to which every row is written as soon as it is measured.
+
+    Args:
+        path: the file; None writes nothing.
+        peers: names of the peers.
+        resume: whether to keep the rows that are there.
+    """
+
+    def __init__(self, path: pathlib.Path | None, peers: list[str], resume: bool) -> None:
+        self.path, self.names = path, ["svgdx", *peers, "floor"]
+        self.header = ["op", "pass", "B", "M or D", "D or T", *(f"{name}, us" for name in self.names)]
+        self.measured: dict[tuple[str, str, Sizes], Row] = {}
+        if path is not None and resume and path.exists():
+            self.measured = {(row["op"], row["pass"], row["sizes"]): row for row in self._read(path)}
+        elif path is not None:
+            self._write("w", self.header)
+
+    def _read(self, path: pathlib.Path) -> list[Row]:
+        with path.open(newline="") as file:
+            header, *lines = csv.reader(file)
+        if header != self.header:
+            raise SystemExit(
+                f"{path} has other columns than {', '.join(self.header)}; leave out --resume to replace it"
+            )
+        rows = []
+        for op, name, *numbers in lines:
+            batch, second, third = map(int, numbers[:3])
+            times = {peer: 1e-6 * float(text) for peer, text in zip(self.names, numbers[3:], strict=True) if text}
+            rows.append(row_of(op, name, (batch, second, third), times))
+        return rows
+
+    def add(self, row: Row) -> None:
+        times = [f"{1e6 * row['times'][name]:.4g}" if name in row["times"] else "" for name in self.names]
+        self._write("a", [row["op"], row["pass"], *row["sizes"], *times])
+
+    def _write(self, mode: str, cells: list[Any]) -> None:
+        if self.path is not None:
+            with self.path.open(mode, newline="") as file:
+                csv.writer(file).writerow(cells)
+
+
+def measure(options: argparse.Namespace, times: Times) -> list[Row]:
     rows = []
     for op in options.ops:
         generator = random.Random(options.seed)
@@ -150,9 +203,12 @@ def measure(options: argparse.Namespace) -> list[Row]:
             for backward in options.backward:
                 if backward and not OPS[op].differentiable:
                     continue
-                row = Cell(op, sizes, backward).measure(options.peers, options.seconds)
-                times = ", ".join(f"{name} {1e3 * value:.3f}" for name, value in row["times"].items())
-                print(f"{row['ratio']:6.2f}  {op} {row['pass']} {sizes}: {times} ms", flush=True)
+                row = times.measured.get((op, PASSES[backward], sizes))
+                if row is None:
+                    row = Cell(op, sizes, backward).measure(options.peers, options.seconds)
+                    times.add(row)
+                texts = ", ".join(f"{name} {1e3 * value:.3f}" for name, value in row["times"].items())
+                print(f"{row['ratio']:6.2f}  {op} {row['pass']} {sizes}: {texts} ms", flush=True)
                 rows.append(row)
     return rows
 
@@ -166,6 +222,10 @@ def table(rows: list[Row], facts: dict[str, Any], command: str) -> str:
         "# Speed-up of svgdx over the best peer at random shapes\n",
         f"Made by `{command}` on {time.strftime('%Y-%m-%d')}: {facts['cpu']}, one thread, float32, CPU time; "
         f"torch {facts['torch']}, JAX {facts['jax']}.\n",
+        "A speed-up is the best peer's time over svgdx's. The last column counts those of the shapes below 1.0 at "
+        "which the best peer's whole call takes less time than torch.autograd.grad of the fewest built-in ops of "
+        "single numbers with as many inputs and outputs: no op that torch differentiates could be faster there, "
+        "whatever its kernel.\n",
         "| op | pass | shapes | least | lowest decile | median | below 1.0 | of these, best peer under torch's floor |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -207,16 +267,6 @@ def draw_map(rows: list[Row], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def write_times(rows: list[Row], path: pathlib.Path) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row["times"]))
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["op", "pass", "B", "M or D", "D or T", *(f"{name}, us" for name in names)])
-        for row in rows:
-            times = [f"{1e6 * row['times'][name]:.4g}" if name in row["times"] else "" for name in names]
-            writer.writerow([row["op"], row["pass"], *row["sizes"], *times])
-
-
 def machine() -> dict[str, Any]:
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -235,6 +285,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=PEERS, choices=PEERS)
     parser.add_argument("--backward", nargs="+", type=lambda text: bool(int(text)), default=[False, True], help="0, 1")
     parser.add_argument("--out", type=pathlib.Path, help="writes OUT.csv, OUT.md and OUT.png")
+    parser.add_argument("--resume", action="store_true", help="measure only what is missing in OUT.csv")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10_000
@@ -242,11 +293,10 @@ def main() -> None:
     if facts["jax"] == "not installed" and "jax" in options.peers:
         options.peers.remove("jax")
         print("JAX is not installed: it is not among the peers", flush=True)
-    rows = measure(options)
+    rows = measure(options, Times(options.out and options.out.with_suffix(".csv"), options.peers, options.resume))
     text = table(rows, facts, shlex.join(["taskset", "-c", "0", "python", "bench/map.py", *sys.argv[1:]]))
     print(text)
     if options.out:
-        write_times(rows, options.out.with_suffix(".csv"))
         options.out.with_suffix(".md").write_text(text + f"\n![speed-ups]({options.out.name}.png)\n")
         draw_map(rows, options.out.with_suffix(".png"))
 

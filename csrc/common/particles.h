@@ -99,6 +99,16 @@ Tensor in_shape_of(const Particles& p, const Tensor& per_batch, const Tensor& nu
 inline Tensor row_shares(const Particles& p, const Sizes& rows_shape) {
   return new_empty(p.x, rows_shape, sizeof(RowShare<float>) == sizeof(double) ? ScalarType::Double : p.compute);
 }
+inline OptionalTensor row_shares_if(bool needed, const Particles& p, const Sizes& rows_shape) {
+  return needed ? OptionalTensor(row_shares(p, rows_shape)) : std::nullopt;
+}
+
+// What a backward op returns as the gradient of a number that does not require one: an empty tensor.
+inline Tensor not_needed(const Tensor& number) { return new_empty(number, {0}, number.scalar_type()); }
+// The gradient of a number if there are no rows.
+inline Tensor zeros_if(bool needed, const Tensor& number) {
+  return needed ? new_zeros(number, sizes_of(number), number.scalar_type()) : not_needed(number);
+}
 
 // dL/dbandwidth or dL/dstep: sums the rows' shares, of type In, into the shape and dtype of that argument.
 template <class T, class In = T>

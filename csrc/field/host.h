@@ -50,20 +50,21 @@ FieldGradArgs<T> self_args(const Particles& p, const OptionalTensor& g, const Op
 }
 
 inline std::tuple<Tensor, Tensor, Tensor> particle_backward(const Particles& p, const OptionalTensor& g,
-                                                            const OptionalTensor& h, const Tensor& bandwidth) {
-  if (p.empty())
-    return {zeros(p.x, p), zeros(p.x, p), new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type())};
-  const Tensor grad_x = p.like_x(), grad_score = p.like_x(), log_sigma = row_shares(p, p.rows_shape);
-  Tensor grad_bandwidth;
+                                                            const OptionalTensor& h, const Tensor& bandwidth,
+                                                            bool needs_bandwidth) {
+  if (p.empty()) return {zeros(p.x, p), zeros(p.x, p), zeros_if(needs_bandwidth, bandwidth)};
+  const Tensor grad_x = p.like_x(), grad_score = p.like_x();
+  const OptionalTensor log_sigma = row_shares_if(needs_bandwidth, p, p.rows_shape);
+  Tensor grad_bandwidth = not_needed(bandwidth);
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
     const Numbers<T> sigma(p.op, "bandwidth", bandwidth, p.x, p.lead, true);
     FieldGradArgs<T> args = self_args<T>(p, g, h, sigma);
     args.grad_x = out<T>(grad_x);
     args.grad_score = out<T>(grad_score);
-    args.grad_log_sigma = out<RowShare<T>>(log_sigma);
+    args.grad_log_sigma = log_sigma ? out<RowShare<T>>(*log_sigma) : nullptr;
     backward(p, args);
-    grad_bandwidth = sum_rows<T, RowShare<T>>(p, log_sigma, bandwidth, sigma.view());
+    if (log_sigma) grad_bandwidth = sum_rows<T, RowShare<T>>(p, *log_sigma, bandwidth, sigma.view());
   });
   return {p.result(grad_x), p.result(grad_score), grad_bandwidth};
 }

@@ -52,15 +52,16 @@ static Tensor bandwidth_gradient(const Particles& p, const Tensor& log_sigma, co
 // phi and t with upstream gradients c s_i and c. The gradient in the score that it returns is c phi_i, because kappa is
 // symmetric; as much comes from s_i as a factor, less 2 c s_i / M for U.
 static std::tuple<Tensor, Tensor, Tensor> ksd_backward(const Tensor& grad, const Tensor& x, const Tensor& score,
-                                                       const Tensor& bandwidth, bool unbiased) {
+                                                       const Tensor& bandwidth, bool unbiased, bool needs_bandwidth) {
   const Guard guard(x);
   const Particles p("ksd_backward", x, score);
   check_count(p, unbiased);
   check_shape(p.op, "grad", grad, p.lead, "the leading shape of x");
-  if (p.empty()) return particle_backward(p, std::nullopt, std::nullopt, bandwidth);
+  if (p.empty()) return particle_backward(p, std::nullopt, std::nullopt, bandwidth, needs_bandwidth);
   const Tensor upstream = as_dense(grad, p.compute), c = new_empty(p.x, p.lead, p.compute);
   Tensor h = p.per_row();
-  const Tensor grad_x = p.like_x(), grad_score = p.like_x(), log_sigma = row_shares(p, p.rows_shape);
+  const Tensor grad_x = p.like_x(), grad_score = p.like_x();
+  const OptionalTensor log_sigma = row_shares_if(needs_bandwidth, p, p.rows_shape);
   std::tuple<Tensor, Tensor, Tensor> result;
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
@@ -71,10 +72,11 @@ static std::tuple<Tensor, Tensor, Tensor> ksd_backward(const Tensor& grad, const
     FieldGradArgs<T> args = self_args<T>(p, g, h, sigma);
     args.grad_x = out<T>(grad_x);
     args.grad_score = out<T>(grad_score);
-    args.grad_log_sigma = out<RowShare<T>>(log_sigma);
+    args.grad_log_sigma = log_sigma ? out<RowShare<T>>(*log_sigma) : nullptr;
     backward(p, args);
     const Tensor own = torch::stable::subtract(grad_score, g, unbiased ? 2.0 / double(p.count) : 0.0);
-    const Tensor grad_bandwidth = bandwidth_gradient<T>(p, log_sigma, c, bandwidth, sigma, unbiased);
+    const Tensor grad_bandwidth =
+        log_sigma ? bandwidth_gradient<T>(p, *log_sigma, c, bandwidth, sigma, unbiased) : not_needed(bandwidth);
     result = {p.result(grad_x), p.result(torch::stable::subtract(grad_score, own, -1.0)), grad_bandwidth};
   });
   return result;
@@ -82,8 +84,11 @@ static std::tuple<Tensor, Tensor, Tensor> ksd_backward(const Tensor& grad, const
 
 SVGDX_OPS(m) {
   m.op("ksd(Tensor x, Tensor score, Tensor bandwidth, bool unbiased=True) -> Tensor", TORCH_BOX(&ksd));
-  m.op("ksd_backward(Tensor grad, Tensor x, Tensor score, Tensor bandwidth, bool unbiased) -> (Tensor, Tensor, Tensor)",
-       TORCH_BOX(&ksd_backward));
+  m.op(
+      "ksd_backward(Tensor grad, Tensor x, Tensor score, Tensor bandwidth, bool unbiased, bool needs_bandwidth=True) "
+      "-> "
+      "(Tensor, Tensor, Tensor)",
+      TORCH_BOX(&ksd_backward));
 }
 
 }  // namespace svgdx::SVGDX_BACKEND

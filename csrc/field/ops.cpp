@@ -35,11 +35,12 @@ static std::tuple<Tensor, Tensor> svgd_phi_trace(const Tensor& x, const Tensor& 
 
 static std::tuple<Tensor, Tensor, Tensor> svgd_phi_trace_backward(const OptionalTensor& grad_phi,
                                                                   const OptionalTensor& grad_trace, const Tensor& x,
-                                                                  const Tensor& score, const Tensor& bandwidth) {
+                                                                  const Tensor& score, const Tensor& bandwidth,
+                                                                  bool needs_bandwidth) {
   const Guard guard(x);
   const Particles p("svgd_phi_trace_backward", x, score);
   const OptionalTensor g = p.like_x("grad_phi", grad_phi), h = p.per_row("grad_trace", grad_trace);
-  return particle_backward(p, g, h, bandwidth);
+  return particle_backward(p, g, h, bandwidth, needs_bandwidth);
 }
 
 // log_q and hessian_trace may be float32 even if x is in half precision; the sum is formed in float32.
@@ -86,17 +87,19 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_step_backward(const Optio
                                                                      const OptionalTensor& grad_log_q_next,
                                                                      const Tensor& x, const Tensor& score,
                                                                      const Tensor& bandwidth, const Tensor& step_size,
-                                                                     const OptionalTensor& hessian_trace) {
+                                                                     const OptionalTensor& hessian_trace,
+                                                                     bool needs_bandwidth, bool needs_step_size) {
   const Guard guard(x);
   const Particles p("svgd_step_backward", x, score);
   const OptionalTensor g = p.like_x("grad_x_next", grad_x_next), h = p.per_row("grad_log_q_next", grad_log_q_next);
   const OptionalTensor hessian = p.per_row("hessian_trace", hessian_trace);
   if (p.empty()) {
-    return {zeros(x, p), zeros(x, p), new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type()),
-            new_zeros(step_size, sizes_of(step_size), step_size.scalar_type())};
+    return {zeros(x, p), zeros(x, p), zeros_if(needs_bandwidth, bandwidth), zeros_if(needs_step_size, step_size)};
   }
-  const Tensor grad_x = p.like_x(), grad_score = p.like_x(), log_sigma = row_shares(p, p.rows_shape), dot = p.per_row();
-  Tensor grad_bandwidth, grad_step;
+  const Tensor grad_x = p.like_x(), grad_score = p.like_x();
+  const OptionalTensor log_sigma = row_shares_if(needs_bandwidth, p, p.rows_shape);
+  const OptionalTensor dot = needs_step_size ? OptionalTensor(p.per_row()) : std::nullopt;
+  Tensor grad_bandwidth = not_needed(bandwidth), grad_step = not_needed(step_size);
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
     const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
@@ -106,11 +109,11 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_step_backward(const Optio
     args.hessian_trace = data<T>(hessian);
     args.grad_x = out<T>(grad_x);
     args.grad_score = out<T>(grad_score);
-    args.grad_log_sigma = out<RowShare<T>>(log_sigma);
-    args.dot = out<T>(dot);
+    args.grad_log_sigma = log_sigma ? out<RowShare<T>>(*log_sigma) : nullptr;
+    args.dot = dot ? out<T>(*dot) : nullptr;
     backward(p, args);
-    grad_bandwidth = sum_rows<T, RowShare<T>>(p, log_sigma, bandwidth, sigma.view());
-    grad_step = sum_rows<T>(p, dot, step_size, {});
+    if (log_sigma) grad_bandwidth = sum_rows<T, RowShare<T>>(p, *log_sigma, bandwidth, sigma.view());
+    if (dot) grad_step = sum_rows<T>(p, *dot, step_size, {});
   });
   return {p.result(grad_x), p.result(grad_score), grad_bandwidth, grad_step};
 }
@@ -156,7 +159,8 @@ static std::tuple<Tensor, Tensor> svgd_field(const Tensor& query, const Tensor& 
 static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_field_backward(const OptionalTensor& grad_phi,
                                                                       const OptionalTensor& grad_divergence,
                                                                       const Tensor& query, const Tensor& x,
-                                                                      const Tensor& score, const Tensor& bandwidth) {
+                                                                      const Tensor& score, const Tensor& bandwidth,
+                                                                      bool needs_bandwidth) {
   const Guard guard(x);
   const Particles p("svgd_field_backward", x, score);
   const Sizes shape = query_shape(p, query, x);
@@ -166,12 +170,12 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_field_backward(const Opti
   const OptionalTensor g = p.dense("grad_phi", grad_phi, shape, "the shape of query");
   const OptionalTensor h = p.dense("grad_divergence", grad_divergence, rows_shape, "the shape of query's points");
   if (p.empty() || rows == 0) {
-    return {zeros(query, p), zeros(x, p), zeros(x, p),
-            new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type())};
+    return {zeros(query, p), zeros(x, p), zeros(x, p), zeros_if(needs_bandwidth, bandwidth)};
   }
   const Tensor grad_query = new_empty(p.x, shape, p.compute), grad_x = p.like_x(), grad_score = p.like_x();
-  const Tensor log_sigma_rows = row_shares(p, rows_shape), log_sigma_cols = row_shares(p, p.rows_shape);
-  Tensor grad_bandwidth;
+  const OptionalTensor log_sigma_rows = row_shares_if(needs_bandwidth, p, rows_shape);
+  const OptionalTensor log_sigma_cols = row_shares_if(needs_bandwidth, p, p.rows_shape);
+  Tensor grad_bandwidth = not_needed(bandwidth);
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
     const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
@@ -186,7 +190,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_field_backward(const Opti
     as_query.col_x = data<T>(p.x);
     as_query.col_score = data<T>(p.score);
     as_query.grad_x = out<T>(grad_query);
-    as_query.grad_log_sigma = out<RowShare<T>>(log_sigma_rows);
+    as_query.grad_log_sigma = log_sigma_rows ? out<RowShare<T>>(*log_sigma_rows) : nullptr;
     backward(p, as_query);
     as_particle.shape = {p.batch, p.count, rows, p.dim};
     as_particle.row_x = data<T>(p.x);
@@ -196,9 +200,10 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_field_backward(const Opti
     as_particle.col_grad_trace = data<T>(h);
     as_particle.grad_x = out<T>(grad_x);
     as_particle.grad_score = out<T>(grad_score);
-    as_particle.grad_log_sigma = out<RowShare<T>>(log_sigma_cols);
+    as_particle.grad_log_sigma = log_sigma_cols ? out<RowShare<T>>(*log_sigma_cols) : nullptr;
     backward(p, as_particle);
-    grad_bandwidth = sum_rows<T, RowShare<T>>(p, log_sigma_rows, bandwidth, sigma.view(), log_sigma_cols);
+    if (!needs_bandwidth) return;
+    grad_bandwidth = sum_rows<T, RowShare<T>>(p, *log_sigma_rows, bandwidth, sigma.view(), log_sigma_cols);
   });
   return {p.result(grad_query), p.result(grad_x), p.result(grad_score), grad_bandwidth};
 }
@@ -207,8 +212,8 @@ SVGDX_OPS(m) {
   m.op("svgd_phi(Tensor x, Tensor score, Tensor bandwidth) -> Tensor", TORCH_BOX(&svgd_phi));
   m.op("svgd_phi_trace(Tensor x, Tensor score, Tensor bandwidth) -> (Tensor, Tensor)", TORCH_BOX(&svgd_phi_trace));
   m.op(
-      "svgd_phi_trace_backward(Tensor? grad_phi, Tensor? grad_trace, Tensor x, Tensor score, Tensor bandwidth) -> "
-      "(Tensor, Tensor, Tensor)",
+      "svgd_phi_trace_backward(Tensor? grad_phi, Tensor? grad_trace, Tensor x, Tensor score, Tensor bandwidth, bool "
+      "needs_bandwidth=True) -> (Tensor, Tensor, Tensor)",
       TORCH_BOX(&svgd_phi_trace_backward));
   m.op(
       "svgd_step(Tensor x, Tensor score, Tensor bandwidth, Tensor step_size, Tensor log_q, Tensor? hessian_trace=None) "
@@ -216,13 +221,14 @@ SVGDX_OPS(m) {
       TORCH_BOX(&svgd_step));
   m.op(
       "svgd_step_backward(Tensor? grad_x_next, Tensor? grad_log_q_next, Tensor x, Tensor score, Tensor bandwidth, "
-      "Tensor step_size, Tensor? hessian_trace) -> (Tensor, Tensor, Tensor, Tensor)",
+      "Tensor step_size, Tensor? hessian_trace, bool needs_bandwidth=True, bool needs_step_size=True) -> (Tensor, "
+      "Tensor, Tensor, Tensor)",
       TORCH_BOX(&svgd_step_backward));
   m.op("svgd_field(Tensor query, Tensor x, Tensor score, Tensor bandwidth) -> (Tensor, Tensor)",
        TORCH_BOX(&svgd_field));
   m.op(
       "svgd_field_backward(Tensor? grad_phi, Tensor? grad_divergence, Tensor query, Tensor x, Tensor score, Tensor "
-      "bandwidth) -> (Tensor, Tensor, Tensor, Tensor)",
+      "bandwidth, bool needs_bandwidth=True) -> (Tensor, Tensor, Tensor, Tensor)",
       TORCH_BOX(&svgd_field_backward));
 }
 

@@ -29,20 +29,21 @@ using Five = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 template <class T>
 static Tensor run_backward(const Particles& p, JacobianGradArgs<T>& args, const Tensor& w, const Tensor& bandwidth,
-                           const Numbers<T>& sigma, const Tensor& grad_x, const Tensor& grad_score) {
+                           const Numbers<T>& sigma, const Tensor& grad_x, const Tensor& grad_score,
+                           bool needs_bandwidth) {
   args.grad_out = data<T>(w);
   args.grad_x = out<T>(grad_x);
   args.grad_score = out<T>(grad_score);
   if (p.dim > kJacobianDim) {
     const Tensor euler = new_empty(p.x, p.rows_shape, ScalarType::Double);
     gram_backward<T>(p, args, out<double>(euler));
-    return sum_rows<T, double>(p, euler, bandwidth, sigma.view());
+    return needs_bandwidth ? sum_rows<T, double>(p, euler, bandwidth, sigma.view()) : not_needed(bandwidth);
   }
   const Tensor adjoint = new_empty(p.x, {p.batch, p.count, p.dim, p.dim}, p.compute), euler = p.per_row();
   args.adjoint = out<T>(adjoint);
   args.euler = out<T>(euler);
   jacobian_backward<T>(args, stream(p.x));
-  return sum_rows<T>(p, euler, bandwidth, sigma.view());
+  return needs_bandwidth ? sum_rows<T>(p, euler, bandwidth, sigma.view()) : not_needed(bandwidth);
 }
 
 static OptionalTensor check_hessian(const Particles& p, const OptionalTensor& hessian) {
@@ -73,18 +74,20 @@ static Tensor svgd_logdet(const Tensor& x, const Tensor& score, const Tensor& ba
 }
 
 static Five svgd_logdet_backward(const Tensor& grad, const Tensor& x, const Tensor& score, const Tensor& bandwidth,
-                                 const Tensor& step_size, const OptionalTensor& hessian_in) {
+                                 const Tensor& step_size, const OptionalTensor& hessian_in, bool needs_bandwidth,
+                                 bool needs_step_size) {
   const Guard guard(x);
   const Particles p("svgd_logdet_backward", x, score);
   const OptionalTensor hessian = check_hessian(p, hessian_in);
   const Tensor w = *p.per_row("grad", OptionalTensor(grad));
   const Tensor grad_hessian = new_zeros(p.x, hessian ? with(p.shape, {p.dim}) : Sizes{0}, p.compute);
   if (p.empty()) {
-    return {zeros(x, p), zeros(x, p), new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type()),
-            new_zeros(step_size, sizes_of(step_size), step_size.scalar_type()), p.result(grad_hessian)};
+    return {zeros(x, p), zeros(x, p), zeros_if(needs_bandwidth, bandwidth), zeros_if(needs_step_size, step_size),
+            p.result(grad_hessian)};
   }
-  const Tensor grad_x = p.like_x(), grad_score = p.like_x(), grad_rows = p.per_row();
-  Tensor grad_bandwidth, grad_step;
+  const Tensor grad_x = p.like_x(), grad_score = p.like_x();
+  const OptionalTensor grad_rows = needs_step_size ? OptionalTensor(p.per_row()) : std::nullopt;
+  Tensor grad_bandwidth, grad_step = not_needed(step_size);
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
     const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
@@ -93,10 +96,10 @@ static Five svgd_logdet_backward(const Tensor& grad, const Tensor& x, const Tens
     args.forward = jacobian_args<T>(p, sigma);
     args.forward.step = eps.view();
     args.forward.hessian = data<T>(hessian);
-    args.grad_step = out<T>(grad_rows);
+    args.grad_step = grad_rows ? out<T>(*grad_rows) : nullptr;
     args.grad_hessian = hessian ? out<T>(grad_hessian) : nullptr;
-    grad_bandwidth = run_backward(p, args, w, bandwidth, sigma, grad_x, grad_score);
-    grad_step = sum_rows<T>(p, grad_rows, step_size, {});
+    grad_bandwidth = run_backward(p, args, w, bandwidth, sigma, grad_x, grad_score, needs_bandwidth);
+    if (grad_rows) grad_step = sum_rows<T>(p, *grad_rows, step_size, {});
   });
   return {p.result(grad_x), p.result(grad_score), grad_bandwidth, grad_step, p.result(grad_hessian)};
 }
@@ -124,7 +127,7 @@ static Tensor svgd_jacobian_sqnorm(const Tensor& x, const Tensor& score, const T
 
 static Five svgd_jacobian_sqnorm_backward(const Tensor& grad, const Tensor& x, const Tensor& score,
                                           const Tensor& bandwidth, const OptionalTensor& probe_in,
-                                          const OptionalTensor& hvp_in) {
+                                          const OptionalTensor& hvp_in, bool needs_bandwidth) {
   const Guard guard(x);
   const Particles p("svgd_jacobian_sqnorm_backward", x, score);
   check_probe(p, probe_in, hvp_in);
@@ -133,8 +136,7 @@ static Five svgd_jacobian_sqnorm_backward(const Tensor& grad, const Tensor& x, c
   const Sizes probe_shape = probe ? p.shape : Sizes{0};
   if (p.empty()) {
     const auto none = [&] { return new_zeros(p.x, probe_shape, p.input); };
-    return {zeros(x, p), zeros(x, p), new_zeros(bandwidth, sizes_of(bandwidth), bandwidth.scalar_type()), none(),
-            none()};
+    return {zeros(x, p), zeros(x, p), zeros_if(needs_bandwidth, bandwidth), none(), none()};
   }
   const Tensor grad_probe = new_empty(p.x, probe_shape, p.compute), grad_hvp = new_empty(p.x, probe_shape, p.compute);
   const Tensor grad_x = p.like_x(), grad_score = p.like_x();
@@ -148,7 +150,7 @@ static Five svgd_jacobian_sqnorm_backward(const Tensor& grad, const Tensor& x, c
     args.forward.hvp = data<T>(hvp);
     args.grad_probe = probe ? out<T>(grad_probe) : nullptr;
     args.grad_hvp = probe ? out<T>(grad_hvp) : nullptr;
-    grad_bandwidth = run_backward(p, args, w, bandwidth, sigma, grad_x, grad_score);
+    grad_bandwidth = run_backward(p, args, w, bandwidth, sigma, grad_x, grad_score, needs_bandwidth);
   });
   return {p.result(grad_x), p.result(grad_score), grad_bandwidth, p.result(grad_probe), p.result(grad_hvp)};
 }
@@ -158,13 +160,13 @@ SVGDX_OPS(m) {
        TORCH_BOX(&svgd_jacobian_sqnorm));
   m.op(
       "svgd_jacobian_sqnorm_backward(Tensor grad, Tensor x, Tensor score, Tensor bandwidth, Tensor? probe, Tensor? "
-      "hvp) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+      "hvp, bool needs_bandwidth=True) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
       TORCH_BOX(&svgd_jacobian_sqnorm_backward));
   m.op("svgd_logdet(Tensor x, Tensor score, Tensor bandwidth, Tensor step_size, Tensor? hessian=None) -> Tensor",
        TORCH_BOX(&svgd_logdet));
   m.op(
-      "svgd_logdet_backward(Tensor grad, Tensor x, Tensor score, Tensor bandwidth, Tensor step_size, Tensor? hessian) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+      "svgd_logdet_backward(Tensor grad, Tensor x, Tensor score, Tensor bandwidth, Tensor step_size, Tensor? "
+      "hessian, bool needs_bandwidth=True, bool needs_step_size=True) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
       TORCH_BOX(&svgd_logdet_backward));
 }
 

@@ -55,6 +55,24 @@ struct TrajectoryRowsGrad {
   S* grad_logits;                 // (rows, 3D); may be the logits themselves
 };
 
+// The gradient of the log-probabilities of logits = hidden weight^T + bias.
+template <class S>
+struct LinearGrad {
+  TrajectoryShape shape;
+  int64_t width;           // H
+  const S* hidden;         // (B, T+1, H)
+  const S* weight;         // (3D, H)
+  const Compute<S>* bias;  // (3D) or null
+  const int64_t* actions;
+  const int32_t* set_time;
+  const Compute<S>* normalizers;
+  const Compute<S>* grad_log_pf;  // (B); null means zero
+  const Compute<S>* grad_log_pb;  // (B); null means zero
+  S* grad_hidden;                 // (B, T+1, H)
+  Compute<S>* grad_weight;        // (3D, H), to which this is added
+  Compute<S>* grad_bias;          // (3D), likewise
+};
+
 // Ragged trajectories of any GFlowNet: N rows of A logits; trajectory b has the rows offsets[b] <= n < offsets[b + 1].
 template <class S>
 struct MaskedRows {

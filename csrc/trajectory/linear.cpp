@@ -5,6 +5,7 @@
 #include "common/registration.h"
 #include SVGDX_BACKEND_HEADER(common, factor.h)
 #include "trajectory/host.h"
+#include SVGDX_BACKEND_HEADER(trajectory, sorted.h)
 
 namespace svgdx::SVGDX_BACKEND {
 
@@ -135,12 +136,26 @@ static std::tuple<Tensor, Tensor, Tensor> linear_backward(const OptionalTensor& 
   // Several blocks at a time, so that the sums over rows are a few products whose order depends on shapes only.
   const int64_t chunk = std::max<int64_t>(1, kLinearNumbers / (layer.block * std::max<int64_t>(1, outputs)));
   const int64_t most = std::min(layer.rows, chunk * layer.block);
-  const Tensor grads = new_empty(hidden, {most, outputs}, type);
   with_storage(type, [&](auto storage) {
     using S = decltype(storage);
     using C = Compute<S>;
+    const LinearGrad<S> whole{w.shape,
+                              layer.hidden.size(1),
+                              data<S>(layer.hidden),
+                              data<S>(dense_weight),
+                              data<C>(layer.bias),
+                              data<int64_t>(w.actions),
+                              data<int32_t>(w.set_time),
+                              data<C>(lse),
+                              data<C>(g),
+                              data<C>(h),
+                              out<S>(flat),
+                              out<C>(grad_weight),
+                              out<C>(grad_bias)};
+    if (outputs > 0 && layer.rows > 0 && linear_backward_sorted<S>(whole)) return;
     const auto factor = layer.factor<S>();
     const Factor<S> back(dense_weight, layer.rows);
+    const Tensor grads = new_empty(hidden, {most, outputs}, type);
     const auto rows_backward = [&](int64_t row, int64_t rows, const Tensor& logits) {
       trajectory_rows_backward<S>({w.shape, row, rows, data<S>(logits), data<int64_t>(w.actions),
                                    data<int32_t>(w.set_time), data<C>(lse), data<C>(g), data<C>(h), out<S>(logits)},

@@ -14,6 +14,8 @@ from svgdx.ops.registration.signature import NUMBER, PLAIN, Argument
 SIZES = {"M": 4, "D": 3, "N": 5, "V": 2, "T": 2, "H": 6, "C": 2, "B": 2, "A": 4, "P": 29, "L": 3, "*": (2, 1)}
 VALUES: dict[str, Any] = {
     "unbiased": True,
+    "needs_bandwidth": True,
+    "needs_step_size": True,
     "seed": 3,
     "key": torch.tensor([3, 0]),
     "bound": 5,
@@ -60,7 +62,7 @@ def arguments_of(name: str, without: str = "") -> list[Any]:
         saved = {output.name: value for output, value in zip(forward.signature.outputs, outputs, strict=True)}
         upstream = [torch.randn_like(saved[argument.name]) for argument in op.arguments[: op.upstream]]
         names = [argument.name for argument in op.arguments[op.upstream :]]
-        return [*upstream, *(None if n == without else inputs.get(n, saved.get(n)) for n in names)]
+        return [*upstream, *(None if n == without else inputs.get(n, saved.get(n, VALUES.get(n))) for n in names)]
     return [None if n == without else value for n, value in inputs.items()]
 
 

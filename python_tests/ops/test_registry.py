@@ -10,6 +10,7 @@ import torch
 from ops.inputs import BACKWARD, arguments_of, requiring_grad
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from svgdx.ops.registration.dispatch import OPS
 from svgdx.ops.registration.signature import NUMBER, PLAIN
@@ -101,6 +102,35 @@ def test_forward_mode_is_refused_by_name(name: str) -> None:
                 call(function, forward_ad.make_dual(value, value))
             with pytest.raises(RuntimeError, match=f"svgdx::{name}: forward-mode"):
                 torch.func.jvp(lambda argument, f=function: call(f, argument), (value,), (value,))
+
+
+class Calls(TorchDispatchMode):
+    """Records the arguments of the calls of one op."""
+
+    def __init__(self, op: Any) -> None:
+        super().__init__()
+        self.op, self.arguments = op, []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is self.op:
+            self.arguments.append(args)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [name for name in BACKWARD if OPS[name]._needed_by])
+def test_gradients_of_numbers_are_formed_only_if_needed(name: str) -> None:
+    op, arguments = OPS[name], arguments_of(name)
+    gradients = op(*arguments)
+    for position, flag in op._needed_by.items():
+        less = [*arguments[:flag], False, *arguments[flag + 1 :]]
+        torch.library.opcheck(op._op, tuple(less), test_utils=("test_schema", "test_faketensor"))
+        for i, gradient, same in zip(op._gradient_of, gradients, op(*less), strict=True):
+            assert same.numel() == 0 if i == position else torch.equal(gradient, same)
+    x, *others = arguments_of(op.forward.name)
+    with Calls(op._op) as calls:
+        outputs = op.forward(x.requires_grad_(), *others)
+        (outputs if isinstance(outputs, Tensor) else outputs[0]).sum().backward()
+    assert [args[len(arguments) - len(op._needed_by) :] for args in calls.arguments] == [(False,) * len(op._needed_by)]
 
 
 @pytest.mark.parametrize("name", TWICE)

@@ -28,6 +28,24 @@ def test_many_short_trajectories(variant: Variant, device: str) -> None:
     check(variant, sample_inputs(variant, (1000,), 4, 3, torch.float32, device))
 
 
+@pytest.mark.parametrize("variant", [v for v in TRAJECTORIES if "linear" in v.op], ids=str)
+def test_gradients_of_long_trajectories(variant: Variant) -> None:
+    """They are formed trajectory by trajectory, also if only one sum has an upstream gradient."""
+    for dtype, dim, steps in ((torch.float64, 150, 131), (torch.float32, 140, 140)):
+        inputs = sample_inputs(variant, (3,), dim, steps, dtype, width=20)
+        for which in (slice(0, 1), slice(1, 2), slice(0, 2)):
+            actual = gradients(lambda values, which=which: variant(values)[which], inputs)
+            expected = gradients(lambda values, which=which: variant.reference(values)[which], inputs)
+            for name, value in actual.items():
+                scale = expected[name].abs().max()
+                torch.testing.assert_close(
+                    value, expected[name], rtol=0, atol=float(scale) * 20 * torch.finfo(dtype).eps
+                )
+        torch.set_num_threads(2)
+        again = gradients(lambda values: variant(values), inputs)
+        assert all(torch.equal(again[name], value) for name, value in actual.items())
+
+
 @pytest.mark.parametrize(("dim", "steps"), [(1, 1), (4, 4), (6, 2)])
 def test_reference_is_a_walk(dim: int, steps: int) -> None:
     """The definition, step by step."""

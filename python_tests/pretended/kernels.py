@@ -80,6 +80,11 @@ def _by_width(narrow: int, wide: int) -> Callable[[Sequence[Any]], int]:
     return lambda args: wide if _is_wide(args) else narrow
 
 
+def _field_backward(numbers: int) -> Callable[[Sequence[Any]], int]:
+    """One kernel or four, and the sums over rows and over the batch for each number whose gradient is needed."""
+    return lambda args: _by_width(1, 4)(args) + 2 * (numbers - sum(arg is False for arg in args))
+
+
 def _score_hvp(args: Sequence[Any]) -> int:
     # Two kernels and a product per hidden layer on the way up, one of each on the way down.
     hidden = len(args[4]) - 2 if isinstance(args[4], Tensor) else 2
@@ -124,9 +129,9 @@ def _sqnorm(args: Sequence[Any]) -> int:
 
 def _sqnorm_backward(args: Sequence[Any]) -> int:
     # Two more products with a probe; and the sums over rows for the bandwidth, which may be one number for all.
-    _, x, _, bandwidth, probe, _ = args
+    _, x, _, bandwidth, probe = args[:5]
     is_number = not isinstance(bandwidth, Tensor) or bandwidth.dim() == 0
-    sums = 1 + (is_number and x.dim() > 2)
+    sums = 0 if args[-1] is False else 1 + (is_number and x.dim() > 2)
     return sums + (2 if not _is_wide(args) else 10 if probe is None else 12)
 
 
@@ -137,9 +142,9 @@ LAUNCHES: dict[str, int | Callable[[Sequence[Any]], int]] = {
     "svgd_phi_trace": _field,
     "svgd_step": _field,
     "svgd_field": _field,
-    "svgd_phi_trace_backward": _by_width(3, 6),
-    "svgd_step_backward": _by_width(5, 8),
-    "svgd_field_backward": _by_width(3, 6),
+    "svgd_phi_trace_backward": _field_backward(1),
+    "svgd_step_backward": _field_backward(2),
+    "svgd_field_backward": _field_backward(1),
     "svgd_jacobian_sqnorm": _sqnorm,
     "svgd_jacobian_sqnorm_backward": _sqnorm_backward,
     "chain_moved": _by_width(2, 5),

@@ -283,13 +283,13 @@ def _statistic_size(sizes: dict[str, Any], values: Sequence[Any]) -> str | None:
 
 
 def _phi_formula(inputs: Sequence[Any], needs: Sequence[bool], grad_phi: Tensor) -> Grads:
-    return _phi_trace_backward(grad_phi, None, *inputs)
+    return _phi_trace_backward(grad_phi, None, *inputs, needs[2])
 
 
 def _phi_trace_formula(
     inputs: Sequence[Any], needs: Sequence[bool], grad_phi: Tensor | None, grad_trace: Tensor | None
 ) -> Grads:
-    return _phi_trace_backward(grad_phi, grad_trace, *inputs)
+    return _phi_trace_backward(grad_phi, grad_trace, *inputs, needs[2])
 
 
 def _step_formula(
@@ -298,7 +298,8 @@ def _step_formula(
     x, score, bandwidth, step_size, _, hessian_trace = inputs
     grads: Grads = (None,) * 4
     if any(needs[:4]):
-        grads = _step_backward(grad_x_next, grad_log_q_next, x, score, bandwidth, step_size, hessian_trace)
+        numbers = bandwidth, step_size, hessian_trace, needs[2], needs[3]
+        grads = _step_backward(grad_x_next, grad_log_q_next, x, score, *numbers)
     grad_hessian_trace = None
     if grad_log_q_next is not None and needs[5]:
         step = step_size if step_size.dim() == 0 else step_size[..., None]
@@ -309,32 +310,41 @@ def _step_formula(
 def _field_formula(
     inputs: Sequence[Any], needs: Sequence[bool], grad_phi: Tensor | None, grad_divergence: Tensor | None
 ) -> Grads:
-    return _field_backward(grad_phi, grad_divergence, *inputs)
+    return _field_backward(grad_phi, grad_divergence, *inputs, needs[3])
 
 
 def _ksd_formula(inputs: Sequence[Any], needs: Sequence[bool], grad: Tensor) -> Grads:
-    return *_ksd_backward(grad, *inputs), None
+    return *_ksd_backward(grad, *inputs, needs[2]), None
 
 
 _phi = Op("svgd_phi", "x[*,M,D] score[*,M,D] bandwidth[~]>0 -> phi[*,M,D]", _phi_formula)
 _phi_trace = Op("svgd_phi_trace", "x[*,M,D] score[*,M,D] bandwidth[~]>0 -> phi[*,M,D] trace[*,M]", _phi_trace_formula)
-_phi_trace_backward = _phi_trace.backward("x score bandwidth", second=second_derivatives(field_terms))
+_phi_trace_backward = _phi_trace.backward(
+    "x score bandwidth", second=second_derivatives(field_terms), if_needed="bandwidth"
+)
 _step = Op(
     "svgd_step",
     "x[*,M,D] score[*,M,D] bandwidth[~]>0 step_size[~] log_q[*,M]w hessian_trace[*,M]w? -> x[*,M,D] log_q[*,M]w",
     _step_formula,
 )
 _step_backward = _step.backward(
-    "x score bandwidth step_size", "x score bandwidth step_size hessian_trace", second_derivatives(step_terms)
+    "x score bandwidth step_size",
+    "x score bandwidth step_size hessian_trace",
+    second_derivatives(step_terms),
+    "bandwidth step_size",
 )
 _field = Op(
     "svgd_field", "query[*,N,D] x[*,M,D] score[*,M,D] bandwidth[~]>0 -> phi[*,N,D] divergence[*,N]", _field_formula
 )
-_field_backward = _field.backward("query x score bandwidth", second=second_derivatives(query_terms))
+_field_backward = _field.backward(
+    "query x score bandwidth", second=second_derivatives(query_terms), if_needed="bandwidth"
+)
 _ksd = Op(
     "ksd",
     "x[*,M,D] score[*,M,D] bandwidth[~]>0 unbiased? -> ksd[*]",
     _ksd_formula,
     limit=_statistic_size,
 )
-_ksd_backward = _ksd.backward("x score bandwidth", "x score bandwidth unbiased", second_derivatives(ksd_terms))
+_ksd_backward = _ksd.backward(
+    "x score bandwidth", "x score bandwidth unbiased", second_derivatives(ksd_terms), "bandwidth"
+)

@@ -142,11 +142,11 @@ def _largest_dim(sizes: dict[str, Any], values: Sequence[Any]) -> str | None:
 
 
 def _sqnorm_formula(inputs: Sequence[Any], needs: Sequence[bool], grad: Tensor) -> Grads:
-    return _sqnorm_backward(grad, *inputs)
+    return _sqnorm_backward(grad, *inputs, needs[2])
 
 
 def _logdet_formula(inputs: Sequence[Any], needs: Sequence[bool], grad: Tensor) -> Grads:
-    return _logdet_backward(grad, *inputs)
+    return _logdet_backward(grad, *inputs, needs[2], needs[3])
 
 
 _sqnorm = Op(
@@ -155,11 +155,11 @@ _sqnorm = Op(
     _sqnorm_formula,
     limit=_both_or_none,
 )
-_sqnorm_backward = _sqnorm.backward("x score bandwidth probe hvp")
+_sqnorm_backward = _sqnorm.backward("x score bandwidth probe hvp", if_needed="bandwidth")
 _logdet = Op(
     "svgd_logdet",
     "x[*,M,D] score[*,M,D] bandwidth[~]>0 step_size[~] hessian[*,M,D,D]? -> logdet[*,M]",
     _logdet_formula,
     limit=_largest_dim,
 )
-_logdet_backward = _logdet.backward("x score bandwidth step_size hessian")
+_logdet_backward = _logdet.backward("x score bandwidth step_size hessian", if_needed="bandwidth step_size")

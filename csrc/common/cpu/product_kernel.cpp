@@ -26,7 +26,7 @@ template <class C, int R, int V>
 inline void packed_tile(const PackedProduct<C>& args, int64_t row, int64_t column, int64_t from, int64_t to) {
   Vec<C> sums[R][V] = {};
   const C* a = args.a + row * args.row_stride + from * args.inner_stride;
-  const C* panel = args.packed + column * args.inner + from * V * kLanes<C>;
+  const C* panel = args.packed + column * (args.of ? args.of : args.inner) + (args.first + from) * V * kLanes<C>;
   const int64_t row_stride = args.row_stride, inner_stride = args.inner_stride;
   for (int64_t k = from; k < to; ++k, a += inner_stride, panel += V * kLanes<C>) {
     Vec<C> entries[V];
@@ -43,7 +43,7 @@ inline void packed_tile(const PackedProduct<C>& args, int64_t row, int64_t colum
   const Vec<C> slope = splat(args.slope);
   const auto finish = [&](int r, int v, auto at) {
     const int64_t first = column + v * kLanes<C>;
-    C* out = args.out + (row + r) * args.width + first;
+    C* out = args.out + (row + r) * (args.out_stride ? args.out_stride : args.width) + first;
     Vec<C> value = sums[r][v];
     if (adds) value += at.load(out);
     if (ends) {

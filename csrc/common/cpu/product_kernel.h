@@ -8,7 +8,7 @@
 
 namespace svgdx {
 
-// out (rows, width) = f(a (rows, inner) times b (inner, width) + bias), f(v) = max(v, slope v); out is dense.
+// out (rows, width) = f(a (rows, inner) times b (inner, width) + bias), f(v) = max(v, slope v).
 template <class C>
 struct PackedProduct {
   int64_t rows, inner, width;
@@ -19,6 +19,9 @@ struct PackedProduct {
   C slope;
   bool adds;  // to out, without bias and slope
   C* out;
+  // b is the rows [first, first + inner) of a factor that was packed with `of` rows; 0: it is all of them.
+  int64_t first = 0, of = 0;
+  int64_t out_stride = 0;  // from one row of out to the next; 0: out is dense
 };
 
 }  // namespace svgdx

@@ -128,17 +128,18 @@ template <class T, class C>
 void finish_backward_row(const FieldGradArgs<T>& a, int64_t b, int64_t i, C beta, const ExpandedRow<C>& row,
                          const KernelSums<C>& sums, std::pair<C, C> weights, C* kappa_c, C* kappa_q, C* weighted_x) {
   const int64_t dim = a.shape.dim;
-  const auto [kappa_h, weight] = weights;
-  C *gs = kappa_q, *gx = weighted_x;
+  // Copies, which the stores below cannot change, so that the loop is vectorised.
+  const C kappa_h = weights.first, weight = weights.second, kappa = sums.kappa, hb = row.hb;
+  const C *const x = row.x, *const c = row.c, *const q = row.q;
+  C *const gs = kappa_q, *const gx = weighted_x;
   const C log_sigma = log_sigma_sum(dim, beta, row, sums, kappa_h, weight, dot<C>(row.x, kappa_c, dim),
                                     dot<C>(row.x, kappa_q, dim), dot<C>(row.x, weighted_x, dim));
 #pragma GCC ivdep
   for (int64_t d = 0; d < dim; ++d) {
-    gx[d] =
-        beta * (row.q[d] * sums.kappa - gs[d] - row.x[d] * weight + gx[d]) - row.hb * kappa_c[d] + row.c[d] * kappa_h;
-    gs[d] += row.x[d] * kappa_h;
+    gx[d] = beta * (q[d] * kappa - gs[d] - x[d] * weight + gx[d]) - hb * kappa_c[d] + c[d] * kappa_h;
+    gs[d] += x[d] * kappa_h;
   }
-  finish_backward<T, C>(a, b, i, {gx, gs, 1, weight - row.hb * sums.kappa - kappa_h, log_sigma});
+  finish_backward<T, C>(a, b, i, {gx, gs, 1, weight - hb * kappa - kappa_h, log_sigma});
 }
 
 }  // namespace svgdx::SVGDX_ISA

@@ -57,10 +57,13 @@ class Op:
         self._numbers = [(i, argument) for i, argument in arguments if argument.rank == NUMBER]
         self._tensors = [(i, argument) for i, argument in arguments if argument.rank not in (PLAIN, NUMBER)]
         self._first = self._tensors[0][0]
+        self._needed_by: dict[int, int] = {}
         self._reads = slice(1 if arguments[0][1].name == "like" else 0, None)
         self._register(self.signature.ranks, self._fake, formula, keeps, autocast)
 
-    def backward(self, gradients: str, inputs: str | None = None, second: Second | None = None) -> Op:
+    def backward(
+        self, gradients: str, inputs: str | None = None, second: Second | None = None, if_needed: str = ""
+    ) -> Op:
         """The backward op, whose outputs look like the arguments that they are the gradients of.
 
         Args:
@@ -68,8 +71,10 @@ class Op:
             inputs: names of its arguments after the upstream gradients; the same names by default.
             second: ``second(args, positions, grads)`` returns the gradients of all its arguments; its outputs are the
                 gradients of those at the positions. Without it, second derivatives are refused.
+            if_needed: names among the gradients that cost extra work; for each the op has a last argument
+                ``needs_<name>``, and the gradient is empty if that is false.
         """
-        return _BackwardOp(self, gradients.split(), (inputs or gradients).split(), second)
+        return _BackwardOp(self, gradients.split(), (inputs or gradients).split(), second, if_needed.split())
 
     def check(self, *values: Any) -> dict[str, Any]:
         """Check the arguments as the compiled op does; return the sizes by symbol.
@@ -195,6 +200,11 @@ class Op:
             return out, (0,) * len(out)
         return self._gather(out, in_dims, args)
 
+    def _has_gradient(self, args: Sequence[Any], i: int) -> bool:
+        """Whether a backward op returns a gradient of its argument at i."""
+        needed_by = self._needed_by.get(i)
+        return args[i] is not None and (needed_by is None or needed_by >= len(args) or args[needed_by])
+
     def _loop(self, size: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> tuple[Any, Any]:
         rows = [
             self(*(arg if dim is None else arg.select(dim, row) for arg, dim in zip(args, in_dims, strict=True)))
@@ -213,7 +223,7 @@ class Op:
         """Reduce the gradients of the mapped rows to the shapes of their inputs."""
         result, dims = [], []
         for grad, i in zip(grads, self._gradient_of or (), strict=True):
-            absent = args[i] is None
+            absent = not self._has_gradient(args, i)
             is_0d = not absent and args[i].dim() - (in_dims[i] is not None) == 0
             result.append(grad.flatten(1).sum(1) if is_0d and grad.dim() > 1 else grad)
             dims.append(None if absent else _front(self._ranks[i]))
@@ -255,7 +265,14 @@ class Keyed:
 class _BackwardOp(Op):
     """The backward op of another op; its arguments are that op's upstream gradients, then some of its arguments."""
 
-    def __init__(self, forward: Op, gradients: Sequence[str], inputs: Sequence[str], second: Second | None) -> None:
+    def __init__(
+        self,
+        forward: Op,
+        gradients: Sequence[str],
+        inputs: Sequence[str],
+        second: Second | None,
+        if_needed: Sequence[str],
+    ) -> None:
         self.name = f"{forward.name.removesuffix('_forward')}_backward"
         signature = forward.signature
         outputs = {output.name: output for output in signature.outputs}
@@ -263,6 +280,7 @@ class _BackwardOp(Op):
             output for output in signature.outputs if output.name not in inputs or output.name in signature.index
         ]
         arguments = [signature.arguments[signature.index[n]] if n in signature.index else outputs[n] for n in inputs]
+        arguments += [Argument.parse(f"needs_{name}?") for name in if_needed]
         self.forward, self.arguments, self.upstream, self.second = (
             forward,
             (*upstream, *arguments),
@@ -271,6 +289,9 @@ class _BackwardOp(Op):
         )
         ranks = [argument.rank for argument in self.arguments]
         positions = [len(upstream) + inputs.index(name) for name in gradients]
+        # The argument that says whether the gradient of the one at a position is needed.
+        first = len(upstream) + len(inputs)
+        self._needed_by = {len(upstream) + inputs.index(name): first + i for i, name in enumerate(if_needed)}
         self._reads = slice(None)
         self._reference = len(upstream) + next(i for i, argument in enumerate(arguments) if argument.rank != NUMBER)
 
@@ -280,7 +301,7 @@ class _BackwardOp(Op):
                     f"svgdx::{self.name} cannot be differentiated: the op only has first derivatives; use "
                     f"{reference_of(self.name)} for second derivatives"
                 )
-            return second(args, positions, grads)
+            return *second(args[:first], positions, grads), *[None] * len(if_needed)
 
         self._register(ranks, self._fake, formula, False, False, positions)
 
@@ -289,9 +310,11 @@ class _BackwardOp(Op):
         gradients = []
         for i in self._gradient_of or ():
             value = args[i]
-            # The gradient of a number is on the device of the other arguments; that of a missing argument is empty.
+            # The gradient of a number is on the device of the other arguments; a missing one is empty.
             gradients.append(
-                like.new_empty((0,) if value is None else value.shape, dtype=getattr(value, "dtype", None))
+                like.new_empty(
+                    value.shape if self._has_gradient(args, i) else (0,), dtype=getattr(value, "dtype", None)
+                )
             )
         return gradients[0] if len(gradients) == 1 else tuple(gradients)
 
