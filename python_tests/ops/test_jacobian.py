@@ -237,11 +237,12 @@ def test_gradcheck_above_16_dimensions(backend: Backend, probed: bool) -> None:
 
 def test_launches_on_cuda_above_16_dimensions() -> None:
     """One kernel for few particles of at most 128 dimensions, otherwise four and two products of torch's; the gradient
-    has five, with five or seven products, and a sum over the rows for the bandwidth."""
-    for d, forward in [(40, 1), (128, 1), (129, 4)]:
+    has five, with five or seven products, and a sum over the rows for the bandwidth if its gradient is needed."""
+    for d, forward, needed in [(40, 1, True), (128, 1, False), (129, 4, True)]:
         terms = torch.randn(2, 3, 5, d) if d == 40 else ()
         x, score = torch.randn(2, 3, 5, d)
         x.requires_grad_()
+        sigma = torch.tensor([6.0, 5.0, 4.0], requires_grad=needed)
         with simt.running() as calls:
-            ops.svgd_jacobian_sqnorm(x, score, torch.tensor([6.0, 5.0, 4.0]), *terms).sum().backward()
-        assert [call.launches for call in calls] == [forward, 6]
+            ops.svgd_jacobian_sqnorm(x, score, sigma, *terms).sum().backward()
+        assert [call.launches for call in calls] == [forward, 5 + needed]
