@@ -14,9 +14,10 @@ struct Particles {
   Sizes shape, lead, rows_shape;  // (..., M, D), (...), (..., M)
   int64_t batch = 1, count, dim;
   ScalarType input, compute;
-  Tensor x, score;  // dense, compute type
+  Tensor x, score;  // dense, compute type; or of their own type if the op's kernels read it
 
-  Particles(const char* op, const Tensor& x_in, const Tensor& score_in) : op(op), shape(sizes_of(x_in)) {
+  Particles(const char* op, const Tensor& x_in, const Tensor& score_in, bool as_stored = false)
+      : op(op), shape(sizes_of(x_in)) {
     check_floating(op, "x", x_in);
     SVGDX_CHECK(shape.size() >= 2, op, "x must have shape (..., M, D), but has ", text(shape));
     check_shape(op, "score", score_in, shape, "the shape of x");
@@ -29,13 +30,14 @@ struct Particles {
     dim = shape.back();
     input = x_in.scalar_type();
     compute = compute_type(input);
-    x = as_dense(x_in, compute);
-    score = as_dense(score_in, compute);
+    x = as_dense(x_in, as_stored ? input : compute);
+    score = as_dense(score_in, as_stored ? input : compute);
   }
 
   bool empty() const { return batch == 0 || count == 0 || dim == 0; }
   Tensor result(const Tensor& t) const { return as_type(t, input); }
   Tensor like_x() const { return new_empty(x, shape, compute); }
+  Tensor stored_like_x() const { return new_empty(x, shape, x.scalar_type()); }
   Tensor per_row() const { return new_empty(x, rows_shape, compute); }
 
   OptionalTensor dense(const char* name, const OptionalTensor& t, const Sizes& expected, const char* meaning) const {

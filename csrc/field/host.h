@@ -3,8 +3,10 @@
 
 #include <tuple>
 
+#include "common/format.h"
 #include "common/particles.h"
 #include "field/args.h"
+#include SVGDX_BACKEND_HEADER(field, storage.h)
 
 namespace svgdx::SVGDX_BACKEND {
 
@@ -22,9 +24,24 @@ class Scratch {
 
 inline FieldShape field_shape(const Particles& p) { return {p.batch, p.count, p.count, p.dim}; }
 
+inline Format format_of(ScalarType type) {
+  return type == ScalarType::BFloat16 ? Format::kBf16 : type == ScalarType::Half ? Format::kFp16 : Format::kFloat;
+}
+
+// Whether the forward kernels read such particles, and write their results, in their own 16-bit format.
+inline bool reads_stored(const Tensor& x) {
+  const int64_t dims = x.dim();
+  return kStoredDims > 0 && format_of(x.scalar_type()) != Format::kFloat && dims > 0 && x.size(dims - 1) <= kStoredDims;
+}
+
+// Of particles that the kernels read as they are, the arrays of `args` are in their format.
 template <class T>
 void forward(const Particles& p, const FieldArgs<T>& args) {
   const Scratch memory(p.x, field_forward_scratch<T>(args));
+  if constexpr (kStoredDims > 0 && sizeof(T) == sizeof(float)) {
+    const Format format = format_of(p.x.scalar_type());
+    if (format != Format::kFloat) return field_forward_stored(args, format, memory.data(), stream(p.x));
+  }
   field_forward<T>(args, memory.data(), stream(p.x));
 }
 

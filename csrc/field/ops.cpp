@@ -7,8 +7,8 @@ namespace svgdx::SVGDX_BACKEND {
 
 static Tensor svgd_phi(const Tensor& x, const Tensor& score, const Tensor& bandwidth) {
   const Guard guard(x);
-  const Particles p("svgd_phi", x, score);
-  const Tensor phi = p.like_x();
+  const Particles p("svgd_phi", x, score, reads_stored(x));
+  const Tensor phi = p.stored_like_x();
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
     const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
@@ -21,8 +21,8 @@ static Tensor svgd_phi(const Tensor& x, const Tensor& score, const Tensor& bandw
 
 static std::tuple<Tensor, Tensor> svgd_phi_trace(const Tensor& x, const Tensor& score, const Tensor& bandwidth) {
   const Guard guard(x);
-  const Particles p("svgd_phi_trace", x, score);
-  const Tensor phi = p.like_x(), trace = p.dim ? p.per_row() : new_zeros(p.x, p.rows_shape, p.compute);
+  const Particles p("svgd_phi_trace", x, score, reads_stored(x));
+  const Tensor phi = p.stored_like_x(), trace = p.dim ? p.per_row() : new_zeros(p.x, p.rows_shape, p.compute);
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
     const Numbers<T> sigma(p.op, "bandwidth", bandwidth, x, p.lead, true);
@@ -57,12 +57,12 @@ static std::tuple<Tensor, Tensor> svgd_step(const Tensor& x, const Tensor& score
                                             const Tensor& step_size, const Tensor& log_q,
                                             const OptionalTensor& hessian_trace) {
   const Guard guard(x);
-  const Particles p("svgd_step", x, score);
+  const Particles p("svgd_step", x, score, reads_stored(x));
   check_log_q(p, "log_q", log_q, x);
   if (hessian_trace) check_log_q(p, "hessian_trace", *hessian_trace, x);
   const Tensor log_q_in = as_dense(log_q, p.compute);
   const OptionalTensor hessian = as_dense(hessian_trace, p.compute);
-  const Tensor x_next = p.like_x();
+  const Tensor x_next = p.stored_like_x();
   Tensor log_q_next = p.per_row();
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
@@ -132,13 +132,14 @@ static Sizes query_shape(const Particles& p, const Tensor& query, const Tensor& 
 static std::tuple<Tensor, Tensor> svgd_field(const Tensor& query, const Tensor& x, const Tensor& score,
                                              const Tensor& bandwidth) {
   const Guard guard(x);
-  const Particles p("svgd_field", x, score);
+  const Particles p("svgd_field", x, score, reads_stored(x));
   const Sizes shape = query_shape(p, query, x);
   const int64_t rows = shape[shape.size() - 2];
-  const Tensor points = as_dense(query, p.compute);
+  const ScalarType type = p.x.scalar_type();
+  const Tensor points = as_dense(query, type);
   const Sizes rows_shape(shape.begin(), shape.end() - 1);
   const bool none = p.count == 0 || p.dim == 0;  // without particles the field is zero
-  const Tensor phi = none ? new_zeros(p.x, shape, p.compute) : new_empty(p.x, shape, p.compute);
+  const Tensor phi = none ? new_zeros(p.x, shape, type) : new_empty(p.x, shape, type);
   const Tensor divergence = none ? new_zeros(p.x, rows_shape, p.compute) : new_empty(p.x, rows_shape, p.compute);
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);

@@ -9,6 +9,7 @@ from ops.cases import MODES, PARTICLES, WITH_BANDWIDTH, Variant, gradients, samp
 from ops.errors import cancellation
 from ops.test_forward import check
 from ops.test_gradients import check as check_gradients
+from simt import backend as simt
 
 import svgdx.ops
 
@@ -39,13 +40,35 @@ def test_many_particles(variant: Variant) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize("variant", PARTICLES, ids=str)
 def test_half_precision_accumulates_in_float32(variant: Variant, dtype: torch.dtype, device: str) -> None:
-    for lead, (m, d), mode in [((), (5, 3), "number"), ((3,), (33, 9), "rows"), ((2,), (64, 16), "scalar")]:
+    sizes = [((), (5, 3), "number"), ((3,), (33, 9), "rows"), ((2,), (64, 16), "scalar"), ((), (18, 21), "number")]
+    for lead, (m, d), mode in [*sizes, ((2,), (17, 36), "rows")]:
+        if not variant.takes(m, d):
+            continue
         inputs = sample_inputs(variant, lead, m, d, dtype, device, mode)
         wide = to(inputs, torch.float32)
         for out, expected in zip(variant(inputs), variant(wide), strict=True):
             assert out.dtype == dtype
             # Bit-equal to rounding once at the end.
             assert torch.equal(out, expected.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_half_precision_is_converted_in_the_kernels(dtype: torch.dtype) -> None:
+    """Neither particles nor results are copied to another dtype, and the values are those of such copies."""
+    for shape in [(7, 4), (20, 19), (20, 100)]:
+        x, score = torch.randn(2, *shape).to(dtype)
+        with simt.running(seed=1), torch.profiler.profile(record_shapes=True) as profile:
+            phi = svgdx.ops.svgd_phi(x, score, 4.0)
+        copies = [event.input_shapes[0] for event in profile.events() if event.name == "aten::_to_copy"]
+        assert all(copied == [] for copied in copies)  # the bandwidth
+        with simt.running(seed=1):
+            assert torch.equal(phi, svgdx.ops.svgd_phi(x.float(), score.float(), 4.0).to(dtype))
+    query, x, score = torch.randn(3, 11).to(dtype), torch.randn(1024, 11).to(dtype), torch.randn(1024, 11).to(dtype)
+    query[0] = x[7]
+    with simt.running(seed=1):
+        outputs = svgdx.ops.svgd_field(query, x, score, 0.5)
+        wide = svgdx.ops.svgd_field(query.float(), x.float(), score.float(), 0.5)
+    assert all(torch.equal(out, value.to(dtype)) for out, value in zip(outputs, wide, strict=True))
 
 
 def test_step_keeps_log_q_in_full_precision(device: str) -> None:

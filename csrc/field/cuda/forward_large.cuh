@@ -145,7 +145,8 @@ void field_forward_large(const FieldArgs<T>& args, T* scratch, void* stream) {
   for_each_block(shape, plan, [&](const PairBlock& block, bool first, bool last) {
     if (add_block(block, first) || !last) return;
     finish_field(
-        args, FieldSums<T>{parts, trace_sums, plan.parts, 1, block.batch0, block.row0, block.batches, block.rows, {}},
+        StoredField<T>{args},
+        FieldSums<T>{parts, trace_sums, plan.parts, 1, block.batch0, block.row0, block.batches, block.rows, {}},
         stream);
   });
 }

@@ -62,8 +62,8 @@ struct NarrowTile {
   }
 
   // Loads columns [0, count), zeros up to kCols. Barriers have to be before and behind.
-  __device__ void load_columns(const float* from_x, const float* from_score, int count, int dim, float beta,
-                               float factor, bool wide) const {
+  __device__ void load_columns(const StoredFloats& from_x, const StoredFloats& from_score, int count, int dim,
+                               float beta, float factor, bool wide) const {
     float c[4];
     FusedTile<P>::read(c, centre, threadIdx.x % kPacks, wide);
     float vx[kPerThread][4];
@@ -140,13 +140,13 @@ struct NarrowRows {
 // Where a warp's pairs stand in global memory, for differences.
 constexpr int kNoSelf = -64;
 struct NarrowPairs {
-  const float *query, *x, *score;  // the warp's first row, the tile's first column
-  int rows, count, dim;            // rows and columns that there are, from these on
-  int self;                        // the tile's column that is the warp's first row; kNoSelf if there is none
+  StoredFloats query, x, score;  // the warp's first row, the tile's first column
+  int rows, count, dim;          // rows and columns that there are, from these on
+  int self;                      // the tile's column that is the warp's first row; kNoSelf if there is none
   float beta, factor;
 
   __device__ bool counts(int i, int j) const { return j < count && j != self + i; }
-  __device__ const float* row(int i) const { return query + int64_t(min(i, rows - 1)) * dim; }
+  __device__ StoredFloats row(int i) const { return query + int64_t(min(i, rows - 1)) * dim; }
 };
 
 // Eight columns by differences: kappa of the lane's pairs, then z.
@@ -183,7 +183,7 @@ __device__ inline void add_differences(NarrowRows<P, R>& rows, const NarrowPairs
         const float from = c % 2 == 0 ? kappa[2 * half] : kappa[2 * half + 1];
         const float weight = __shfl_sync(kFullWarp, from, (threadIdx.x % 32 & ~3u) + c / 2);
         if (weight == 0) continue;  // z may overflow
-        const float* x_i = pairs.row(16 * r + FusedPairs::row(2 * half));
+        const StoredFloats x_i = pairs.row(16 * r + FusedPairs::row(2 * half));
         SVGDX_UNROLL
         for (int n = 0; n < P / 8 * 2; ++n) {
           const int d = n / 2 * 8 + 2 * t + n % 2;
@@ -285,7 +285,7 @@ __device__ inline void add_columns(NarrowRows<P, R>& rows, const NarrowTile<P>& 
 // Occupancy is below one half: a warp's rows and sums stay in registers.
 template <int P, int R>
 __global__ void __launch_bounds__(kFusedThreads, 3)
-    field_narrow_kernel(FieldArgs<float> args, FusedPlan plan, float* partial, bool wide, int64_t first_block) {
+    field_narrow_kernel(StoredField<float> args, FusedPlan plan, float* partial, bool wide, int64_t first_block) {
   using Tile = NarrowTile<P>;
   const Tile tile(16 * R);
   const FieldShape& shape = args.shape;
@@ -294,7 +294,7 @@ __global__ void __launch_bounds__(kFusedThreads, 3)
   const int row0 = plan.row0();
   const float beta = beta_of(args.bandwidth, block.batch);
   const float factor = beta * float(-0.5 * pair::kLog2E);
-  const float* query = args.query + (block.batch * shape.rows + block.row0) * dim;
+  const StoredFloats query = args.stored(args.query) + (block.batch * shape.rows + block.row0) * dim;
   for (int d = threadIdx.x; d < P; d += kFusedThreads) tile.centre[d] = d < dim ? query[d] : 0.0f;
   __syncthreads();
   for (int e = threadIdx.x; e < plan.rows_per_block() * Tile::kPacks; e += kFusedThreads) {
@@ -313,8 +313,8 @@ __global__ void __launch_bounds__(kFusedThreads, 3)
   NarrowPairs pairs{query + int64_t(row0) * dim, nullptr, nullptr, block.rows - row0, 0, dim, 0, beta, factor};
   for (int64_t j0 = block.col0; j0 < block.col1; j0 += Tile::kCols) {
     const int64_t from = (block.batch * shape.cols + j0) * dim;
-    pairs.x = args.x + from;
-    pairs.score = args.score + from;
+    pairs.x = args.stored(args.x) + from;
+    pairs.score = args.stored(args.score) + from;
     pairs.count = static_cast<int>(min(block.col1 - j0, int64_t(Tile::kCols)));
     const int64_t ahead = block.row0 + row0 - j0;
     pairs.self = args.self && ahead > kNoSelf && ahead < Tile::kCols ? static_cast<int>(ahead) : kNoSelf;

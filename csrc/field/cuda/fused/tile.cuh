@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/cuda/mma.cuh"
+#include "common/cuda/stored.cuh"
 #include "common/cuda/tile.cuh"
 #include "common/cuda/warp.cuh"
 #include "field/cuda/fused/plan.cuh"
@@ -49,10 +50,10 @@ struct FusedTile {
 
   // Reads the four numbers of a pack from a row of `dim`: adjacent ones if wide, otherwise such that those of
   // neighbouring lanes are adjacent. Zeros beyond the row and if it is not there.
-  __device__ static void load(float (&v)[4], const float* from, int pack, int dim, bool inside, bool wide) {
+  __device__ static void load(float (&v)[4], const StoredFloats& from, int pack, int dim, bool inside, bool wide) {
     Pack<float, 4> packed{};
     if (wide) {
-      if (inside && 4 * pack < dim) packed = *reinterpret_cast<const Pack<float, 4>*>(from + 4 * pack);
+      if (inside && 4 * pack < dim) packed = from.four(4 * pack);
     } else {
       SVGDX_UNROLL
       for (int w = 0; w < 4; ++w) {
@@ -87,7 +88,7 @@ struct FusedTile {
   }
 
   // Loads the block's rows and forms their norms. A barrier has to follow.
-  __device__ void load_rows(const float* from, int count, int all, int dim, bool wide) const {
+  __device__ void load_rows(const StoredFloats& from, int count, int all, int dim, bool wide) const {
     for (int e = threadIdx.x; e < all * kPacks; e += kFusedThreads) {
       float v[4];
       load(v, from + int64_t(e / kPacks) * dim, e % kPacks, dim, e / kPacks < count, wide);
@@ -108,8 +109,8 @@ struct FusedTile {
   }
 
   // Loads columns [0, count), zeros up to kCols, and forms their norms and weights.
-  __device__ void load_columns(const float* from_x, const float* from_score, int count, int dim, float beta,
-                               bool wide) const {
+  __device__ void load_columns(const StoredFloats& from_x, const StoredFloats& from_score, int count, int dim,
+                               float beta, bool wide) const {
     constexpr float kMost = 1e30f;  // of a summand, so that no product overflows
     static_assert(kFusedThreads % kPacks == 0, "a thread's packs are those of the same dimensions");
     float centre[4];

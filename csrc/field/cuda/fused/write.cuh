@@ -37,12 +37,14 @@ struct WarpSums {
 };
 
 // Adds the warps' sums in the order of their columns and writes the block's rows, a warp for each row in turn.
-__device__ inline void write_rows(const WarpSums& sums, const FieldArgs<float>& args, const FusedPlan& plan,
+__device__ inline void write_rows(const WarpSums& sums, const StoredField<float>& args, const FusedPlan& plan,
                                   const FieldBlock& block, float beta, float* partial) {
   const FieldShape& shape = args.shape;
   const int dim = static_cast<int>(shape.dim);
   const int lane = threadIdx.x % 32;
   const int64_t all_rows = shape.batch * shape.rows;
+  const StoredFloats query = args.stored(args.query);
+  const StoredFloats scores = args.stored(args.score);
   const float inverse = partial == nullptr ? 1 / static_cast<float>(shape.cols) : 1.0f;
   for (int row = threadIdx.x / 32; row < block.rows; row += kFusedWarps) {
     const int64_t index = block.batch * shape.rows + block.row0 + row;
@@ -59,10 +61,10 @@ __device__ inline void write_rows(const WarpSums& sums, const FieldArgs<float>& 
     for (int d = lane; d < dim; d += 32) {
       float value = 0;
       for (int at = row; at < kFusedWarps * plan.warp_rows; at += step) value += sums.z[at * sums.stride + d];
-      const float x = args.query[index * dim + d];
+      const float x = query[index * dim + d];
       if (kappa != 0) value += beta * (x - sums.centre[d]) * kappa;
       // A row's pair with itself is its score, whatever beta.
-      const float score = args.self ? args.score[index * dim + d] : 0.0f;
+      const float score = args.self ? scores[index * dim + d] : 0.0f;
       if (block.split == 0) value += score;
       value *= inverse;
       if (partial != nullptr) {
@@ -71,7 +73,9 @@ __device__ inline void write_rows(const WarpSums& sums, const FieldArgs<float>& 
       }
       score_dot += score * value;
       own += score * score;
-      if (args.phi != nullptr) args.phi[index * dim + d] = args.step ? x + args.step[block.batch] * value : value;
+      if (args.phi == nullptr) continue;
+      if (args.step) value = x + args.step[block.batch] * value;
+      store_number(args.phi, args.format, index * dim + d, value);
     }
     score_dot = lane_sum(score_dot, 1, 32);
     own = lane_sum(own, 1, 32);
