@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from pathlib import Path
 
+import forkserver
 import pytest
 import torch
 
@@ -63,9 +63,10 @@ def test_facts_are_measured() -> None:
 
 def test_by_onednn() -> None:
     """In a process of its own, because the route is chosen once: products, gradients to second order, bits."""
-    subprocess.run(
-        [sys.executable, __file__], check=True, env={**os.environ, "SVGDX_PRODUCTS": "onednn", "OMP_NUM_THREADS": "2"}
+    result = forkserver.run(
+        ["-m", "densities.test_linear"], Path(__file__).parents[1], os.environ | {"SVGDX_PRODUCTS": "onednn"}
     )
+    assert result.returncode == 0, result.stderr
 
 
 def _by_onednn() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from pathlib import Path
 
+import forkserver
 import pytest
 import torch
 
@@ -51,17 +51,11 @@ torch.save([*svgd, *trajectory, *linear, masked, *draws], sys.argv[2])
 """
 
 
-def test_library_without_the_package(tmp_path: object) -> None:
+def test_library_without_the_package(tmp_path: Path) -> None:
     library = _library.libraries["cpu"]
     if not library.path.exists():
         pytest.fail(f"{library.path} is not built")
-    result = subprocess.run(
-        [sys.executable, "-c", CODE, str(library.path), f"{tmp_path}/out.pt"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=str(tmp_path),
-    )
+    result = forkserver.run(["-c", CODE, str(library.path), "out.pt"], tmp_path)
     assert result.returncode == 0, result.stderr
     x = torch.linspace(-1, 1, 12, dtype=torch.float64).view(2, 3, 2)
     expected = [
