@@ -41,7 +41,8 @@ inline void add_transpose(int64_t n, C* matrix, int64_t stride) {
   });
 }
 
-// out (n, n) = a (n, inner) times the transpose of a, which is b (inner, n); out has padded_to_lanes(n) rows.
+// out (n, n) = a (n, inner) times b (inner, n), which is symmetric, as if b is the transpose of a; out has
+// padded_to_lanes(n) rows.
 template <class C>
 inline void small_square(int64_t n, int64_t inner, const C* a, int64_t a_stride, const C* b, int64_t b_stride, C* out,
                          int64_t out_stride) {

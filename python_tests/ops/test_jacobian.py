@@ -246,3 +246,24 @@ def test_launches_on_cuda_above_16_dimensions() -> None:
         with simt.running() as calls:
             ops.svgd_jacobian_sqnorm(x, score, sigma, *terms).sum().backward()
         assert [call.launches for call in calls] == [forward, 5 + needed]
+
+
+@pytest.mark.parametrize(("m", "d"), [(170, 86), (177, 30)])  # with products of (M, M), and through D columns
+def test_problems_too_large_for_a_cache(m: int, d: int) -> None:
+    """Values and gradients agree with the reference, and are the same bits for any number of threads."""
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 2e-5)):
+        inputs = [*torch.randn(2, m, d, dtype=dtype), torch.tensor(1.2 * d**0.5, dtype=dtype)]
+        weight = torch.randn(m, dtype=torch.float64)
+
+        def results(op: Callable[..., Tensor], inputs: list[Tensor], weight: Tensor = weight) -> list[Tensor]:
+            leaves = [value.clone().requires_grad_() for value in inputs]
+            value = op(*leaves)
+            return [value.detach(), *torch.autograd.grad((value.double() * weight).sum(), leaves)]
+
+        expected = results(reference.svgd_jacobian_sqnorm, [value.double() for value in inputs])
+        actual = results(ops.svgd_jacobian_sqnorm, inputs)
+        for value, exact in zip(actual, expected, strict=True):
+            assert float((value - exact).abs().max()) <= tolerance * float(exact.abs().max())
+        torch.set_num_threads(3)
+        assert all(map(torch.equal, results(ops.svgd_jacobian_sqnorm, inputs), actual))
+        torch.set_num_threads(1)

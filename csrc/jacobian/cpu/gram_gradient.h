@@ -174,9 +174,11 @@ class GramGradient {
     const Row& row = rows_[i];
     const C beta = p_.beta;
     const C diagonal = beta * beta * row.bar_a + row.bar_b + beta * (C(2) * row.bar_rho - row.bar_log - row.column_log);
-    for (int64_t k = 0; k < d_; ++k) {
-      score_c_[i][k] += score_x_[i][k] + row.bar_u_diag * p_.x[i][k];
-      position_x_[i][k] += position_c_[i][k] + diagonal * p_.x[i][k] + row.bar_u_diag * p_.c[i][k];
+    const C bar_u = row.bar_u_diag;
+    for (int64_t k = 0; k < d_; k += kLanes<C>) {
+      const Vec<C> x = load(p_.x[i] + k), c = load(p_.c[i] + k);
+      store(score_c_[i] + k, load(score_c_[i] + k) + load(score_x_[i] + k) + bar_u * x);
+      store(position_x_[i] + k, load(position_x_[i] + k) + load(position_c_[i] + k) + diagonal * x + bar_u * c);
     }
   }
 
@@ -226,13 +228,27 @@ class GramGradient {
   void write_row(int64_t i) {
     const int64_t row = p_.batch * m_ + i;
     const double w = double(args_.grad_out[row]);
-    double sum = -4 * w * p_.square(i) - 2 * w * p_.cross(i);
+    const C beta = p_.beta;
+    const C *const c = p_.c[i], *const x = p_.x[i], *const score = score_c_[i];
+    C* const position = position_x_[i];
+    for (int64_t k = 0; k < d_; k += kLanes<C>) store(position + k, load(position + k) - beta * load(score + k));
+    T *const grad_score = args_.grad_score + row * d_, *const grad_x = args_.grad_x + row * d_;
     for (int64_t k = 0; k < d_; ++k) {
-      const C score = score_c_[i][k], position = position_x_[i][k] - p_.beta * score;
-      args_.grad_score[row * d_ + k] = T(score);
-      args_.grad_x[row * d_ + k] = T(position);
-      sum += double(p_.c[i][k] + p_.beta * p_.x[i][k]) * double(score) - double(p_.x[i][k]) * double(position);
+      grad_score[k] = T(score[k]);
+      grad_x[k] = T(position[k]);
     }
+    // Partial sums, so that an addition need not wait for the previous one; the padding of all rows is zero.
+    constexpr int kPartial = 8;
+    double partial[kPartial] = {}, sum = -4 * w * p_.square(i) - 2 * w * p_.cross(i);
+    const auto term = [&](int64_t k) {
+      return double(c[k] + beta * x[k]) * double(score[k]) - double(x[k]) * double(position[k]);
+    };
+    int64_t k = 0;
+    for (; k + kPartial <= d_; k += kPartial) {
+      for (int j = 0; j < kPartial; ++j) partial[j] += term(k + j);
+    }
+    for (; k < d_; ++k) sum += term(k);
+    for (const double share : partial) sum += share;
     euler_[row] = sum;
   }
 

@@ -1,12 +1,13 @@
-// The matrix products of one problem of the Gram route: in a core's cache if the problem is small, otherwise torch's,
-// shared among the threads.
+// The matrix products of one problem of the Gram route: in a core's cache if the problem is small, otherwise with a
+// packed factor, or torch's if that is large, shared among the threads.
 #pragma once
 
 #include <algorithm>
 
 #include "common/buffer.h"
+#include "common/cpu/product_kernel.h"
 #include "common/products.h"
-#include "common/vec_products.h"
+#include "common/vec_symmetric.h"
 
 namespace svgdx::SVGDX_ISA {
 
@@ -17,13 +18,13 @@ int64_t spaced(int64_t count) {
   return width * sizeof(C) % 512 == 0 ? width + kLanes<C> : width;
 }
 
-// A row-major matrix whose rows are padded to whole vectors with zeros.
+// A row-major matrix whose rows are padded to whole vectors with zeros, in memory for whole blocks of rows.
 template <class C>
 class Matrix {
  public:
   Matrix() : Matrix(0, 0) {}
   Matrix(int64_t rows, int64_t cols)
-      : rows_(rows), cols_(cols), stride_(spaced<C>(cols)), data_(rows * spaced<C>(cols)) {
+      : rows_(rows), cols_(cols), stride_(spaced<C>(cols)), data_(padded_to_lanes<C>(rows) * spaced<C>(cols)) {
     for (int64_t r = 0; r < rows; ++r) std::fill((*this)[r] + cols, (*this)[r] + stride_, C(0));
   }
   int64_t rows() const { return rows_; }
@@ -59,10 +60,14 @@ class GramProducts {
  public:
   // `largest`: of the factors' sizes.
   GramProducts(bool small, int64_t rows, int64_t largest)
-      : small_(small), left_(small ? largest * spaced<C>(rows) : 0), right_(small ? largest * spaced<C>(rows) : 0) {}
+      : small_(small),
+        packs_(!small && SVGDX_VECTOR_BYTES > 16 && std::max(rows, largest) <= kMostPacked),
+        left_(small ? largest * spaced<C>(rows) : 0),
+        right_(small || packs_ ? std::max(largest * spaced<C>(rows), rows * spaced<C>(largest)) : 0) {}
 
   // out = or += a times b; `symmetric` asserts that the result is.
   void operator()(Factor<C> a, Factor<C> b, const Matrix<C>& out, bool symmetric = false) const {
+    if (packs_) return packed(a, b, out, symmetric);
     if (!small_) {
       product_blocks(a.tensor(), b.tensor(), Factor<C>{out}.tensor(), symmetric,
                      [](const Tensor& left, const Tensor& right, const Tensor& block, int64_t) {
@@ -72,6 +77,9 @@ class GramProducts {
     }
     const auto [left, left_stride] = straight(a, left_.get());
     const auto [right, right_stride] = straight(b, right_.get());
+    if (symmetric) {
+      return small_square<C>(a.rows(), a.cols(), left, left_stride, right, right_stride, out[0], out.stride());
+    }
     small_product<C>(a.rows(), a.cols(), padded_to_lanes<C>(b.cols()), left, left_stride, right, right_stride, out[0],
                      out.stride());
   }
@@ -97,7 +105,57 @@ class GramProducts {
     return {memory, stride};
   }
 
-  bool small_;
+  // The second factor is packed by all threads, and then multiplied by blocks of rows.
+  void packed(Factor<C> a, Factor<C> b, const Matrix<C>& out, bool symmetric) const {
+    const int64_t rows = a.rows(), inner = a.cols(), cols = b.cols(), stride = b.matrix.stride();
+    const int64_t down = b.transposed ? 1 : stride, across = b.transposed ? stride : 1;
+    C* const factor = right_.get();
+    blocks(cols, 4 * kPanel, inner, [&](int64_t first, int64_t count) {
+      pack_factor<C>(inner, count, b.matrix[0] + first * across, down, across, factor + first * inner);
+    });
+    const int64_t step = rows <= 256 ? 48 : 96, a_stride = a.matrix.stride();  // multiples of the kernel's rows
+    const int64_t a_row = a.transposed ? 1 : a_stride, a_inner = a.transposed ? a_stride : 1;
+    blocks(rows, step, inner * cols, [&](int64_t row, int64_t count) {
+      const int64_t first = symmetric ? row / kPanel * kPanel : 0;
+      PackedProduct<C> args{count, inner,   cols - first,           a.matrix[0] + row * a_row,
+                            a_row, a_inner, factor + first * inner, nullptr,
+                            C(1),  false,   out[row] + first};
+      args.out_stride = out.stride();
+      packed_product<C>(args);
+    });
+    if (!symmetric) return;
+    blocks(rows, step, rows, [&](int64_t row, int64_t count) {
+      for (int64_t c = row + count; c < rows; c += kLanes<C>) mirror(out, row, count, c);
+    });
+  }
+
+  // Copies `count` rows from `row` on, a multiple of kLanes, of one vector of columns to where they mirror.
+  static void mirror(const Matrix<C>& matrix, int64_t row, int64_t count, int64_t column) {
+    const int64_t last = std::min<int64_t>(kLanes<C>, matrix.rows() - column);
+    for (int64_t r = row; r < row + count; r += kLanes<C>) {
+      Vec<C> block[kLanes<C>];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes<C>; ++i) block[i] = load(matrix[r + i] + column);
+      transpose_lanes<C, kLanes<C> / 2>(block);
+      for (int i = 0; i < last; ++i) store(matrix[column + i] + r, block[i]);
+    }
+  }
+
+  // Calls f(first, count) for blocks of [0, total), among the threads; `work` is that of one item.
+  template <class F>
+  static void blocks(int64_t total, int64_t step, int64_t work, const F& f) {
+    const int64_t count = (total + step - 1) / step, grain = 1 + (int64_t(1) << 14) / (step * work);
+    torch::stable::parallel_for(0, count, grain, [&](int64_t block, int64_t end) {
+      for (; block < end; ++block) f(block * step, std::min(step, total - block * step));
+    });
+  }
+
+  // Up to these rows and columns a packed factor is faster than torch's products, which pack both in every block.
+  static constexpr int64_t kMostPacked = 1024;
+  // A multiple of the columns of a packed factor's panels.
+  static constexpr int64_t kPanel = 32;
+
+  bool small_, packs_;
   Buffer<C> left_, right_;
 };
 
