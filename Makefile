@@ -7,7 +7,8 @@ PACKAGE ?= .
 DIST ?= dist
 RUN ?= runs/demo
 PYTEST_ARGS ?=
-# Test processes, each with one thread: one more than there are cores, because some tests wait.
+# Test processes, each with one thread: one more than there are cores, because some tests wait. The threads of tests that
+# start more sleep while they wait, or they would keep those of the others from the cores.
 JOBS ?= $(shell expr $$(nproc) + 1)
 
 bin := $(VENV)/bin
@@ -30,7 +31,7 @@ demo: setup
 
 test: setup
 	$(pip) install --no-build-isolation "$(PACKAGE)[test]"
-	OMP_NUM_THREADS=1 $(bin)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(bin)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Strict: a broken link or a missing docstring fails. Runs every example for the gallery.
 docs: setup
