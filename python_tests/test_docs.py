@@ -112,7 +112,7 @@ def unknown_words(path: Path) -> list[str]:
             if command is not None:
                 options = {option for action in command.parser()._actions for option in action.option_strings}
             exists = command is not None or words[0] == "doctor" or (words[0] in cli.GROUPS and words[1:] == [""])
-            if not exists or any(word.startswith("--") and word not in options for word in words):
+            if not exists or any(word.startswith("--") and word.partition("=")[0] not in options for word in words):
                 unknown.append(text)
     return unknown
 

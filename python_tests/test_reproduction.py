@@ -47,3 +47,8 @@ def test_values_are_cells_of_reports_and_verdicts_follow_them(page: ModuleType, 
     assert page.verdict(page.Entry("s", "1.7", cells, tolerance=0.1)) == "not reproduced: -0.2"
     assert page.verdict(page.Entry("s", "1.7", cells, tolerance=0.1, better=-1)) == "reproduced"
     assert page.verdict(page.Entry("s", "1.7")) == page.NONE
+    low, high = ("b", cell), ("c", page.Cell("r.md", "Next", ("x",), "c"))
+    reached = page.Entry("s", "", cells, tolerance=0.1, bounds=(high, low, high))
+    assert page.verdict(reached) == "shown, within 0.1 of b: -1022.500 from c; +0.000 from b; -1022.500 from c"
+    # The last one does not count.
+    assert page.verdict(reached._replace(bounds=(high, low))).startswith("not reached: ")
