@@ -85,9 +85,8 @@ static std::tuple<Tensor, Tensor, Tensor> ksd_backward(const Tensor& grad, const
 SVGDX_OPS(m) {
   m.op("ksd(Tensor x, Tensor score, Tensor bandwidth, bool unbiased=True) -> Tensor", TORCH_BOX(&ksd));
   m.op(
-      "ksd_backward(Tensor grad, Tensor x, Tensor score, Tensor bandwidth, bool unbiased, bool needs_bandwidth=True) "
-      "-> "
-      "(Tensor, Tensor, Tensor)",
+      "ksd_backward(Tensor grad, Tensor x, Tensor score, Tensor bandwidth, bool unbiased, bool "
+      "needs_bandwidth=True) -> (Tensor, Tensor, Tensor)",
       TORCH_BOX(&ksd_backward));
 }
 
