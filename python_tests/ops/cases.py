@@ -102,12 +102,13 @@ DRAWS = [sample("gfn_sample_forward"), sample("gfn_sample_backward")]
 VARIANTS = [*PARTICLES, *TRAJECTORIES, *DRAWS]
 DIFFERENTIABLE = [variant for variant in VARIANTS if variant.differentiable]
 
-# (M, D): one particle, one dimension, both sides of vector widths and tiles, then larger D.
+# (M, D): one particle, one dimension, both sides of vector widths and tiles, then larger D, and last just past the rows
+# (96) and dimensions (192, 512) of blocks of matrix products, and past the particles of small problems (128).
 PARTICLE_SIZES: list[Size] = [
     *((1, 1), (1, 7), (2, 1), (2, 3), (3, 2), (5, 5), (7, 16), (8, 8), (9, 1), (15, 6), (16, 17), (17, 4), (31, 3)),
     *((33, 9), (64, 2), (65, 13), (100, 20), (130, 1), (130, 6), (2, 17), (7, 50), (33, 64), (17, 100), (5, 300)),
     # The largest has no leading dimensions (samples_of), because the reference takes M^2 D numbers a row.
-    *((140, 200), (9, 784), (140, 12)),
+    *((97, 193), (9, 520), (140, 12)),
 ]
 # (D, T): one entry, no entry, no step; both sides of vector widths; full and local trajectories.
 TRAJECTORY_SIZES: list[Size] = [

@@ -18,6 +18,7 @@ from svgdx import ops, reference
 from svgdx.activations import COMPILED
 
 OPS = ["mlp_score_hvp", "mlp_laplacian"]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 # Leading shape, M, D, C (None: no condition), hidden widths: partial vectors, one layer, growing and shrinking layers.
 SIZES: list[tuple[tuple[int, ...], int, int, int | None, list[int]]] = [
@@ -65,11 +66,13 @@ def as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     return {k: v if v is None or isinstance(v, str) else change(v) for k, v in inputs.items()}
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("activation", COMPILED)
 @pytest.mark.parametrize("op", OPS)
 def test_values_of_the_reference(op: str, activation: str, dtype: torch.dtype, device: str) -> None:
-    for size in SIZES:
+    """By a covering array: every activation and every dtype meets every size, in either op."""
+    turn = list(COMPILED).index(activation) + DTYPES.index(dtype)
+    for size in SIZES[turn % 3 :: 3]:
         inputs = sample_inputs(op, *size, activation, dtype, device)
         exact = getattr(reference, op)(**as_dtype(inputs, torch.float64))
         eager = getattr(reference, op)(**inputs)

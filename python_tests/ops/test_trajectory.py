@@ -18,9 +18,11 @@ LOGITS = STEPPED[1]  # with an initial state
 
 
 @pytest.mark.parametrize("variant", TRAJECTORIES, ids=str)
-def test_wide(variant: Variant, device: str) -> None:
-    check(variant, sample_inputs(variant, (1,), 784, 784, torch.float32, device))
-    check(variant, sample_inputs(variant, (2,), 784, 3, torch.bfloat16, device))
+def test_wide(variant: Variant, backend: Backend) -> None:
+    """Wide rows, and more rows than a block has threads."""
+    for dim, steps in [(784, 5), (270, 270)] if backend.simulated else [(784, 784)]:
+        check(variant, sample_inputs(variant, (1,), dim, steps, torch.float32, backend.device))
+    check(variant, sample_inputs(variant, (2,), 784, 3, torch.bfloat16, backend.device))
 
 
 @pytest.mark.parametrize("variant", TRAJECTORIES, ids=str)

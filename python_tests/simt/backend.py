@@ -33,8 +33,8 @@ PLANTED = {"planted_twice": "planted_twice(Tensor x, int mistake) -> Tensor"}
 # Limits of csrc/common/limits.h at which small work is split.
 TINY = {
     "kMaxGrid": 3,
-    "kPairElements": 2**14,
-    "kMostCols": 128,
+    "kPairElements": 2**13,
+    "kMostCols": 64,
     "kMedianBatches": 2,
     "kMlpNumbers": 5 * 16,
     "kLinearRows": 3,
