@@ -11,8 +11,8 @@ from svgdx.gflownets.recorded._weights import Weights
 LOGITS_BYTES = 64 * 2**20
 # States whose layers are worked on at once: their gradients stay in the cache.
 CHUNK_ROWS = 1024
-# The same if the last layer is recomputed.
-LINEAR_ROWS = 4096
+# The same if the last layer is recomputed: an even number of trajectories at D = 784, for two threads.
+LINEAR_ROWS = 5120
 
 
 class Record:
