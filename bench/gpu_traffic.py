@@ -76,7 +76,14 @@ def instance(launch: str, kind: str, dim: int, forward: bool) -> str:
     pairs = "ForwardPairs" if forward else "BackwardPairs"
     mode = pairs if name.startswith("pair_sums") else pairs.replace("Pairs", "Product")
     base, _, arguments = name.partition("<")
-    values = {"T": kind, "S": kind, "C": "double" if kind == "double" else "float", "Mode": mode, "In": kind}
+    values = {
+        "Arrays": "1" if forward else "2",
+        "T": kind,
+        "S": kind,
+        "C": "double" if kind == "double" else "float",
+        "Mode": mode,
+        "In": kind,
+    }
     if "P" in (names := re.findall(r"\w+", arguments)):
         values["P"] = str(padded(dim))
     return f"{base}<{', '.join(values.get(n, n) for n in names)}>" if names else base

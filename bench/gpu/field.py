@@ -170,14 +170,14 @@ def _expanded_backward(plan: dict[str, Any], m: int) -> list[Work]:
         kernel="expanded_grad_weights",
         launches=gathers,
         blocks=batches * -(-rows // 8),
-        threads=128,
+        threads=256,
         # An item is one sum of one split for 32 x 4 pairs.
-        items=batches * -(-rows // 8) * -(-rows // 64) * 4 * 4 * plan["dim_splits"],
+        items=batches * -(-rows // 8) * -(-rows // 128) * 8 * 4 * plan["dim_splits"],
         marker="LDG",
         per_item=2,
         filled=FLOAT * 7 * plan["dim_splits"] * pairs,
         written=FLOAT * 2 * pairs,
-        rounds=-(-rows // 64) * (-(-plan["dim_splits"] // 2) + 1),
+        rounds=-(-rows // 128) * (plan["dim_splits"] + 1),
         innermost=False,
     )
     blocks = batches * tiles * -(-dim // 64) * plan["parts"]

@@ -8,6 +8,9 @@ namespace svgdx::cuda {
 // Rounds up the elements of a part of scratch so that the next part is 16-byte aligned.
 inline int64_t aligned_elements(int64_t count) { return round_up(count, 4); }
 
+// Blocks that sums of pairs are divided into: two or three waves. More would only add to what the next pass reads.
+constexpr int64_t kPairBlocks = kTargetBlocks * 3 / 4;
+
 struct LargePlan {
   int64_t batches, rows, cols;  // per block; the last block in each direction may be smaller
   int64_t padded_rows, padded_cols;
@@ -31,7 +34,7 @@ inline LargePlan plan_large(const FieldShape& shape, int sums, int outs) {
 
   // With few tiles, split the dimensions of the pair sums and the columns of the product.
   const int64_t pair_blocks = plan.batches * ceil_div(plan.rows, kPairCols) * (plan.padded_cols / kPairCols);
-  int64_t splits = std::min(kTargetBlocks / pair_blocks, shape.dim / 64);
+  int64_t splits = std::min(kPairBlocks / pair_blocks, shape.dim / 64);
   splits = std::max<int64_t>(1, splits);
   plan.dims_per_split = round_up(ceil_div(shape.dim, splits), 16);
   plan.dim_splits = ceil_div(shape.dim, plan.dims_per_split);

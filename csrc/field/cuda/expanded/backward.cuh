@@ -46,13 +46,12 @@ inline ExpandedGradPlan plan_expanded_grad(const FieldShape& shape) {
   plan.cols = std::min(shape.cols, plan.padded_cols);
   plan.batches = std::min(shape.batch, std::max<int64_t>(1, kPairElements / (plan.padded_rows * plan.padded_cols)));
 
-  // With few tiles, split the dimensions of the pairs' products and the columns of the others. Twice as many blocks for
-  // pairs would only add to what the weights' kernel reads.
+  // With few tiles, split the dimensions of the pairs' products and the columns of the others.
   const int64_t row_tiles = plan.padded_rows / kExpandedTile;
   const int64_t pair_blocks = 2 * plan.batches * row_tiles * (plan.padded_cols / kExpandedTile);
   constexpr int64_t kMostSplits = 16;
   const int64_t splits =
-      std::max<int64_t>(1, std::min({kMostSplits, kTargetBlocks / 2 / pair_blocks, shape.dim / kExpandedTile}));
+      std::max<int64_t>(1, std::min({kMostSplits, kPairBlocks / pair_blocks, shape.dim / kExpandedTile}));
   plan.dims_per_split = round_up(ceil_div(shape.dim, splits), kExpandedChunk);
   plan.dim_splits = ceil_div(shape.dim, plan.dims_per_split);
   const int64_t blocks = plan.batches * row_tiles * ceil_div(shape.dim, kExpandedTile);

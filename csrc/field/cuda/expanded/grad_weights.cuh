@@ -25,9 +25,9 @@ struct GradExpansion {
 };
 
 // Columns and rows of a pass of a block: a sector of each row of planes whose rows are the columns of the pairs.
-constexpr int kWeightThreads = 128;
+constexpr int kWeightThreads = 256;
 constexpr int kWeightRows = 8;
-constexpr int kWeightCols = 64;
+constexpr int kWeightCols = 128;
 constexpr int kWeightLanes = kWeightThreads / kWeightRows;  // of a row
 constexpr int kWeightStride = kWeightCols + 4;              // packs of two rows that a warp reads do not conflict
 
@@ -145,7 +145,7 @@ __device__ inline void redo_pairs(const WeightTile& tile, const WeightPlace& pla
 // batches, rows). A particle's weights with itself are 0, those of a pair by differences as well: its share of the sums
 // over columns goes to `to.redone`.
 // Occupancy is below one half: a thread's packs stay in registers.
-static __global__ void __launch_bounds__(kWeightThreads, 3)
+static __global__ void __launch_bounds__(kWeightThreads, 2)
     expanded_grad_weights(GradWeightInputs in, PairBlock block, GradExpansion to, float* scalars, int64_t first_block) {
   SVGDX_SHARED_PACKS(float, shared_sums, 4 * kWeightRows * kWeightStride);
   SVGDX_SHARED_PACKS(float, shared_norms, 3 * kWeightCols);
@@ -188,12 +188,14 @@ static __global__ void __launch_bounds__(kWeightThreads, 3)
   float kappa_h_sum = 0;
   bool has_redone = false;
   const int64_t vectors = block.batches * block.padded_rows * dim;
+  const int64_t written = round_up(block.cols, kExpandedTile);  // columns of the planes
   SVGDX_UNROLL_BY(1)
   for (int64_t j0 = 0; j0 < block.cols; j0 += kWeightCols) {
     __syncthreads();
     if (threadIdx.x < kWeightCols) {
       const int64_t j = j0 + threadIdx.x;
-      const GradNorms column(block, in.transposed, block.padded_cols, in.direct, block.padded_cols, batch, j, 0, 1);
+      const GradNorms column(block, in.transposed, block.padded_cols, in.direct, block.padded_cols, batch, j,
+                             j < written ? 0 : static_cast<int>(block.dim_splits), 1);
       tile.norms[threadIdx.x] = column.norm;
       tile.norms[kWeightCols + threadIdx.x] = column.x_score;
       tile.norms[2 * kWeightCols + threadIdx.x] = column.x_grad;
@@ -206,13 +208,15 @@ static __global__ void __launch_bounds__(kWeightThreads, 3)
     const int four = threadIdx.x % 2 * 4;
     const float* direct = in.direct.sums + (row0 + row) * block.padded_cols + j0 + 4 * lane;
     const float* transposed = in.transposed.sums + (j0 + col) * block.padded_rows + row0 + four;
-    SVGDX_UNROLL_BY(2)
+    const bool has_direct = is_direct && j0 + 4 * lane < written;
+    const bool has_transposed = is_transposed && j0 + col < written;
+    SVGDX_UNROLL_BY(1)
     for (int64_t split = 0; split < block.dim_splits; ++split) {
       SVGDX_UNROLL
       for (int s = 0; s < PairPlanes::kSums; ++s) {
         const int64_t plane = block.plane(split, s, PairPlanes::kSums, batch);
-        if (is_direct) add_four(of_direct[s], direct + plane);
-        if (is_transposed && (s > 0 || !is_direct)) add_four(of_transposed[s], transposed + plane);
+        if (has_direct) add_four(of_direct[s], direct + plane);
+        if (has_transposed && (s > 0 || !is_direct)) add_four(of_transposed[s], transposed + plane);
       }
     }
     if (is_transposed) {
@@ -262,8 +266,10 @@ static __global__ void __launch_bounds__(kWeightThreads, 3)
     }
     *reinterpret_cast<Pack<int, 4>*>(tile.redone + row * kWeightCols + 4 * lane) = redone;
     const int64_t at = batch * block.matrix() + (row0 + row) * block.padded_cols + j0 + 4 * lane;
-    *reinterpret_cast<Pack<float, 4>*>(to.kappa + at) = kappa;
-    *reinterpret_cast<Pack<float, 4>*>(to.lean + at) = lean;
+    if (j0 + 4 * lane < written) {
+      *reinterpret_cast<Pack<float, 4>*>(to.kappa + at) = kappa;
+      *reinterpret_cast<Pack<float, 4>*>(to.lean + at) = lean;
+    }
     if (!__syncthreads_or(cancels)) continue;
     SVGDX_UNROLL_BY(1)
     for (int r = threadIdx.x / 32; r < count; r += kWeightThreads / 32) {
