@@ -25,7 +25,7 @@ from svgdx.ops.registration.dispatch import OPS
 
 INNER = torch.ops.svgdx_inner
 
-PARTICLES = {"field": 160, "jacobian": 96, "median": 160}
+PARTICLES = {"field": 136, "jacobian": 64, "median": 160}
 QUERIES, MANY = 64, 1024  # so many columns that few dimensions take the fused kernels
 PARTICLE_KINDS = ("float", "double")
 DTYPES = {"float": torch.float32, "double": torch.float64, "Bf16": torch.bfloat16, "Fp16": torch.float16}
@@ -253,13 +253,17 @@ def trace_runs(kind: str) -> Iterator[dict[str, Traffic]]:
     yield from measured(kind, LAYER[1], *functions)
 
 
-def other_runs(kind: str) -> Iterator[dict[str, Traffic]]:
-    """Runs of every registered op that takes any numbers, with inputs from its line of shapes."""
+def other_runs(kind: str, kernels: Iterable[str]) -> Iterator[dict[str, Traffic]]:
+    """Runs of the registered ops that take any numbers, with inputs from their lines of shapes, until all of these
+    kernels have run."""
+    missing = set(kernels)
     for name, op in OPS.items():
-        if name not in inputs.BACKWARD and inputs.takes_any_size(name):
+        if missing and name not in inputs.BACKWARD and inputs.takes_any_size(name):
             values = [inputs.value_of(argument, SIZES, DTYPES[kind]) for argument in op.signature.arguments]
             values = inputs.requiring_grad(values)
-            yield from measured(kind, SIZES["D"], lambda op=op, values=values: op(*values))
+            for entry in measured(kind, SIZES["D"], lambda op=op, values=values: op(*values)):
+                missing -= {name.partition("<")[0] for name in entry}
+                yield entry
 
 
 def measure(
@@ -271,14 +275,14 @@ def measure(
 ) -> dict[str, Traffic]:
     """Traffic by kernel instance, the worst one if several runs launch the same instance.
 
-    Those of `kernels` that no run above launches are measured in runs of every registered op.
+    Those of `kernels` that no run above launches are measured in runs of the registered ops.
     """
     worst: dict[str, Traffic] = {}
     entries = [entry for kind in kinds for entry in runs(kind, field_dims, jacobian_dims)]
     entries += [entry for kind in kinds for entry in (*twin_runs(kind), *rollout_runs(kind), *chain_runs(kind))]
     entries += [entry for kind in storage for entry in (*gfn_runs(kind), *trace_runs(kind))]
     ran = {name.partition("<")[0] for entry in entries for name in entry}
-    others = [entry for kind in kinds for entry in other_runs(kind)] if ran < set(kernels) else []
+    others = [entry for kind in kinds for entry in other_runs(kind, set(kernels) - ran)]
     entries += [{name: entry[name] for name in entry if name.partition("<")[0] not in ran} for entry in others]
     for name, traffic in (item for entry in entries for item in entry.items()):
         if name not in worst or traffic.global_ratio > worst[name].global_ratio:
