@@ -90,14 +90,17 @@ def test_large_iteration(benchmark: Any, peer: str) -> None:
 def products(dim: int, batch: int) -> dict[str, float]:
     """Floating-point operations of the matrix products that each part needs.
 
-    A policy's first layer is updated by one column per step, so that only its weight's gradient is a product.
+    A policy's first layer is updated by one column per step, so that only its weight's gradient is a product. On long
+    trajectories the gradient forms the logits again and multiplies only those of valid actions, half of them.
     """
     states, below, head = batch * (dim + 1), 2 * HIDDEN**2, 3 * dim * HIDDEN
     forward = 2.0 * states * (below + head)
+    of_logits = 1.5 if dim >= 128 else 2.0
+    gradient = 2.0 * states * (2 * below + of_logits * head + dim * HIDDEN)
     of_energy = 2.0 * batch * (dim * HIDDEN + below)
     return {
         # Two kinds of trajectories; then the gradients of layers and inputs, and the reward.
-        "policy step": 2 * forward + 2 * (2 * forward + 2.0 * states * dim * HIDDEN) + 2 * of_energy,
+        "policy step": 2 * forward + 2 * gradient + 2 * of_energy,
         "proposal": 2 * forward + 2 * of_energy,
         "energy step": 2 * (3 * of_energy - 2.0 * batch * dim * HIDDEN),
     }
