@@ -25,7 +25,7 @@ from svgdx.ops.registration.dispatch import OPS
 
 INNER = torch.ops.svgdx_inner
 
-PARTICLES = {"field": 136, "jacobian": 64, "median": 160}
+PARTICLES = {"field": 136, "wide field": 64, "jacobian": 64, "median": 160}
 QUERIES, MANY = 64, 1024  # so many columns that few dimensions take the fused kernels
 PARTICLE_KINDS = ("float", "double")
 DTYPES = {"float": torch.float32, "double": torch.float64, "Bf16": torch.bfloat16, "Fp16": torch.float16}
@@ -119,7 +119,8 @@ def normal(kind: str, *shape: int, gradient: bool = True) -> Tensor:
 def runs(kind: str, field_dims: tuple[int, ...], jacobian_dims: tuple[int, ...]) -> Iterator[dict[str, Traffic]]:
     """Runs of the SVGD family for one element type."""
     for dim in field_dims:
-        x, score = normal(kind, 1, PARTICLES["field"], dim), normal(kind, 1, PARTICLES["field"], dim)
+        count = PARTICLES["field" if dim <= 16 else "wide field"]
+        x, score = normal(kind, 1, count, dim), normal(kind, 1, count, dim)
         yield from measured(kind, dim, lambda x=x, score=score: ops.svgd_phi_trace(x, score, x.shape[-1] ** 0.5))
     for dim in (12, 16) if kind == "float" else ():
         query, x, score = (normal(kind, 1, count, dim) for count in (QUERIES, MANY, MANY))
