@@ -70,9 +70,10 @@ def as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
 @pytest.mark.parametrize("activation", COMPILED)
 @pytest.mark.parametrize("op", OPS)
 def test_values_of_the_reference(op: str, activation: str, dtype: torch.dtype, device: str) -> None:
-    """By a covering array: every activation and every dtype meets every size, in either op."""
-    turn = list(COMPILED).index(activation) + DTYPES.index(dtype)
-    for size in SIZES[turn % 3 :: 3]:
+    """By a covering array: every dtype meets every size, and every activation does in float64 or float32, in which no
+    rounding hides a fault."""
+    turn, step = list(COMPILED).index(activation) + DTYPES.index(dtype), 2 if dtype.itemsize >= 4 else 3
+    for size in SIZES[turn % step :: step]:
         inputs = sample_inputs(op, *size, activation, dtype, device)
         exact = getattr(reference, op)(**as_dtype(inputs, torch.float64))
         eager = getattr(reference, op)(**inputs)
