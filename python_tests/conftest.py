@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,12 @@ def pytest_configure(config: pytest.Config) -> None:
         programs = forkserver.shared()
         programs.__enter__()
         config.add_cleanup(lambda: programs.__exit__(None, None, None))
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the collector of garbage from passing over the thousands of tests and their parameters again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _seed() -> None:
