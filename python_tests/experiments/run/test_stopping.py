@@ -102,7 +102,8 @@ def test_a_signal_after_the_last_step_leaves_the_final_evaluation_to_the_resumed
     assert not (tmp_path / "evaluation.json").exists()
     assert resume("eb-gfn", tmp_path) == 0
     figures = json.loads((tmp_path / "evaluation.json").read_text())["figures"]
-    assert [figure["name"] for figure in figures] == ["gflownet_nll", "energy_nll", "mmd", "neg_log_rmse"]
+    names = ["gflownet_nll", "energy_nll", "mmd", "neg_log_rmse", "neg_log_rmse_bound"]
+    assert [figure["name"] for figure in figures] == names
 
 
 def test_a_signal_in_an_evaluation_of_reinforcement_learning(
