@@ -7,9 +7,9 @@ PACKAGE ?= .
 DIST ?= dist
 RUN ?= runs/demo
 PYTEST_ARGS ?=
-# Test processes, each with one thread: one more than there are cores, because some tests wait. The threads of tests that
-# start more sleep while they wait, or they would keep those of the others from the cores.
-JOBS ?= $(shell expr $$(nproc) + 1)
+# Test processes, each with one thread. The threads of tests that start more sleep while they wait, or they would keep
+# those of the others from the cores.
+JOBS ?= $(shell nproc)
 
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip
