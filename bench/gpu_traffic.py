@@ -26,7 +26,8 @@ from svgdx.ops.registration.dispatch import OPS
 INNER = torch.ops.svgdx_inner
 
 PARTICLES = {"field": 136, "wide field": 64, "jacobian": 64, "median": 160}
-QUERIES, MANY = 64, 1024  # so many columns that few dimensions take the fused kernels
+# With this many columns, the fused kernels also serve small dimensions.
+QUERIES, MANY = 64, 1024
 PARTICLE_KINDS = ("float", "double")
 DTYPES = {"float": torch.float32, "double": torch.float64, "Bf16": torch.bfloat16, "Fp16": torch.float16}
 GFN_DIM = 256  # states and logits are sector-aligned

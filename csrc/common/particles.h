@@ -39,6 +39,7 @@ struct Particles {
   Tensor like_x() const { return new_empty(x, shape, compute); }
   Tensor stored_like_x() const { return new_empty(x, shape, x.scalar_type()); }
   Tensor per_row() const { return new_empty(x, rows_shape, compute); }
+  OptionalTensor per_row_if(bool needed) const { return needed ? OptionalTensor(per_row()) : std::nullopt; }
 
   OptionalTensor dense(const char* name, const OptionalTensor& t, const Sizes& expected, const char* meaning) const {
     if (!t) return t;

@@ -66,6 +66,10 @@ template <class T>
 T* out(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
+template <class T>
+T* out(const OptionalTensor& t) {
+  return t ? out<T>(*t) : nullptr;
+}
 
 template <class... Args>
 Tensor aten(const char* name, const char* overload, const Args&... args) {

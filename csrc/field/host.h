@@ -34,7 +34,7 @@ inline bool reads_stored(const Tensor& x) {
   return kStoredDims > 0 && format_of(x.scalar_type()) != Format::kFloat && dims > 0 && x.size(dims - 1) <= kStoredDims;
 }
 
-// Of particles that the kernels read as they are, the arrays of `args` are in their format.
+// If `p` holds particles in a 16-bit format, so do the arrays that `args` points to, and the kernels convert them.
 template <class T>
 void forward(const Particles& p, const FieldArgs<T>& args) {
   const Scratch memory(p.x, field_forward_scratch<T>(args));
@@ -79,7 +79,7 @@ inline std::tuple<Tensor, Tensor, Tensor> particle_backward(const Particles& p, 
     FieldGradArgs<T> args = self_args<T>(p, g, h, sigma);
     args.grad_x = out<T>(grad_x);
     args.grad_score = out<T>(grad_score);
-    args.grad_log_sigma = log_sigma ? out<RowShare<T>>(*log_sigma) : nullptr;
+    args.grad_log_sigma = out<RowShare<T>>(log_sigma);
     backward(p, args);
     if (log_sigma) grad_bandwidth = sum_rows<T, RowShare<T>>(p, *log_sigma, bandwidth, sigma.view());
   });

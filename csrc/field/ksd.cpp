@@ -72,7 +72,7 @@ static std::tuple<Tensor, Tensor, Tensor> ksd_backward(const Tensor& grad, const
     FieldGradArgs<T> args = self_args<T>(p, g, h, sigma);
     args.grad_x = out<T>(grad_x);
     args.grad_score = out<T>(grad_score);
-    args.grad_log_sigma = log_sigma ? out<RowShare<T>>(*log_sigma) : nullptr;
+    args.grad_log_sigma = out<RowShare<T>>(log_sigma);
     backward(p, args);
     const Tensor own = torch::stable::subtract(grad_score, g, unbiased ? 2.0 / double(p.count) : 0.0);
     const Tensor grad_bandwidth =

@@ -98,7 +98,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_step_backward(const Optio
   }
   const Tensor grad_x = p.like_x(), grad_score = p.like_x();
   const OptionalTensor log_sigma = row_shares_if(needs_bandwidth, p, p.rows_shape);
-  const OptionalTensor dot = needs_step_size ? OptionalTensor(p.per_row()) : std::nullopt;
+  const OptionalTensor dot = p.per_row_if(needs_step_size);
   Tensor grad_bandwidth = not_needed(bandwidth), grad_step = not_needed(step_size);
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
@@ -109,8 +109,8 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_step_backward(const Optio
     args.hessian_trace = data<T>(hessian);
     args.grad_x = out<T>(grad_x);
     args.grad_score = out<T>(grad_score);
-    args.grad_log_sigma = log_sigma ? out<RowShare<T>>(*log_sigma) : nullptr;
-    args.dot = dot ? out<T>(*dot) : nullptr;
+    args.grad_log_sigma = out<RowShare<T>>(log_sigma);
+    args.dot = out<T>(dot);
     backward(p, args);
     if (log_sigma) grad_bandwidth = sum_rows<T, RowShare<T>>(p, *log_sigma, bandwidth, sigma.view());
     if (dot) grad_step = sum_rows<T>(p, *dot, step_size, {});
@@ -191,7 +191,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_field_backward(const Opti
     as_query.col_x = data<T>(p.x);
     as_query.col_score = data<T>(p.score);
     as_query.grad_x = out<T>(grad_query);
-    as_query.grad_log_sigma = log_sigma_rows ? out<RowShare<T>>(*log_sigma_rows) : nullptr;
+    as_query.grad_log_sigma = out<RowShare<T>>(log_sigma_rows);
     backward(p, as_query);
     as_particle.shape = {p.batch, p.count, rows, p.dim};
     as_particle.row_x = data<T>(p.x);
@@ -201,7 +201,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_field_backward(const Opti
     as_particle.col_grad_trace = data<T>(h);
     as_particle.grad_x = out<T>(grad_x);
     as_particle.grad_score = out<T>(grad_score);
-    as_particle.grad_log_sigma = log_sigma_cols ? out<RowShare<T>>(*log_sigma_cols) : nullptr;
+    as_particle.grad_log_sigma = out<RowShare<T>>(log_sigma_cols);
     backward(p, as_particle);
     if (!needs_bandwidth) return;
     grad_bandwidth = sum_rows<T, RowShare<T>>(p, *log_sigma_rows, bandwidth, sigma.view(), log_sigma_cols);

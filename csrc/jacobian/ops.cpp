@@ -86,7 +86,7 @@ static Five svgd_logdet_backward(const Tensor& grad, const Tensor& x, const Tens
             p.result(grad_hessian)};
   }
   const Tensor grad_x = p.like_x(), grad_score = p.like_x();
-  const OptionalTensor grad_rows = needs_step_size ? OptionalTensor(p.per_row()) : std::nullopt;
+  const OptionalTensor grad_rows = p.per_row_if(needs_step_size);
   Tensor grad_bandwidth, grad_step = not_needed(step_size);
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
@@ -96,7 +96,7 @@ static Five svgd_logdet_backward(const Tensor& grad, const Tensor& x, const Tens
     args.forward = jacobian_args<T>(p, sigma);
     args.forward.step = eps.view();
     args.forward.hessian = data<T>(hessian);
-    args.grad_step = grad_rows ? out<T>(*grad_rows) : nullptr;
+    args.grad_step = out<T>(grad_rows);
     args.grad_hessian = hessian ? out<T>(grad_hessian) : nullptr;
     grad_bandwidth = run_backward(p, args, w, bandwidth, sigma, grad_x, grad_score, needs_bandwidth);
     if (grad_rows) grad_step = sum_rows<T>(p, *grad_rows, step_size, {});

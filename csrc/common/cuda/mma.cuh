@@ -36,6 +36,13 @@ struct Split {
   }
 };
 
+// Adds A times B to C to the accuracy of float32: three products, the largest last.
+__device__ inline void mma_split(float (&c)[4], const Split<4>& a, const Split<2>& b) {
+  mma_tf32(c, a.small, b.big);
+  mma_tf32(c, a.big, b.small);
+  mma_tf32(c, a.big, b.big);
+}
+
 // A sum of products. The small terms are added apart, and sums that go on for long are moved to ordinary registers
 // every now and then: rounding towards zero would otherwise add up.
 struct ProductSum {

@@ -3,6 +3,8 @@
 // a load, and a kernel for each format would triple the library.
 #pragma once
 
+#include <type_traits>
+
 #include "common/cuda/columns.cuh"
 #include "common/cuda/half.cuh"
 #include "common/cuda/tile.cuh"
@@ -65,7 +67,15 @@ __device__ inline void store_four(float* to, Format format, int64_t at, const Pa
   *reinterpret_cast<Pack<uint16_t, 4>*>(reinterpret_cast<uint16_t*>(to) + at) = bits;
 }
 
-// The same for the packs of a row's columns.
+// The same for the packs of a row's columns. Doubles have no other format.
+template <class T>
+__device__ inline WidePack<T> load_columns(const Columns<T>& columns, const T* row) {
+  return columns.load(row);
+}
+template <class T>
+__device__ inline void store_columns(const Columns<T>& columns, T* to, Format, int64_t row, const WidePack<T>& pack) {
+  columns.store(to + row, pack);
+}
 __device__ inline WidePack<float> load_columns(const Columns<float>& columns, const StoredFloats& row) {
   if (row.format == Format::kFloat) return columns.load(row.data);
   WidePack<float> pack{};
@@ -100,12 +110,14 @@ __device__ inline void load_rows(typename Tile::Packed* tile, const StoredFloats
     Tile::element(tile, walk.row, walk.d) = from[int64_t(walk.row) * dim + walk.d];
   }
 }
-template <class Tile>
-__device__ inline void store_rows(typename Tile::Packed* tile, float* to, Format format, int64_t first, int count,
+template <class Tile, class T>
+__device__ inline void store_rows(typename Tile::Packed* tile, T* to, Format format, int64_t first, int count,
                                   int dim) {
-  if (format == Format::kFloat) return store_rows<Tile>(tile, to + first, count, dim);
-  for (RowWalk walk(threadIdx.x, blockDim.x, dim); walk.row < count; walk.advance()) {
-    store_number(to, format, first + int64_t(walk.row) * dim + walk.d, Tile::element(tile, walk.row, walk.d));
+  if (!std::is_same_v<T, float> || format == Format::kFloat) return store_rows<Tile>(tile, to + first, count, dim);
+  if constexpr (std::is_same_v<T, float>) {
+    for (RowWalk walk(threadIdx.x, blockDim.x, dim); walk.row < count; walk.advance()) {
+      store_number(to, format, first + int64_t(walk.row) * dim + walk.d, Tile::element(tile, walk.row, walk.d));
+    }
   }
 }
 

@@ -90,8 +90,7 @@ void field_backward_large(const FieldGradArgs<T>& args, bool wide, T* scratch, v
   in.bandwidth = args.bandwidth;
   in.wide = wide;
   in.sums = plan.sums;
-  in.parts = plan.parts;
-  in.cols_per_part = plan.cols_per_part;
+  in.grid = {plan.parts, plan.cols_per_part, {}, {}, {}};
   for_each_block(shape, plan, [&](const PairBlock& block, bool first, bool last) {
     const char* op = "field_backward";
     pair_sums<T, BackwardPairs>(op, pairs, block, sums, stream);

@@ -90,20 +90,11 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     }
     if (args.phi == nullptr) continue;
     if (args.step) {
-      WidePack<T> x;
-      if constexpr (std::is_same_v<T, float>) {
-        x = load_columns(columns, args.stored(args.query) + index * dim);
-      } else {
-        x = columns.load(args.query + index * dim);
-      }
+      const WidePack<T> x = load_columns(columns, args.stored(args.query) + index * dim);
       SVGDX_UNROLL
       for (int w = 0; w < kPackWidth<T>; ++w) value.v[w] = x.v[w] + step * value.v[w];
     }
-    if constexpr (std::is_same_v<T, float>) {
-      store_columns(columns, args.phi, args.format, index * dim, value);
-    } else {
-      columns.store(args.phi + index * dim, value);
-    }
+    store_columns(columns, args.phi, args.format, index * dim, value);
   }
   if (args.stein != nullptr) {
     score_dot = group.combine(score_dot, Sum<T>(), shares);

@@ -98,11 +98,7 @@ __device__ inline void field_write(FieldRow<T, P>& row, const StoredField<T>& ar
   __syncthreads();
   if (leader) write_row<Tile>(tile, local, row.sum);
   __syncthreads();
-  if constexpr (std::is_same_v<T, float>) {
-    store_rows<Tile>(tile, args.phi, args.format, first * dim, block.rows, static_cast<int>(dim));
-  } else {
-    store_rows<Tile>(tile, args.phi + first * dim, block.rows, static_cast<int>(dim));
-  }
+  store_rows<Tile>(tile, args.phi, args.format, first * dim, block.rows, static_cast<int>(dim));
 }
 
 // Occupancy is below one half if a row's three vectors need more than 64 registers (P = 16, and double): a few warps

@@ -88,9 +88,17 @@ void forward_differences(const char* op, const FieldArgs<T>& args, const LargePl
     SVGDX_LAUNCH((forward_kernel_values<T>), grid, kRowThreads, 0, stream, args, block, values, sums, trace_sums, first,
                  first_block);
   });
-  const ProductInputs<T> in{
-      shape, args.query, {args.x, args.score}, nullptr,    nullptr,           T(1), args.bandwidth,
-      wide,  first,      ForwardPairs::kSums,  plan.parts, plan.cols_per_part};
+  const ProductInputs<T> in{shape,
+                            args.query,
+                            {args.x, args.score},
+                            nullptr,
+                            nullptr,
+                            T(1),
+                            args.bandwidth,
+                            wide,
+                            first,
+                            ForwardPairs::kSums,
+                            {plan.parts, plan.cols_per_part, {}, {}, {}}};
   product<T, ForwardProduct>(op, in, block, sums, parts, stream);
 }
 
@@ -115,8 +123,7 @@ inline void forward_expanded(const char* op, const FieldArgs<float>& args, const
   in.trace_sums = trace_sums;
   in.wide = wide && is_aligned(args.phi, shape.dim);
   in.completes = completes(args, plan);
-  in.parts = plan.parts;
-  in.cols_per_part = plan.cols_per_part;
+  in.grid = {plan.parts, plan.cols_per_part, {}, {}, {}};
   value_products(op, in, block, sums, parts, stream);
 }
 

@@ -8,6 +8,17 @@ namespace svgdx::cuda {
 // Rounds up the elements of a part of scratch so that the next part is 16-byte aligned.
 inline int64_t aligned_elements(int64_t count) { return round_up(count, 4); }
 
+// Places arrays one after another in scratch, or only counts their elements if there is none.
+struct ScratchPlaces {
+  float* scratch;
+  int64_t used = 0;
+  float* take(int64_t count) {
+    float* place = scratch == nullptr ? nullptr : scratch + used;
+    used += aligned_elements(count);
+    return place;
+  }
+};
+
 // Blocks that sums of pairs are divided into: two or three waves. More would only add to what the next pass reads.
 constexpr int64_t kPairBlocks = kTargetBlocks * 3 / 4;
 

@@ -33,6 +33,32 @@ struct PairBlock {
   }
 };
 
+// How the blocks of a product of matrices of pairs with columns are divided: into parts of the columns, tiles of
+// dimensions and tiles of rows.
+struct ProductGrid {
+  int64_t parts, cols_per_part;
+  Divider by_dim_tiles, by_parts, by_row_tiles;
+
+  // Sets the tiles; returns the number of blocks of one batch entry.
+  int64_t divide(int64_t dim_tiles, int64_t row_tiles) {
+    by_dim_tiles = Divider(dim_tiles);
+    by_parts = Divider(parts);
+    by_row_tiles = Divider(row_tiles);
+    return dim_tiles * parts * row_tiles;
+  }
+};
+
+// What a block of it handles.
+struct ProductBlock {
+  int64_t d0, part, row0, batch;
+  __device__ ProductBlock(const ProductGrid& grid, int64_t index, int64_t tile_dims, int64_t tile_rows) {
+    d0 = grid.by_dim_tiles.split(index) * tile_dims;
+    part = grid.by_parts.split(index);
+    row0 = grid.by_row_tiles.split(index) * tile_rows;
+    batch = index;
+  }
+};
+
 // x, score and upstream gradient of rows and columns; null means zeros.
 template <class T>
 struct PairInputs {

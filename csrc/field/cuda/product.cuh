@@ -48,8 +48,7 @@ struct ProductInputs {
   bool wide;
   bool first;  // write the outputs instead of adding to them
   int sums;
-  int64_t parts, cols_per_part;
-  Divider by_parts, by_dim_tiles, by_row_tiles;
+  ProductGrid grid;
 };
 
 template <class T>
@@ -122,18 +121,6 @@ __device__ inline void product_chunk(ProductRows<Mode, T>& rows, const T* matric
   }
 }
 
-// What a block handles: part of the columns, tile of dimensions, tile of rows, batch entry.
-struct ProductBlock {
-  int64_t part, d0, row0, batch;
-  template <class Inputs>
-  __device__ ProductBlock(const Inputs& in, int64_t index) {
-    d0 = in.by_dim_tiles.split(index) * kProductDims;
-    part = in.by_parts.split(index);
-    row0 = in.by_row_tiles.split(index) * kProductRows;
-    batch = index;
-  }
-};
-
 template <class Mode, class T>
 __device__ inline void load_product_rows(ProductRows<Mode, T>& rows, const ProductInputs<T>& in, const PairBlock& block,
                                          const ProductBlock& at, int ty, int tx) {
@@ -191,7 +178,7 @@ __global__ void __launch_bounds__(kLargeThreads, Mode::kOuts * sizeof(T) <= 8 ? 
   SVGDX_SHARED_PACKS(T, weights, Mode::kMatrices * Rows::kSize);
   SVGDX_SHARED_PACKS(T, cols, Mode::kColArrays * Cols::kSize);
   SVGDX_SHARED(T, upstream, Cols::kCols);
-  const ProductBlock at(in, first_block + blockIdx.x);
+  const ProductBlock at(in.grid, first_block + blockIdx.x, kProductDims, kProductRows);
   if (at.row0 >= block.rows) return;
   const int ty = threadIdx.x / 8;
   const int tx = threadIdx.x % 8;
@@ -199,8 +186,8 @@ __global__ void __launch_bounds__(kLargeThreads, Mode::kOuts * sizeof(T) <= 8 ? 
   ProductRows<Mode, T> rows{};
   load_product_rows(rows, in, block, at, ty, tx);
 
-  const int64_t col_end = min(block.cols, (at.part + 1) * in.cols_per_part);
-  for (int64_t j = at.part * in.cols_per_part; j < col_end; j += Cols::kCols) {
+  const int64_t col_end = min(block.cols, (at.part + 1) * in.grid.cols_per_part);
+  for (int64_t j = at.part * in.grid.cols_per_part; j < col_end; j += Cols::kCols) {
     const int count = static_cast<int>(min(col_end - j, int64_t(Cols::kCols)));
     const int64_t col = (block.batch0 + at.batch) * in.shape.cols + block.col0 + j;
     __syncthreads();
@@ -227,13 +214,9 @@ __global__ void __launch_bounds__(kLargeThreads, Mode::kOuts * sizeof(T) <= 8 ? 
 template <class T, class Mode>
 void product(const char* op, const ProductInputs<T>& in, const PairBlock& block, const T* matrices, T* out,
              void* stream) {
-  const int64_t row_tiles = block.padded_rows / kProductRows;
-  const int64_t dim_tiles = ceil_div(in.shape.dim, kProductDims);
   ProductInputs<T> tiled = in;
-  tiled.by_parts = Divider(in.parts);
-  tiled.by_dim_tiles = Divider(dim_tiles);
-  tiled.by_row_tiles = Divider(row_tiles);
-  launch_blocks(op, row_tiles * dim_tiles * in.parts * block.batches, [&](unsigned grid, int64_t first) {
+  const int64_t blocks = tiled.grid.divide(ceil_div(in.shape.dim, kProductDims), block.padded_rows / kProductRows);
+  launch_blocks(op, blocks * block.batches, [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((product_kernel<T, Mode>), grid, kLargeThreads, 0, stream, tiled, block, matrices, out, first);
   });
 }

@@ -80,31 +80,27 @@ struct ExpandedGradMemory {
 inline int64_t place_expanded_grad(ExpandedGradMemory& memory, const FieldGradArgs<float>& args,
                                    const ExpandedGradPlan& plan, float* from) {
   const FieldShape& shape = args.shape;
-  int64_t used = 0;
-  const auto take = [&](int64_t count) {
-    float* place = from == nullptr ? nullptr : from + used;
-    used += aligned_elements(count);
-    return place;
-  };
+  ScratchPlaces places{from};
   const int64_t parts = plan.dim_splits * plan.batches;
   const auto planes = [&](int64_t rows, int64_t cols) {
     PairPlanes planes;
-    planes.sums = take(plan.dim_splits * PairPlanes::kSums * plan.matrix());
-    planes.norms = {take(parts * rows), take(parts * rows), take(parts * cols), take(parts * cols)};
+    planes.sums = places.take(plan.dim_splits * PairPlanes::kSums * plan.matrix());
+    planes.norms = {places.take(parts * rows), places.take(parts * rows), places.take(parts * cols),
+                    places.take(parts * cols)};
     return planes;
   };
   const bool is_one_block = args.self && plan.rows == shape.rows;
   if (needs_direct(args)) memory.direct = planes(plan.padded_rows, plan.padded_cols);
   if (needs_transposed(args) && !is_one_block) memory.transposed = planes(plan.padded_cols, plan.padded_rows);
   const int64_t rows = plan.batches * std::max(plan.padded_rows, plan.padded_cols);
-  memory.expansion.kappa = take(plan.matrix());
-  memory.expansion.lean = take(plan.matrix());
-  memory.expansion.row_sums = take(2 * rows);
-  memory.expansion.has_redone = reinterpret_cast<int*>(take(rows));
-  memory.expansion.redone = take(2 * rows * shape.dim);
-  memory.scalars = take(RowScalars<float>::kCount * plan.batches * shape.rows);
-  memory.vectors = take(plan.parts * 2 * plan.batches * shape.rows * shape.dim);
-  return used;
+  memory.expansion.kappa = places.take(plan.matrix());
+  memory.expansion.lean = places.take(plan.matrix());
+  memory.expansion.row_sums = places.take(2 * rows);
+  memory.expansion.has_redone = reinterpret_cast<int*>(places.take(rows));
+  memory.expansion.redone = places.take(2 * rows * shape.dim);
+  memory.scalars = places.take(RowScalars<float>::kCount * plan.batches * shape.rows);
+  memory.vectors = places.take(plan.parts * 2 * plan.batches * shape.rows * shape.dim);
+  return places.used;
 }
 
 inline int64_t expanded_backward_bytes(const FieldGradArgs<float>& args) {
@@ -127,35 +123,25 @@ struct ExpandedBackward {
   }
   int64_t centre_at() const { return args.shape.cols * args.shape.dim; }
 
-  void multiply(const PairPlanes& planes, const PairBlock& block) const {
-    const FieldShape& shape = args.shape;
-    const PairProductInputs in{{args.row_x, args.row_grad_phi},
+  // Rows or columns of the pairs.
+  struct Side {
+    const float *x, *score, *grad_phi;
+    int64_t count;
+  };
+  // Products of (X, G) of one side with (X, s) of the other.
+  void multiply(const Side& grads, const Side& scores, const PairPlanes& planes, const PairBlock& block) const {
+    const PairProductInputs in{{grads.x, grads.grad_phi},
+                               scores.x,
+                               scores.score,
                                args.col_x,
-                               args.col_score,
-                               args.col_x,
-                               shape.rows,
-                               shape.cols,
-                               shape.dim,
+                               grads.count,
+                               scores.count,
+                               args.shape.dim,
                                centre_at(),
                                args.bandwidth,
                                planes.norms,
                                wide};
     pair_products<2>(kOp, in, block, planes.sums, stream);
-  }
-  void multiply_transposed(const PairPlanes& planes, const PairBlock& block) const {
-    const FieldShape& shape = args.shape;
-    const PairProductInputs in{{args.col_x, args.col_grad_phi},
-                               args.row_x,
-                               args.row_score,
-                               args.col_x,
-                               shape.cols,
-                               shape.rows,
-                               shape.dim,
-                               centre_at(),
-                               args.bandwidth,
-                               planes.norms,
-                               wide};
-    pair_products<2>(kOp, in, swapped(block), planes.sums, stream);
   }
   static PairBlock swapped(PairBlock block) {
     std::swap(block.row0, block.col0);
@@ -174,14 +160,15 @@ struct ExpandedBackward {
     in.centre_at = centre_at();
     in.wide = wide;
     in.first = first;
-    in.parts = plan.parts;
-    in.cols_per_part = plan.cols_per_part;
+    in.grid = {plan.parts, plan.cols_per_part, {}, {}, {}};
     grad_products(kOp, in, block, memory.vectors, stream);
   }
   void take(const PairBlock& block) const {
-    if (needs_direct(args)) multiply(memory.direct, block);
+    const Side rows{args.row_x, args.row_score, args.row_grad_phi, args.shape.rows};
+    const Side cols{args.col_x, args.col_score, args.col_grad_phi, args.shape.cols};
+    if (needs_direct(args)) multiply(rows, cols, memory.direct, block);
     if (args.self && block.row0 == block.col0) return gather(block, memory.direct, memory.direct);
-    if (needs_transposed(args)) multiply_transposed(memory.transposed, block);
+    if (needs_transposed(args)) multiply(cols, rows, memory.transposed, swapped(block));
     gather(block, memory.direct, memory.transposed);
     if (args.self) gather(swapped(block), memory.transposed, memory.direct);
   }

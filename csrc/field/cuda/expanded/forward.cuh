@@ -16,8 +16,7 @@ struct ValueProductInputs {
   FieldArgs<float> args;
   const float* trace_sums;
   bool wide, completes;  // completes: the only part, which writes phi and the trace
-  int64_t parts, cols_per_part;
-  Divider by_parts, by_dim_tiles, by_row_tiles;
+  ProductGrid grid;
 };
 
 // Adds beta X_i sum_j kappa_ij, the pairs by differences and the row's pair with itself.
@@ -73,14 +72,11 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
   constexpr int kSize = kValues + 2 * kColumns;
   SharedCarver carver;
   SVGDX_CARVE(carver, float, tiles, 2 * kSize);
-  int64_t index = first_block + blockIdx.x;
-  const int64_t d0 = in.by_dim_tiles.split(index) * kExpandedTile;
-  const int64_t part = in.by_parts.split(index);
-  const int64_t row0 = in.by_row_tiles.split(index) * kExpandedTile;
-  const int64_t batch = index;
+  const ProductBlock at(in.grid, first_block + blockIdx.x, kExpandedTile, kExpandedTile);
+  const int64_t d0 = at.d0, part = at.part, row0 = at.row0, batch = at.batch;
   if (row0 >= block.rows) return;
   const int64_t dim = in.args.shape.dim;
-  const int64_t col_end = min(block.cols, (part + 1) * in.cols_per_part);
+  const int64_t col_end = min(block.cols, (part + 1) * in.grid.cols_per_part);
   const float* kappa = values + block.plane(0, 0, ForwardPairs::kSums, batch) + row0 * block.padded_cols;
   const float beta = beta_of(in.args.bandwidth, block.batch0 + batch);
   const float* x = in.args.x + (block.batch0 + batch) * in.args.shape.cols * dim + d0;
@@ -96,12 +92,8 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
   const ExpandedWarp warp;
   ExpandedSums sums;
   float centre[4];
-  SVGDX_UNROLL
-  for (int n = 0; n < 4; ++n) {
-    const int d = warp.col0 + 8 * n + warp.g;
-    centre[n] = d0 + d < dim ? x[d] : 0.0f;
-  }
-  for_each_chunk(tiles, kSize, part * in.cols_per_part, col_end, start, [&](const float* tile, int count) {
+  warp.load_centre(centre, x, dim - d0);
+  for_each_chunk(tiles, kSize, part * in.grid.cols_per_part, col_end, start, [&](const float* tile, int count) {
     sums.begin();
     SVGDX_UNROLL_BY(1)
     for (int k = 0; k < count; k += 8) {
@@ -126,39 +118,29 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
     sums.end();
   });
   float* plane = out + (part * block.batches + batch) * block.rows * dim;
-  SVGDX_UNROLL
-  for (int m = 0; m < 2; ++m) {
-    SVGDX_UNROLL
-    for (int n = 0; n < 4; ++n) {
-      SVGDX_UNROLL
-      for (int e = 0; e < 4; e += 2) {
-        const int64_t row = row0 + warp.row(m, e);
-        const int64_t d = d0 + warp.col(n, e);
-        if (row >= block.rows || d >= dim) continue;
-        Pack<float, 2> pack;
-        pack.v[0] = sums.total[m][n][e];
-        pack.v[1] = sums.total[m][n][e + 1];
-        if (part == 0) add_first_part(pack, in, block, batch, row, d, beta);
-        if (in.completes) {
-          complete(pack, in, block, batch, row, d, beta);
-        } else {
-          store_pack(plane + row * dim + d, pack, dim - d, in.wide);
-        }
-      }
+  ExpandedWarp::for_each_two([&](int m, int n, int e) {
+    const int64_t row = row0 + warp.row(m, e);
+    const int64_t d = d0 + warp.col(n, e);
+    if (row >= block.rows || d >= dim) return;
+    Pack<float, 2> pack;
+    pack.v[0] = sums.total[m][n][e];
+    pack.v[1] = sums.total[m][n][e + 1];
+    if (part == 0) add_first_part(pack, in, block, batch, row, d, beta);
+    if (in.completes) {
+      complete(pack, in, block, batch, row, d, beta);
+    } else {
+      store_pack(plane + row * dim + d, pack, dim - d, in.wide);
     }
-  }
+  });
 }
 
 inline void value_products(const char* op, ValueProductInputs in, const PairBlock& block, const float* values,
                            float* out, void* stream) {
-  const int64_t row_tiles = ceil_div(block.rows, kExpandedTile);
-  const int64_t dim_tiles = ceil_div(in.args.shape.dim, kExpandedTile);
-  in.by_parts = Divider(in.parts);
-  in.by_dim_tiles = Divider(dim_tiles);
-  in.by_row_tiles = Divider(row_tiles);
+  const int64_t blocks =
+      in.grid.divide(ceil_div(in.args.shape.dim, kExpandedTile), ceil_div(block.rows, kExpandedTile));
   constexpr size_t kShared =
       carve_bytes<float>(2 * (kExpandedTile * kSummandStride + 2 * kExpandedChunk * kWideStride));
-  launch_blocks(op, row_tiles * dim_tiles * in.parts * block.batches, [&](unsigned grid, int64_t first) {
+  launch_blocks(op, blocks * block.batches, [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((value_products_kernel), grid, kExpandedThreads, kShared, stream, in, block, values, out, first);
   });
 }
@@ -168,20 +150,15 @@ inline bool is_expanded(const FieldShape& shape) { return shape.cols >= kExpande
 
 // Places the expansion of one block of pairs in scratch, or counts its elements.
 inline int64_t place_expansion(Expansion& expansion, const LargePlan& plan, int64_t dim, float* from) {
-  int64_t used = 0;
-  const auto take = [&](int64_t count) {
-    float* place = from == nullptr ? nullptr : from + used;
-    used += aligned_elements(count);
-    return place;
-  };
+  ScratchPlaces places{from};
   const int64_t parts = plan.dim_splits * plan.batches;
-  expansion.norms.row_norm = take(parts * plan.padded_rows);
-  expansion.norms.col_norm = take(parts * plan.padded_cols);
-  expansion.norms.col_weight = take(parts * plan.padded_cols);
-  expansion.kappa = take(plan.batches * plan.rows);
-  expansion.has_redone = reinterpret_cast<int*>(take(plan.batches * plan.rows));
-  expansion.redone = take(plan.batches * plan.rows * dim);
-  return used;
+  expansion.norms.row_norm = places.take(parts * plan.padded_rows);
+  expansion.norms.col_norm = places.take(parts * plan.padded_cols);
+  expansion.norms.col_weight = places.take(parts * plan.padded_cols);
+  expansion.kappa = places.take(plan.batches * plan.rows);
+  expansion.has_redone = reinterpret_cast<int*>(places.take(plan.batches * plan.rows));
+  expansion.redone = places.take(plan.batches * plan.rows * dim);
+  return places.used;
 }
 
 }  // namespace svgdx::cuda

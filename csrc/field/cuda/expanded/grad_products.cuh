@@ -13,8 +13,7 @@ struct GradProductInputs {
   int64_t centre_at;    // from one batch entry to the next
   bool wide;
   bool first;  // write the outputs instead of adding to them
-  int64_t parts, cols_per_part;
-  Divider by_parts, by_dim_tiles, by_row_tiles;
+  ProductGrid grid;
 };
 
 // Chunks of 16 columns: two matrices of weights and three arrays of columns are double-buffered in 48 KiB.
@@ -80,22 +79,17 @@ struct GradProductSums {
   }
 
  private:
-  __device__ static void multiply(float (&sum)[4], const Split<4>& a, const Split<2>& b) {
-    mma_tf32(sum, a.small, b.big);
-    mma_tf32(sum, a.big, b.small);
-    mma_tf32(sum, a.big, b.big);
-  }
   __device__ static void add_product(float (&total)[4], const Split<4>& a, const Split<2>& b) {
     float sum[4] = {};
-    multiply(sum, a, b);
+    mma_split(sum, a, b);
     SVGDX_UNROLL
     for (int e = 0; e < 4; ++e) total[e] += sum[e];
   }
   __device__ static void add_product(float (&total)[4], const Split<4>& a, const Split<2>& b, const Split<4>& c,
                                      const Split<2>& d) {
     float sum[4] = {};
-    multiply(sum, a, b);
-    multiply(sum, c, d);
+    mma_split(sum, a, b);
+    mma_split(sum, c, d);
     SVGDX_UNROLL
     for (int e = 0; e < 4; ++e) total[e] += sum[e];
   }
@@ -138,11 +132,8 @@ static __global__ void __launch_bounds__(kExpandedThreads, 2)
   using Tile = GradProductTile;
   SharedCarver carver;
   SVGDX_CARVE(carver, float, tiles, 2 * Tile::kSize);
-  int64_t index = first_block + blockIdx.x;
-  const int64_t d0 = in.by_dim_tiles.split(index) * kExpandedTile;
-  const int64_t part = in.by_parts.split(index);
-  const int64_t row0 = in.by_row_tiles.split(index) * kExpandedTile;
-  const int64_t batch = index;
+  const ProductBlock at(in.grid, first_block + blockIdx.x, kExpandedTile, kExpandedTile);
+  const int64_t d0 = at.d0, part = at.part, row0 = at.row0, batch = at.batch;
   if (row0 >= block.rows) return;
   const FieldGradArgs<float>& args = in.args;
   const int64_t dim = args.shape.dim;
@@ -152,7 +143,7 @@ static __global__ void __launch_bounds__(kExpandedThreads, 2)
   const bool has_score = args.col_grad_phi != nullptr || args.col_grad_trace != nullptr;
   const float* centres = in.centre + b * in.centre_at + d0;
   const int64_t first_col = b * args.shape.cols + block.col0;
-  const int64_t col_end = min(block.cols, (part + 1) * in.cols_per_part);
+  const int64_t col_end = min(block.cols, (part + 1) * in.grid.cols_per_part);
   const int64_t matrix = batch * block.matrix() + row0 * block.padded_cols;
   const auto start = [&](AsyncCopies& copies, int64_t j, float* to) {
     const auto columns = [&](int place, const float* from) {
@@ -174,11 +165,7 @@ static __global__ void __launch_bounds__(kExpandedThreads, 2)
   const ExpandedWarp warp;
   GradProductSums sums;
   float centre[4];
-  SVGDX_UNROLL
-  for (int n = 0; n < 4; ++n) {
-    const int d = warp.col0 + 8 * n + warp.g;
-    centre[n] = d0 + d < dim ? centres[d] : 0.0f;
-  }
+  warp.load_centre(centre, centres, dim - d0);
   float h[2][2];
   SVGDX_UNROLL
   for (int m = 0; m < 2; ++m) {
@@ -189,7 +176,7 @@ static __global__ void __launch_bounds__(kExpandedThreads, 2)
       h[m][half] = inside ? sign * args.row_grad_trace[b * args.shape.rows + block.row0 + row] : 0.0f;
     }
   }
-  for_each_chunk<kGradChunk>(tiles, Tile::kSize, part * in.cols_per_part, col_end, start,
+  for_each_chunk<kGradChunk>(tiles, Tile::kSize, part * in.grid.cols_per_part, col_end, start,
                              [&](const float* tile, int count) {
                                SVGDX_UNROLL_BY(1)
                                for (int k = 0; k < count; k += 8)
@@ -197,49 +184,39 @@ static __global__ void __launch_bounds__(kExpandedThreads, 2)
                              });
   const int64_t plane = block.batches * args.shape.rows * dim;
   float* to = out + part * 2 * plane + (batch * args.shape.rows + block.row0) * dim;
-  SVGDX_UNROLL
-  for (int m = 0; m < 2; ++m) {
+  ExpandedWarp::for_each_two([&](int m, int n, int e) {
+    const int64_t row = row0 + warp.row(m, e);
+    const int64_t d = d0 + warp.col(n, e);
+    if (row >= block.rows || d >= dim) return;
+    Pack<float, 2> both;
+    Pack<float, 2> score;
     SVGDX_UNROLL
-    for (int n = 0; n < 4; ++n) {
-      SVGDX_UNROLL
-      for (int e = 0; e < 4; e += 2) {
-        const int64_t row = row0 + warp.row(m, e);
-        const int64_t d = d0 + warp.col(n, e);
-        if (row >= block.rows || d >= dim) continue;
-        Pack<float, 2> both;
-        Pack<float, 2> score;
-        SVGDX_UNROLL
-        for (int w = 0; w < 2; ++w) {
-          both.v[w] = sums.both[m][n][e + w];
-          score.v[w] = sums.score[m][n][e + w];
-        }
-        if (part == 0) add_rest(both, score, in, block, batch, row, d, beta);
-        float* place = to + row * dim + d;
-        Pack<float, 2> before[2] = {};
-        if (!in.first) {
-          load_pack(before[0], place, dim - d, in.wide);
-          load_pack(before[1], place + plane, dim - d, in.wide);
-        }
-        SVGDX_UNROLL
-        for (int w = 0; w < 2; ++w) {
-          both.v[w] += before[0].v[w] - score.v[w];
-          score.v[w] += before[1].v[w];
-        }
-        store_pack(place, both, dim - d, in.wide);
-        store_pack(place + plane, score, dim - d, in.wide);
-      }
+    for (int w = 0; w < 2; ++w) {
+      both.v[w] = sums.both[m][n][e + w];
+      score.v[w] = sums.score[m][n][e + w];
     }
-  }
+    if (part == 0) add_rest(both, score, in, block, batch, row, d, beta);
+    float* place = to + row * dim + d;
+    Pack<float, 2> before[2] = {};
+    if (!in.first) {
+      load_pack(before[0], place, dim - d, in.wide);
+      load_pack(before[1], place + plane, dim - d, in.wide);
+    }
+    SVGDX_UNROLL
+    for (int w = 0; w < 2; ++w) {
+      both.v[w] += before[0].v[w] - score.v[w];
+      score.v[w] += before[1].v[w];
+    }
+    store_pack(place, both, dim - d, in.wide);
+    store_pack(place + plane, score, dim - d, in.wide);
+  });
 }
 
 inline void grad_products(const char* op, GradProductInputs in, const PairBlock& block, float* out, void* stream) {
-  const int64_t row_tiles = ceil_div(block.rows, kExpandedTile);
-  const int64_t dim_tiles = ceil_div(in.args.shape.dim, kExpandedTile);
-  in.by_parts = Divider(in.parts);
-  in.by_dim_tiles = Divider(dim_tiles);
-  in.by_row_tiles = Divider(row_tiles);
+  const int64_t blocks =
+      in.grid.divide(ceil_div(in.args.shape.dim, kExpandedTile), ceil_div(block.rows, kExpandedTile));
   constexpr size_t kShared = carve_bytes<float>(2 * GradProductTile::kSize);
-  launch_blocks(op, row_tiles * dim_tiles * in.parts * block.batches, [&](unsigned grid, int64_t first) {
+  launch_blocks(op, blocks * block.batches, [&](unsigned grid, int64_t first) {
     SVGDX_LAUNCH((grad_products_kernel), grid, kExpandedThreads, kShared, stream, in, block, out, first);
   });
 }

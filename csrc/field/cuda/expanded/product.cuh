@@ -103,11 +103,7 @@ struct ExpandedSums {
   }
   __device__ void add(int n, const Split<4> (&a)[2], const Split<2>& b) {
     SVGDX_UNROLL
-    for (int m = 0; m < 2; ++m) {
-      mma_tf32(chunk[m][n], a[m].small, b.big);
-      mma_tf32(chunk[m][n], a[m].big, b.small);
-      mma_tf32(chunk[m][n], a[m].big, b.big);
-    }
+    for (int m = 0; m < 2; ++m) mma_split(chunk[m][n], a[m], b);
   }
   __device__ void end() {
     SVGDX_UNROLL
@@ -131,6 +127,27 @@ struct ExpandedWarp {
         t(int(threadIdx.x) % 4) {}
   __device__ int row(int m, int e) const { return row0 + 16 * m + g + e / 2 * 8; }
   __device__ int col(int n, int e) const { return col0 + 8 * n + 2 * t + e % 2; }
+
+  // Calls f(m, n, e) for every pair of a lane's sums that are neighbours in a row, e and e + 1.
+  template <class F>
+  __device__ static void for_each_two(F f) {
+    SVGDX_UNROLL
+    for (int m = 0; m < 2; ++m) {
+      SVGDX_UNROLL
+      for (int n = 0; n < 4; ++n) {
+        SVGDX_UNROLL
+        for (int e = 0; e < 4; e += 2) f(m, n, e);
+      }
+    }
+  }
+  // The centre's numbers in a lane's columns of an operand B; `from` has `count` numbers of the tile's columns.
+  __device__ void load_centre(float (&centre)[4], const float* from, int64_t count) const {
+    SVGDX_UNROLL
+    for (int n = 0; n < 4; ++n) {
+      const int d = col0 + 8 * n + g;
+      centre[n] = d < count ? from[d] : 0.0f;
+    }
+  }
 
   // Number e of an operand A in a tile [row][summand], of the summands from k on.
   template <int Stride = kSummandStride>
@@ -290,21 +307,14 @@ __global__ void __launch_bounds__(kExpandedThreads, 2)
   SVGDX_UNROLL
   for (int sum = 0; sum < 2; ++sum) {
     float* plane = out + block.plane(split, 2 * is_grad + sum, 2 * Arrays, batch);
-    SVGDX_UNROLL
-    for (int m = 0; m < 2; ++m) {
-      SVGDX_UNROLL
-      for (int n = 0; n < 4; ++n) {
-        SVGDX_UNROLL
-        for (int e = 0; e < 4; e += 2) {
-          const auto& total = sum == 0 ? x_x.total[m][n] : x_s.total[m][n];
-          Pack<float, 2> pack;
-          pack.v[0] = total[e];
-          pack.v[1] = total[e + 1];
-          const int64_t at = (row + warp.row(m, e)) * block.padded_cols + col + warp.col(n, e);
-          *reinterpret_cast<Pack<float, 2>*>(plane + at) = pack;
-        }
-      }
-    }
+    ExpandedWarp::for_each_two([&](int m, int n, int e) {
+      const auto& total = sum == 0 ? x_x.total[m][n] : x_s.total[m][n];
+      Pack<float, 2> pack;
+      pack.v[0] = total[e];
+      pack.v[1] = total[e + 1];
+      const int64_t at = (row + warp.row(m, e)) * block.padded_cols + col + warp.col(n, e);
+      *reinterpret_cast<Pack<float, 2>*>(plane + at) = pack;
+    });
   }
 }
 

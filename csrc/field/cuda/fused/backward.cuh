@@ -1,5 +1,5 @@
-// The backward pass in one launch for 16 < dim <= 64, and for dim > 8 with many columns, in float32. It has the shape
-// of forward.cuh: seven products multiply rows by columns, three multiply weights by columns.
+// The backward pass in one launch for 16 < dim <= 64, and for dim > 8 with many columns, in float32. It is
+// built like forward.cuh, but takes seven products of rows and columns and three of weights and columns.
 #pragma once
 
 #include "field/cuda/fused/grad_pairs.cuh"
