@@ -86,14 +86,14 @@ def floor_call(count: int, upstream: list[torch.Tensor]) -> Call:
 
     They have ``count`` inputs, and as many outputs of as many dimensions as ``upstream``, of one number each.
     """
-    function = {1: lambda x: x, 3: torch.lerp}[count]
+    one = {1: torch.sin, 3: torch.lerp}[count]
+    several = {1: torch.unbind, 3: lambda *values: torch.unbind(torch.lerp(*values))}[count]
+    function = several if len(upstream) > 1 else one
     lead = (len(upstream),) if len(upstream) > 1 else ()
     shape = (1,) * upstream[0].dim()
     inputs = [torch.ones(*lead, *shape, requires_grad=True) for _ in range(count)]
     ones = [torch.ones(shape) for _ in upstream]
-    if len(upstream) > 1:
-        return lambda: torch.autograd.grad(torch.unbind(function(*inputs)), inputs, ones)
-    return lambda: torch.autograd.grad(torch.sin(*inputs) if count == 1 else function(*inputs), inputs, ones)
+    return lambda: torch.autograd.grad(function(*inputs), inputs, ones)
 
 
 class Cell:

@@ -129,11 +129,12 @@ def other_environment(folder: pathlib.Path) -> pathlib.Path:
 def test_pip_install_editable_rebuilds_what_changed(project: pathlib.Path, tmp_path: pathlib.Path) -> None:
     python = other_environment(tmp_path / "venv")
     script = "import svgdx, torch; print(svgdx.__file__, torch.ops.svgdx.answer())"
-    kernel = project / "csrc/small/cpu/answer_kernel.cpp"
     for answer in ("42", "43"):
+        kernel = project / "csrc/small/cpu/answer_kernel.cpp"
         kernel.write_text(kernel.read_text().replace("42", answer))
         pip(sys.executable, "--python", python, "install", "-e", ".", cwd=project)
-    assert run(python, "-c", script, cwd=tmp_path).stdout.split() == [str(project / "svgdx/__init__.py"), "43"]
+        result = run(python, "-c", script, cwd=tmp_path)
+        assert result.stdout.split() == [str(project / "svgdx/__init__.py"), answer]
 
 
 def test_missing_tool_says_where_it_was_looked_for(project: pathlib.Path) -> None:

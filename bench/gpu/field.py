@@ -70,10 +70,14 @@ def _fused(plan: dict[str, Any], rows: int, m: int, dim: int, forward: bool = Tr
         shared=plan["shared"],
         innermost=not narrow,
     )
+    return _completed(fused, splits, rows, dim, forward)
+
+
+def _completed(work: Work, splits: int, rows: int, dim: int, forward: bool) -> list[Work]:
+    """A kernel that sums over columns, and the one that adds its sums up if the columns are split."""
+    outs = 1 if forward else 2
     finish = f"finish_field{'' if forward else '_backward'}_kernel<float>"
-    return (
-        [fused] if splits == 1 else [fused, rows_of(finish, rows, dim, splits, arrays - 1, (arrays - 1) * rows * dim)]
-    )
+    return [work] if splits == 1 else [work, rows_of(finish, rows, dim, splits, outs, outs * rows * dim)]
 
 
 def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
@@ -83,10 +87,8 @@ def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
     if "fused" in plan:
         return _fused(plan, rows, m, dim)
     if not plan["large"]:
-        works = [small("field_forward_kernel", plan, m, dim, 2, rows * plan["splits"] * (dim + 1))]
-        if plan["splits"] > 1:
-            works.append(rows_of("finish_field_kernel<float>", rows, dim, plan["splits"], 1, rows * dim))
-        return works
+        work = small("field_forward_kernel", plan, m, dim, 2, rows * plan["splits"] * (dim + 1))
+        return _completed(work, plan["splits"], rows, dim, True)
     block_rows, cols = plan["batches"] * plan["rows"], plan["cols"]
     values = (block_rows, cols, plan["dim_splits"], 2, block_rows * cols, plan["launches"])
     finish = rows_of(
@@ -208,10 +210,8 @@ def svgd_phi_trace_backward(plan_of: Plan, batch: int, m: int, dim: int) -> list
     if "fused" in plan:
         return _fused(plan, rows, m, dim, False)
     if not plan["large"]:
-        works = [small("field_backward_kernel", plan, m, dim, 3, rows * plan["splits"] * (2 * dim + 4))]
-        if plan["splits"] > 1:
-            works.append(rows_of("finish_field_backward_kernel<float>", rows, dim, plan["splits"], 2, 2 * rows * dim))
-        return works
+        work = small("field_backward_kernel", plan, m, dim, 3, rows * plan["splits"] * (2 * dim + 4))
+        return _completed(work, plan["splits"], rows, dim, False)
     return _expanded_backward(plan, m)
 
 

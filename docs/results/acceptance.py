@@ -16,6 +16,7 @@ from svgdx.experiments.eb_gfn.tasks import load_task
 from svgdx.experiments.eb_gfn.train import trainer_of
 from svgdx.experiments.eb_gfn.trainer import EBGFNTrainer
 from svgdx.experiments.run.folder import RunFolder
+from svgdx.experiments.run.report import table
 
 POINTS = 256
 
@@ -33,22 +34,21 @@ def acceptance(trainer: EBGFNTrainer, x: torch.Tensor, k: int) -> float:
     return float(gflownets.accept(proposal, log_p_x, log_p_new, 0, "metropolis")[2].mean())
 
 
-def rows(path: Path) -> list[list[str]]:
-    """Iteration, K of the schedule at it, and the acceptance of each K, for every checkpoint of a run."""
+def acceptances(path: Path) -> list[str]:
+    """A table of the checkpoints of a run: iteration, K of the schedule at it, and the acceptance of each K."""
     folder = RunFolder.reopen(path, "eb-gfn")
     config = EBGFNConfig.from_yaml(folder.config)
     trainer = trainer_of(config, load_task(config))
     assert isinstance(trainer, EBGFNTrainer)
     x = trainer.task.held_out(POINTS, 0)
-    table = [[f"{path.name}: iteration", "K", *(f"K = {k}" for k in lengths(trainer.task.dim))]]
-    table.append(["---"] * len(table[0]))
+    rows = []
     for file in folder.saved():
         loaded = folder.load(file)
         assert loaded is not None
         trainer.restore(*loaded)
         probabilities = [f"{acceptance(trainer, x, k):.3f}" for k in lengths(trainer.task.dim)]
-        table.append([f"{trainer.step:,}", str(trainer._k()), *probabilities])
-    return table
+        rows.append([f"{trainer.step:,}", str(trainer._k()), *probabilities])
+    return table([f"{path.name}: iteration", "K", *(f"K = {k}" for k in lengths(trainer.task.dim))], rows)
 
 
 def main(arguments: list[str]) -> None:
@@ -64,8 +64,7 @@ def main(arguments: list[str]) -> None:
     ]
     for folder in folders:
         config = EBGFNConfig.from_yaml(folder / "config.yaml")
-        lines += ["", f"- `{config.command()} --out {folder}`", ""]
-        lines += ["| " + " | ".join(cells) + " |" for cells in rows(folder)]
+        lines += ["", f"- `{config.command()} --out {folder}`", "", *acceptances(folder)]
     page.write_text("\n".join(lines) + "\n")
 
 

@@ -19,6 +19,7 @@ from svgdx.experiments.eb_gfn.config import IMAGES, SYNTHETIC, EBGFNConfig
 from svgdx.experiments.eb_gfn.tasks import Ising, load_task
 from svgdx.experiments.metrics.bits import neg_log_rmse
 from svgdx.experiments.run.figures import write_figure
+from svgdx.experiments.run.report import table
 
 # EB-GFN in Zhang et al., ICML 2022, as far as published: NLL in nats; -log RMSE of an Ising model by (side, sigma).
 PUBLISHED_NLL = {"2spirals": 20.050, "8gaussians": 19.982, "circles": 20.546, "pinwheel": 19.554}
@@ -91,10 +92,8 @@ class Run:
         return [f"{self.step:,}", f"{self.hours:.2f}"]
 
 
-def table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in [columns, ["---"] * len(columns), *rows]]
-    return "\n".join(lines) + "\n"
+def joined(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def plane_section(runs: list[Run]) -> str:
@@ -109,7 +108,7 @@ def plane_section(runs: list[Run]) -> str:
         "Negative log-likelihood of fresh points, in nats; lower is better, and the entropy of the data is the least "
         "possible."
     )
-    return f"## 2-D data\n\n{text}\n\n{table(PLANE_COLUMNS, rows)}"
+    return f"## 2-D data\n\n{text}\n\n{joined(table(PLANE_COLUMNS, rows))}"
 
 
 def ising_section(runs: list[Run]) -> str:
@@ -129,8 +128,8 @@ def ising_section(runs: list[Run]) -> str:
         "known, and with the edges to be found by the penalty and threshold of the runs."
     )
     grids = list({(run.config.side, run.config.sigma): run.config for run in runs}.values())
-    limits = table(LIMIT_COLUMNS, [limit_row(config) for config in grids])
-    return f"## Ising models\n\n{text}\n\n{table(ISING_COLUMNS, rows)}\n{limits}"
+    limits = joined(table(LIMIT_COLUMNS, [limit_row(config) for config in grids]))
+    return f"## Ising models\n\n{text}\n\n{joined(table(ISING_COLUMNS, rows))}\n{limits}"
 
 
 def limit_row(config: EBGFNConfig) -> list[str]:
@@ -156,7 +155,7 @@ def images_section(runs: list[Run]) -> str:
         bits = [run.value("gflownet_bits_per_dim", 4), run.value("energy_bits_per_dim_ais", 4)]
         seed = str(run.config.seed)
         rows.append([data, run.config.sampler, *bits, run.value("energy_nll_ais"), seed, *run.length()])
-    return f"## Binary images\n\nMeasured on held-out images; lower is better.\n\n{table(IMAGE_COLUMNS, rows)}"
+    return f"## Binary images\n\nMeasured on held-out images; lower is better.\n\n{joined(table(IMAGE_COLUMNS, rows))}"
 
 
 def commands_section(runs: list[Run]) -> str:
@@ -217,13 +216,14 @@ def main(arguments: list[str]) -> None:
         if chosen:
             sections.append(section(chosen))
     title = sections[0].splitlines()[0].replace("## ", ": ") if len(sections) == 1 else ""
-    lines = [f"# Results of EB-GFN{title}\n", f"Made by `python docs/results/eb_gfn.py {' '.join(arguments)}`.\n"]
-    if image is not None:
-        plane = [run for run in runs if run.config.data in SYNTHETIC]
-        curves(plane, image) if plane else last_pictures(runs, image)
-        if not plane:
-            lines.append(f"![The last picture of each run]({image.name})\n")
-    page.write_text("\n".join([*lines, *sections, commands_section(runs)]))
+    head = [f"# Results of EB-GFN{title}\n", f"Made by `python docs/results/eb_gfn.py {' '.join(arguments)}`.\n"]
+    plane = [run for run in runs if run.config.data in SYNTHETIC]
+    if image and plane:
+        curves(plane, image)
+    elif image:
+        last_pictures(runs, image)
+        head.append(f"![The last picture of each run]({image.name})\n")
+    page.write_text("\n".join([*head, *sections, commands_section(runs)]))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from svgdx.experiments.run.report import table
 from svgdx.experiments.toys.config import SampleConfig
 
 COLUMNS = (
@@ -51,7 +52,7 @@ def row(run: Path) -> list[str]:
 def main(arguments: list[str]) -> None:
     """Writes the table and the command of each run."""
     *runs, out = map(Path, arguments)
-    lines = ["| " + " | ".join(cells) + " |" for cells in (COLUMNS, ["---"] * len(COLUMNS), *map(row, runs))]
+    lines = table(COLUMNS, [row(run) for run in runs])
     commands = [f"- `{SampleConfig.from_yaml(run / 'config.yaml').command()} --out {run.name}`" for run in runs]
     text = f"""# The sampler on targets with known answers
 

@@ -15,7 +15,7 @@ from svgdx.experiments.rl.groups import Group, RLRun, final_step, grouped
 from svgdx.experiments.rl.models import command
 from svgdx.experiments.run.checkpoint import write_atomically
 from svgdx.experiments.run.errors import UsageError
-from svgdx.experiments.run.report import make_folder, spread
+from svgdx.experiments.run.report import make_folder, spread, table
 
 INTRODUCTION = f"""The score of a run is the mean return of an evaluation with the actions used for testing \
 (`--eval-episodes`). IQM is the interquartile mean of the scores over seeds, which for fewer than four seeds is their \
@@ -88,7 +88,7 @@ def _section(groups: list[Group]) -> list[str]:
         cells += [with_interval(scores), spread(list(scores[:, 0]), 1)]
         cells += [spread([run.last(name) for run in group.runs]) for name in ("score_norm", "entropy", "mh_rejection")]
         rows.append([*cells, spread([run.speed for run in group.runs], 1)])
-    return [*_table(head, rows), *_goals(groups)]
+    return [*table(head, rows), *_goals(groups)]
 
 
 def with_interval(scores: NDArray[np.float64]) -> str:
@@ -114,14 +114,10 @@ def _goals(groups: list[Group]) -> list[str]:
     rollouts = sorted({_rollouts(run) for group in groups for run in group.runs})
     head = ["algorithm", *(f"goal {goal + 1}" for goal in range(count)), "none", "lowest of all seeds"]
     title = f"Percentage of rollouts that reach each goal, over seeds; {'; '.join(rollouts)}:"
-    return ["", title, "", *_table(head, rows)]
+    return ["", title, "", *table(head, rows)]
 
 
 def _rollouts(run: RLRun) -> str:
     assert run.evaluation is not None
     settings = run.evaluation["settings"]
     return f"{settings['episodes']} rollouts with {settings['actions']} actions after {run.evaluation['step']:,} steps"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,6 @@ def spread(values: list[float | None], digits: int = 2) -> str:
     return f"{statistics.mean(present):.{digits}f}{deviation}"
 
 
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
+def table(head: Sequence[str], rows: list[list[str]]) -> list[str]:
     """The lines of a Markdown table."""
     return ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
