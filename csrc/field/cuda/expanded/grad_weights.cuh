@@ -187,7 +187,6 @@ static __global__ void __launch_bounds__(kWeightThreads, 2)
   float lean_sum = 0;
   float kappa_h_sum = 0;
   bool has_redone = false;
-  const int64_t vectors = block.batches * block.padded_rows * dim;
   const int64_t written = round_up(block.cols, kExpandedTile);  // columns of the planes
   SVGDX_UNROLL_BY(1)
   for (int64_t j0 = 0; j0 < block.cols; j0 += kWeightCols) {
@@ -274,6 +273,7 @@ static __global__ void __launch_bounds__(kWeightThreads, 2)
     SVGDX_UNROLL_BY(1)
     for (int r = threadIdx.x / 32; r < count; r += kWeightThreads / 32) {
       float* both = to.redone + (batch * block.padded_rows + row0 + r) * dim;
+      const int64_t vectors = block.batches * block.padded_rows * dim;
       RowScalars<float> more{};
       redo_pairs(tile, place, j0, more, r, has_redone, both, both + vectors);
       if (threadIdx.x % 32 != 0) continue;
