@@ -21,6 +21,9 @@ TOLERANCE = 5e-5
 # Adam divides some gradients of sigma, which nearly vanish, by their own size: the deviation is 0 before its first
 # step, and was up to 3.4e-4 after it.
 CHAOTIC = {("demo", "sigma"): (4, 5e-3)}
+# Rounding decides in which iteration an inverse map has converged, and so which particles move: up to 1.4e-3 for the
+# SIMD levels of a processor with AVX-512.
+UNSTEADY = {"rl met-svgd-mh": 5e-3}
 
 
 def deviations(stored: list[float], numbers: list[float]) -> list[float]:
@@ -40,8 +43,9 @@ def test_numbers_are_the_stored_ones(name: str, tmp_path: Path) -> None:
     wrong = {}
     for key, numbers in stored.items():
         for place, deviation in enumerate(deviations(numbers, series[key])):
-            first, tolerance = CHAOTIC.get((name, key), (0, TOLERANCE))
-            if not deviation <= (TOLERANCE if place < first else tolerance):
+            usual = UNSTEADY.get(name, TOLERANCE)
+            first, tolerance = CHAOTIC.get((name, key), (0, usual))
+            if not deviation <= (usual if place < first else tolerance):
                 wrong[f"{key}[{place}]"] = (numbers[place], series[key][place])
     assert not wrong, f"{command(name)}: stored, now: {wrong}"
 
