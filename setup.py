@@ -1,5 +1,5 @@
 """pip's entry point: builds and installs the libraries with CMake and Ninja, as CMakeLists.txt defines. Options are
-environment variables: SVGDX_CUDA=auto|on|off, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CMAKE_ARGS."""
+environment variables: SVGDX_CUDA=auto|on|off, SVGDX_MANYLINUX=on|off, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CMAKE_ARGS."""
 
 import os
 import pathlib
@@ -46,6 +46,7 @@ class BuildLibraries(build_ext):
             "CMAKE_MAKE_PROGRAM": find_tool("ninja"),
             "Python_EXECUTABLE": sys.executable,
             "SVGDX_CUDA": os.environ.get("SVGDX_CUDA", "auto"),
+            "SVGDX_MANYLINUX": os.environ.get("SVGDX_MANYLINUX", "off"),
         }
         definitions = [f"-D{name}={value}" for name, value in options.items()]
         extra = shlex.split(os.environ.get("CMAKE_ARGS", ""))

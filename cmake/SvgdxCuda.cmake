@@ -88,6 +88,9 @@ target_include_directories(svgdx_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUD
 target_compile_options(svgdx_cuda PRIVATE
   $<$<COMPILE_LANGUAGE:CUDA>:-Xfatbin=-compress-all;--threads=2;--ptxas-options=-v;--expt-relaxed-constexpr>)
 target_link_libraries(svgdx_cuda PRIVATE svgdx_torch_cpu svgdx_torch_cuda_stand_in)
+if(SVGDX_MANYLINUX)
+  svgdx_link_for_manylinux(svgdx_cuda)
+endif()
 set_target_properties(svgdx_cuda PROPERTIES
   JOB_POOL_COMPILE nvcc
   # Writes the compiler's report of registers and spills to <object>.log instead of the screen.

@@ -94,9 +94,10 @@ def project(tmp_path: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def pip(python: str | pathlib.Path, *arguments: str | pathlib.Path, cwd: pathlib.Path) -> str:
+def pip(python: str | pathlib.Path, *arguments: str | pathlib.Path, cwd: pathlib.Path, **environment: str) -> str:
     tool("g++")
-    result = run(python, "-m", "pip", *arguments, "--no-build-isolation", "--no-deps", cwd=cwd, SVGDX_CUDA="off")
+    options = ("--no-build-isolation", "--no-deps")
+    result = run(python, "-m", "pip", *arguments, *options, cwd=cwd, SVGDX_CUDA="off", **environment)
     assert result.returncode == 0, result.stdout
     return result.stdout
 
@@ -113,6 +114,35 @@ def test_pip_wheel(project: pathlib.Path) -> None:
     assert facts["version"] == "1.2.3"
     assert facts["cuda"]["built"] is False
     assert facts["cuda"]["reason"] == "SVGDX_CUDA=off"
+
+
+RECENT_SYMBOLS = """
+#include <cmath>
+#include <memory>
+#include <sstream>
+namespace svgdx::SVGDX_ISA {
+int64_t answer() {
+  std::ostringstream text;  // GLIBCXX_3.4.26
+  text << std::make_shared<std::stringstream>()->good();  // GLIBC_2.32 and GLIBCXX_3.4.26
+  return int64_t(std::exp(double(text.str().size())));  // GLIBC_2.29
+}
+}
+"""
+
+
+def test_manylinux_needs_no_newer_system(project: pathlib.Path) -> None:
+    (project / "csrc/small/cpu/answer_kernel.cpp").write_text(RECENT_SYMBOLS)
+    pip(sys.executable, "wheel", "-w", "dist", ".", cwd=project, SVGDX_MANYLINUX="on")
+    (wheel,) = (project / "dist").iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        library = archive.extract("svgdx/lib/libsvgdx_cpu.so", project)
+    table = run(tool("readelf"), "--wide", "--dyn-syms", library, cwd=project).stdout
+    needed = re.findall(r"UND (exp|\w*ostringstream\w*C1Ev|__libc_single_threaded)?.*@(\w+)_([\d.]+)", table)
+    assert "exp" in {name for name, _, _ in needed}
+    assert {name for name, _, _ in needed} <= {"exp", ""}  # the library defines the others itself
+    for family, newest in {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11)}.items():
+        versions = [tuple(map(int, number.split("."))) for _, word, number in needed if word == family]
+        assert max(versions) <= newest, family
 
 
 def other_environment(folder: pathlib.Path) -> pathlib.Path:
