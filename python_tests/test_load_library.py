@@ -10,10 +10,12 @@ import sys
 from typing import Any
 
 import forkserver
+import pretended.tensors
 import pytest
 import torch
+from pretended.gpu import pretended_cuda
 
-from svgdx import _library
+from svgdx import _library, doctor, ops
 
 LIBRARY = _library.libraries["cpu"].path
 
@@ -114,7 +116,7 @@ def test_a_checkout_uses_the_installed_libraries_of_its_version(
         (
             "13.0.88",
             (12, 8),
-            "built with CUDA 13.0.88, but the GPU's driver supports CUDA 12.8 at most; update the driver",
+            "it was built with CUDA 13.0, but this driver supports 12.8: rebuild with your own nvcc of CUDA 12",
         ),
         ("13.2.1", (13, 0), None),  # minor versions of a runtime run on every driver of its major version
         ("12.6.3", (13, 0), None),
@@ -137,6 +139,22 @@ def test_a_driver_that_is_older_than_the_toolkit_is_named(
             _library.load()
         assert problem in cuda.reason
     assert not cuda.loaded
+
+
+def test_the_first_launch_and_the_doctor_name_the_old_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "it was built with CUDA 13.0, but this driver supports 12.8: rebuild with your own nvcc of CUDA 12"
+    cuda = _library.Library("cuda", pathlib.Path("libsvgdx_cuda.so"), reason=reason)
+    with pretended_cuda():
+        x = torch.zeros(2, 1, device="cuda")
+        monkeypatch.setattr(pretended.tensors, "has_cuda_kernel", lambda func: False)
+        monkeypatch.setattr(_library, "libraries", _library.libraries | {"cuda": cuda})
+        monkeypatch.setattr(torch.version, "cuda", "12.8")
+        with pytest.raises(RuntimeError, match=f"svgdx::svgd_phi: svgdx's CUDA library is not loaded: {reason}"):
+            ops.svgd_phi(x, x, 1.0)
+        with pytest.raises(ValueError, match="bandwidth"):  # wrong arguments are named first
+            ops.svgd_phi(x, x, -1.0)
+        (problem,) = (text for text in doctor.examine()["problems"] if "not loaded" in text)
+    assert problem == f"torch is built with CUDA, but the CUDA library is not loaded: {reason}"
 
 
 def test_the_driver_is_asked_for_its_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,12 +93,12 @@ def driver_problem() -> str | None:
     facts = build_facts()
     if facts is None or not facts["cuda"]["built"]:
         return None
-    toolkit, driver = facts["cuda"]["nvcc"], driver_version()
-    if driver is None or driver[0] >= int(toolkit.partition(".")[0]):
+    toolkit, driver = facts["cuda"]["nvcc"].split("."), driver_version()
+    if driver is None or driver[0] >= int(toolkit[0]):
         return None
     return (
-        f"it was built with CUDA {toolkit}, but the GPU's driver supports CUDA {driver[0]}.{driver[1]} at most; update "
-        f"the driver, or rebuild svgdx with an nvcc of CUDA {driver[0]}"
+        f"it was built with CUDA {toolkit[0]}.{toolkit[1]}, but this driver supports {driver[0]}.{driver[1]}: rebuild "
+        f"with your own nvcc of CUDA {driver[0]}, or update the driver"
     )
 
 

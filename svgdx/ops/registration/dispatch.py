@@ -102,11 +102,14 @@ class Op:
                 values[i] = _number(self.signature.op, argument, value, first, args[self._first])
         try:
             return self(*values) if observed else self._run(values)
-        except (RuntimeError, TypeError):
+        except (RuntimeError, TypeError) as error:
             # The compiled op checks its tensors; that they are tensors is checked only once it has failed.
             for i, argument in self._tensors:
                 if not (args[i] is None and argument.optional):
                     _checks.tensor(self.signature.op, argument.name, args[i])
+            cuda = _library.libraries["cuda"]
+            if isinstance(error, NotImplementedError) and args[self._first].is_cuda and not cuda.loaded:
+                _checks.fail(self.signature.op, f"svgdx's CUDA library is not loaded: {cuda.reason}")
             raise
 
     def _fake(self, *args: Any) -> Any:
