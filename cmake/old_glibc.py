@@ -1,8 +1,8 @@
 """Writes libc.so and libm.so for the linker, with this system's symbols in the versions that glibc 2.28 had.
 
-Usage: old_glibc.py COMPILER FOLDER. What is linked with -L FOLDER then runs with every glibc from 2.28 on: glibc keeps each
-old version of a function, such as exp@GLIBC_2.2.5, and the linker takes the newest version that it sees. The libraries
-hold no code, and are only for linking.
+Usage: old_glibc.py COMPILER FOLDER. What is linked with -L FOLDER then runs with every glibc from 2.28 on: glibc keeps
+each old version of a function, such as exp@GLIBC_2.2.5, and the linker takes the newest version that it sees. The
+libraries hold no code, and are only for linking.
 """
 
 import pathlib

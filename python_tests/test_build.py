@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import json
 import os
@@ -174,6 +175,58 @@ def test_missing_tool_says_where_it_was_looked_for(project: pathlib.Path) -> Non
     assert result.returncode == 1
     assert f"svgdx is built with cmake, which was not found in: {tools}" in result.stdout
     assert "pip install cmake" in result.stdout
+
+
+# ---- .ci/release -----------------------------------------------------------------------------------------------------
+
+
+def program(path: pathlib.Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_a_release_is_checked_built_and_tagged(tmp_path: pathlib.Path) -> None:
+    checkout, tools = tmp_path / "checkout", tmp_path / "tools"
+    program(tools / "make", 'echo "$@" > made')
+    program(checkout / ".venv/bin/python", "exit 0")
+    for name in (".ci/release", ".gitignore", "CITATION.cff", "CHANGELOG.md", "svgdx/__init__.py"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, checkout / name)
+    with (checkout / ".gitignore").open("a") as file:
+        file.write("/made\n")
+
+    def commit() -> None:
+        for command in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "A commit.")):
+            run(tool("git"), "-c", "user.name=a", "-c", "user.email=a@b", *command, cwd=checkout)
+
+    def release(version: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([str(tools), os.environ["PATH"]])
+        names = {f"GIT_{role}_{what}": "a" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        return run(checkout / ".ci/release", version, cwd=tmp_path, PATH=path, **names)
+
+    def write(name: str, before: str, after: str) -> None:
+        text = (checkout / name).read_text()
+        assert before in text
+        (checkout / name).write_text(text.replace(before, after))
+
+    commit()
+    steps = [
+        ("svgdx/__init__.py", f'"{_library.VERSION}"', '"12.3.4"'),
+        ("CITATION.cff", f"version: {_library.VERSION}", "version: 12.3.4"),
+        ("CHANGELOG.md", "## [Unreleased]", f"## [Unreleased]\n\n## [12.3.4] - {datetime.date.today()}"),
+    ]
+    for name, before, after in steps:
+        assert f"release: {name} " in release("12.3.4").stdout
+        write(name, before, after)
+        assert "changes that are not committed" in release("12.3.4").stdout
+        commit()
+    assert not (checkout / "made").exists()
+    result = release("12.3.4")
+    assert result.returncode == 0, result.stdout
+    assert (checkout / "made").read_text().split()[-3:] == ["SVGDX_CUDA=on", "wheel", "check-wheel"]
+    assert run(tool("git"), "tag", cwd=checkout).stdout == "v12.3.4\n"
+    assert "the tag v12.3.4 exists already" in release("12.3.4").stdout
 
 
 # ---- CMake's finds ---------------------------------------------------------------------------------------------------
