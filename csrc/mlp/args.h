@@ -53,10 +53,9 @@ struct MlpReverse {
   C* stacked;  // (2 rows, width)
 };
 
-// A hidden layer with value, Laplacian and Jacobian: with J_d the derivatives of z and l its Laplacian, it computes
-// h = a(z), a'(z) l + a''(z) sum_d J_d^2 and a'(z) J_d. The last layer sums each of them with the head's weights.
+// A hidden layer with value, Laplacian and Jacobian: the argument z, its Laplacian l and its derivatives J_d.
 template <class C>
-struct MlpLaplacian {
+struct LaplacianLayer {
   int64_t rows, dim, width;
   Activation activation;
   const C* argument;  // (rows, width): z without its shift
@@ -64,10 +63,27 @@ struct MlpLaplacian {
   const C* laplacian;       // (rows, width); null means zero
   const C* jacobian;        // (rows, dim, width)
   int64_t jacobian_stride;  // from row to row; 0 if all rows share one Jacobian
-  C* stacked;               // ((dim + 2) rows, width): h, Laplacian, Jacobian; unused at the last layer
+};
+
+// Computes h = a(z), a'(z) l + a''(z) sum_d J_d^2 and a'(z) J_d. The last layer sums each of them with the head's
+// weights.
+template <class C>
+struct MlpLaplacian {
+  LaplacianLayer<C> layer;
+  C* stacked;  // ((dim + 2) rows, width): h, Laplacian, Jacobian; unused at the last layer
   MlpHead<C> head;
   C* score;  // (rows, dim), at the last layer
   C* trace;  // (rows), at the last layer
+};
+
+// The reverse of MlpLaplacian: from gradients in h, its Laplacian and its Jacobian to those in z, l and J. At the last
+// layer the former are the head's weights times the gradients in the network's value, trace and score.
+template <class C>
+struct MlpLaplacianReverse {
+  LaplacianLayer<C> layer;
+  const C* weight;    // (width), the head's; null below the last layer
+  const C* upstream;  // ((dim + 2) rows), at the last layer: in the value, the trace, the score
+  C* grads;           // ((dim + 2) rows, width): read, except at the last layer, and overwritten
 };
 
 constexpr int64_t kMaxLaplacianDim = 64;
@@ -82,5 +98,7 @@ template <class C>
 void mlp_reverse(const MlpReverse<C>& args, void* stream);
 template <class C>
 void mlp_laplacian(const MlpLaplacian<C>& args, void* stream);
+template <class C>
+void mlp_laplacian_reverse(const MlpLaplacianReverse<C>& args, void* stream);
 
 }  // namespace svgdx::SVGDX_BACKEND

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <tuple>
 #include <vector>
 
 #include "common/products.h"
@@ -72,15 +73,15 @@ struct MlpTensors {
   int64_t rows() const { return batch * group; }
   int64_t hidden_layers() const { return int64_t(widths.size()) - 2; }
   int64_t widest() const { return *std::max_element(widths.begin() + 1, widths.end()); }
-  // The columns of the first layer's weight for x.
+  // The columns of the first layer's weight for x, and those for the condition.
   Tensor first() const { return columns(weight[0], 0, dim); }
+  Tensor of_condition() const { return columns(weight[0], dim, widths[0] - dim); }
 
   // The condition's part of the first layer, computed once for each row of B.
   OptionalTensor condition_part() const {
     if (!condition) return std::nullopt;
-    const Tensor of_condition = columns(weight[0], dim, widths[0] - dim);
     const Tensor all = torch::stable::reshape(*condition, {1, batch, widths[0] - dim});
-    const Tensor columns = torch::stable::reshape(dense(of_condition), {1, widths[1], widths[0] - dim});
+    const Tensor columns = torch::stable::reshape(dense(of_condition()), {1, widths[1], widths[0] - dim});
     return torch::stable::reshape(product_with_transposed(all, columns), {batch, widths[1]});
   }
 
@@ -126,6 +127,20 @@ struct MlpTensors {
     }
   }
 };
+
+// Value, gradient in x and a second derivative, or the gradients of three arguments.
+using MlpResults = std::tuple<Tensor, Tensor, Tensor>;
+
+// Calls f with float or double and converts its results to their dtype and shape; the last has shape `sizes`.
+template <class F>
+MlpResults with_compute(const MlpTensors& t, F f, const Sizes& sizes) {
+  const Tensor none = new_empty(t.x, {0}, t.type);
+  MlpResults results{none, none, none};
+  SVGDX_CHECK(t.dim > 0, t.op, "x must have at least 1 feature (D)");
+  if (t.rows() > 0) results = t.type == ScalarType::Double ? f(double{}) : f(float{});
+  return {t.finished(std::get<0>(results), t.lead), t.finished(std::get<1>(results), t.shape),
+          t.finished(std::get<2>(results), sizes)};
+}
 
 inline Tensor some_rows(Tensor t, int64_t first, int64_t rows) { return torch::stable::narrow(t, 0, first, rows); }
 

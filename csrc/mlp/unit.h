@@ -41,4 +41,24 @@ SVGDX_HD V unit_laplacian(const Jet<V>& jet, V squares, V laplacian) {
   return jet.second * squares + jet.first * laplacian;
 }
 
+// The gradient in J_d from the gradients in a'(z) J_d and in the Laplacian of h.
+template <class V>
+SVGDX_HD V unit_jacobian_grad(const Jet<V>& jet, V slope, V grad, V grad_laplacian) {
+  return jet.first * grad + (jet.second + jet.second) * slope * grad_laplacian;
+}
+
+// The gradients in z and its Laplacian l from those in h and its Laplacian; `along` is the sum over d of J_d times the
+// gradient in a'(z) J_d.
+template <class V>
+struct UnitGrads {
+  V argument, laplacian;
+};
+
+template <class V>
+SVGDX_HD UnitGrads<V> unit_laplacian_grads(const Jet<V>& jet, V squares, V laplacian, V along, V grad,
+                                           V grad_laplacian) {
+  return {jet.first * grad + jet.second * (along + laplacian * grad_laplacian) + jet.third * squares * grad_laplacian,
+          jet.first * grad_laplacian};
+}
+
 }  // namespace svgdx

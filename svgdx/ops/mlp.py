@@ -23,6 +23,7 @@ MAX_DIM = 64
 
 Packed = tuple[Tensor, Tensor, int]
 Derivatives = tuple[Tensor, Tensor, Tensor]
+Gradients = tuple[Tensor | None, ...]
 
 
 def mlp_score_hvp(
@@ -98,7 +99,9 @@ def mlp_laplacian(
         condition, weights, biases, activation: as in :func:`mlp_score_hvp`.
 
     Returns:
-        f (..., M), grad f (..., M, D) and Tr H (..., M), in the dtype of x. Not differentiable.
+        f (..., M), grad f (..., M, D) and Tr H (..., M), in the dtype of x. Once differentiable in x, condition, weights
+        and biases, by a sweep back through the layers of each block, which forms their values anew: no result of a
+        layer is stored for the gradient.
 
     Raises:
         TypeError, ValueError, RuntimeError: as in :func:`mlp_score_hvp`; RuntimeError also if D > 64.
@@ -106,7 +109,7 @@ def mlp_laplacian(
     Source: Li et al., A computational framework for neural network-based variational Monte Carlo with Forward
     Laplacian, Nature Machine Intelligence 2024.
     """
-    packed = pack("mlp_laplacian", condition, weights, biases, activation)
+    packed = pack("mlp_laplacian", condition, weights, biases, activation, torch.is_grad_enabled())
     derivatives: Derivatives = _laplacian.checked(x, condition, *packed)
     return derivatives
 
@@ -140,13 +143,20 @@ def packed_score_hvp(
     return derivatives
 
 
-def pack(op: str, condition: object, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> Packed:
+def pack(
+    op: str,
+    condition: object,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    activation: str,
+    differentiable: bool = False,
+) -> Packed:
     """Pack a network: concatenated weights and biases, the widths from D + C to 1, and the activation's number."""
     if condition is not None:
         _checks.tensor(op, "condition", condition)
     _check_layers(op, weights, biases)
     one_of(f"svgdx::{op}", "activation", activation, tuple(COMPILED))
-    with torch.no_grad():
+    with torch.set_grad_enabled(differentiable):
         parameters = torch.cat([tensor.reshape(-1) for layer in zip(weights, biases, strict=True) for tensor in layer])
     widths = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
     return parameters, torch.tensor(widths, dtype=torch.int64, device="cpu"), COMPILED[activation]
@@ -202,6 +212,10 @@ def _laplacian_limit(sizes: dict[str, Any], values: Sequence[Any]) -> str | None
     return f"x must have at most {MAX_DIM} features (D), but has {sizes['D']}" if sizes["D"] > MAX_DIM else None
 
 
+def _laplacian_formula(inputs: Sequence[Any], needs: Sequence[bool], *grads: Tensor | None) -> Gradients:
+    return *_laplacian_backward(*grads, *inputs, needs[2]), None, None
+
+
 _score_hvp = Op(
     "mlp_score_hvp",
     "x[*,M,D] condition[*,C]? probe[*,M,D] parameters[P] widths[L]host activation -> f[*,M] score[*,M,D] hvp[*,M,D]",
@@ -209,5 +223,9 @@ _score_hvp = Op(
 _laplacian = Op(
     "mlp_laplacian",
     "x[*,M,D] condition[*,C]? parameters[P] widths[L]host activation -> f[*,M] score[*,M,D] trace[*,M]",
+    _laplacian_formula,
     limit=_laplacian_limit,
+)
+_laplacian_backward = _laplacian.backward(
+    "x condition parameters", "x condition parameters widths activation", if_needed="parameters"
 )

@@ -6,4 +6,5 @@
 
 SVGDX_ISA_DECLARE(template <class C> void mlp_forward(const MlpForward<C>& args);
                   template <class C> void mlp_reverse(const MlpReverse<C>& args);
-                  template <class C> void mlp_laplacian(const MlpLaplacian<C>& args);)
+                  template <class C> void mlp_laplacian(const MlpLaplacian<C>& args);
+                  template <class C> void mlp_laplacian_reverse(const MlpLaplacianReverse<C>& args);)

@@ -11,4 +11,10 @@ inline int64_t mlp_rows(int64_t rows, int64_t width) {
   return std::min<int64_t>(fits, rows >= 128 ? 64 : rows >= 64 ? 32 : 16);
 }
 
+// Points per block of the gradient of mlp_laplacian, each with `per_point` rows of every layer: enough that a sum of a
+// layer's gradients is worth its memory accesses, and at least four blocks.
+inline int64_t laplacian_points(int64_t points, int64_t per_point, int64_t) {
+  return std::max<int64_t>(1, std::min<int64_t>(256 / per_point, (points + 3) / 4));
+}
+
 }  // namespace svgdx::cpu

@@ -1,8 +1,6 @@
-// Host layer of mlp_score_hvp and mlp_laplacian, compiled once for each backend. Rows are processed in blocks whose
-// size depends on the shape only; on the CPU one thread takes a block through all sweeps, so that intermediate results
-// stay in that core's cache.
-#include <tuple>
-
+// Host layer of mlp_score_hvp, compiled once for each backend. Rows are processed in blocks whose size depends on the
+// shape only; on the CPU one thread takes a block through all sweeps, so that intermediate results stay in that core's
+// cache.
 #include "common/registration.h"
 #include "mlp/host.h"
 #include SVGDX_BACKEND_HEADER(common, device.h)
@@ -30,7 +28,7 @@ class MlpScoreHvp {
     }
   }
 
-  std::tuple<Tensor, Tensor, Tensor> run() {
+  MlpResults run() {
     const int64_t count = (t_.rows() + block_ - 1) / block_, most = std::min(block_, t_.rows());
     for_blocks(count, [&](int64_t begin, int64_t end) {
       const Tensor stacked = t_.scratch(2 * most * t_.widest()), product = t_.scratch(2 * most * t_.widest());
@@ -104,93 +102,7 @@ class MlpScoreHvp {
   int64_t block_;
 };
 
-template <class C>
-class MlpLaplacians {
- public:
-  explicit MlpLaplacians(const MlpTensors& t)
-      : t_(t),
-        part_(t.condition_part()),
-        first_jacobian_(dense(torch::stable::transpose(t.first(), 0, 1))),
-        value_(t.scratch(t.rows())),
-        score_(t.scratch(t.rows(), t.dim)),
-        trace_(t.scratch(t.rows())),
-        block_(std::max<int64_t>(1, mlp_rows(t.rows() * (t.dim + 2), t.widest()) * 2 / (t.dim + 2))) {
-    for (int64_t layer = 0; layer < t.hidden_layers(); ++layer) {
-      Tensor weight = layer == 0 ? t.first() : t.weight[layer];
-      transposed_.emplace_back(torch::stable::transpose(weight, 0, 1), t.rows() * (layer == 0 ? 1 : t.dim + 2));
-    }
-  }
-
-  std::tuple<Tensor, Tensor, Tensor> run() {
-    const int64_t count = (t_.rows() + block_ - 1) / block_;
-    for_blocks(count, [&](int64_t begin, int64_t end) {
-      const int64_t most = std::min(block_, t_.rows()) * (t_.dim + 2);
-      const Tensor stacked = t_.scratch(most * t_.widest()), product = t_.scratch(most * t_.widest());
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t first = i * block_;
-        block(first, std::min(block_, t_.rows() - first), stacked, product);
-      }
-    });
-    return {value_, score_, trace_};
-  }
-
- private:
-  void block(int64_t first, int64_t rows, const Tensor& stacked_memory, const Tensor& product_memory) const {
-    const int64_t last = t_.hidden_layers() - 1;
-    Tensor inputs = some_rows(t_.x, first, rows);
-    for (int64_t layer = 0; layer <= last; ++layer) {
-      const int64_t width = t_.widths[layer + 1], all = rows * (t_.dim + 2);
-      const Tensor product = matrix(product_memory, 0, layer == 0 ? rows : all, width);
-      transposed_[layer].multiply(inputs, product);
-      inputs = matrix(stacked_memory, 0, all, width);
-      const C* made = data<C>(product);
-      MlpLaplacian<C> args{rows,
-                           t_.dim,
-                           width,
-                           t_.activation,
-                           made,
-                           t_.template shift<C>(layer, part_, first),
-                           layer == 0 ? nullptr : made + rows * width,
-                           layer == 0 ? data<C>(first_jacobian_) : made + 2 * rows * width,
-                           layer == 0 ? 0 : t_.dim * width,
-                           out<C>(inputs),
-                           {},
-                           nullptr,
-                           nullptr};
-      if (layer == last) {
-        args.head = t_.template head<C>(value_, first);
-        args.score = out<C>(score_) + first * t_.dim;
-        args.trace = out<C>(trace_) + first;
-      }
-      mlp_laplacian<C>(args, stream(t_.x));
-    }
-  }
-
-  const MlpTensors& t_;
-  OptionalTensor part_;
-  Tensor first_jacobian_, value_, score_, trace_;
-  std::vector<Factor<C>> transposed_;  // weights of the hidden layers
-  int64_t block_;
-};
-
-using Three = std::tuple<Tensor, Tensor, Tensor>;
-
-// Calls f with float or double and converts its results to their dtype and shape; the last has shape `sizes`.
-template <class F>
-static Three with_compute(const MlpTensors& t, F f, const Sizes& sizes) {
-  const Tensor none = new_empty(t.x, {0}, t.type);
-  Three results{none, none, none};
-  if (t.rows() == 0 || t.dim == 0) {
-    SVGDX_CHECK(t.dim > 0, t.op, "x must have at least 1 feature (D)");
-    results = {none, none, none};
-  } else {
-    results = t.type == ScalarType::Double ? f(double{}) : f(float{});
-  }
-  return {t.finished(std::get<0>(results), t.lead), t.finished(std::get<1>(results), t.shape),
-          t.finished(std::get<2>(results), sizes)};
-}
-
-static Three score_hvp(const Tensor& x, const OptionalTensor& condition, const Tensor& probe, const Tensor& parameters,
+static MlpResults score_hvp(const Tensor& x, const OptionalTensor& condition, const Tensor& probe, const Tensor& parameters,
                        const Tensor& widths, int64_t activation) {
   const Guard guard(x);
   const char* op = "mlp_score_hvp";
@@ -200,25 +112,11 @@ static Three score_hvp(const Tensor& x, const OptionalTensor& condition, const T
   return with_compute(t, [&](auto number) { return MlpScoreHvp<decltype(number)>(t, rows).run(); }, t.shape);
 }
 
-static Three laplacian(const Tensor& x, const OptionalTensor& condition, const Tensor& parameters, const Tensor& widths,
-                       int64_t activation) {
-  const Guard guard(x);
-  const char* op = "mlp_laplacian";
-  const MlpTensors t(op, x, condition, parameters, widths, activation);
-  SVGDX_CHECK(t.dim <= kMaxLaplacianDim, op, "x must have at most ", kMaxLaplacianDim, " features (D), but has ",
-              t.dim);
-  return with_compute(t, [&](auto number) { return MlpLaplacians<decltype(number)>(t).run(); }, t.lead);
-}
-
 SVGDX_OPS(m) {
   m.op(
       "mlp_score_hvp(Tensor x, Tensor? condition, Tensor probe, Tensor parameters, Tensor widths, int activation) -> "
       "(Tensor, Tensor, Tensor)",
       TORCH_BOX(&score_hvp));
-  m.op(
-      "mlp_laplacian(Tensor x, Tensor? condition, Tensor parameters, Tensor widths, int activation) -> (Tensor, "
-      "Tensor, Tensor)",
-      TORCH_BOX(&laplacian));
 }
 
 }  // namespace svgdx::SVGDX_BACKEND
