@@ -18,7 +18,7 @@ _MOVED = {
 _library.load()
 
 if _library.usable():
-    from svgdx import densities, ops, reference
+    from svgdx import densities, losses, ops, reference
     from svgdx.samplers import SVGD, ModuleParticles
     from svgdx.streams import Stream
     from svgdx.trace import HessianTrace, hessian_trace
@@ -27,11 +27,22 @@ if _library.usable():
         # Registers sharded chains with SVGD, which cannot import what lies above it.
         from svgdx import distributed  # noqa: F401
 
-    __all__ = ["SVGD", "HessianTrace", "ModuleParticles", "Stream", "densities", "hessian_trace", "ops", "reference"]
+    __all__ = [
+        "SVGD",
+        "HessianTrace",
+        "ModuleParticles",
+        "Stream",
+        "densities",
+        "hessian_trace",
+        "losses",
+        "ops",
+        "reference",
+    ]
 
 
 def __getattr__(name: str) -> NoReturn:
     # `svgdx doctor` must run even if the library does not load; everything else stops with the reason.
-    if name in ("SVGD", "HessianTrace", "ModuleParticles", "Stream", "densities", "hessian_trace", "ops", "reference"):
+    modules = ("densities", "losses", "ops", "reference")
+    if name in (*modules, "SVGD", "HessianTrace", "ModuleParticles", "Stream", "hessian_trace"):
         _library.require()
     raise AttributeError(_MOVED.get(name, f"module 'svgdx' has no attribute {name!r}"))

@@ -92,8 +92,11 @@ struct MlpTensors {
   // The last layer's weight precedes its bias, which is the last parameter.
   template <class C>
   MlpHead<C> head(const Tensor& value, int64_t first_row) const {
-    const C* last = data<C>(flat) + bias.back();
-    return {last - widths[widths.size() - 2], last, out<C>(value) + first_row};
+    return {head_weight<C>(), data<C>(flat) + bias.back(), out<C>(value) + first_row};
+  }
+  template <class C>
+  const C* head_weight() const {
+    return data<C>(flat) + bias.back() - widths[widths.size() - 2];
   }
 
   Tensor scratch(int64_t rows, int64_t cols) const { return new_empty(x, {rows, cols}, type); }

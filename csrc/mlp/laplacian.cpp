@@ -1,5 +1,5 @@
-// Host layer of mlp_laplacian and its gradient, compiled once for each backend. Points are processed in blocks whose size
-// depends on the shape only; on the CPU one thread takes a block through all layers.
+// Host layer of mlp_laplacian and its gradient, compiled once for each backend. Points are processed in blocks whose
+// size depends on the shape only; on the CPU one thread takes a block through all layers.
 #include "common/registration.h"
 #include "mlp/host.h"
 #include SVGDX_BACKEND_HEADER(common, device.h)
@@ -105,8 +105,8 @@ struct LaplacianUpstream {
   Tensor value, trace, score;
 };
 
-// The gradients in x, the condition and the parameters. A block repeats the forward pass, keeps all its layers, and goes
-// back through them.
+// The gradients in x, the condition and the parameters. A block repeats the forward pass, keeps all its layers, and
+// goes back through them.
 template <class C>
 class MlpLaplacianGradients {
  public:
@@ -115,11 +115,12 @@ class MlpLaplacianGradients {
         upstream_(upstream),
         needs_parameters_(needs_parameters),
         layers_(t),
-        parameters_(t.flat.numel()),
+        of_first_(t.bias[0] + t.widths[1]),
+        deeper_(t.flat.numel() - of_first_),
         points_(laplacian_points(t.rows(), t.dim + 2, t.widest())),
         blocks_((t.rows() + points_ - 1) / points_),
         first_(t.scratch(t.rows(), t.widths[1])),
-        sums_(t.x, blocks_, parameters_ + t.dim * t.widths[1]) {
+        sums_(t.x, blocks_, deeper_ + t.dim * t.widths[1]) {
     for (const Tensor& weight : t.weight) weight_.emplace_back(weight, t.rows() * layers_.per_point());
   }
 
@@ -182,15 +183,14 @@ class MlpLaplacianGradients {
       mlp_laplacian<C>({layer[i], out<C>(stacked[i]), {}, nullptr, nullptr}, stream(t_.x));
     }
     const Tensor upstream = gathered(first, points, memory.upstream);
-    int64_t end = parameters_;
+    int64_t end = deeper_;
     if (needs_parameters_) end = sums_.add(g, end, upstream, stacked[last], points, memory.scratch);
-    const C* head = data<C>(t_.flat) + end_of_hidden();
+    const C* head = t_.template head_weight<C>();
     Tensor grads = matrix(memory.grads[last % 2], 0, rows, layer[last].width);
     for (int64_t i = last;; --i) {
       const bool is_last = i == last;
-      mlp_laplacian_reverse<C>({layer[i], is_last ? head : nullptr, is_last ? data<C>(upstream) : nullptr,
-                                out<C>(grads)},
-                               stream(t_.x));
+      mlp_laplacian_reverse<C>(
+          {layer[i], is_last ? head : nullptr, is_last ? data<C>(upstream) : nullptr, out<C>(grads)}, stream(t_.x));
       if (i == 0) break;
       if (needs_parameters_) end = sums_.add(g, end, grads, stacked[i - 1], points, memory.scratch);
       const Tensor below = matrix(memory.grads[(i - 1) % 2], 0, rows, layer[i - 1].width);
@@ -202,7 +202,7 @@ class MlpLaplacianGradients {
     if (!needs_parameters_) return;
     const int64_t of_point = t_.dim * layer[0].width;
     const Tensor slopes = torch::stable::reshape(some_rows(grads, 2 * points, points * t_.dim), {points, of_point});
-    sums_.add_rows(g, parameters_, slopes, memory.scratch);
+    sums_.add_rows(g, deeper_, slopes, memory.scratch);
   }
 
   // The upstream gradients of a block, (rows, 1), in the order of a layer's rows.
@@ -218,30 +218,26 @@ class MlpLaplacianGradients {
     return torch::stable::reshape(rows, {points * layers_.per_point(), 1});
   }
 
-  // Where the head's weight starts among the parameters.
-  int64_t end_of_hidden() const { return parameters_ - 1 - t_.widths[t_.hidden_layers()]; }
-
-  // The sums of all blocks, with the first layer's gradients: of its bias and of the columns for x and the condition.
+  // All parameters: the first layer's weight, its columns for x and for the condition, and bias; then the sums of the
+  // others over the blocks.
   Tensor parameters(const Tensor& all, const OptionalTensor& of_rows) const {
     const int64_t width = t_.widths[1], dim = t_.dim;
-    const Tensor sums = sums_.total();
-    Tensor flat = some_rows(sums, 0, parameters_);
-    Tensor weight = some_rows(flat, 0, width * t_.widths[0]);
-    weight = torch::stable::view(weight, {width, t_.widths[0]});
+    const Tensor sums = sums_.total(), flat = t_.scratch(of_first_ + deeper_);
+    Tensor weight = matrix(flat, 0, width, t_.widths[0]);
     const auto write = [](Tensor to, const Tensor& from) { torch::stable::copy_(to, from); };
-    const Tensor slopes = torch::stable::view(some_rows(sums, parameters_, dim * width), {dim, width});
     const Tensor of_x = product(torch::stable::transpose(all, 1, 2), torch::stable::reshape(t_.x, {1, t_.rows(), dim}));
+    Tensor slopes = matrix(sums, deeper_, dim, width);
     write(torch::stable::narrow(weight, 1, 0, dim),
-          torch::stable::subtract(torch::stable::reshape(of_x, {width, dim}),
-                                  torch::stable::transpose(slopes, 0, 1), -1.0));
+          torch::stable::subtract(torch::stable::reshape(of_x, {width, dim}), torch::stable::transpose(slopes, 0, 1),
+                                  -1.0));
     if (of_rows) {
       const Tensor condition = torch::stable::reshape(*t_.condition, {1, t_.batch, features()});
       const Tensor of_condition = product(torch::stable::transpose(*of_rows, 1, 2), condition);
       write(torch::stable::narrow(weight, 1, dim, features()),
             torch::stable::reshape(of_condition, {width, features()}));
     }
-    write(some_rows(flat, t_.bias[0], width),
-          torch::stable::reshape(product(ones(1, t_.rows()), all), {width}));
+    write(some_rows(flat, t_.bias[0], width), torch::stable::reshape(product(ones(1, t_.rows()), all), {width}));
+    write(some_rows(flat, of_first_, deeper_), some_rows(sums, 0, deeper_));
     return flat;
   }
 
@@ -249,7 +245,8 @@ class MlpLaplacianGradients {
   LaplacianUpstream upstream_;
   bool needs_parameters_;
   LaplacianLayers<C> layers_;
-  int64_t parameters_, points_, blocks_;
+  int64_t of_first_, deeper_;  // numbers of parameters
+  int64_t points_, blocks_;
   Tensor first_;  // (N, width): gradients in the first layer's arguments
   LinearGradients<C> sums_;
   std::vector<Factor<C>> weight_;

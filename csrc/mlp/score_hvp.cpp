@@ -102,8 +102,8 @@ class MlpScoreHvp {
   int64_t block_;
 };
 
-static MlpResults score_hvp(const Tensor& x, const OptionalTensor& condition, const Tensor& probe, const Tensor& parameters,
-                       const Tensor& widths, int64_t activation) {
+static MlpResults score_hvp(const Tensor& x, const OptionalTensor& condition, const Tensor& probe,
+                            const Tensor& parameters, const Tensor& widths, int64_t activation) {
   const Guard guard(x);
   const char* op = "mlp_score_hvp";
   const MlpTensors t(op, x, condition, parameters, widths, activation);

@@ -11,6 +11,7 @@ PUBLIC_MODULES = (
     "svgdx.ops",
     "svgdx.reference",
     "svgdx.densities",
+    "svgdx.losses",
     "svgdx.activations",
     "svgdx.samplers",
     "svgdx.distributed",

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import svgdx
-from svgdx import densities, gflownets, samplers
+from svgdx import densities, gflownets, losses, samplers
 from svgdx.experiments.metrics import bits
 from svgdx.experiments.metrics.frechet import frechet_distance
 
@@ -212,6 +212,16 @@ DOORS = [
     Door("IsingEnergy", lambda x: ising()(x), lambda: {"x": random_bits(B, D)}, leading=("x",)),
     Door("hessian_trace|MLPLogDensity", lambda x: svgdx.hessian_trace(mlp(), x, 2, "hutchinson", generator()).trace,
          lambda: {"x": normal(B, D)}, leading=("x",)),
+    Door("score_matching|MLPLogDensity", lambda x: losses.score_matching(mlp(), x), lambda: {"x": normal(B, D)}, leading=("x",),
+         alone=("x",)),
+    Door("sliced_score_matching|MLPLogDensity", lambda x: losses.sliced_score_matching(mlp(), x, 2, generator()),
+         lambda: {"x": normal(B, D)}, leading=("x",), alone=("x",)),
+    Door("denoising_score_matching|MLPLogDensity", lambda x: losses.denoising_score_matching(mlp(), x, 0.5, generator()),
+         lambda: {"x": normal(B, D)}, leading=("x",), alone=("x",)),
+    Door("energy_discrepancy|MLPLogDensity", lambda x: losses.energy_discrepancy(mlp(), x, 0.5, 4, generator=generator()),
+         lambda: {"x": normal(B, D)}, leading=("x",), alone=("x",)),
+    Door("contrastive_divergence|MLPLogDensity", lambda x, samples: losses.contrastive_divergence(mlp(), x, samples),
+         lambda: {"x": normal(B, D), "samples": normal(B, D) + 1}, leading=("x", "samples"), alone=("x", "samples")),
     Door("frechet_distance", frechet_distance, lambda: {"a": normal(9, D), "b": normal(8, D) + 1}, alone=("a", "b")),
     Door("hamming_mmd", bits.hamming_mmd, lambda: {"x": random_bits(9, D), "y": random_bits(8, D)}, alone=("x", "y")),
     Door("neg_log_rmse", bits.neg_log_rmse, lambda: {"coupling": normal(D, D), "true": normal(D, D) + 1}),
@@ -225,6 +235,23 @@ TARGETS: dict[str, tuple[str, Callable[[Callable[[Tensor], Any]], Any]]] = {
         lambda f: samplers.SVGD(f, gaussian(), hessian="exact").sample_with_log_prob(B, 2, generator=generator()),
     ),
     "hessian_trace": ("hessian_trace: log_prob", lambda f: svgdx.hessian_trace(f, normal(B, D), method="exact").trace),
+    "score_matching": ("hessian_trace: log_prob", lambda f: losses.score_matching(f, normal(B, D))),
+    "sliced_score_matching": (
+        "hessian_trace: log_prob",
+        lambda f: losses.sliced_score_matching(f, normal(B, D), 2, generator()),
+    ),
+    "denoising_score_matching": (
+        "denoising_score_matching: target",
+        lambda f: losses.denoising_score_matching(f, normal(B, D), 0.5, generator()),
+    ),
+    "energy_discrepancy": (
+        "energy_discrepancy: target",
+        lambda f: losses.energy_discrepancy(f, normal(B, D), 0.5, 4, generator=generator()),
+    ),
+    "contrastive_divergence": (
+        "contrastive_divergence: target",
+        lambda f: losses.contrastive_divergence(f, normal(B, D), normal(B, D) + 1),
+    ),
     "gibbs_sweep": ("gibbs_sweep: target", lambda f: samplers.gibbs_sweep(f, random_bits(B, D), generator())),
     "gwg_step": ("gwg_step: target", lambda f: samplers.gwg_step(f, random_bits(B, D), generator())),
     "langevin": ("langevin: target", lambda f: samplers.langevin(f, normal(B, D), 2, 0.1, 1.0, generator()).x),

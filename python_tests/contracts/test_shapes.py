@@ -11,7 +11,7 @@ import torch
 from contracts.doors import DOORS, TARGETS, Door, gaussian, square
 from torch import Tensor, nn
 
-from svgdx import densities, gflownets, samplers
+from svgdx import densities, gflownets, losses, samplers
 
 BAD_SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "column": lambda value: value.unsqueeze(-1),
@@ -86,7 +86,7 @@ def test_every_public_function_has_a_door() -> None:
         ),
         "step_bound",  # any shape is right
     }
-    public = {name for module in (densities, gflownets, samplers) for name in module.__all__}
+    public = {name for module in (densities, gflownets, losses, samplers) for name in module.__all__}
     assert {name for name in public if not name.isupper() or name in ("SVGD", "RBF")} <= covered | without_tensors
 
 

@@ -26,6 +26,7 @@ from ops.cases import (
     to,
 )
 from ops.errors import assert_close, cancellation
+from ops.test_mlp import laplacian_gradients
 from ops.test_mlp import sample_inputs as network
 from simt import backend, harness
 from torch import Tensor
@@ -58,6 +59,7 @@ def calls(m: int, d: int, steps: int, batch: int) -> dict[str, Function]:
     for op in ("mlp_score_hvp", "mlp_laplacian"):
         values = network(op, (4,), 5, d, 2, [16, 12], dtype=torch.float32)
         result[op] = lambda op=op, i=values: getattr(ops, op)(**i)
+    result["mlp_laplacian_backward"] = lambda i=values: tuple(laplacian_gradients(i))
     result["probe_trace"] = probes(torch.float32, 5, 3, m, d)
     like, key = torch.empty(batch * 700), torch.tensor([-3, 5])
     for seed in (9, key):
@@ -120,7 +122,7 @@ LIMITS = re.findall(r"^SVGDX_LIMIT\((\w+)", (harness.ROOT / "csrc/common/limits.
 def limited(limit: str) -> list[Function]:
     """Calls that the limit splits."""
     if limit == "kMlpNumbers":
-        return [calls(35, 6, 4, 100)[op] for op in ("mlp_score_hvp", "mlp_laplacian")]
+        return [calls(35, 6, 4, 100)[op] for op in ("mlp_score_hvp", "mlp_laplacian", "mlp_laplacian_backward")]
     if limit == "kRolloutNumbers":
         inputs = backward_inputs(torch.float64).values()
         return [lambda: (torch.ops.svgdx_inner.mlp_rollout_backward(*inputs),)]

@@ -31,6 +31,9 @@ SIZES: list[tuple[tuple[int, ...], int, int, int | None, list[int]]] = [
     ((50,), 3, 7, 2, [64, 64]),
 ]
 
+# Sizes with several blocks of rows.
+THREADED = [((40,), 10, 6, 17, [96, 96]), ((), 130, 64, None, [128, 128])]
+
 
 def sample_inputs(
     op: str,
@@ -171,7 +174,7 @@ def call(op: str, inputs: Inputs) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_same_bits_for_any_number_of_threads(op: str, dtype: torch.dtype) -> None:
-    for size in [((40,), 10, 6, 17, [96, 96]), ((), 130, 64, None, [128, 128])]:
+    for size in THREADED:
         inputs, results = sample_inputs(op, *size, dtype=dtype), []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
@@ -207,6 +210,129 @@ def test_compile_and_vmap(op: str) -> None:
     )
     for out, one in zip(mapped, expected, strict=True):
         torch.testing.assert_close(out, one, **CLOSE)
+
+
+def leaves_of(inputs: Inputs) -> list[Tensor]:
+    """The tensors that mlp_laplacian can be differentiated in."""
+    condition = [] if inputs["condition"] is None else [inputs["condition"]]
+    return [inputs["x"], *condition, *inputs["weights"], *inputs["biases"]]
+
+
+def laplacian_gradients(inputs: Inputs, library: Any = ops, outputs: tuple[int, ...] = (0, 1, 2)) -> list[Tensor]:
+    """Gradients in all leaves of a fixed linear function of some outputs, zeros for a leaf that has none."""
+    leaves = leaves_of(inputs)
+    for leaf in leaves:
+        leaf.requires_grad_()
+    derivatives = library.mlp_laplacian(**inputs)
+    generator = torch.Generator().manual_seed(5)
+    shares = []
+    for i, out in enumerate(derivatives):
+        factors = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out)
+        shares += [(factors * out).sum()] if i in outputs else []
+    gradients = torch.autograd.grad(torch.stack(shares).sum(), leaves, materialize_grads=True)
+    for leaf in leaves:
+        leaf.requires_grad_(False)
+    return list(gradients)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", COMPILED)
+def test_laplacian_gradients_of_the_reference(activation: str, dtype: torch.dtype, device: str) -> None:
+    """By a covering array, as for the values. A gradient in parameters sums over points, whose size is its scale."""
+    turn = list(COMPILED).index(activation) + DTYPES.index(dtype)
+    for size in SIZES[turn % 2 :: 2]:
+        inputs = sample_inputs("mlp_laplacian", *size, activation, dtype, device)
+        exact = laplacian_gradients(as_dtype(inputs, torch.float64), reference)
+        eager = laplacian_gradients(inputs, reference)
+        for out, one, other in zip(laplacian_gradients(inputs), exact, eager, strict=True):
+            scale = 16.0 * float(one.abs().max()) + 16.0 if one.numel() else 0.0
+            assert_close(out, one, other, scale=scale)
+
+
+@pytest.mark.parametrize("outputs", [(0,), (1,), (2,), (0, 2)], ids=str)
+def test_laplacian_gradients_of_some_outputs(outputs: tuple[int, ...], device: str) -> None:
+    inputs = sample_inputs("mlp_laplacian", (2,), 4, 6, 5, [16, 12], "tanh", device=device)
+    expected = laplacian_gradients(inputs, reference, outputs)
+    for out, one in zip(laplacian_gradients(inputs, outputs=outputs), expected, strict=True):
+        torch.testing.assert_close(out, one, **CLOSE)
+
+
+def test_laplacian_gradients_by_finite_differences() -> None:
+    for activation in ("silu", "gelu", "tanh", "softplus"):
+        inputs = sample_inputs("mlp_laplacian", (2,), 3, 4, 2, [6, 5], activation)
+        count = len(inputs["weights"])
+
+        def call(x: Tensor, condition: Tensor, *layers: Tensor, kind: str = activation, n: int = count) -> Any:
+            return ops.mlp_laplacian(x, condition, layers[:n], layers[n:], kind)
+
+        assert torch.autograd.gradcheck(call, [leaf.requires_grad_() for leaf in leaves_of(inputs)])
+
+
+def test_third_derivative_of_every_activation() -> None:
+    """The gradient in x of the trace of one unit, over the whole range and at the jumps."""
+    grid = torch.cat(
+        [torch.linspace(-30, 30, 3001), torch.tensor([0.0, -0.0, 20.0, 20.001, -0.25, 1e4, -1e4])]
+    ).double()
+    one, zero = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for activation in COMPILED:
+        x = grid[:, None].clone().requires_grad_()
+        (third,) = torch.autograd.grad(ops.mlp_laplacian(x, None, [one, one], [zero, zero], activation)[2].sum(), x)
+        derivative = getattr(torch.nn.functional, activation)(x)
+        for _ in range(3):
+            (derivative,) = torch.autograd.grad(derivative.sum(), x, create_graph=True, materialize_grads=True)
+        torch.testing.assert_close(third, derivative.detach(), rtol=1e-12, atol=1e-13)
+
+
+def test_laplacian_gradients_without_parameters_or_points() -> None:
+    inputs = sample_inputs("mlp_laplacian", (2,), 4, 3, 2, [6, 7])
+    expected = laplacian_gradients(inputs)[0]
+    inputs["x"].requires_grad_()
+    derivatives = ops.mlp_laplacian(**inputs)
+    generator = torch.Generator().manual_seed(5)
+    factors = [torch.randn(out.shape, generator=generator, dtype=torch.float64) for out in derivatives]
+    loss = torch.stack([(f * out).sum() for f, out in zip(factors, derivatives, strict=True)]).sum()
+    assert torch.equal(torch.autograd.grad(loss, inputs["x"])[0], expected)
+    for lead, m in [((0,), 3), ((2,), 0)]:
+        for gradient in laplacian_gradients(sample_inputs("mlp_laplacian", lead, m, 3, 2, [5])):
+            assert not gradient.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_laplacian_gradients_have_the_same_bits_for_any_number_of_threads(dtype: torch.dtype) -> None:
+    for size in THREADED:
+        inputs, results = sample_inputs("mlp_laplacian", *size, dtype=dtype), []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(laplacian_gradients(inputs))
+        for other in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_laplacian_gradients_compiled_and_mapped() -> None:
+    torch._dynamo.reset()
+    inputs = sample_inputs("mlp_laplacian", (3,), 4, 5, 2, [7, 8])
+    leaves = [leaf.requires_grad_() for leaf in leaves_of(inputs)]
+
+    def loss(x: Tensor, condition: Tensor) -> Tensor:
+        value, score, trace = ops.mlp_laplacian(**{**inputs, "x": x, "condition": condition})
+        return value.sum() + score.square().sum() / 2 + trace.square().sum()
+
+    eager = torch.autograd.grad(loss(*leaves[:2]), leaves)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for out, one in zip(torch.autograd.grad(compiled(*leaves[:2]), leaves), eager, strict=True):
+        torch.testing.assert_close(out, one, **CLOSE)
+    rows = [leaf.detach() for leaf in leaves[:2]]
+    mapped = torch.vmap(torch.func.grad(loss, (0, 1)))(*rows)
+    for out, one in zip(mapped, eager, strict=False):
+        torch.testing.assert_close(out, one, **CLOSE)
+
+
+def test_laplacian_has_no_second_derivative() -> None:
+    inputs = sample_inputs("mlp_laplacian", (), 4, 3, None, [5])
+    x = inputs["x"].requires_grad_()
+    (gradient,) = torch.autograd.grad(ops.mlp_laplacian(**inputs)[2].sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"mlp_laplacian_backward cannot be differentiated.*svgdx\.reference"):
+        gradient.sum().backward()
 
 
 def test_results_record_no_graph() -> None:

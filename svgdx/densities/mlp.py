@@ -85,17 +85,20 @@ class MLPLogDensity(LogDensity):
         precision = self.confinement
         return self._confined(value, x), score.sub_(x, alpha=precision), hvp.sub_(probe, alpha=precision)
 
-    def laplacian(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def laplacian(self, x: Tensor, create_graph: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Returns f (...), its gradient (..., D) and the exact trace of its Hessian (...), at x (..., D), D <= 64.
 
-        The results come from :func:`svgdx.ops.mlp_laplacian` and are detached. For differentiable ones use
-        ``svgdx.hessian_trace(log_density, x, method="exact", create_graph=True)``.
+        The results come from :func:`svgdx.ops.mlp_laplacian`. With create_graph they are differentiable once in x and
+        in the parameters; otherwise they are detached.
         """
-        x = features("MLPLogDensity.laplacian", "x", x, self.dim).detach()
-        derivatives = ops.mlp_laplacian(x.reshape(-1, x.shape[-1]), None, *self._layers(), self.activation)
-        shapes = (x.shape[:-1], x.shape, x.shape[:-1])
-        value, score, trace = (result.view(shape) for result, shape in zip(derivatives, shapes, strict=True))
-        return self._confined(value, x), score - self.confinement * x, trace - self.confinement * x.shape[-1]
+        x = features("MLPLogDensity.laplacian", "x", x, self.dim)
+        x = x if create_graph else x.detach()
+        with torch.set_grad_enabled(create_graph):
+            rows = x.reshape(-1, x.shape[-1])
+            derivatives = ops.mlp_laplacian(rows, None, *self._layers(create_graph), self.activation)
+            shapes = (x.shape[:-1], x.shape, x.shape[:-1])
+            value, score, trace = (result.view(shape) for result, shape in zip(derivatives, shapes, strict=True))
+            return self._confined(value, x), score - self.confinement * x, trace - self.confinement * x.shape[-1]
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -112,9 +115,10 @@ class MLPLogDensity(LogDensity):
             return None
         return mlp.pack("mlp_score_hvp", None, *self._layers(), self.activation)
 
-    def _layers(self) -> tuple[list[Tensor], list[Tensor]]:
+    def _layers(self, attached: bool = False) -> tuple[list[Tensor], list[Tensor]]:
         linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-        return [layer.weight.detach() for layer in linear], [layer.bias.detach() for layer in linear]
+        weights: list[Tensor] = [layer.weight if attached else layer.weight.detach() for layer in linear]
+        return weights, [layer.bias if attached else layer.bias.detach() for layer in linear]
 
     def _confined(self, value: Tensor, x: Tensor) -> Tensor:
         return torch.add(value, x.square().sum(-1), alpha=-0.5 * self.confinement)

@@ -99,9 +99,9 @@ def mlp_laplacian(
         condition, weights, biases, activation: as in :func:`mlp_score_hvp`.
 
     Returns:
-        f (..., M), grad f (..., M, D) and Tr H (..., M), in the dtype of x. Once differentiable in x, condition, weights
-        and biases, by a sweep back through the layers of each block, which forms their values anew: no result of a
-        layer is stored for the gradient.
+        f (..., M), grad f (..., M, D) and Tr H (..., M), in the dtype of x. Differentiable once in x, condition,
+        weights and biases: a sweep back through the layers of each block forms their values anew, so that nothing is
+        stored for the gradient.
 
     Raises:
         TypeError, ValueError, RuntimeError: as in :func:`mlp_score_hvp`; RuntimeError also if D > 64.

@@ -1,4 +1,5 @@
-// The CPU backend of mlp_score_hvp, mlp_laplacian and its gradient: every function processes one block of rows on the calling thread.
+// The CPU backend of mlp_score_hvp, mlp_laplacian and its gradient: every function processes one block of rows on the
+// calling thread.
 #include "mlp/cpu/jet_kernel.h"
 
 namespace svgdx::cpu {

@@ -60,8 +60,8 @@ SVGDX_INLINE LaplacianVector<C> laplacian_vector(const LaplacianLayer<C>& layer,
   const C* jacobian = layer.jacobian + r * layer.jacobian_stride + i;
   const C* laplacian = layer.laplacian ? layer.laplacian + r * width + i : nullptr;
   LaplacianVector<C> vector{
-      activation_jet<kKind, VecMath<C>>(argument(layer.shift, condition, layer.argument + r * width, i, at)),
-      Vec<C>{}, laplacian ? at.load(laplacian) : Vec<C>{}};
+      activation_jet<kKind, VecMath<C>>(argument(layer.shift, condition, layer.argument + r * width, i, at)), Vec<C>{},
+      laplacian ? at.load(laplacian) : Vec<C>{}};
   for (int64_t d = 0; d < layer.dim; ++d) {
     const Vec<C> slope = at.load(jacobian + d * width);
     vector.squares += slope * slope;
@@ -94,10 +94,9 @@ void laplacian_rows(const MlpLaplacian<C>& args) {
     for (int64_t d = 0; d < dim; ++d) sums[d] = Vec<C>{};
     for_vectors<C>(width, [&](int64_t i, auto at) {
       const Vec<C> weight = at.load(args.head.weight + i);
-      const auto unit =
-          laplacian_vector<kKind>(layer, condition, r, i, at, [&](int64_t d, const Jet<Vec<C>>& jet, Vec<C> slope) {
-            sums[d] += weight * (jet.first * slope);
-          });
+      const auto unit = laplacian_vector<kKind>(
+          layer, condition, r, i, at,
+          [&](int64_t d, const Jet<Vec<C>>& jet, Vec<C> slope) { sums[d] += weight * (jet.first * slope); });
       value += weight * unit.jet.value;
       trace += weight * unit_laplacian(unit.jet, unit.squares, unit.laplacian);
     });

@@ -1,5 +1,5 @@
-// The gradients of the parameters of linear layers on the CPU: sums over rows, in at most eight groups with separate sums,
-// so that the order of additions depends on the shape only.
+// The gradients of the parameters of linear layers on the CPU: sums over rows, in at most eight groups with separate
+// sums, so that the order of additions depends on the shape only.
 #pragma once
 
 #include "common/cpu/factor.h"
@@ -60,8 +60,7 @@ class LinearGradients {
         SVGDX_ISA_CALL(mlp_add_rows, 1, end - begin, data<C>(sums_) + g * length_ + begin, sums + begin);
       }
     });
-    Tensor all = sums_;
-    return torch::stable::select(all, 0, 0);
+    return torch::stable::select(sums_, 0, 0);
   }
 
  private:

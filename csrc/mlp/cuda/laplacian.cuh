@@ -134,8 +134,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   const auto laplacian = old_laplacian(layer, r, at);
   SVGDX_UNROLL
   for (int w = 0; w < kPackWidth<C>; ++w) {
-    const auto below = unit_laplacian_grads(jets.v[w], squares.v[w], laplacian.v[w], along.v[w], grad.v[w],
-                                            grad_laplacian.v[w]);
+    const auto below =
+        unit_laplacian_grads(jets.v[w], squares.v[w], laplacian.v[w], along.v[w], grad.v[w], grad_laplacian.v[w]);
     grad.v[w] = below.argument;
     grad_laplacian.v[w] = below.laplacian;
   }

@@ -1,4 +1,5 @@
-// The gradients of the parameters of linear layers on CUDA: products of torch's, a group of sums for each block of rows.
+// The gradients of the parameters of linear layers on CUDA: products of torch's, a group of sums for each block of
+// rows.
 #pragma once
 
 #include "common/tensors.h"
@@ -19,8 +20,8 @@ class LinearGradients {
     return torch::stable::full({1, rows}, 1.0, like.scalar_type(), std::nullopt, like.device());
   }
 
-  // Writes the gradients of a layer's weight (out, in) and bias (out), which end at `end`; returns their start. The bias
-  // was added to the first `biased` rows only.
+  // Writes the gradients of a layer's weight (out, in) and bias (out), which end at `end`; returns their start. The
+  // bias was added to the first `biased` rows only.
   int64_t add(int64_t group, int64_t end, const Tensor& grad, const Tensor& inputs, int64_t biased,
               const Tensor& scratch) const {
     const int64_t outputs = grad.size(1), columns = inputs.size(1);
@@ -39,16 +40,14 @@ class LinearGradients {
 
   // The sums of all groups.
   Tensor total() const {
-    Tensor all = sums_;
-    if (groups_ == 1) return torch::stable::select(all, 0, 0);
-    return torch::stable::sum(all, torch::headeronly::IntHeaderOnlyArrayRef({0}), false);
+    if (groups_ == 1) return torch::stable::select(sums_, 0, 0);
+    return torch::stable::sum(sums_, torch::headeronly::IntHeaderOnlyArrayRef({0}), false);
   }
 
  private:
   Tensor part(int64_t group, int64_t first, int64_t rows, int64_t cols) const {
-    Tensor all = sums_;
-    Tensor flat = torch::stable::narrow(torch::stable::select(all, 0, group), 0, first, rows * cols);
-    return torch::stable::view(flat, {rows, cols});
+    Tensor of_group = torch::stable::select(sums_, 0, group);
+    return torch::stable::view(torch::stable::narrow(of_group, 0, first, rows * cols), {rows, cols});
   }
 
   int64_t groups_, length_;

@@ -64,6 +64,24 @@ def test_the_seed_decides_the_run(finished: Path, tmp_path: Path) -> None:
     assert (finished / "metrics.jsonl").read_bytes() != (tmp_path / "other" / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("loss", ["score", "sliced", "denoising", "energy-discrepancy"])
+def test_losses_without_samples(loss: str, tmp_path: Path) -> None:
+    """A run trains the energy by the loss and reports it; the seed decides it."""
+    options = {"config": "langevin", "loss": loss}
+    assert cli.main(command("ebm", tmp_path / "run", **options)) == 0
+    lines = records(tmp_path / "run")
+    assert all("energy_loss" in line and "energy_samples" not in line for line in lines[1:])
+    assert all({"pixel_distance", "feature_distance"} <= lines[i].keys() for i in (0, 8))
+    assert len({line["energy_loss"] for line in lines[1:]}) == 8
+    assert cli.main(command("ebm", tmp_path / "whole", **options)) == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole", "ebm")
+
+
+def test_a_loss_without_samples_trains_no_sampler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command("ebm", tmp_path / "run", loss="score")) == 2
+    assert "--loss score: trains no sampler" in capsys.readouterr().err
+
+
 LONG = {"steps": 60, "eval_every": 30, "checkpoint_every": 7}
 
 

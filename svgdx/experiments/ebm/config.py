@@ -22,6 +22,7 @@ BANDWIDTHS = ("learnt", *HEURISTICS)
 CONTROLS = ("none", "metropolis-hastings", "epsilon-greedy")
 CHAINS = ("short-run", "persistent")
 ENERGIES = ("mlp", "conv")
+LOSSES = ("likelihood", "score", "sliced", "denoising", "energy-discrepancy")
 
 # Defaults that differ from those of the fields, which are those of met-svgd.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -156,8 +157,15 @@ class EBMConfig(Settings):
     activation: str = option("silu", "energy", "activation between layers", SMOOTH)
     confinement: float = option(0.0, "energy", "precision of the Gaussian factor of p; 0 disables it")
     energy_lr: float = option(1e-3, "energy", "learning rate of Adam, with the schedule of --glow-lr", positive=True)
-    energy_penalty: float = option(0.02, "energy", "weight of the mean of f^2 over data and samples")
-    gradient_penalty: float = option(0.0, "energy", "weight of the mean of |grad f|^2 over the data")
+    loss: str = option(
+        "likelihood",
+        "energy",
+        "what the energy is trained by: its likelihood, by samples of --sampler, or a loss of svgdx.losses that needs "
+        "none; the noise of denoising and energy-discrepancy is --noise",
+        LOSSES,
+    )
+    energy_penalty: float = option(0.02, "energy", "likelihood: weight of the mean of f^2 over data and samples")
+    gradient_penalty: float = option(0.0, "energy", "likelihood: weight of the mean of |grad f|^2 over the data")
 
     steps: int = option(1000, "run", "updates of the energy, or of the flow", least=1)
     clip: float = option(10.0, "run", "norm to which gradients are scaled down; 0 leaves them as they are")
@@ -209,6 +217,11 @@ class EBMConfig(Settings):
         if self.data in POINT_SETS and (self.energy == "conv" or self.inception_weights is not None):
             name = "--energy conv" if self.energy == "conv" else "--inception-weights"
             raise UsageError(f"{name}: needs images, but --data {self.data} are points")
+        if self.loss != "likelihood" and self.sampler != "langevin":
+            raise UsageError(
+                f"--loss {self.loss}: trains no sampler, so that evaluations need one that learns nothing; pass "
+                "--config langevin"
+            )
         if self.data not in POINT_SETS and self.density == "logdet":
             raise UsageError(f"--density logdet: needs at most 16 dimensions, but --data {self.data} are images")
         if self.density == "logdet" and self.hessian == "hutchinson":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from svgdx import losses
 from svgdx.densities import ConvLogDensity, MLPLogDensity
 from svgdx.experiments.data.images import Images
 from svgdx.experiments.data.points import Points
@@ -56,12 +57,15 @@ class EBMTrainer(ImageTrainer):
         self.step += 1
         for group in self.energy_adam.param_groups:
             group["lr"] = self.learning_rate(self.config.energy_lr)
-        kind, noise = self.negatives.kind(self.step), self.noise()
+        noise = self.noise()
+        kind = self.negatives.kind(self.step) if self.config.loss == "likelihood" else self.config.loss
         kind = None if kind is None else (kind, self.is_read)
         quantities = self.graphs.run(kind, self._update, stream=self.stream(TRAIN), noise=noise)
         return quantities | {"noise": noise}
 
     def _update(self, stream: Stream, noise: float | Tensor) -> Quantities:
+        if self.config.loss != "likelihood":
+            return self._update_without_samples(stream, noise)
         self.energy.requires_grad_(False)
         samples, quantities = self.negatives.draw(self.energy, self.step, stream, self.is_read)
         check_finite(self.step, quantities)
@@ -88,6 +92,23 @@ class EBMTrainer(ImageTrainer):
         quantities["energy_loss"] = loss.detach()
         check_finite(self.step, quantities)
         quantities |= descend(self.step, self.energy_adam, loss, "energy", config.clip)
+
+    def _update_without_samples(self, stream: Stream, noise: float | Tensor) -> Quantities:
+        """A step by a loss of `svgdx.losses`, with as many images as the likelihood has samples."""
+        config, energy = self.config, self.energy
+        count, adds_noise = config.batch * config.particles, config.loss in ("denoising", "energy-discrepancy")
+        real = self.noisy_images(count, stream, 0.0 if adds_noise else noise)
+        if config.loss == "score":
+            loss = losses.score_matching(energy, real)
+        elif config.loss == "sliced":
+            loss = losses.sliced_score_matching(energy, real, generator=stream)
+        elif config.loss == "denoising":
+            loss = losses.denoising_score_matching(energy, real, noise, stream)
+        else:
+            loss = losses.energy_discrepancy(energy, real, noise, generator=stream)
+        quantities: Quantities = {"noise": noise, "energy_loss": loss.detach()}
+        check_finite(self.step, quantities)
+        return quantities | descend(self.step, self.energy_adam, loss, "energy", config.clip)
 
     def samples(self, count: int, stream: Stream) -> tuple[Tensor, Tensor | None]:
         return self.negatives.sample(self.energy, count, stream)
