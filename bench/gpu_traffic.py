@@ -251,7 +251,8 @@ def trace_runs(kind: str) -> Iterator[dict[str, Traffic]]:
         weights = [normal(kind, width, 9), normal(kind, width, width), normal(kind, 1, width)]
         layers = ([w.detach() for w in weights], [normal(kind, len(w), gradient=False) for w in weights], "silu")
         functions.append(lambda: ops.mlp_score_hvp(x, condition.detach(), *layers, x))
-        functions.append(lambda: ops.mlp_laplacian(x, condition.detach(), *layers))
+        steep = x.clone().requires_grad_()
+        functions.append(lambda: ops.mlp_laplacian(steep, condition.detach(), *layers))
     yield from measured(kind, LAYER[1], *functions)
 
 
