@@ -97,9 +97,10 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   if (group.lane + 32 < layer.dim) args.score[r * layer.dim + group.lane + 32] = further;
 }
 
-// One pack of a row's units.
+// One pack of a row's units. Its activations with three derivatives stay in registers through the loop over d, so that
+// fewer blocks are resident than of the other kernels.
 template <class C>
-__global__ void __launch_bounds__(kRowThreads, kRowBlocks)
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks / 2)
     laplacian_reverse_kernel(MlpLaplacianReverse<C> args, ColumnPlan plan, Divider by_group, int64_t first_block) {
   const RowGroup group(plan.rows);
   int64_t r = (first_block + blockIdx.x) * plan.rows.rows() + group.row;
