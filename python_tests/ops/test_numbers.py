@@ -40,8 +40,8 @@ def test_numbers_of_the_reference(op: str, dtype: torch.dtype, device: str) -> N
             assert numbers.is_contiguous()
             assert (numbers.device, numbers.dtype) == (like.device, torch.int64 if op == "integers" else dtype)
             if (op, dtype) == ("normal", torch.float64):
-                # torch's square root of float64 is not always the nearest number.
-                torch.testing.assert_close(numbers, expected, rtol=4e-16, atol=0)
+                # torch's square root of float64 can be one unit in the last place from the nearest number.
+                torch.testing.assert_close(numbers, expected, rtol=2**-51, atol=0)
             else:
                 assert torch.equal(numbers, expected)
 

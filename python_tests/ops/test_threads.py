@@ -7,6 +7,8 @@ import torch
 from ops.cases import DRAWS, PARTICLES, STEPPED, TRAJECTORIES, Inputs, Variant, gradients, sample, sample_inputs
 from torch import Tensor
 
+from svgdx.densities.linear import product
+
 # Small problems in a large batch, one problem split into blocks of particles, large D with matrix products; many short
 # trajectories, some long ones, and one with many blocks of rows.
 SIZES = [((64,), 10, 6), ((), 1000, 2), ((), 300, 16), ((2,), 130, 17), ((), 150, 100), ((), 33, 784)]
@@ -40,6 +42,21 @@ def test_same_bits_for_any_number_of_threads(
     for threads in (2, 2, 3):
         for out, expected in zip(results(variant, inputs, threads), one, strict=True):
             assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("sizes", [(18, 4200, 6), (6, 1160, 81), (67, 4843, 33), (40, 1941, 8), (250, 3000, 200)])
+def test_products_of_long_sums(sizes: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """MKL would add in another order for each number of threads."""
+    rows, inner, columns = sizes
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(inner, rows, generator=generator, dtype=dtype).T
+    b = torch.randn(inner, columns, generator=generator, dtype=dtype)
+    torch.set_num_threads(1)
+    one = product(a, b)
+    for threads in (2, 3, 8):
+        torch.set_num_threads(threads)
+        assert torch.equal(product(a, b), one)
 
 
 @pytest.mark.parametrize("variant", [*PARTICLES, *STEPPED[:2]], ids=str)

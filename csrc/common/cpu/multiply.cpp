@@ -1,5 +1,7 @@
 #include "common/cpu/multiply.h"
 
+#include <dlfcn.h>
+
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -40,6 +42,41 @@ void copy_rows(const Tensor& from, const Tensor& to) {
     memcpy(out<float>(to) + r * to.stride(0), data<float>(from) + r * from.size(1), bytes);
   }
 }
+
+// The function of a library that torch brings with it, or null.
+template <class Function>
+Function* of_torch(const char* name) {
+  return reinterpret_cast<Function*>(dlsym(RTLD_DEFAULT, name));
+}
+
+// While it lives, products on the calling thread are divided for one thread. Otherwise MKL and oneDNN divide them for
+// as many threads as torch has, even where they get only one, and the order of the additions depends on their number.
+class OneThread {
+ public:
+  OneThread() : mkl_(set_mkl(1)) { set_openmp(1); }
+  ~OneThread() {
+    set_mkl(mkl_);
+    set_openmp(openmp_);
+  }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  // A torch without MKL or OpenMP has no such symbols.
+  static int set_mkl(int threads) {
+    static auto* const set = of_torch<int(int)>("MKL_Set_Num_Threads_Local");
+    return set ? set(threads) : 0;
+  }
+  static void set_openmp(int threads) {
+    static auto* const set = of_torch<void(int)>("omp_set_num_threads");
+    if (set) set(threads);
+  }
+  static int openmp_threads() {
+    static auto* const threads = of_torch<int()>("omp_get_max_threads");
+    return threads ? threads() : 1;
+  }
+  int openmp_ = openmp_threads(), mkl_;
+};
 
 // Numbers in [-1, 1) whose mantissas use all 24 bits.
 Tensor probe_matrix(int64_t rows, int64_t cols, uint32_t state) {
@@ -120,6 +157,7 @@ ProductRoute product_route() {
 }
 
 void multiply(const Tensor& a, const Tensor& b, const Tensor& out_rows, const OptionalTensor& bias, double slope) {
+  const OneThread alone;
   const ScalarType type = a.scalar_type();
   const int64_t rows = a.size(0), width = b.size(1);
   const bool large = rows * a.size(1) * width >= kLarge && type == ScalarType::Float;

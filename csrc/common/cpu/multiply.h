@@ -19,8 +19,8 @@ struct ProductRates {
 };
 ProductRates measure_products();
 
-// out (R, C) = f(a (R, K) times b (K, C) + bias (C)), f(v) = max(v, slope v), on the calling thread if it is in a
-// parallel region. bias has the compute type of a; rows of out are contiguous.
+// out (R, C) = f(a (R, K) times b (K, C) + bias (C)), f(v) = max(v, slope v), on the calling thread, with the same bits
+// for any number of threads that torch has. bias has the compute type of a; rows of out are contiguous.
 void multiply(const Tensor& a, const Tensor& b, const Tensor& out, const OptionalTensor& bias = std::nullopt,
               double slope = 1);
 
