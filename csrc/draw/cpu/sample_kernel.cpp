@@ -1,9 +1,9 @@
 // Draws actions. Compiled with -ffp-contract=off (CMakeLists.txt): see draw/weights.h.
 #include <limits>
 
-#include "common/buffer.h"
 #include "draw/cpu/kernels.h"
 #include "draw/weights.h"
+#include "memory/buffer.h"
 #include "trajectory/cpu/row.h"
 
 namespace svgdx::SVGDX_ISA {

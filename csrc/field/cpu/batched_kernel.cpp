@@ -2,11 +2,11 @@
 // (kappa_ij = kappa_ji), from direct differences. Only for problems whose rows are the particles, see dispatch.cpp.
 #include <algorithm>
 
-#include "common/buffer.h"
 #include "common/cpu/parallel_for.h"
 #include "field/cpu/kernels.h"
 #include "field/cpu/row.h"
 #include "field/pair.h"
+#include "memory/buffer.h"
 
 namespace svgdx::SVGDX_ISA {
 namespace {

@@ -19,19 +19,20 @@ void forward_part(const FieldArgs<T>& a, int64_t first, int64_t batches, const d
   Part<T, C> part(s, a.self, false, first, batches, centre);
   part.fill({a.x, a.score, nullptr, nullptr}, {a.query, nullptr, nullptr, nullptr}, a.bandwidth, C(0));
   part.blocks([&](int64_t k, int64_t n, int64_t row, int64_t rows) {
-    const Tensor kernel = product_with_transposed(part.cut(part.rows().x, k, n, row, rows, 0, dim),
-                                                  part.cut(part.cols.x, k, n, 0, cols, 0, dim), part.square(rows));
+    const Array<C> kernel =
+        array_product_with_transposed<C>(part.cut(part.rows().x.tensor, k, n, row, rows, 0, dim),
+                                         part.cut(part.cols.x.tensor, k, n, 0, cols, 0, dim), part.square(rows));
     std::vector<KernelSums<C>> sums(n * rows);
     part.each_row(k, n, row, rows, [&](int64_t i, int64_t at, int64_t r, int64_t side) {
       const C scale = beta_of<T, C>(a.bandwidth, first + at) * C(pair::kLog2E);
-      C* row_values = out<C>(kernel) + i * cols;
+      C* row_values = kernel.get() + i * cols;
       sums[i] = kernel_row<C>(row_values, row_values, cols, scale, part.rows().n.get()[side],
                               part.cols.n.get() + at * cols, part.cols.w.get() + at * cols, a.self ? r : -1);
     });
-    const Tensor products = product(kernel, part.cut(part.cols.cq, k, n, 0, cols, 0, dim));
+    const Array<C> products = array_product<C>(kernel.tensor, part.cut(part.cols.cq.tensor, k, n, 0, cols, 0, dim));
     part.each_row(k, n, row, rows, [&](int64_t i, int64_t at, int64_t r, int64_t side) {
       finish_forward_row<T, C>(a, first + at, r, beta_of<T, C>(a.bandwidth, first + at), part.rows().row(side), sums[i],
-                               out<C>(products) + i * dim);
+                               products.get() + i * dim);
     });
   });
 }
@@ -43,27 +44,28 @@ void backward_part(const FieldGradArgs<T>& a, int64_t first, int64_t batches, co
   part.fill({a.col_x, a.col_score, a.col_grad_phi, a.col_grad_trace},
             {a.row_x, a.row_score, a.row_grad_phi, a.row_grad_trace}, a.bandwidth, C(trace_sign(a)));
   part.blocks([&](int64_t k, int64_t n, int64_t row, int64_t rows) {
-    const Tensor row_x = part.cut(part.rows().x, k, n, row, rows, 0, dim),
-                 col_x = part.cut(part.cols.x, k, n, 0, cols, 0, dim);
-    const Tensor col_cq = part.cut(part.cols.cq, k, n, 0, cols, 0, 2 * dim);
-    const Tensor gram = product_with_transposed(row_x, col_x, part.square(rows));
-    const Tensor kernel = new_empty(gram, sizes_of(gram), kType<C>);
-    const Tensor weighted = part.cross_products(k, n, row, rows);
+    const Tensor row_x = part.cut(part.rows().x.tensor, k, n, row, rows, 0, dim),
+                 col_x = part.cut(part.cols.x.tensor, k, n, 0, cols, 0, dim);
+    const Tensor col_cq = part.cut(part.cols.cq.tensor, k, n, 0, cols, 0, 2 * dim);
+    const Array<C> gram = array_product_with_transposed<C>(row_x, col_x, part.square(rows));
+    const Array<C> kernel({n, rows, cols});
+    const Array<C> weighted = part.cross_products(k, n, row, rows);
     std::vector<KernelSums<C>> sums(n * rows);
     std::vector<std::pair<C, C>> weights(n * rows);
     part.each_row(k, n, row, rows, [&](int64_t i, int64_t at, int64_t r, int64_t side) {
       const C scale = beta_of<T, C>(a.bandwidth, first + at) * C(pair::kLog2E);
-      C *log2_kappa = out<C>(gram) + i * cols, *kappa = out<C>(kernel) + i * cols;
+      C *log2_kappa = gram.get() + i * cols, *kappa = kernel.get() + i * cols;
       sums[i] = kernel_row<C>(log2_kappa, kappa, cols, scale, part.rows().n.get()[side], part.cols.n.get() + at * cols,
                               part.cols.w.get() + at * cols, a.self ? r : -1);
       weights[i] =
-          weight_row<C>(out<C>(weighted) + i * cols, kappa, log2_kappa, part.rows().row(side), part.cols.columns(at));
+          weight_row<C>(weighted.get() + i * cols, kappa, log2_kappa, part.rows().row(side), part.cols.columns(at));
     });
-    const Tensor kappa_cq = product(kernel, col_cq), weighted_x = product(weighted, col_x);
+    const Array<C> kappa_cq = array_product<C>(kernel.tensor, col_cq),
+                   weighted_x = array_product<C>(weighted.tensor, col_x);
     part.each_row(k, n, row, rows, [&](int64_t i, int64_t at, int64_t r, int64_t side) {
-      C* const sum_cq = out<C>(kappa_cq) + i * 2 * dim;
+      C* const sum_cq = kappa_cq.get() + i * 2 * dim;
       finish_backward_row<T, C>(a, first + at, r, beta_of<T, C>(a.bandwidth, first + at), part.rows().row(side),
-                                sums[i], weights[i], sum_cq, sum_cq + dim, out<C>(weighted_x) + i * dim);
+                                sums[i], weights[i], sum_cq, sum_cq + dim, weighted_x.get() + i * dim);
     });
   });
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "common/cpu/multiply.h"
 #include "common/products.h"
 #include "field/cpu/expanded.h"
 
@@ -23,29 +24,60 @@ struct Source {
   const T *x, *score, *grad_phi, *grad_trace;
 };
 
+// A dense tensor over a buffer, which outlives it.
+template <class C>
+struct Array {
+  Buffer<C> memory;
+  Tensor tensor;
+
+  explicit Array(const Sizes& sizes)
+      : memory(count(sizes)),
+        tensor(torch::stable::from_blob(memory.get(), sizes, {sizes[1] * sizes[2], sizes[2], 1},
+                                        torch::stable::Device(torch::headeronly::DeviceType::CPU), kType<C>)) {}
+  C* get() const { return memory.get(); }
+
+ private:
+  static int64_t count(const Sizes& sizes) { return sizes[0] * sizes[1] * sizes[2]; }
+};
+
+// a (n, R, K) times b (n, K, C), as product() of common/products.h.
+template <class C>
+Array<C> array_product(const Tensor& a, const Tensor& b, bool symmetric = false) {
+  Array<C> result({a.size(0), a.size(1), b.size(2)});
+  product_blocks(
+      a, b, result.tensor, symmetric,
+      [](const Tensor& left, const Tensor& right, const Tensor& block, int64_t) { cpu::multiply(left, right, block); });
+  return result;
+}
+
+template <class C>
+Array<C> array_product_with_transposed(const Tensor& a, const Tensor& b, bool symmetric = false) {
+  return array_product<C>(a, torch::stable::transpose(b, 1, 2), symmetric);
+}
+
 // One side (rows or columns) of batch rows [first, first + batches): x centred, [C | q] side by side, scalars.
 template <class C>
 struct Side {
   int64_t count, dim, width;
   bool gradients;
-  Tensor x, cq;
+  Array<C> x, cq;
   Buffer<C> n, w, hb, delta;
 
-  Side(const Tensor& like, int64_t batches, int64_t count, int64_t dim, bool gradients)
+  Side(int64_t batches, int64_t count, int64_t dim, bool gradients)
       : count(count),
         dim(dim),
         width(gradients ? 2 * dim : dim),
         gradients(gradients),
-        x(new_empty(like, {batches, count, dim}, kType<C>)),
-        cq(new_empty(like, {batches, count, width}, kType<C>)),
+        x({batches, count, dim}),
+        cq({batches, count, width}),
         n(batches * count),
         w(batches * count),
         hb(batches * count),
         delta(batches * count) {}
 
   ExpandedRow<C> row(int64_t i) const {
-    const C* const c = data<C>(cq) + i * width;
-    return {data<C>(x) + i * dim, c, c + dim, n.get()[i], w.get()[i], hb.get()[i], delta.get()[i]};
+    const C* const c = cq.get() + i * width;
+    return {x.get() + i * dim, c, c + dim, n.get()[i], w.get()[i], hb.get()[i], delta.get()[i]};
   }
   // The columns of batch row k of the call.
   ExpandedColumns<C> columns(int64_t k) const {
@@ -54,8 +86,8 @@ struct Side {
 
   template <class T>
   void fill(int64_t row, const Source<T>& s, int64_t source_row, const C* centre, C beta, C h_sign) {
-    C* const xr = out<C>(x) + row * dim;
-    C* const cr = out<C>(cq) + row * width;
+    C* const xr = x.get() + row * dim;
+    C* const cr = cq.get() + row * width;
     const int64_t at = source_row * dim;
     for (int64_t d = 0; d < dim; ++d) xr[d] = C(s.x[at + d]) - centre[d];
     if (s.score) {
@@ -87,7 +119,6 @@ struct Part {
   bool self;
   int64_t first, batches;
   std::vector<C> centres;
-  Tensor like;
   Side<C> cols, own_rows;
 
   Part(const FieldShape& shape, bool self, bool gradients, int64_t first, int64_t batches, const double* centre)
@@ -96,9 +127,8 @@ struct Part {
         first(first),
         batches(batches),
         centres(centre + first * shape.dim, centre + (first + batches) * shape.dim),
-        like(torch::stable::empty({0}, kType<C>)),
-        cols(like, batches, shape.cols, shape.dim, gradients),
-        own_rows(like, self ? 0 : batches, shape.rows, shape.dim, gradients) {}
+        cols(batches, shape.cols, shape.dim, gradients),
+        own_rows(self ? 0 : batches, shape.rows, shape.dim, gradients) {}
   const Side<C>& rows() const { return self ? cols : own_rows; }
 
   void fill(const Source<T>& col_source, const Source<T>& row_source, const PerBatch<T>& bandwidth, C h_sign) {
@@ -141,15 +171,39 @@ struct Part {
   bool square(int64_t rows) const { return self && rows == shape.rows; }
 
   // q_i . C_j + C_i . q_j
-  Tensor cross_products(int64_t k, int64_t n, int64_t row, int64_t count) const {
+  Array<C> cross_products(int64_t k, int64_t n, int64_t row, int64_t count) const {
     const int64_t dim = shape.dim;
     auto of = [&](const Side<C>& side, int64_t first_row, int64_t rows, int64_t begin) {
-      return cut(side.cq, k, n, first_row, rows, begin, dim);
+      return cut(side.cq.tensor, k, n, first_row, rows, begin, dim);
     };
-    const Tensor q_c = product_with_transposed(of(rows(), row, count, dim), of(cols, 0, shape.cols, 0));
-    const Tensor c_q = square(count) ? torch::stable::transpose(q_c, 1, 2)
-                                     : product_with_transposed(of(rows(), row, count, 0), of(cols, 0, shape.cols, dim));
-    return torch::stable::subtract(q_c, c_q, -1.0);
+    Array<C> sum = array_product_with_transposed<C>(of(rows(), row, count, dim), of(cols, 0, shape.cols, 0));
+    C* const sums = sum.get();
+    if (square(count)) {
+      torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+        for (; begin < end; ++begin) add_transposed(sums + begin * count * count, count);
+      });
+      return sum;
+    }
+    const Array<C> other = array_product_with_transposed<C>(of(rows(), row, count, 0), of(cols, 0, shape.cols, dim));
+    const C* const others = other.get();
+    torch::stable::parallel_for(0, n * count * shape.cols, 16384, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) sums[i] += others[i];
+    });
+    return sum;
+  }
+
+  // Adds the transpose of a (count, count) matrix to it, by tiles, of which a pair stays in the cache.
+  static void add_transposed(C* matrix, int64_t count) {
+    constexpr int64_t kTile = 64;
+    for (int64_t row = 0; row < count; row += kTile) {
+      for (int64_t col = row; col < count; col += kTile) {
+        for (int64_t i = row; i < std::min(count, row + kTile); ++i) {
+          for (int64_t j = std::max(col, i); j < std::min(count, col + kTile); ++j) {
+            matrix[i * count + j] = matrix[j * count + i] = matrix[i * count + j] + matrix[j * count + i];
+          }
+        }
+      }
+    }
   }
 
   // For every row of a block, calls f(row within the block, batch row of the call, its row, index on the rows' side).

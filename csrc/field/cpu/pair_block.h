@@ -4,9 +4,9 @@
 
 #include <algorithm>
 
-#include "common/buffer.h"
 #include "common/vec_products.h"
 #include "field/cpu/expanded.h"
+#include "memory/buffer.h"
 
 namespace svgdx::SVGDX_ISA {
 

@@ -2,11 +2,11 @@
 // Nearly all pairs are too far to interact, and cost one pass over the dimensions.
 #include <algorithm>
 
-#include "common/buffer.h"
 #include "common/cpu/parallel_for.h"
 #include "common/vec_rows.h"
 #include "field/cpu/kernels.h"
 #include "field/cpu/row.h"
+#include "memory/buffer.h"
 
 namespace svgdx::SVGDX_ISA {
 namespace {

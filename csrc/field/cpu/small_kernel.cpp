@@ -4,11 +4,11 @@
 #include <optional>
 #include <vector>
 
-#include "common/buffer.h"
 #include "common/cpu/parallel_for.h"
 #include "common/vec_symmetric.h"
 #include "field/cpu/expanded.h"
 #include "field/cpu/kernels.h"
+#include "memory/buffer.h"
 
 namespace svgdx::SVGDX_ISA {
 namespace {

@@ -5,11 +5,11 @@
 #include <algorithm>
 #include <vector>
 
-#include "common/buffer.h"
 #include "common/cpu/parallel_for.h"
 #include "field/cpu/kernels.h"
 #include "field/cpu/row.h"
 #include "field/pair.h"
+#include "memory/buffer.h"
 
 namespace svgdx::SVGDX_ISA {
 

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 
-#include "common/buffer.h"
 #include "common/cpu/product_kernel.h"
 #include "common/products.h"
 #include "common/vec_symmetric.h"
+#include "memory/buffer.h"
 
 namespace svgdx::SVGDX_ISA {
 

@@ -5,10 +5,10 @@
 #include <type_traits>
 
 #include "common/beta.h"
-#include "common/buffer.h"
 #include "field/pair.h"
 #include "jacobian/cpu/kernels.h"
 #include "jacobian/cpu/lanes.h"
+#include "memory/buffer.h"
 
 namespace svgdx::SVGDX_ISA {
 

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "common/buffer.h"
 #include "common/vec.h"
+#include "memory/buffer.h"
 #include "probe/estimate.h"
 
 namespace svgdx::SVGDX_ISA {

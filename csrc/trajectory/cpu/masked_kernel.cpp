@@ -1,5 +1,5 @@
 // Rows of ragged trajectories with an explicit mask.
-#include "common/buffer.h"
+#include "memory/buffer.h"
 #include "trajectory/cpu/kernels.h"
 #include "trajectory/cpu/row.h"
 

@@ -1,5 +1,5 @@
 // Rows of trajectories: the masks follow from set_time, so that any thread can start at any row.
-#include "common/buffer.h"
+#include "memory/buffer.h"
 #include "trajectory/cpu/kernels.h"
 #include "trajectory/cpu/row.h"
 
