@@ -91,6 +91,22 @@ def _score_hvp(args: Sequence[Any]) -> int:
     return 2 + (hidden - 1) + hidden + 2 * (hidden - 1) + 2
 
 
+def _laplacian(args: Sequence[Any]) -> int:
+    # A product and a kernel per hidden layer, and the copy of the first weight's transpose.
+    widths = args[3]
+    return 1 + 2 * ((len(widths) if isinstance(widths, Tensor) else 4) - 2)
+
+
+def _laplacian_backward(args: Sequence[Any]) -> int:
+    hidden, needs_parameters = len(args[6]) - 2, args[8] if len(args) > 8 else True
+    absent = sum(grad is None for grad in args[:3])
+    # The forward pass again, gathered upstream gradients, a kernel per layer and a product between two, the copy of the
+    # first layer's, and the gradient in x.
+    always = _laplacian(args[3:]) + absent + 3 + hidden + (hidden - 1) + 1 + 2
+    # Ones, two products per layer, and the assembly of the first layer's weight and bias and of the rest.
+    return always + (1 + 2 * hidden + 1 + 3 + 3 + 1 if needs_parameters else 0)
+
+
 def _minimum(args: Sequence[Any]) -> int:
     layers = len(args[3]) - 2
     return 4 * layers if args[5] > 0 else 2 * layers + 1
@@ -150,6 +166,8 @@ LAUNCHES: dict[str, int | Callable[[Sequence[Any]], int]] = {
     "chain_moved": _by_width(2, 5),
     "chain_inverse": _by_width(2, 5),
     "mlp_score_hvp": _score_hvp,
+    "mlp_laplacian": _laplacian,
+    "mlp_laplacian_backward": _laplacian_backward,
     "mlp_minimum": _minimum,
     "mlp_along": _along,
     "mlp_tanh_target": _tanh_target,

@@ -37,6 +37,7 @@ from svgdx.rl import PRESETS  # noqa: E402
 BUDGETS = Path(__file__).with_name("budgets.json")
 GFN = {"data": "ising", "side": 4, "samples": 50, "batch": 8, "hidden": 16, "energy_hidden": 16}
 EBM = ("met-svgd", "met-svgd-mh", "met-svgd-lc", "p-svgd", "langevin")
+LOSSES = ("score", "sliced", "denoising", "energy-discrepancy")
 STEIN = ("met-svgd", "met-svgd-mh", "met-svgd-lc", "p-svgd", "met-svgd-sigma-no-trace")
 
 
@@ -47,8 +48,8 @@ def of_trainer(trainer: Any, updates: int) -> Callable[[], object]:
     return lambda: trainer.update()
 
 
-def ebm_update(name: str, updates: int = 1) -> Callable[[], object]:
-    options = {"config": name, "device": "cuda", "graph": "off", "particles": 8, "hidden": 16}
+def ebm_update(name: str, updates: int = 1, **changes: Any) -> Callable[[], object]:
+    options = {"config": name, "device": "cuda", "graph": "off", "particles": 8, "hidden": 16} | changes
     config = EBMConfig.from_options(options)
     return of_trainer(ebm.trainer_of(config, ebm.load_task(config)), updates)
 
@@ -80,6 +81,7 @@ def acting() -> Callable[[], object]:
 UPDATES: dict[str, Callable[[], Callable[[], object]]] = {
     **{f"ebm {name}": lambda name=name: ebm_update(name) for name in EBM},
     "ebm met-svgd with an update of the sampler": lambda: ebm_update("met-svgd", 4),
+    **{f"ebm by {loss}": lambda loss=loss: ebm_update("langevin", loss=loss) for loss in LOSSES},
     "eb-gfn K = 1": lambda: gfn_update(k_schedule="fixed", k=1, sweeps=1),
     "eb-gfn K = D": lambda: gfn_update(k_schedule="fixed", k=16, sweeps=1),
     "eb-gfn pcd-gibbs": lambda: gfn_update(sampler="pcd-gibbs"),

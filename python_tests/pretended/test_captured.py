@@ -72,6 +72,9 @@ EBMS: dict[str, dict[str, Any]] = {
     "p-svgd": {"config": "p-svgd"},
     "langevin": {"config": "langevin"},
     "langevin, persistent": {"config": "langevin", "chains": "persistent", "buffer": 600},
+    "sliced score matching": {"config": "langevin", "loss": "sliced"},
+    "score matching": {"config": "langevin", "loss": "score"},
+    "energy discrepancy": {"config": "langevin", "loss": "energy-discrepancy"},
     "conv": {"energy": "conv", "width": 2, "gradient_penalty": 0.1},
     "conv, bfloat16": {"energy": "conv", "width": 2, "amp": "bf16"},
 }

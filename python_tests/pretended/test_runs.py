@@ -24,6 +24,8 @@ EXACT: dict[str, tuple[str, dict[str, Any]]] = {
     "ebm met-svgd-mh": ("ebm", {"config": "met-svgd-mh", "mh_iterations": 3}),
     "ebm met-svgd-lc": ("ebm", {"config": "met-svgd-lc", "stop": "squared", "stop_threshold": 1e-12}),
     "ebm langevin, persistent": ("ebm", {"config": "langevin", "chains": "persistent", "buffer": 80}),
+    "ebm by denoising": ("ebm", {"config": "langevin", "loss": "denoising"}),
+    "ebm by score matching": ("ebm", {"config": "langevin", "loss": "score"}),
     "eb-gfn pcd-gibbs": ("eb-gfn", {"sampler": "pcd-gibbs"}),
     "eb-gfn pcd-gwg": ("eb-gfn", {"sampler": "pcd-gwg", "flips": 3, "data": "2spirals"}),
 }
