@@ -15,7 +15,7 @@ template <class... Results, class... Args>
 auto call(const char* op, const Args&... args) {
   std::array<StableIValue, std::max(sizeof...(Args), sizeof...(Results))> stack{torch::stable::detail::from(args)...};
   const std::string full = std::string(SVGDX_TEXT(SVGDX_NAMESPACE) "::") + op;
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(full.c_str(), "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(full.c_str(), "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::unbox_to_tuple<Results...>(stack.data());
 }
 

@@ -32,7 +32,7 @@ Tensor by_onednn(const Tensor& a, const Tensor& b, const OptionalTensor& bias) {
                           from(std::string("none")),
                           from(std::vector<double>()),
                           from(std::optional<std::string>(std::string()))};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("mkldnn::_linear_pointwise", "", stack, TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("mkldnn::_linear_pointwise", "", stack, TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 

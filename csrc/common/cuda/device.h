@@ -14,7 +14,7 @@ struct Guard {
 
 inline void* stream(const Tensor& x) {
   void* handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &handle));
   return handle;
 }
 
