@@ -35,6 +35,7 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "own_gflownet": lambda distance, most, log_z, true_log_z: distance < 0.15 and abs(log_z - true_log_z) < 0.3,
     "eb_gfn_2d": lambda untrained, trained, data: data < trained < 0.5 * untrained,
     "ebm_digits": lambda untrained, trained, data: data < trained < 0.75 * untrained,
+    "score_matching": lambda *values: len(values) == 4 and min(values[:3]) > values[3] + 0.3,
     "ops_from_cpp": lambda difference, *means: difference < 1e-5 and max(map(abs, means)) < 0.1,
     "distributed_svgd": lambda count, processes, x, y, true_x, true_y, entropy, true_entropy: (
         (count, processes) == (400, 1) and max(abs(x), abs(y)) < 0.4 and abs(entropy - true_entropy) < 0.3
