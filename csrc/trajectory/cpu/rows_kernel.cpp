@@ -1,6 +1,7 @@
 // Rows of trajectories: the masks follow from set_time, so that any thread can start at any row.
 #include "memory/buffer.h"
 #include "trajectory/cpu/kernels.h"
+#include "trajectory/cpu/narrow.h"
 #include "trajectory/cpu/row.h"
 
 namespace svgdx::SVGDX_ISA {
@@ -61,6 +62,7 @@ template <class S>
 void trajectory_rows(const TrajectoryRows<S>& args, int64_t begin, int64_t end) {
   using C = Compute<S>;
   const int64_t dim = args.shape.dim, steps = args.shape.steps;
+  if (dim <= kNarrowDim<C>) return narrow_rows(args, begin, end);
   Workspace<C> work(args.shape, args.set_time);
   for (int64_t i = begin; i < end; ++i) {
     const int64_t row = args.first_row + i;
@@ -92,6 +94,7 @@ template <class S>
 void trajectory_rows_backward(const TrajectoryRowsGrad<S>& args, int64_t begin, int64_t end) {
   using C = Compute<S>;
   const int64_t dim = args.shape.dim, steps = args.shape.steps;
+  if (dim <= kNarrowDim<C>) return narrow_rows_backward(args, begin, end);
   Workspace<C> work(args.shape, args.set_time);
   for (int64_t i = begin; i < end; ++i) {
     const int64_t row = args.first_row + i;
