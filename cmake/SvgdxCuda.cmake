@@ -50,6 +50,14 @@ if(NOT cudart_static)
                       "complete toolkit, or build without the CUDA library: SVGDX_CUDA=off.")
 endif()
 
+unset(cccl_include CACHE)
+find_path(cccl_include nv/target PATHS ${cuda_root}/include ${cuda_root}/include/cccl NO_DEFAULT_PATH)
+if(NOT cccl_include)
+  message(FATAL_ERROR "The header nv/target of CUDA's C++ libraries was not found in ${cuda_root}/include. Install them "
+                      "(cuda-cccl; for NVIDIA's Python packages: pip install \"cuda-toolkit[nvcc,cccl]\"), or build without "
+                      "the CUDA library: SVGDX_CUDA=off.")
+endif()
+
 execute_process(COMMAND ${here}/nvcc --list-gpu-code OUTPUT_VARIABLE known_codes)
 string(REGEX MATCHALL "[0-9]+" known_codes "${known_codes}")
 svgdx_choose_cuda_architectures(svgdx_cuda_architectures "$ENV{TORCH_CUDA_ARCH_LIST}" "${known_codes}")

@@ -290,6 +290,7 @@ def test_no_nvcc(build: pathlib.Path, tmp_path: pathlib.Path) -> None:
     [
         ([], "looked for include/cuda_runtime.h"),
         (["include/cuda_runtime.h"], "libcudart_static.a was not found in"),
+        (["include/cuda_runtime.h", "lib/libcudart_static.a"], "nv/target of CUDA's C++ libraries was not found in"),
     ],
 )
 @pytest.mark.parametrize("mode", ["auto", "on"])
