@@ -55,8 +55,8 @@ wheel: sdist
 	PATH="$(abspath $(bin)):$$PATH" $(bin)/auditwheel repair --plat manylinux_2_28_$(shell uname -m) --only-plat \
 		--exclude 'libtorch_*' --wheel-dir $(DIST) build/wheel/svgdx-*.whl
 
-check-wheel: setup
-	$(pip) install --quiet uv
+check-wheel: $(bin)/python
+	$(pip) install --quiet uv cmake ninja
 	PATH="$(abspath $(bin)):$$PATH" .ci/check_wheel $(DIST)/svgdx-$(version)-*.whl $(BARE)
 
 lint: setup
