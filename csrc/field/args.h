@@ -3,11 +3,14 @@
 // Notation (Liu & Wang 2016; Messaoud et al. 2024, 2026): particles x_j with scores s_j = grad log p(x_j), bandwidth
 // sigma, beta = 1 / sigma^2, r_ij = x_i - x_j, kappa_ij = exp(-beta |r_ij|^2 / 2), z_ij = s_j + beta r_ij. Then
 //   phi_i = (1/M) sum_j kappa_ij z_ij,   t_i = (beta/M) sum_{j != i} kappa_ij (D - r_ij . z_ij).
-// Every array is contiguous, row-major and of the compute type T (float or double); sizes are 64-bit.
+// Every array is contiguous, row-major and of the compute type T (float or double); sizes are 64-bit. Arrays with a
+// last dimension of `dim` may have a 16-bit `format` instead, if the backend reads it (storage.h): their pointers then
+// point to such numbers.
 #pragma once
 
 #include <cstdint>
 
+#include "common/format.h"
 #include "common/row_sum.h"
 
 namespace svgdx {
@@ -34,6 +37,7 @@ struct FieldArgs {
   PerBatch<T> step = {};             // empty if there is no update
   const T* log_q = nullptr;          // (batch, rows), with step
   const T* hessian_trace = nullptr;  // (batch, rows) or null, with step
+  Format format = Format::kFloat;    // of query, x, score and phi
 };
 
 // Backward of the same. Each row gathers from all columns, both as a query (its own upstream gradient with the columns'

@@ -28,20 +28,11 @@ inline Format format_of(ScalarType type) {
   return type == ScalarType::BFloat16 ? Format::kBf16 : type == ScalarType::Half ? Format::kFp16 : Format::kFloat;
 }
 
-// Whether the forward kernels read such particles, and write their results, in their own 16-bit format.
-inline bool reads_stored(const Tensor& x) {
-  const int64_t dims = x.dim();
-  return kStoredDims > 0 && format_of(x.scalar_type()) != Format::kFloat && dims > 0 && x.size(dims - 1) <= kStoredDims;
-}
-
 // If `p` holds particles in a 16-bit format, so do the arrays that `args` points to, and the kernels convert them.
 template <class T>
-void forward(const Particles& p, const FieldArgs<T>& args) {
+void forward(const Particles& p, FieldArgs<T> args) {
+  args.format = format_of(p.x.scalar_type());
   const Scratch memory(p.x, field_forward_scratch<T>(args));
-  if constexpr (kStoredDims > 0 && sizeof(T) == sizeof(float)) {
-    const Format format = format_of(p.x.scalar_type());
-    if (format != Format::kFloat) return field_forward_stored(args, format, memory.data(), stream(p.x));
-  }
   field_forward<T>(args, memory.data(), stream(p.x));
 }
 

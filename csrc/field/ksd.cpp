@@ -13,7 +13,7 @@ static void check_count(const Particles& p, bool unbiased) {
 
 static Tensor ksd(const Tensor& x, const Tensor& score, const Tensor& bandwidth, bool unbiased) {
   const Guard guard(x);
-  const Particles p("ksd", x, score);
+  const Particles p("ksd", x, score, kReadsStored);
   check_count(p, unbiased);
   const Tensor result = new_zeros(p.x, p.lead, p.compute), summand = p.per_row();
   typed(p.compute, [&](auto zero) {

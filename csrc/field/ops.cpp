@@ -7,7 +7,7 @@ namespace svgdx::SVGDX_BACKEND {
 
 static Tensor svgd_phi(const Tensor& x, const Tensor& score, const Tensor& bandwidth) {
   const Guard guard(x);
-  const Particles p("svgd_phi", x, score, reads_stored(x));
+  const Particles p("svgd_phi", x, score, kReadsStored);
   const Tensor phi = p.stored_like_x();
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
@@ -21,7 +21,7 @@ static Tensor svgd_phi(const Tensor& x, const Tensor& score, const Tensor& bandw
 
 static std::tuple<Tensor, Tensor> svgd_phi_trace(const Tensor& x, const Tensor& score, const Tensor& bandwidth) {
   const Guard guard(x);
-  const Particles p("svgd_phi_trace", x, score, reads_stored(x));
+  const Particles p("svgd_phi_trace", x, score, kReadsStored);
   const Tensor phi = p.stored_like_x(), trace = p.dim ? p.per_row() : new_zeros(p.x, p.rows_shape, p.compute);
   typed(p.compute, [&](auto zero) {
     using T = decltype(zero);
@@ -57,7 +57,7 @@ static std::tuple<Tensor, Tensor> svgd_step(const Tensor& x, const Tensor& score
                                             const Tensor& step_size, const Tensor& log_q,
                                             const OptionalTensor& hessian_trace) {
   const Guard guard(x);
-  const Particles p("svgd_step", x, score, reads_stored(x));
+  const Particles p("svgd_step", x, score, kReadsStored);
   check_log_q(p, "log_q", log_q, x);
   if (hessian_trace) check_log_q(p, "hessian_trace", *hessian_trace, x);
   const Tensor log_q_in = as_dense(log_q, p.compute);
@@ -132,7 +132,7 @@ static Sizes query_shape(const Particles& p, const Tensor& query, const Tensor& 
 static std::tuple<Tensor, Tensor> svgd_field(const Tensor& query, const Tensor& x, const Tensor& score,
                                              const Tensor& bandwidth) {
   const Guard guard(x);
-  const Particles p("svgd_field", x, score, reads_stored(x));
+  const Particles p("svgd_field", x, score, kReadsStored);
   const Sizes shape = query_shape(p, query, x);
   const int64_t rows = shape[shape.size() - 2];
   const ScalarType type = p.x.scalar_type();

@@ -55,20 +55,31 @@ def test_half_precision_accumulates_in_float32(variant: Variant, dtype: torch.dt
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_half_precision_is_converted_in_the_kernels(dtype: torch.dtype) -> None:
     """Neither particles nor results are copied to another dtype, and the values are those of such copies."""
-    for shape in [(7, 4), (20, 19), (20, 100)]:
+    # Kernels of registers, fused ones, expanded sums with aligned rows and others, pair sums.
+    for shape in [(7, 4), (20, 19), (20, 100), (70, 132), (66, 131), (9, 132)]:
         x, score = torch.randn(2, *shape).to(dtype)
+        x[3] = x[2] * 1.01  # a pair that leaves the products
         with simt.running(seed=1), torch.profiler.profile(record_shapes=True) as profile:
-            phi = svgdx.ops.svgd_phi(x, score, 4.0)
+            outputs = (svgdx.ops.svgd_phi(x, score, 4.0), svgdx.ops.ksd(x, score, 4.0))
         copies = [event.input_shapes[0] for event in profile.events() if event.name == "aten::_to_copy"]
         assert all(copied == [] for copied in copies)  # the bandwidth
         with simt.running(seed=1):
-            assert torch.equal(phi, svgdx.ops.svgd_phi(x.float(), score.float(), 4.0).to(dtype))
-    query, x, score = torch.randn(3, 11).to(dtype), torch.randn(1024, 11).to(dtype), torch.randn(1024, 11).to(dtype)
-    query[0] = x[7]
+            wide = (svgdx.ops.svgd_phi(x.float(), score.float(), 4.0), svgdx.ops.ksd(x.float(), score.float(), 4.0))
+        assert all(torch.equal(out, value.to(dtype)) for out, value in zip(outputs, wide, strict=True))
+    for count, dim in [(1024, 11), (64, 132)]:
+        query, x, score = torch.randn(3, dim).to(dtype), *torch.randn(2, count, dim).to(dtype)
+        query[0] = x[7]
+        with simt.running(seed=1):
+            outputs = svgdx.ops.svgd_field(query, x, score, 4.0)
+            wide = svgdx.ops.svgd_field(query.float(), x.float(), score.float(), 4.0)
+        assert all(torch.equal(out, value.to(dtype)) for out, value in zip(outputs, wide, strict=True))
+    x, score = torch.randn(2, 70, 132).to(dtype)
+    numbers = [4.0, 0.1, torch.randn(70), torch.randn(70)]
     with simt.running(seed=1):
-        outputs = svgdx.ops.svgd_field(query, x, score, 0.5)
-        wide = svgdx.ops.svgd_field(query.float(), x.float(), score.float(), 0.5)
-    assert all(torch.equal(out, value.to(dtype)) for out, value in zip(outputs, wide, strict=True))
+        outputs = svgdx.ops.svgd_step(x, score, *numbers)
+        wide = svgdx.ops.svgd_step(x.float(), score.float(), *numbers)
+    assert torch.equal(outputs[0], wide[0].to(dtype))
+    assert torch.equal(outputs[1], wide[1])
 
 
 def test_step_keeps_log_q_in_full_precision(device: str) -> None:

@@ -18,6 +18,7 @@ struct StoredFloats {
   Format format;
 
   __device__ StoredFloats(const float* data, Format format = Format::kFloat) : data(data), format(format) {}
+  __device__ explicit operator bool() const { return data != nullptr; }
 
   // The array from number `at` on.
   __device__ StoredFloats operator+(int64_t at) const {
@@ -26,13 +27,14 @@ struct StoredFloats {
   __device__ float operator[](int64_t at) const {
     return format == Format::kFloat ? data[at] : widened(*reinterpret_cast<const uint16_t*>(half(at)));
   }
-  // Four numbers, of which the first is aligned to their size.
-  __device__ Pack<float, 4> four(int64_t at) const {
-    if (format == Format::kFloat) return *reinterpret_cast<const Pack<float, 4>*>(data + at);
-    const auto bits = *reinterpret_cast<const Pack<uint16_t, 4>*>(half(at));
-    Pack<float, 4> pack;
+  // Numbers of which the first is aligned to the size of all.
+  template <int W>
+  __device__ Pack<float, W> pack(int64_t at) const {
+    if (format == Format::kFloat) return *reinterpret_cast<const Pack<float, W>*>(data + at);
+    const auto bits = *reinterpret_cast<const Pack<uint16_t, W>*>(half(at));
+    Pack<float, W> pack;
     SVGDX_UNROLL
-    for (int w = 0; w < 4; ++w) pack.v[w] = widened(bits.v[w]);
+    for (int w = 0; w < W; ++w) pack.v[w] = widened(bits.v[w]);
     return pack;
   }
 
@@ -45,7 +47,39 @@ struct StoredFloats {
   }
 };
 
-// Writes one number, or four of which the first is aligned to their size.
+template <class T>
+using Stored = std::conditional_t<std::is_same_v<T, float>, StoredFloats, const T*>;
+
+// An array of a kernel's arguments, which have a format; doubles have but one.
+template <class Args, class T>
+__device__ inline Stored<T> stored(const Args& args, const T* array) {
+  if constexpr (std::is_same_v<T, float>) {
+    return StoredFloats(array, args.format);
+  } else {
+    return array;
+  }
+}
+// The array from number `at` on, or none if there is none.
+template <class Args, class T>
+__device__ inline Stored<T> stored_if(const Args& args, const T* array, int64_t at) {
+  return array == nullptr ? stored(args, array) : stored(args, array) + at;
+}
+
+// load_pack of tile.cuh.
+template <int W>
+__device__ inline void load_pack(Pack<float, W>& pack, const StoredFloats& from, int64_t count, bool wide) {
+  if (from.format == Format::kFloat) return load_pack(pack, from.data, count, wide);
+  if (wide) {
+    pack = from.pack<W>(0);
+    return;
+  }
+  SVGDX_UNROLL
+  for (int w = 0; w < W; ++w) {
+    if (w < count) pack.v[w] = from[w];
+  }
+}
+
+// Writes one number, or several of which the first is aligned to the size of all.
 __device__ inline uint16_t narrowed(float value, Format format) {
   return format == Format::kBf16 ? to_storage<Bf16>(value).bits : to_storage<Fp16>(value).bits;
 }
@@ -56,15 +90,26 @@ __device__ inline void store_number(float* to, Format format, int64_t at, float 
     reinterpret_cast<uint16_t*>(to)[at] = narrowed(value, format);
   }
 }
-__device__ inline void store_four(float* to, Format format, int64_t at, const Pack<float, 4>& pack) {
+template <int W>
+__device__ inline void store_numbers(float* to, Format format, int64_t at, const Pack<float, W>& pack) {
   if (format == Format::kFloat) {
-    *reinterpret_cast<Pack<float, 4>*>(to + at) = pack;
+    *reinterpret_cast<Pack<float, W>*>(to + at) = pack;
     return;
   }
-  Pack<uint16_t, 4> bits;
+  Pack<uint16_t, W> bits;
   SVGDX_UNROLL
-  for (int w = 0; w < 4; ++w) bits.v[w] = narrowed(pack.v[w], format);
-  *reinterpret_cast<Pack<uint16_t, 4>*>(reinterpret_cast<uint16_t*>(to) + at) = bits;
+  for (int w = 0; w < W; ++w) bits.v[w] = narrowed(pack.v[w], format);
+  *reinterpret_cast<Pack<uint16_t, W>*>(reinterpret_cast<uint16_t*>(to) + at) = bits;
+}
+// store_pack of tile.cuh.
+template <int W>
+__device__ inline void store_pack(float* to, Format format, int64_t at, const Pack<float, W>& pack, int64_t count,
+                                  bool wide) {
+  if (wide) return store_numbers(to, format, at, pack);
+  SVGDX_UNROLL
+  for (int w = 0; w < W; ++w) {
+    if (w < count) store_number(to, format, at + w, pack.v[w]);
+  }
 }
 
 // The same for the packs of a row's columns. Doubles have no other format.
@@ -80,7 +125,7 @@ __device__ inline WidePack<float> load_columns(const Columns<float>& columns, co
   if (row.format == Format::kFloat) return columns.load(row.data);
   WidePack<float> pack{};
   if (columns.wide) {
-    if (columns.first < columns.width) pack = row.four(columns.first);
+    if (columns.first < columns.width) pack = row.pack<kPackWidth<float>>(columns.first);
     return pack;
   }
   SVGDX_UNROLL
@@ -93,7 +138,7 @@ __device__ inline void store_columns(const Columns<float>& columns, float* to, F
                                      const WidePack<float>& pack) {
   if (format == Format::kFloat) return columns.store(to + row, pack);
   if (columns.wide) {
-    if (columns.first < columns.width) store_four(to, format, row + columns.first, pack);
+    if (columns.first < columns.width) store_numbers(to, format, row + columns.first, pack);
     return;
   }
   SVGDX_UNROLL

@@ -1,10 +1,8 @@
-// Which arrays the forward kernels read in 16-bit formats: none; the host layer converts them.
+// Which formats the kernels read and write: no 16-bit ones; the host layer converts them.
 #pragma once
-
-#include <cstdint>
 
 namespace svgdx::cpu {
 
-constexpr int64_t kStoredDims = 0;
+constexpr bool kReadsStored = false;
 
 }  // namespace svgdx::cpu

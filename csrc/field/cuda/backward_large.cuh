@@ -78,8 +78,11 @@ void field_backward_large(const FieldGradArgs<T>& args, bool wide, T* scratch, v
   T* sums = scratch;
   T* scalars = sums + plan.pair_elements();
   T* vectors = scalars + aligned_elements(plan.batches * plan.rows * RowScalars<T>::kCount);
-  const PairInputs<T> pairs{
-      shape, {args.row_x, args.row_score, args.row_grad_phi}, {args.col_x, args.col_score, args.col_grad_phi}, wide};
+  const PairInputs<T> pairs{shape,
+                            Format::kFloat,
+                            {args.row_x, args.row_score, args.row_grad_phi},
+                            {args.col_x, args.col_score, args.col_grad_phi},
+                            wide};
   ProductInputs<T> in{};
   in.shape = shape;
   in.row_x = args.row_x;

@@ -2,27 +2,11 @@
 // in parts.
 #pragma once
 
-#include <type_traits>
-
 #include "common/cuda/columns.cuh"
 #include "common/cuda/stored.cuh"
 #include "field/args.h"
 
 namespace svgdx::cuda {
-
-// The arguments with the format of query, x, score and phi; doubles have but one.
-template <class T>
-struct StoredField : FieldArgs<T> {
-  Format format = Format::kFloat;
-
-  __device__ auto stored(const T* array) const {
-    if constexpr (std::is_same_v<T, float>) {
-      return StoredFloats(array, format);
-    } else {
-      return array;
-    }
-  }
-};
 
 // Stores trace and stein of one row; `index` counts the rows of all batch entries.
 template <class T>
@@ -57,7 +41,7 @@ struct FieldSums {
 // A group of lanes per row, which take packs of its dimensions in turn; parts are added in order.
 template <class T>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
-    finish_field_kernel(StoredField<T> args, FieldSums<T> sums, ColumnPlan plan, int64_t first_block) {
+    finish_field_kernel(FieldArgs<T> args, FieldSums<T> sums, ColumnPlan plan, int64_t first_block) {
   SVGDX_SHARED(T, shares, kRowWarps);
   const RowGroup group(plan.rows);
   const int64_t count = sums.batches * sums.rows;
@@ -81,7 +65,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     SVGDX_UNROLL
     for (int w = 0; w < kPackWidth<T>; ++w) value.v[w] *= inverse;
     if (args.stein != nullptr) {
-      const WidePack<T> score = columns.load(args.score + index * dim);
+      const WidePack<T> score = load_columns(columns, stored(args, args.score) + index * dim);
       SVGDX_UNROLL
       for (int w = 0; w < kPackWidth<T>; ++w) {
         score_dot += score.v[w] * value.v[w];
@@ -90,7 +74,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
     }
     if (args.phi == nullptr) continue;
     if (args.step) {
-      const WidePack<T> x = load_columns(columns, args.stored(args.query) + index * dim);
+      const WidePack<T> x = load_columns(columns, stored(args, args.query) + index * dim);
       SVGDX_UNROLL
       for (int w = 0; w < kPackWidth<T>; ++w) value.v[w] = x.v[w] + step * value.v[w];
     }
@@ -108,7 +92,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
 }
 
 template <class T>
-void finish_field(const StoredField<T>& args, FieldSums<T> sums, void* stream) {
+void finish_field(const FieldArgs<T>& args, FieldSums<T> sums, void* stream) {
   sums.by_rows = Divider(sums.rows);
   const ColumnPlan plan = plan_rows<T>(args.shape.dim, sums.z, args.query, args.score, args.phi);
   launch_blocks("field_forward", plan.row_blocks(sums.batches * sums.rows), [&](unsigned grid, int64_t first) {

@@ -11,7 +11,6 @@
 #include "field/cuda/forward_large.cuh"
 #include "field/cuda/fused/forward.cuh"
 #include "field/cuda/plan.cuh"
-#include "field/cuda/storage.h"
 #include "field/pair.h"
 
 namespace svgdx::cuda {
@@ -65,7 +64,7 @@ __device__ inline void field_tile(FieldRow<T, P>& row, const typename Tile::Pack
 
 // Stores rows through shared memory, so that the stores are contiguous.
 template <class Tile, class T, int P>
-__device__ inline void field_write(FieldRow<T, P>& row, const StoredField<T>& args, const FieldBlock& block, int local,
+__device__ inline void field_write(FieldRow<T, P>& row, const FieldArgs<T>& args, const FieldBlock& block, int local,
                                    bool leader, T beta, typename Tile::Packed* tile, bool wide) {
   const int64_t dim = args.shape.dim;
   const int64_t first = block.batch * args.shape.rows + block.row0;
@@ -76,7 +75,7 @@ __device__ inline void field_write(FieldRow<T, P>& row, const StoredField<T>& ar
   T own = 0;
   if (args.stein != nullptr) {
     __syncthreads();
-    load_rows<Tile>(tile, args.score + first * dim, block.rows, static_cast<int>(dim), wide);
+    load_rows<Tile>(tile, stored(args, args.score) + first * dim, block.rows, static_cast<int>(dim), wide);
     __syncthreads();
     if (leader) {
       T s[P];
@@ -105,7 +104,7 @@ __device__ inline void field_write(FieldRow<T, P>& row, const StoredField<T>& ar
 // with P independent sums each hide more latency than many warps that spill.
 template <class T, int P>
 __global__ void __launch_bounds__(kForwardThreads, kForwardBlocks<T, P>)
-    field_forward_kernel(StoredField<T> args, FieldPlan plan, T* partial, bool wide, int64_t first_block) {
+    field_forward_kernel(FieldArgs<T> args, FieldPlan plan, T* partial, bool wide, int64_t first_block) {
   using Tile = RowTile<T, P, kForwardThreads>;
   using Packed = typename Tile::Packed;
   SVGDX_SHARED(Packed, tile_x, Tile::kSize);
@@ -120,7 +119,7 @@ __global__ void __launch_bounds__(kForwardThreads, kForwardBlocks<T, P>)
 
   clear_padding<Tile>(tile_x, dim);
   clear_padding<Tile>(tile_s, dim);
-  load_rows<Tile>(tile_x, args.stored(args.query) + (block.batch * shape.rows + block.row0) * dim, block.rows, dim,
+  load_rows<Tile>(tile_x, stored(args, args.query) + (block.batch * shape.rows + block.row0) * dim, block.rows, dim,
                   wide);
   __syncthreads();
   FieldRow<T, P> row{};
@@ -131,8 +130,8 @@ __global__ void __launch_bounds__(kForwardThreads, kForwardBlocks<T, P>)
     const int count = block.col1 - j0 < kForwardThreads ? static_cast<int>(block.col1 - j0) : kForwardThreads;
     __syncthreads();
     const int64_t from = (block.batch * shape.cols + j0) * dim;
-    load_rows<Tile>(tile_x, args.stored(args.x) + from, count, dim, wide);
-    load_rows<Tile>(tile_s, args.stored(args.score) + from, count, dim, wide);
+    load_rows<Tile>(tile_x, stored(args, args.x) + from, count, dim, wide);
+    load_rows<Tile>(tile_s, stored(args, args.score) + from, count, dim, wide);
     __syncthreads();
     if (active) field_tile<Tile>(row, tile_x, tile_s, count, lane, plan.lanes, self - j0, beta, static_cast<T>(dim));
   }
@@ -153,7 +152,7 @@ __global__ void __launch_bounds__(kForwardThreads, kForwardBlocks<T, P>)
 }
 
 template <class T>
-void field_forward_registers(const StoredField<T>& args, T* partial, void* stream) {
+void field_forward_registers(const FieldArgs<T>& args, T* partial, void* stream) {
   const FieldPlan plan = plan_field(args.shape, kForwardThreads);
   const int64_t dim = args.shape.dim;
   const bool wide = all_aligned(dim, args.query, args.x, args.score);
@@ -191,12 +190,12 @@ void field_forward(const FieldArgs<T>& args, void* scratch, void* stream) {
   const FieldShape& shape = args.shape;
   if (shape.batch * shape.rows * shape.cols * shape.dim == 0) return;
   if constexpr (std::is_same_v<T, float>) {
-    if (shape.dim <= kStoredDims) return field_forward_stored(args, Format::kFloat, scratch, stream);
+    if (is_fused(shape)) return field_forward_fused(args, static_cast<T*>(scratch), stream);
   }
   if (shape.dim > kForwardDims) {
     field_forward_large(args, static_cast<T*>(scratch), stream);
   } else {
-    field_forward_registers(StoredField<T>{args}, static_cast<T*>(scratch), stream);
+    field_forward_registers(args, static_cast<T*>(scratch), stream);
   }
 }
 

@@ -81,7 +81,7 @@ template <class T>
 void forward_differences(const char* op, const FieldArgs<T>& args, const LargePlan& plan, const PairBlock& block,
                          bool first, bool wide, T* sums, T* trace_sums, T* parts, void* stream) {
   const FieldShape& shape = args.shape;
-  const PairInputs<T> pairs{shape, {args.query}, {args.x, args.score}, wide};
+  const PairInputs<T> pairs{shape, args.format, {args.query}, {args.x, args.score}, wide};
   pair_sums<T, ForwardPairs>(op, pairs, block, sums, stream);
   const ColumnPlan values = plan_columns<T>(block.padded_cols, true, row_lanes<T>(block.padded_cols, true));
   launch_blocks(op, values.row_blocks(block.batches * block.rows), [&](unsigned grid, int64_t first_block) {
@@ -89,6 +89,7 @@ void forward_differences(const char* op, const FieldArgs<T>& args, const LargePl
                  first_block);
   });
   const ProductInputs<T> in{shape,
+                            args.format,
                             args.query,
                             {args.x, args.score},
                             nullptr,
@@ -113,8 +114,8 @@ inline void forward_expanded(const char* op, const FieldArgs<float>& args, const
                              float* trace_sums, float* parts, void* stream) {
   const FieldShape& shape = args.shape;
   const PairProductInputs pairs{
-      {args.query, nullptr},  args.x,         args.score,      args.x, shape.rows, shape.cols, shape.dim,
-      shape.cols * shape.dim, args.bandwidth, expansion.norms, wide};
+      args.format, {args.query, nullptr},  args.x,         args.score,      args.x, shape.rows, shape.cols,
+      shape.dim,   shape.cols * shape.dim, args.bandwidth, expansion.norms, wide};
   pair_products<1>(op, pairs, block, sums, stream);
   expanded_values(op, args, block, expansion, sums, trace_sums, stream);
   ValueProductInputs in{};
@@ -152,8 +153,7 @@ void field_forward_large(const FieldArgs<T>& args, T* scratch, void* stream) {
   for_each_block(shape, plan, [&](const PairBlock& block, bool first, bool last) {
     if (add_block(block, first) || !last) return;
     finish_field(
-        StoredField<T>{args},
-        FieldSums<T>{parts, trace_sums, plan.parts, 1, block.batch0, block.row0, block.batches, block.rows, {}},
+        args, FieldSums<T>{parts, trace_sums, plan.parts, 1, block.batch0, block.row0, block.batches, block.rows, {}},
         stream);
   });
 }

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "common/cuda/divider.cuh"
+#include "common/cuda/stored.cuh"
 #include "common/cuda/tile.cuh"
 #include "common/cuda/warp.cuh"
 #include "field/args.h"
@@ -63,6 +64,7 @@ struct ProductBlock {
 template <class T>
 struct PairInputs {
   FieldShape shape;
+  Format format;
   const T* row[3];
   const T* col[3];
   bool wide;
@@ -109,7 +111,8 @@ struct ChunkTile {
 // if wide) become zeros. Neighbouring threads take neighbouring rows, so that the transposing stores do not conflict;
 // two packs of a row fill a sector.
 template <class Tile, int Rows, class T>
-__device__ inline void load_chunk(T* tile, const T* from, int64_t pitch, int64_t count, int64_t dims, bool wide) {
+__device__ inline void load_chunk(T* tile, const Stored<T>& from, int64_t pitch, int64_t count, int64_t dims,
+                                  bool wide) {
   constexpr int kWidth = Tile::kWidth;
   constexpr int kPacks = Tile::kDims / kWidth;
   if (wide) {
@@ -117,9 +120,7 @@ __device__ inline void load_chunk(T* tile, const T* from, int64_t pitch, int64_t
       const int row = e % 16 + e / (16 * kPacks) * 16;
       const int d = e / 16 % kPacks * kWidth;
       Pack<T, kWidth> pack{};
-      if (from != nullptr && row < count && d < dims) {
-        pack = *reinterpret_cast<const Pack<T, kWidth>*>(from + row * pitch + d);
-      }
+      if (bool(from) && row < count && d < dims) load_pack(pack, from + (row * pitch + d), kWidth, true);
       SVGDX_UNROLL
       for (int w = 0; w < kWidth; ++w) tile[(d + w) * Tile::kStride + row] = pack.v[w];
     }
@@ -127,7 +128,7 @@ __device__ inline void load_chunk(T* tile, const T* from, int64_t pitch, int64_t
     for (int e = threadIdx.x; e < Rows * Tile::kDims; e += blockDim.x) {
       const int row = e / Tile::kDims;
       const int d = e % Tile::kDims;
-      const bool inside = from != nullptr && row < count && d < dims;
+      const bool inside = bool(from) && row < count && d < dims;
       tile[d * Tile::kStride + row] = inside ? from[row * pitch + d] : T(0);
     }
   }
@@ -217,12 +218,12 @@ __global__ void __launch_bounds__(kLargeThreads, sizeof(T) == 4 ? 2 : 1)
     __syncthreads();
     SVGDX_UNROLL
     for (int a = 0; a < Mode::kRowArrays; ++a) {
-      const T* from = in.row[a] == nullptr ? nullptr : in.row[a] + row_at + d;
+      const Stored<T> from = stored_if(in, in.row[a], row_at + d);
       load_chunk<RowChunk, kRows>(rows + a * RowChunk::kSize, from, dim, block.rows - row, d_end - d, in.wide);
     }
     SVGDX_UNROLL
     for (int a = 0; a < Mode::kColArrays; ++a) {
-      const T* from = in.col[a] == nullptr ? nullptr : in.col[a] + col_at + d;
+      const Stored<T> from = stored_if(in, in.col[a], col_at + d);
       load_chunk<ColChunk, kPairCols>(cols + a * ColChunk::kSize, from, dim, block.cols - col, d_end - d, in.wide);
     }
     __syncthreads();

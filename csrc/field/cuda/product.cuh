@@ -39,6 +39,7 @@ struct BackwardProduct {
 template <class T>
 struct ProductInputs {
   FieldShape shape;
+  Format format;
   const T* row_x;
   const T* col[3];
   const T* row_h;  // unsigned gradients of the trace, times `h_sign`
@@ -62,17 +63,18 @@ struct ColumnChunk {
 // Loads columns [0, count) of a chunk and dimensions [0, dims) of the tile; zeros elsewhere. Layout
 // [column][dimension].
 template <class T>
-__device__ inline void load_columns(T* tile, const T* from, int64_t pitch, int64_t count, int64_t dims, bool wide) {
+__device__ inline void load_columns(T* tile, const Stored<T>& from, int64_t pitch, int64_t count, int64_t dims,
+                                    bool wide) {
   using Chunk = ColumnChunk<T>;
   const int width = wide ? Chunk::kWidth : 1;
   const int packs = Chunk::kStride / width;
   for (int e = threadIdx.x; e < Chunk::kCols * packs; e += blockDim.x) {
     const int j = e / packs;
     const int d = e % packs * width;
-    const bool inside = from != nullptr && j < count && d < dims;
+    const bool inside = bool(from) && j < count && d < dims;
     if (wide) {
       Pack<T, Chunk::kWidth> pack{};
-      if (inside) pack = *reinterpret_cast<const Pack<T, Chunk::kWidth>*>(from + j * pitch + d);
+      if (inside) load_pack(pack, from + (j * pitch + d), Chunk::kWidth, true);
       *reinterpret_cast<Pack<T, Chunk::kWidth>*>(tile + j * Chunk::kStride + d) = pack;
     } else {
       tile[j * Chunk::kStride + d] = inside ? from[j * pitch + d] : T(0);
@@ -135,7 +137,8 @@ __device__ inline void load_product_rows(ProductRows<Mode, T>& rows, const Produ
     for (int n = 0; n < 4; n += kWidth) {
       const int64_t d = at.d0 + Micro<T, 4>::index(tx, 8, n);
       typename Micro<T, 4>::Packed pack{};
-      if (inside && d < in.shape.dim) load_pack(pack, in.row_x + row * in.shape.dim + d, in.shape.dim - d, in.wide);
+      if (inside && d < in.shape.dim)
+        load_pack(pack, stored(in, in.row_x) + (row * in.shape.dim + d), in.shape.dim - d, in.wide);
       SVGDX_UNROLL
       for (int w = 0; w < kWidth; ++w) rows.x[i][n + w] = pack.v[w];
     }
@@ -199,7 +202,7 @@ __global__ void __launch_bounds__(kLargeThreads, Mode::kOuts * sizeof(T) <= 8 ? 
     }
     SVGDX_UNROLL
     for (int a = 0; a < Mode::kColArrays; ++a) {
-      const T* from = in.col[a] == nullptr ? nullptr : in.col[a] + col * in.shape.dim + at.d0;
+      const Stored<T> from = stored_if(in, in.col[a], col * in.shape.dim + at.d0);
       load_columns(cols + a * Cols::kSize, from, in.shape.dim, count, in.shape.dim - at.d0, in.wide);
     }
     if (Mode::kUpstream && threadIdx.x < count) {

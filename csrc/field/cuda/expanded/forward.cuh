@@ -33,10 +33,10 @@ __device__ inline void add_first_part(Pack<float, 2>& z, const ValueProductInput
   Pack<float, 2> own{};
   Pack<float, 2> redone{};
   if (kappa != 0) {
-    load_pack(x, args.query + index, dim - d, in.wide);
-    load_pack(centre, args.x + b * args.shape.cols * dim + d, dim - d, in.wide);
+    load_pack(x, stored(args, args.query) + index, dim - d, in.wide);
+    load_pack(centre, stored(args, args.x) + (b * args.shape.cols * dim + d), dim - d, in.wide);
   }
-  if (args.self) load_pack(own, args.score + index, dim - d, in.wide);
+  if (args.self) load_pack(own, stored(args, args.score) + index, dim - d, in.wide);
   if (in.expansion.has_redone[local]) load_pack(redone, in.expansion.redone + local * dim + d, dim - d, in.wide);
   SVGDX_UNROLL
   for (int w = 0; w < 2; ++w) z.v[w] += own.v[w] + redone.v[w] + beta * kappa * (x.v[w] - centre.v[w]);
@@ -53,13 +53,13 @@ __device__ inline void complete(Pack<float, 2>& z, const ValueProductInputs& in,
   if (d == 0) write_scalars(args, b, index, beta, in.trace_sums[batch * block.rows + row], 0.0f, 0.0f);
   if (args.phi == nullptr) return;
   Pack<float, 2> x{};
-  if (args.step) load_pack(x, args.query + index * dim + d, dim - d, in.wide);
+  if (args.step) load_pack(x, stored(args, args.query) + (index * dim + d), dim - d, in.wide);
   SVGDX_UNROLL
   for (int w = 0; w < 2; ++w) {
     z.v[w] *= inverse;
     if (args.step) z.v[w] = x.v[w] + args.step[b] * z.v[w];
   }
-  store_pack(args.phi + index * dim + d, z, dim - d, in.wide);
+  store_pack(args.phi, args.format, index * dim + d, z, dim - d, in.wide);
 }
 
 // Kernel values times Y: 64 rows and 64 dimensions a block, over one part of the columns. Occupancy is below one half,
@@ -79,8 +79,9 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
   const int64_t col_end = min(block.cols, (part + 1) * in.grid.cols_per_part);
   const float* kappa = values + block.plane(0, 0, ForwardPairs::kSums, batch) + row0 * block.padded_cols;
   const float beta = beta_of(in.args.bandwidth, block.batch0 + batch);
-  const float* x = in.args.x + (block.batch0 + batch) * in.args.shape.cols * dim + d0;
-  const float* score = in.args.score + (block.batch0 + batch) * in.args.shape.cols * dim + d0;
+  const int64_t first = (block.batch0 + batch) * in.args.shape.cols * dim + d0;
+  const StoredFloats x = stored(in.args, in.args.x) + first;
+  const StoredFloats score = stored(in.args, in.args.score) + first;
   const auto start = [&](AsyncCopies& copies, int64_t j, float* to) {
     start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to, kappa + j, block.padded_cols,
                                                                 block.rows - row0, kExpandedChunk, true);

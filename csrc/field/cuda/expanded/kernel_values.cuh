@@ -45,20 +45,18 @@ struct Redone {
 // A row of a block of pairs, and the particles of its batch entry.
 struct ValueRow {
   int64_t batch, row;
-  const float *x_i, *x, *score;
-  __device__ ValueRow(const FieldArgs<float>& args, const PairBlock& block, int64_t local) : batch(local) {
-    row = block.by_rows.split(batch);
-    const int64_t b = block.batch0 + batch;
-    const int64_t dim = args.shape.dim;
-    x_i = args.query + (b * args.shape.rows + block.row0 + row) * dim;
-    x = args.x + b * args.shape.cols * dim;
-    score = args.score + b * args.shape.cols * dim;
-  }
+  StoredFloats x_i, x, score;
+  __device__ ValueRow(const FieldArgs<float>& args, const PairBlock& block, int64_t local)
+      : batch(local),
+        row(block.by_rows.split(batch)),
+        x_i(stored(args, args.query) + ((block.batch0 + batch) * args.shape.rows + block.row0 + row) * args.shape.dim),
+        x(stored(args, args.x) + (block.batch0 + batch) * args.shape.cols * args.shape.dim),
+        score(stored(args, args.score) + (block.batch0 + batch) * args.shape.cols * args.shape.dim) {}
 };
 
 // A warp for each such pair of columns [j0, j0 + count).
-__device__ inline void redo_sums(const Redone& redone, const float* x_i, const float* x, const float* score, int count,
-                                 int64_t dim) {
+__device__ inline void redo_sums(const Redone& redone, const StoredFloats& x_i, const StoredFloats& x,
+                                 const StoredFloats& score, int count, int64_t dim) {
   const int lane = threadIdx.x % 32;
   for (int c = threadIdx.x / 32; c < count; c += kValueThreads / 32) {
     if (redone.squared[c] < 0) continue;
@@ -80,8 +78,9 @@ __device__ inline void redo_sums(const Redone& redone, const float* x_i, const f
 }
 
 // Adds sum_j kappa (s_j + beta r_ij) of these pairs to the row's share in `out`, or writes it.
-__device__ inline void redo_products(const Redone& redone, const float* x_i, const float* x, const float* score,
-                                     int count, int64_t dim, float beta, float* out, bool adds) {
+__device__ inline void redo_products(const Redone& redone, const StoredFloats& x_i, const StoredFloats& x,
+                                     const StoredFloats& score, int count, int64_t dim, float beta, float* out,
+                                     bool adds) {
   for (int64_t d = threadIdx.x; d < dim; d += kValueThreads) {
     float z = adds ? out[d] : 0.0f;
     for (int c = 0; c < count; ++c) {

@@ -4,6 +4,7 @@
 
 #include "common/cuda/async_copy.cuh"
 #include "common/cuda/mma.cuh"
+#include "common/cuda/stored.cuh"
 #include "common/cuda/warp.cuh"
 #include "field/args.h"
 #include "field/cuda/pairs.cuh"
@@ -46,17 +47,34 @@ constexpr int kWideStride = kExpandedTile + 8;
 
 __device__ inline Pack<float, 4> load_four(const float* from) { return *reinterpret_cast<const Pack<float, 4>*>(from); }
 
-// Starts to copy rows [0, Rows) of `Width` numbers; zeros beyond `count` and `width`.
+// Starts to copy rows [0, Rows) of `Width` numbers; zeros beyond `count` and `width`. Numbers of 16 bits are converted
+// on their way, so that they are copied at once: the other blocks of the multiprocessor compute meanwhile.
 template <int Rows, int Width, int Stride>
-__device__ inline void start_copies(AsyncCopies& copies, float* to, const float* from, int64_t pitch, int64_t count,
-                                    int64_t width, bool wide) {
+__device__ inline void start_copies(AsyncCopies& copies, float* to, const StoredFloats& from, int64_t pitch,
+                                    int64_t count, int64_t width, bool wide) {
   const int step = wide ? 4 : 1;
   const int packs = Width / step;
+  if (from.format != Format::kFloat) {
+    SVGDX_UNROLL_BY(4)
+    for (int e = threadIdx.x; e < Rows * packs; e += kExpandedThreads) {
+      const int row = e / packs;
+      const int d = e % packs * step;
+      const bool inside = row < count && d < width;
+      if (wide) {
+        Pack<float, 4> pack{};
+        if (inside) pack = from.pack<4>(row * pitch + d);
+        *reinterpret_cast<Pack<float, 4>*>(to + row * Stride + d) = pack;
+      } else {
+        to[row * Stride + d] = inside ? from[row * pitch + d] : 0.0f;
+      }
+    }
+    return;
+  }
   for (int e = threadIdx.x; e < Rows * packs; e += kExpandedThreads) {
     const int row = e / packs;
     const int d = e % packs * step;
     const bool inside = row < count && d < width;
-    const float* place = inside ? from + row * pitch + d : from;
+    const float* place = inside ? from.data + row * pitch + d : from.data;
     if (wide) {
       copies.copy<16>(to + row * Stride + d, place, inside);
     } else {
@@ -141,7 +159,7 @@ struct ExpandedWarp {
     }
   }
   // The centre's numbers in a lane's columns of an operand B; `from` has `count` numbers of the tile's columns.
-  __device__ void load_centre(float (&centre)[4], const float* from, int64_t count) const {
+  __device__ void load_centre(float (&centre)[4], const StoredFloats& from, int64_t count) const {
     SVGDX_UNROLL
     for (int n = 0; n < 4; ++n) {
       const int d = col0 + 8 * n + g;
@@ -186,6 +204,7 @@ struct ExpandedNorms {
 // X . X and X . s of a block of pairs, in the planes of its first and second sum (pairs.cuh), with norms and weights;
 // in the backward pass also G . X and G . s, in the next two planes.
 struct PairProductInputs {
+  Format format;        // of all particles
   const float* row[2];  // x and G, (batch, rows, dim); null means zeros for all but x
   const float* col_x;   // (batch, cols, dim)
   const float* col_score;
@@ -220,16 +239,16 @@ __global__ void __launch_bounds__(kExpandedThreads, 2)
   const int64_t b = block.batch0 + batch;
   const int64_t rows = (b * in.rows + block.row0 + row) * dim;
   const int64_t cols = (b * in.cols + block.col0 + col) * dim;
-  const float* centre = in.centre + b * in.centre_at;
+  const StoredFloats centre = stored(in, in.centre) + b * in.centre_at;
   const float beta = beta_of(in.bandwidth, b);
   // The first tile of columns also forms the norms of rows, or X . G, the first tile of rows those of columns.
   const bool has_row_norms = col == 0;
   const bool has_col_norms = row == 0 && !is_grad;
   const auto start = [&](AsyncCopies& copies, int64_t d, float* to) {
     const auto tile = [&](int place, const float* from, int64_t at, int64_t count) {
-      start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(copies, to + place * kSize,
-                                                                  from == nullptr ? centre : from + at + d, dim,
-                                                                  from == nullptr ? 0 : count, d_end - d, in.wide);
+      start_copies<kExpandedTile, kExpandedChunk, kSummandStride>(
+          copies, to + place * kSize, from == nullptr ? centre : stored(in, from) + (at + d), dim,
+          from == nullptr ? 0 : count, d_end - d, in.wide);
     };
     tile(0, in.row[is_grad], rows, block.rows - row);
     tile(1, in.col_x, cols, block.cols - col);

@@ -18,7 +18,7 @@ constexpr int kFusedBlocks = P <= 64 ? 3 : 2;
 // another and hide the latency in place of other warps.
 template <int P>
 __global__ void __launch_bounds__(kFusedThreads, kFusedBlocks<P>)
-    field_fused_kernel(StoredField<float> args, FusedPlan plan, float* partial, bool wide, int64_t first_block) {
+    field_fused_kernel(FieldArgs<float> args, FusedPlan plan, float* partial, bool wide, int64_t first_block) {
   using Tile = FusedTile<P>;
   const Tile tile(plan.rows_per_block());
   const FieldShape& shape = args.shape;
@@ -26,14 +26,14 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedBlocks<P>)
   const FieldBlock block(plan, shape, first_block + blockIdx.x);
   const int row0 = plan.row0();
   const float beta = beta_of(args.bandwidth, block.batch);
-  tile.load_rows(args.stored(args.query) + (block.batch * shape.rows + block.row0) * dim, block.rows,
+  tile.load_rows(stored(args, args.query) + (block.batch * shape.rows + block.row0) * dim, block.rows,
                  plan.rows_per_block(), dim, wide);
   FusedSums<P> sums;
   for (int64_t j0 = block.col0; j0 < block.col1; j0 += Tile::kCols) {
     const int count = static_cast<int>(min(block.col1 - j0, int64_t(Tile::kCols)));
     const int64_t from = (block.batch * shape.cols + j0) * dim;
     __syncthreads();
-    tile.load_columns(args.stored(args.x) + from, args.stored(args.score) + from, count, dim, beta, wide);
+    tile.load_columns(stored(args, args.x) + from, stored(args, args.score) + from, count, dim, beta, wide);
     __syncthreads();
     for (int col0 = 16 * plan.col_warp(); col0 < count; col0 += 16 * plan.col_warps()) {
       add_pairs(sums, tile, row0, col0, count, dim, beta, args.self, block.row0 + row0 - j0);
@@ -56,7 +56,7 @@ inline int64_t fused_forward_bytes(const FieldShape& shape) {
   return splits > 1 ? splits * shape.batch * shape.rows * (shape.dim + 1) * int64_t(sizeof(float)) : 0;
 }
 
-inline void field_forward_fused(const StoredField<float>& args, float* scratch, void* stream) {
+inline void field_forward_fused(const FieldArgs<float>& args, float* scratch, void* stream) {
   const FieldShape& shape = args.shape;
   const FusedPlan plan = plan_fused(shape);
   const bool wide = all_aligned(shape.dim, args.query, args.x, args.score);

@@ -285,7 +285,7 @@ __device__ inline void add_columns(NarrowRows<P, R>& rows, const NarrowTile<P>& 
 // Occupancy is below one half: a warp's rows and sums stay in registers.
 template <int P, int R>
 __global__ void __launch_bounds__(kFusedThreads, 3)
-    field_narrow_kernel(StoredField<float> args, FusedPlan plan, float* partial, bool wide, int64_t first_block) {
+    field_narrow_kernel(FieldArgs<float> args, FusedPlan plan, float* partial, bool wide, int64_t first_block) {
   using Tile = NarrowTile<P>;
   const Tile tile(16 * R);
   const FieldShape& shape = args.shape;
@@ -294,7 +294,7 @@ __global__ void __launch_bounds__(kFusedThreads, 3)
   const int row0 = plan.row0();
   const float beta = beta_of(args.bandwidth, block.batch);
   const float factor = beta * float(-0.5 * pair::kLog2E);
-  const StoredFloats query = args.stored(args.query) + (block.batch * shape.rows + block.row0) * dim;
+  const StoredFloats query = stored(args, args.query) + (block.batch * shape.rows + block.row0) * dim;
   for (int d = threadIdx.x; d < P; d += kFusedThreads) tile.centre[d] = d < dim ? query[d] : 0.0f;
   __syncthreads();
   for (int e = threadIdx.x; e < plan.rows_per_block() * Tile::kPacks; e += kFusedThreads) {
@@ -313,8 +313,8 @@ __global__ void __launch_bounds__(kFusedThreads, 3)
   NarrowPairs pairs{query + int64_t(row0) * dim, nullptr, nullptr, block.rows - row0, 0, dim, 0, beta, factor};
   for (int64_t j0 = block.col0; j0 < block.col1; j0 += Tile::kCols) {
     const int64_t from = (block.batch * shape.cols + j0) * dim;
-    pairs.x = args.stored(args.x) + from;
-    pairs.score = args.stored(args.score) + from;
+    pairs.x = stored(args, args.x) + from;
+    pairs.score = stored(args, args.score) + from;
     pairs.count = static_cast<int>(min(block.col1 - j0, int64_t(Tile::kCols)));
     const int64_t ahead = block.row0 + row0 - j0;
     pairs.self = args.self && ahead > kNoSelf && ahead < Tile::kCols ? static_cast<int>(ahead) : kNoSelf;

@@ -53,7 +53,7 @@ struct FusedTile {
   __device__ static void load(float (&v)[4], const StoredFloats& from, int pack, int dim, bool inside, bool wide) {
     Pack<float, 4> packed{};
     if (wide) {
-      if (inside && 4 * pack < dim) packed = from.four(4 * pack);
+      if (inside && 4 * pack < dim) packed = from.pack<4>(4 * pack);
     } else {
       SVGDX_UNROLL
       for (int w = 0; w < 4; ++w) {

@@ -37,14 +37,14 @@ struct WarpSums {
 };
 
 // Adds the warps' sums in the order of their columns and writes the block's rows, a warp for each row in turn.
-__device__ inline void write_rows(const WarpSums& sums, const StoredField<float>& args, const FusedPlan& plan,
+__device__ inline void write_rows(const WarpSums& sums, const FieldArgs<float>& args, const FusedPlan& plan,
                                   const FieldBlock& block, float beta, float* partial) {
   const FieldShape& shape = args.shape;
   const int dim = static_cast<int>(shape.dim);
   const int lane = threadIdx.x % 32;
   const int64_t all_rows = shape.batch * shape.rows;
-  const StoredFloats query = args.stored(args.query);
-  const StoredFloats scores = args.stored(args.score);
+  const StoredFloats query = stored(args, args.query);
+  const StoredFloats scores = stored(args, args.score);
   const float inverse = partial == nullptr ? 1 / static_cast<float>(shape.cols) : 1.0f;
   for (int row = threadIdx.x / 32; row < block.rows; row += kFusedWarps) {
     const int64_t index = block.batch * shape.rows + block.row0 + row;
