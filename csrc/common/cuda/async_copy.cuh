@@ -63,7 +63,9 @@ class AsyncCopies {
     if constexpr (Bytes == 16) {
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from), "r"(bytes) : "memory");
     } else {
-      asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(place), "l"(from), "r"(bytes) : "memory");
+      static_assert(Bytes == 4 || Bytes == 8);
+      asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(place), "l"(from), "r"(bytes), "n"(Bytes)
+                   : "memory");
     }
   }
   __device__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

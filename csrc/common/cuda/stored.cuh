@@ -25,8 +25,10 @@ struct StoredFloats {
     return format == Format::kFloat ? StoredFloats(data + at) : StoredFloats(half(at), format);
   }
   __device__ float operator[](int64_t at) const {
-    return format == Format::kFloat ? data[at] : widened(*reinterpret_cast<const uint16_t*>(half(at)));
+    return format == Format::kFloat ? data[at] : widened((*this + at).bits());
   }
+  // The first number in a 16-bit format.
+  __device__ uint16_t bits() const { return *reinterpret_cast<const uint16_t*>(data); }
   // Numbers of which the first is aligned to the size of all.
   template <int W>
   __device__ Pack<float, W> pack(int64_t at) const {

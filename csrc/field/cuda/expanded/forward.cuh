@@ -94,7 +94,14 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
   ExpandedSums sums;
   float centre[4];
   warp.load_centre(centre, x, dim - d0);
-  for_each_chunk(tiles, kSize, part * in.grid.cols_per_part, col_end, start, [&](const float* tile, int count) {
+  const auto widen = [&](float* to, auto type) {
+    SVGDX_UNROLL_BY(1)
+    for (int array = 0; array < 2; ++array) {
+      widen_rows<decltype(type), kExpandedChunk, kExpandedTile, kWideStride>(to + kValues + array * kColumns);
+    }
+  };
+  const int64_t begin = part * in.grid.cols_per_part;
+  for_each_chunk(tiles, kSize, begin, col_end, in.args.format, start, widen, [&](const float* tile, int count) {
     sums.begin();
     SVGDX_UNROLL_BY(1)
     for (int k = 0; k < count; k += 8) {

@@ -176,12 +176,12 @@ static __global__ void __launch_bounds__(kExpandedThreads, 2)
       h[m][half] = inside ? sign * args.row_grad_trace[b * args.shape.rows + block.row0 + row] : 0.0f;
     }
   }
-  for_each_chunk<kGradChunk>(tiles, Tile::kSize, part * in.grid.cols_per_part, col_end, start,
-                             [&](const float* tile, int count) {
-                               SVGDX_UNROLL_BY(1)
-                               for (int k = 0; k < count; k += 8)
-                                 sums.add(warp, tile, k, h, centre, sign * beta, has_score);
-                             });
+  for_each_chunk<kGradChunk>(
+      tiles, Tile::kSize, part * in.grid.cols_per_part, col_end, Format::kFloat, start, [](float*, auto) {},
+      [&](const float* tile, int count) {
+        SVGDX_UNROLL_BY(1)
+        for (int k = 0; k < count; k += 8) sums.add(warp, tile, k, h, centre, sign * beta, has_score);
+      });
   const int64_t plane = block.batches * args.shape.rows * dim;
   float* to = out + part * 2 * plane + (batch * args.shape.rows + block.row0) * dim;
   ExpandedWarp::for_each_two([&](int m, int n, int e) {
