@@ -57,7 +57,14 @@ def test_libraries_need_no_python_and_only_the_stable_abi(library: pathlib.Path,
     names = re.findall(r"^\s+[Uw] (.*)$", undefined, re.MULTILINE)
     assert any(name.startswith("aoti_torch_") for name in names)
     forbidden = re.compile(r"_?Py[A-Z_]|pybind11|at::|c10::|torch::(?!stable|headeronly)|omp_|GOMP_|cudart")
-    assert [name for name in names if forbidden.match(name)] == []
+    # The settings of csrc/common/cuda/precision.h are not in the stable ABI; their functions may be missing.
+    settings = {
+        "at::globalContext()",
+        "at::Context::float32Precision(at::Float32Backend, at::Float32Op) const",
+        "at::Context::allowTF32CuBLAS() const",
+    }
+    weak = set(re.findall(r"^\s+w (.*)$", undefined, re.MULTILINE))
+    assert [name for name in names if forbidden.match(name) and name not in settings & weak] == []
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)

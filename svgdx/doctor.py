@@ -39,6 +39,7 @@ def examine() -> dict[str, Any]:
         "torch": _torch_facts(),
         "simd": _simd_level(),
         "products": _product_facts(),
+        "tf32": _tf32_setting(_library.libraries["cuda"]),
         "threads": {"torch": torch.get_num_threads(), "cores": len(os.sched_getaffinity(0))},
         "disabled": _library.disabled(),
         "device": automatic()._asdict(),
@@ -70,6 +71,7 @@ def render(report: dict[str, Any]) -> str:
         ("SIMD in use", report["simd"] or "none"),
         ("device", f"{report['device']['name']}, as --device auto takes it: {report['device']['reason']}"),
         ("products", _products(report["products"])),
+        ("TF32", report["tf32"]),
         ("threads", f"{report['threads']['torch']} on {report['threads']['cores']} cores"),
     ]
     if report["disabled"]:
@@ -88,6 +90,16 @@ def _products(facts: dict[str, Any] | None) -> str:
     elif not facts["exact"]:
         rates += "; oneDNN rounds to a narrower type"
     return f"large float32 products take the route {facts['route']}: {rates}"
+
+
+def _tf32_setting(library: _library.Library) -> str:
+    """Whether kernels on a GPU form products in TF32, which torch's settings permit or not."""
+    if not library.loaded:
+        return "not used without the CUDA library"
+    permitted = ctypes.CDLL(str(library.path)).svgdx_tf32()
+    if permitted < 0:
+        return "not used, because this torch's setting of the precision of float32 products cannot be read"
+    return "permitted by torch's setting of the precision of float32 products" if permitted else "not permitted"
 
 
 def _cuda_build(cuda: dict[str, Any]) -> str:

@@ -38,6 +38,7 @@ struct FieldArgs {
   const T* log_q = nullptr;          // (batch, rows), with step
   const T* hessian_trace = nullptr;  // (batch, rows) or null, with step
   Format format = Format::kFloat;    // of query, x, score and phi
+  bool tf32 = false;                 // products on tensor cores may be in TF32
 };
 
 // Backward of the same. Each row gathers from all columns, both as a query (its own upstream gradient with the columns'
@@ -68,6 +69,7 @@ struct FieldGradArgs {
   // (batch, rows): numbers whose sum is dL/dstep, that of grad_phi.phi - grad_trace (t + hessian_trace / M); needs
   // `self`. Null if not requested.
   T* dot = nullptr;
+  bool tf32 = false;  // products on tensor cores may be in TF32
 };
 
 }  // namespace svgdx

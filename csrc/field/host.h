@@ -32,12 +32,14 @@ inline Format format_of(ScalarType type) {
 template <class T>
 void forward(const Particles& p, FieldArgs<T> args) {
   args.format = format_of(p.x.scalar_type());
+  args.tf32 = permits_tf32();
   const Scratch memory(p.x, field_forward_scratch<T>(args));
   field_forward<T>(args, memory.data(), stream(p.x));
 }
 
 template <class T>
-void backward(const Particles& p, const FieldGradArgs<T>& args) {
+void backward(const Particles& p, FieldGradArgs<T> args) {
+  args.tf32 = permits_tf32();
   const Scratch memory(p.x, field_backward_scratch<T>(args));
   field_backward<T>(args, memory.data(), stream(p.x));
 }

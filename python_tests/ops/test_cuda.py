@@ -220,7 +220,7 @@ def test_repulsion_alone_on_tensor_cores(distance: float) -> None:
 @pytest.mark.parametrize("cloud", list(clouds(2, 2)))
 @pytest.mark.parametrize(
     ("dim", "kernel"),
-    [(20, "field_fused_backward_kernel<P>"), (50, "field_fused_backward_kernel<P>"), (131, "grad_products_kernel")],
+    [(20, "field_fused_backward_kernel<P, Parts>"), (50, "field_fused_backward_kernel<P, Parts>"), (131, "grad_products_kernel<Parts>")],
 )
 def test_gradients_by_products_on_tensor_cores(dim: int, kernel: str, cloud: str) -> None:
     """As above; that of the bandwidth, a sum over rows that may cancel, relative to the gradients of the rows."""
@@ -252,7 +252,7 @@ def test_products_of_wide_blocks_of_rows() -> None:
     query = x[:, :rows] + 1e-3
     with backend.running(seed=1, counters=True) as calls:
         outputs = ops.svgd_field(query, x, score, 3.0)
-    assert "(field_narrow_kernel<P, 2>)" in {counter.kernel for counter in calls[0].counters}
+    assert "(field_narrow_kernel<P, 2, Parts>)" in {counter.kernel for counter in calls[0].counters}
     exact = reference.svgd_field(query.double(), x.double(), score.double(), 3.0)
     for out, expected in zip(outputs, exact, strict=True):
         norms = [torch.linalg.vector_norm(v.flatten(1), dim=1) for v in (out.double() - expected, expected)]

@@ -114,8 +114,8 @@ inline void forward_expanded(const char* op, const FieldArgs<float>& args, const
                              float* trace_sums, float* parts, void* stream) {
   const FieldShape& shape = args.shape;
   const PairProductInputs pairs{
-      args.format, {args.query, nullptr},  args.x,         args.score,      args.x, shape.rows, shape.cols,
-      shape.dim,   shape.cols * shape.dim, args.bandwidth, expansion.norms, wide};
+      args.format, args.tf32, {args.query, nullptr},  args.x,         args.score,      args.x, shape.rows,
+      shape.cols,  shape.dim, shape.cols * shape.dim, args.bandwidth, expansion.norms, wide};
   pair_products<1>(op, pairs, block, sums, stream);
   expanded_values(op, args, block, expansion, sums, trace_sums, stream);
   ValueProductInputs in{};

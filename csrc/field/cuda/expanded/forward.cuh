@@ -64,7 +64,8 @@ __device__ inline void complete(Pack<float, 2>& z, const ValueProductInputs& in,
 
 // Kernel values times Y: 64 rows and 64 dimensions a block, over one part of the columns. Occupancy is below one half,
 // as in pair_products_kernel. out: (parts, batches, rows, dim)
-static __global__ void __launch_bounds__(kExpandedThreads, 3)
+template <int Parts>
+__global__ void __launch_bounds__(kExpandedThreads, 3)
     value_products_kernel(ValueProductInputs in, PairBlock block, const float* values, float* out,
                           int64_t first_block) {
   constexpr int kValues = kExpandedTile * kSummandStride;
@@ -91,7 +92,7 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
                                                              col_end - j, dim - d0, in.wide);
   };
   const ExpandedWarp warp;
-  ExpandedSums sums;
+  ExpandedSums<Parts> sums;
   float centre[4];
   warp.load_centre(centre, x, dim - d0);
   const auto widen = [&](float* to, auto type) {
@@ -105,7 +106,7 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
     sums.begin();
     SVGDX_UNROLL_BY(1)
     for (int k = 0; k < count; k += 8) {
-      Split<4> a[2];
+      Split<4, Parts> a[2];
       SVGDX_UNROLL
       for (int m = 0; m < 2; ++m) {
         SVGDX_UNROLL
@@ -113,7 +114,7 @@ static __global__ void __launch_bounds__(kExpandedThreads, 3)
       }
       SVGDX_UNROLL
       for (int n = 0; n < 4; ++n) {
-        Split<2> b;
+        Split<2, Parts> b;
         SVGDX_UNROLL
         for (int e = 0; e < 2; ++e) {
           const int at = kValues + (k + warp.t + 4 * e) * kWideStride + warp.col0 + 8 * n + warp.g;
@@ -149,7 +150,11 @@ inline void value_products(const char* op, ValueProductInputs in, const PairBloc
   constexpr size_t kShared =
       carve_bytes<float>(2 * (kExpandedTile * kSummandStride + 2 * kExpandedChunk * kWideStride));
   launch_blocks(op, blocks * block.batches, [&](unsigned grid, int64_t first) {
-    SVGDX_LAUNCH((value_products_kernel), grid, kExpandedThreads, kShared, stream, in, block, values, out, first);
+    dispatch_parts(in.args.tf32, [&](auto parts) {
+      constexpr int Parts = decltype(parts)::value;
+      SVGDX_LAUNCH((value_products_kernel<Parts>), grid, kExpandedThreads, kShared, stream, in, block, values, out,
+                   first);
+    });
   });
 }
 

@@ -34,6 +34,7 @@ __device__ inline float bounded(float v) { return fabsf(v) < kMostSummand ? v : 
 
 // A warp's 32 x 32 sums of `both` and `score` over columns. Sums leave tensor cores, which round towards zero, after
 // eight columns.
+template <int Parts>
 struct GradProductSums {
   float both[2][4][4] = {};
   float score[2][4][4] = {};
@@ -43,9 +44,9 @@ struct GradProductSums {
   __device__ void add(const ExpandedWarp& warp, const float* tile, int k, const float (&h)[2][2],
                       const float (&centre)[4], float signed_beta, bool has_score) {
     using Tile = GradProductTile;
-    Split<4> kappa[2];
-    Split<4> minus_kappa_h[2];
-    Split<4> lean[2];
+    Split<4, Parts> kappa[2];
+    Split<4, Parts> minus_kappa_h[2];
+    Split<4, Parts> lean[2];
     SVGDX_UNROLL
     for (int m = 0; m < 2; ++m) {
       SVGDX_UNROLL
@@ -59,9 +60,9 @@ struct GradProductSums {
     const float beta_h[2] = {signed_beta * tile[Tile::kH + k + warp.t], signed_beta * tile[Tile::kH + k + warp.t + 4]};
     SVGDX_UNROLL
     for (int n = 0; n < 4; ++n) {
-      Split<2> x;
-      Split<2> s;
-      Split<2> y;
+      Split<2, Parts> x;
+      Split<2, Parts> s;
+      Split<2, Parts> y;
       SVGDX_UNROLL
       for (int e = 0; e < 2; ++e) {
         const int at = (k + warp.t + 4 * e) * kWideStride + warp.col0 + 8 * n + warp.g;
@@ -79,14 +80,14 @@ struct GradProductSums {
   }
 
  private:
-  __device__ static void add_product(float (&total)[4], const Split<4>& a, const Split<2>& b) {
+  __device__ static void add_product(float (&total)[4], const Split<4, Parts>& a, const Split<2, Parts>& b) {
     float sum[4] = {};
     mma_split(sum, a, b);
     SVGDX_UNROLL
     for (int e = 0; e < 4; ++e) total[e] += sum[e];
   }
-  __device__ static void add_product(float (&total)[4], const Split<4>& a, const Split<2>& b, const Split<4>& c,
-                                     const Split<2>& d) {
+  __device__ static void add_product(float (&total)[4], const Split<4, Parts>& a, const Split<2, Parts>& b,
+                                     const Split<4, Parts>& c, const Split<2, Parts>& d) {
     float sum[4] = {};
     mma_split(sum, a, b);
     mma_split(sum, c, d);
@@ -127,7 +128,8 @@ __device__ inline void add_rest(Pack<float, 2>& both, Pack<float, 2>& score, con
 
 // 64 rows and 64 dimensions a block, over one part of the columns. Occupancy is below one half: a warp's 2 x 32 x 32
 // sums stay in registers. out: (parts, 2, batches, rows, dim), sums for x as BackwardProduct forms them, then `score`.
-static __global__ void __launch_bounds__(kExpandedThreads, 2)
+template <int Parts>
+__global__ void __launch_bounds__(kExpandedThreads, 2)
     grad_products_kernel(GradProductInputs in, PairBlock block, float* out, int64_t first_block) {
   using Tile = GradProductTile;
   SharedCarver carver;
@@ -163,7 +165,7 @@ static __global__ void __launch_bounds__(kExpandedThreads, 2)
         copies, to + Tile::kH, has_h ? args.col_grad_trace + first_col + j : centres, 0, has_h, col_end - j, false);
   };
   const ExpandedWarp warp;
-  GradProductSums sums;
+  GradProductSums<Parts> sums;
   float centre[4];
   warp.load_centre(centre, centres, dim - d0);
   float h[2][2];
@@ -217,7 +219,10 @@ inline void grad_products(const char* op, GradProductInputs in, const PairBlock&
       in.grid.divide(ceil_div(in.args.shape.dim, kExpandedTile), ceil_div(block.rows, kExpandedTile));
   constexpr size_t kShared = carve_bytes<float>(2 * GradProductTile::kSize);
   launch_blocks(op, blocks * block.batches, [&](unsigned grid, int64_t first) {
-    SVGDX_LAUNCH((grad_products_kernel), grid, kExpandedThreads, kShared, stream, in, block, out, first);
+    dispatch_parts(in.args.tf32, [&](auto parts) {
+      constexpr int Parts = decltype(parts)::value;
+      SVGDX_LAUNCH((grad_products_kernel<Parts>), grid, kExpandedThreads, kShared, stream, in, block, out, first);
+    });
   });
 }
 

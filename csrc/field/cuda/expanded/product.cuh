@@ -146,6 +146,7 @@ __device__ inline void for_each_chunk(float* tiles, int size, int64_t begin, int
 
 // A warp's 32 x 32 sums: those on tensor cores, which round towards zero, of a few summands, and in ordinary registers
 // those of all before.
+template <int Parts>
 struct ExpandedSums {
   float total[2][4][4] = {};
   float chunk[2][4][4];
@@ -160,7 +161,7 @@ struct ExpandedSums {
       }
     }
   }
-  __device__ void add(int n, const Split<4> (&a)[2], const Split<2>& b) {
+  __device__ void add(int n, const Split<4, Parts> (&a)[2], const Split<2, Parts>& b) {
     SVGDX_UNROLL
     for (int m = 0; m < 2; ++m) mma_split(chunk[m][n], a[m], b);
   }
@@ -245,7 +246,8 @@ struct ExpandedNorms {
 // X . X and X . s of a block of pairs, in the planes of its first and second sum (pairs.cuh), with norms and weights;
 // in the backward pass also G . X and G . s, in the next two planes.
 struct PairProductInputs {
-  Format format;        // of all particles
+  Format format;  // of all particles
+  bool tf32;
   const float* row[2];  // x and G, (batch, rows, dim); null means zeros for all but x
   const float* col_x;   // (batch, cols, dim)
   const float* col_score;
@@ -259,7 +261,7 @@ struct PairProductInputs {
 // Occupancy is below one half: a warp's 2 x 32 x 32 sums stay in registers, and each number that it reads from shared
 // memory is used for 32 pairs. Arrays: of the rows, each by blocks of its own, so that a backward pass needs no more
 // registers.
-template <int Arrays>
+template <int Arrays, int Parts>
 __global__ void __launch_bounds__(kExpandedThreads, 2)
     pair_products_kernel(PairProductInputs in, PairBlock block, float* out, int64_t first_block) {
   constexpr int kSize = kExpandedTile * kSummandStride;
@@ -299,8 +301,8 @@ __global__ void __launch_bounds__(kExpandedThreads, 2)
                                                     in.wide);
   };
   const ExpandedWarp warp;
-  ExpandedSums x_x;
-  ExpandedSums x_s;
+  ExpandedSums<Parts> x_x;
+  ExpandedSums<Parts> x_s;
   ExpandedNorms row_norms;
   ExpandedNorms col_norms;
   const int64_t d_begin = split * block.dims_per_split;
@@ -336,7 +338,7 @@ __global__ void __launch_bounds__(kExpandedThreads, 2)
         x_s.begin();
       }
       const float c[2] = {centres[k + warp.t], centres[k + warp.t + 4]};
-      Split<4> a[2];
+      Split<4, Parts> a[2];
       SVGDX_UNROLL
       for (int m = 0; m < 2; ++m) {
         SVGDX_UNROLL
@@ -348,8 +350,8 @@ __global__ void __launch_bounds__(kExpandedThreads, 2)
       SVGDX_UNROLL
       for (int n = 0; n < 4; ++n) {
         const int at = (warp.col0 + 8 * n + warp.g) * kSummandStride + k + warp.t;
-        Split<2> x;
-        Split<2> s;
+        Split<2, Parts> x;
+        Split<2, Parts> s;
         SVGDX_UNROLL
         for (int e = 0; e < 2; ++e) {
           x.set(e, tile[kSize + at + 4 * e] - c[e]);
@@ -395,10 +397,14 @@ void pair_products(const char* op, const PairProductInputs& in, const PairBlock&
   tiled.by_col_tiles = Divider(col_tiles);
   constexpr size_t kTiles = Arrays == 1 ? 3 : 4;
   constexpr size_t kShared = carve_bytes<float>(2 * (kTiles * kExpandedTile * kSummandStride + kExpandedChunk));
-  launch_blocks(
-      op, row_tiles * col_tiles * block.batches * block.dim_splits * Arrays, [&](unsigned grid, int64_t first) {
-        SVGDX_LAUNCH((pair_products_kernel<Arrays>), grid, kExpandedThreads, kShared, stream, in, tiled, out, first);
-      });
+  launch_blocks(op, row_tiles * col_tiles * block.batches * block.dim_splits * Arrays,
+                [&](unsigned grid, int64_t first) {
+                  dispatch_parts(in.tf32, [&](auto parts) {
+                    constexpr int Parts = decltype(parts)::value;
+                    SVGDX_LAUNCH((pair_products_kernel<Arrays, Parts>), grid, kExpandedThreads, kShared, stream, in,
+                                 tiled, out, first);
+                  });
+                });
 }
 
 }  // namespace svgdx::cuda

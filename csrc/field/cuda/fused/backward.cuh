@@ -121,7 +121,7 @@ __device__ inline void write_grad_rows(const StoredGradSums<P>& sums, const Fiel
 
 // Occupancy is below one half: a warp's sums stay in registers, and its products on tensor cores are independent of one
 // another and hide the latency in place of other warps.
-template <int P>
+template <int P, int Parts>
 __global__ void __launch_bounds__(kFusedThreads, P <= 32 ? 3 : 2)
     field_fused_backward_kernel(FieldGradArgs<float> args, FusedPlan plan, float* partial, bool wide,
                                 int64_t first_block) {
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kFusedThreads, P <= 32 ? 3 : 2)
                           beta,
                           P <= 32 ? kSmallNorms / (beta * float(0.5 * pair::kLog2E)) : 0.0f};
     for (int col0 = 8 * plan.col_warp(); col0 < count; col0 += 8 * plan.col_warps()) {
-      add_grad_pairs(sums, tile, pairs, col0);
+      add_grad_pairs<Parts>(sums, tile, pairs, col0);
     }
   }
   store_grad_sums(sums, tile);
@@ -193,8 +193,11 @@ inline void field_backward_fused(const FieldGradArgs<float>& args, bool wide, fl
     constexpr int P = decltype(p)::value;
     const size_t shared = FusedGradTile<P>::bytes(plan.rows_per_block());
     launch_blocks("field_backward", plan.blocks, [&](unsigned grid, int64_t first) {
-      SVGDX_LAUNCH((field_fused_backward_kernel<P>), grid, kFusedThreads, shared, stream, args, plan, partial, wide,
-                   first);
+      dispatch_parts(args.tf32, [&](auto parts) {
+        constexpr int Parts = decltype(parts)::value;
+        SVGDX_LAUNCH((field_fused_backward_kernel<P, Parts>), grid, kFusedThreads, shared, stream, args, plan, partial,
+                     wide, first);
+      });
     });
   });
   if (partial == nullptr) return;

@@ -16,7 +16,7 @@ constexpr int kFusedBlocks = P <= 64 ? 3 : 2;
 
 // Occupancy is below one half: a warp's sums stay in registers, and its products on tensor cores are independent of one
 // another and hide the latency in place of other warps.
-template <int P>
+template <int P, int Parts>
 __global__ void __launch_bounds__(kFusedThreads, kFusedBlocks<P>)
     field_fused_kernel(FieldArgs<float> args, FusedPlan plan, float* partial, bool wide, int64_t first_block) {
   using Tile = FusedTile<P>;
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kFusedThreads, kFusedBlocks<P>)
     tile.load_columns(stored(args, args.x) + from, stored(args, args.score) + from, count, dim, beta, wide);
     __syncthreads();
     for (int col0 = 16 * plan.col_warp(); col0 < count; col0 += 16 * plan.col_warps()) {
-      add_pairs(sums, tile, row0, col0, count, dim, beta, args.self, block.row0 + row0 - j0);
+      add_pairs<Parts>(sums, tile, row0, col0, count, dim, beta, args.self, block.row0 + row0 - j0);
     }
   }
   __syncthreads();
@@ -63,22 +63,26 @@ inline void field_forward_fused(const FieldArgs<float>& args, float* scratch, vo
   float* partial = plan.splits > 1 ? scratch : nullptr;
   launch_blocks("field_forward", plan.blocks, [&](unsigned grid, int64_t first) {
     dispatch_fused(shape.dim, [&](auto p) {
-      constexpr int P = decltype(p)::value;
-      if constexpr (P <= 32) {
-        const size_t shared = NarrowTile<P>::bytes(plan.warp_rows);
-        if constexpr (P == 16) {
-          if (plan.warp_rows == 32) {
-            SVGDX_LAUNCH((field_narrow_kernel<P, 2>), grid, kFusedThreads, shared, stream, args, plan, partial, wide,
-                         first);
-            return;
+      dispatch_parts(args.tf32, [&](auto parts) {
+        constexpr int P = decltype(p)::value;
+        constexpr int Parts = decltype(parts)::value;
+        if constexpr (P <= 32) {
+          const size_t shared = NarrowTile<P>::bytes(plan.warp_rows);
+          if constexpr (P == 16) {
+            if (plan.warp_rows == 32) {
+              SVGDX_LAUNCH((field_narrow_kernel<P, 2, Parts>), grid, kFusedThreads, shared, stream, args, plan, partial,
+                           wide, first);
+              return;
+            }
           }
+          SVGDX_LAUNCH((field_narrow_kernel<P, 1, Parts>), grid, kFusedThreads, shared, stream, args, plan, partial,
+                       wide, first);
+        } else {
+          const size_t shared = FusedTile<P>::bytes(plan.rows_per_block());
+          SVGDX_LAUNCH((field_fused_kernel<P, Parts>), grid, kFusedThreads, shared, stream, args, plan, partial, wide,
+                       first);
         }
-        SVGDX_LAUNCH((field_narrow_kernel<P, 1>), grid, kFusedThreads, shared, stream, args, plan, partial, wide,
-                     first);
-      } else {
-        const size_t shared = FusedTile<P>::bytes(plan.rows_per_block());
-        SVGDX_LAUNCH((field_fused_kernel<P>), grid, kFusedThreads, shared, stream, args, plan, partial, wide, first);
-      }
+      });
     });
   });
   if (partial == nullptr) return;

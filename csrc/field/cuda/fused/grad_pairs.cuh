@@ -56,11 +56,11 @@ __device__ inline void direct_grad_sums(float (&sum)[5], const GradBlock& block,
 
 // A sum of products over all dimensions. Those of more than 32 leave tensor cores after every eight: what rounding
 // towards zero adds up to would exceed the rounding errors of float32.
-template <int P>
+template <int P, int Parts>
 struct DimensionSum {
-  ProductSum product;
+  ProductSum<Parts> product;
   float sum[4] = {};
-  __device__ void add(const Split<4>& a, const Split<2>& b) { product.add(a, b); }
+  __device__ void add(const Split<4, Parts>& a, const Split<2, Parts>& b) { product.add(a, b); }
   __device__ void end_step() {
     if constexpr (P > 32) {
       SVGDX_UNROLL
@@ -74,9 +74,9 @@ struct DimensionSum {
 };
 
 // The products of rows with columns, dimension by dimension of 8.
-template <int P>
+template <int P, int Parts>
 struct GradProducts {
-  DimensionSum<P> x_x, x_s, s_x, g_s, g_x;
+  DimensionSum<P, Parts> x_x, x_s, s_x, g_s, g_x;
 
   __device__ void add(const FusedGradTile<P>& tile, int row0, int col0, int steps) {
     constexpr int kStride = FusedGradTile<P>::kStride;
@@ -85,9 +85,9 @@ struct GradProducts {
     SVGDX_UNROLL_BY(1)
     for (int k = 0; k < steps; ++k) {
       const int d = 8 * k + t;
-      Split<4> x;
-      Split<4> score;
-      Split<4> grad;
+      Split<4, Parts> x;
+      Split<4, Parts> score;
+      Split<4, Parts> grad;
       SVGDX_UNROLL
       for (int e = 0; e < 4; ++e) {
         const int at = (row0 + g + e % 2 * 8) * kStride + d + e / 2 * 4;
@@ -96,9 +96,9 @@ struct GradProducts {
         grad.set(e, tile.rows.grad[at]);
       }
       const int at = (col0 + g) * kStride + d;
-      Split<2> col_x;
-      Split<2> col_score;
-      Split<2> col_grad;
+      Split<2, Parts> col_x;
+      Split<2, Parts> col_score;
+      Split<2, Parts> col_grad;
       SVGDX_UNROLL
       for (int e = 0; e < 2; ++e) {
         col_x.set(e, tile.cols.x[at + 4 * e]);
@@ -134,15 +134,15 @@ struct GradWeights {
   float kappa[4], lean[4];
 };
 
-template <int P>
+template <int Parts, int P>
 __device__ inline void add_grad_products(FusedGradSums<P>& sums, const GradWeights& weights,
                                          const FusedGradTile<P>& tile, const GradBlock& block, int col0) {
   constexpr int kStride = FusedGradTile<P>::kStride;
   const int g = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
-  Split<4> kappa;
-  Split<4> minus_kappa_h;
-  Split<4> lean;
+  Split<4, Parts> kappa;
+  Split<4, Parts> minus_kappa_h;
+  Split<4, Parts> lean;
   float beta_h[2];
   SVGDX_UNROLL
   for (int e = 0; e < 4; ++e) {
@@ -156,9 +156,9 @@ __device__ inline void add_grad_products(FusedGradSums<P>& sums, const GradWeigh
   SVGDX_UNROLL
   for (int b = 0; b < P / 8; ++b) {
     if (b >= block.steps) continue;
-    Split<2> x;
-    Split<2> s;
-    Split<2> y;
+    Split<2, Parts> x;
+    Split<2, Parts> s;
+    Split<2, Parts> y;
     SVGDX_UNROLL
     for (int e = 0; e < 2; ++e) {
       const int at = (col0 + 2 * t + e) * kStride + 8 * b + g;
@@ -167,8 +167,8 @@ __device__ inline void add_grad_products(FusedGradSums<P>& sums, const GradWeigh
       s.set(e, tile.cols.score[at]);
       y.set(e, tile.cols.grad[at] - beta_h[e] * value);
     }
-    ProductSum both;
-    ProductSum score;
+    ProductSum<Parts> both;
+    ProductSum<Parts> score;
     both.add(minus_kappa_h, s);
     both.add(lean, x);
     score.add(kappa, y);
@@ -214,10 +214,10 @@ __device__ inline void add_grad_differences(FusedGradSums<P>& sums, const GradWe
 }
 
 // Adds columns [col0, col0 + 8) of the tile.
-template <int P>
+template <int Parts, int P>
 __device__ inline void add_grad_pairs(FusedGradSums<P>& sums, const FusedGradTile<P>& tile, const GradBlock& block,
                                       int col0) {
-  GradProducts<P> products;
+  GradProducts<P, Parts> products;
   products.add(tile, block.row0, col0, block.steps);
   bool cancels = false;
   SVGDX_UNROLL
@@ -253,7 +253,7 @@ __device__ inline void add_grad_pairs(FusedGradSums<P>& sums, const FusedGradTil
   if (direct) {
     add_grad_differences(sums, weights, tile, block, col0);
   } else {
-    add_grad_products(sums, weights, tile, block, col0);
+    add_grad_products<Parts>(sums, weights, tile, block, col0);
   }
 }
 

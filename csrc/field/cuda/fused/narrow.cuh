@@ -102,11 +102,11 @@ struct NarrowTile {
 };
 
 // A warp's R x 16 rows: operands of products, and sums over its columns as the C of products.
-template <int P, int R>
+template <int P, int R, int Parts>
 struct NarrowRows {
-  Split<4> x[R][P / 8];    // X, dimension by dimension of 8
-  float exponent[R][2];    // of rows g and g + 8
-  float z[R][P / 8][4];    // sum_j kappa_ij Y_j of the larger parts; row by row with FusedPairs::row
+  Split<4, Parts> x[R][P / 8];  // X, dimension by dimension of 8
+  float exponent[R][2];         // of rows g and g + 8
+  float z[R][P / 8][4];         // sum_j kappa_ij Y_j of the larger parts; row by row with FusedPairs::row
   float low[R][P / 8][4];  // of the smaller parts, which stay on tensor cores: what these round off is below float32
   float trace[R][2], kappa[R][2];
 
@@ -150,8 +150,8 @@ struct NarrowPairs {
 };
 
 // Eight columns by differences: kappa of the lane's pairs, then z.
-template <int P, int R>
-__device__ inline void add_differences(NarrowRows<P, R>& rows, const NarrowPairs& pairs, int col0) {
+template <int P, int R, int Parts>
+__device__ inline void add_differences(NarrowRows<P, R, Parts>& rows, const NarrowPairs& pairs, int col0) {
   const int t = threadIdx.x % 4;
   SVGDX_UNROLL_BY(1)
   for (int r = 0; r < R; ++r) {
@@ -198,21 +198,21 @@ __device__ inline void add_differences(NarrowRows<P, R>& rows, const NarrowPairs
 }
 
 // Adds columns [col0, col0 + 8) of the tile.
-template <int P, int R>
-__device__ inline void add_columns(NarrowRows<P, R>& rows, const NarrowTile<P>& tile, const NarrowPairs& pairs,
+template <int P, int R, int Parts>
+__device__ inline void add_columns(NarrowRows<P, R, Parts>& rows, const NarrowTile<P>& tile, const NarrowPairs& pairs,
                                    int col0) {
   constexpr int kStride = NarrowTile<P>::kStride;
   constexpr float kTwiceLn2 = 1.3862943611198906f;
   const int g = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
-  ProductSum x_x[R];
-  ProductSum x_s[R];
+  ProductSum<Parts> x_x[R];
+  ProductSum<Parts> x_s[R];
   SVGDX_UNROLL
   for (int k = 0; k < P / 8; ++k) {
     if (P > 16 && 8 * k >= pairs.dim) continue;
     const int at = (col0 + g) * kStride + 8 * k + t;
-    Split<2> x;
-    Split<2> score;
+    Split<2, Parts> x;
+    Split<2, Parts> score;
     SVGDX_UNROLL
     for (int e = 0; e < 2; ++e) {
       x.set(e, tile.x[at + 4 * e]);
@@ -251,7 +251,7 @@ __device__ inline void add_columns(NarrowRows<P, R>& rows, const NarrowTile<P>& 
     }
   }
   if (__any_sync(kFullWarp, !exact)) return add_differences(rows, pairs, col0);
-  Split<4> kappa[R];
+  Split<4, Parts> kappa[R];
   SVGDX_UNROLL
   for (int r = 0; r < R; ++r) {
     SVGDX_UNROLL
@@ -267,15 +267,17 @@ __device__ inline void add_columns(NarrowRows<P, R>& rows, const NarrowTile<P>& 
   SVGDX_UNROLL
   for (int block = 0; block < P / 8; ++block) {
     if (P > 16 && 8 * block >= pairs.dim) continue;
-    Split<2> y;
+    Split<2, Parts> y;
     SVGDX_UNROLL
     for (int e = 0; e < 2; ++e) y.set(e, tile.y[(col0 + 2 * t + e) * kStride + 8 * block + g]);
     SVGDX_UNROLL
     for (int r = 0; r < R; ++r) {
       float product[4] = {};
       mma_tf32(product, kappa[r].big, y.big);
-      mma_tf32(rows.low[r][block], kappa[r].big, y.small);
-      mma_tf32(rows.low[r][block], kappa[r].small, y.big);
+      if constexpr (Parts == 2) {
+        mma_tf32(rows.low[r][block], kappa[r].big, y.small);
+        mma_tf32(rows.low[r][block], kappa[r].small, y.big);
+      }
       SVGDX_UNROLL
       for (int e = 0; e < 4; ++e) rows.z[r][block][e] += product[e];
     }
@@ -283,7 +285,7 @@ __device__ inline void add_columns(NarrowRows<P, R>& rows, const NarrowTile<P>& 
 }
 
 // Occupancy is below one half: a warp's rows and sums stay in registers.
-template <int P, int R>
+template <int P, int R, int Parts>
 __global__ void __launch_bounds__(kFusedThreads, 3)
     field_narrow_kernel(FieldArgs<float> args, FusedPlan plan, float* partial, bool wide, int64_t first_block) {
   using Tile = NarrowTile<P>;
@@ -308,7 +310,7 @@ __global__ void __launch_bounds__(kFusedThreads, 3)
     FusedTile<P>::store(tile.x + row * Tile::kStride, v, e % Tile::kPacks, wide);
   }
   __syncthreads();
-  NarrowRows<P, R> rows;
+  NarrowRows<P, R, Parts> rows;
   rows.begin(tile.x + row0 * Tile::kStride, factor);
   NarrowPairs pairs{query + int64_t(row0) * dim, nullptr, nullptr, block.rows - row0, 0, dim, 0, beta, factor};
   for (int64_t j0 = block.col0; j0 < block.col1; j0 += Tile::kCols) {

@@ -27,18 +27,18 @@ struct FusedPairs {
 };
 
 // X . X and X . score, dimension by dimension of 8.
-template <int P>
+template <int Parts, int P>
 __device__ inline void expanded_sums(FusedPairs& pairs, const FusedTile<P>& tile, int row0, int col0, int steps) {
   constexpr int kStride = FusedTile<P>::kStride;
   const int g = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
-  ProductSum x_x[2];
-  ProductSum x_s[2];
+  ProductSum<Parts> x_x[2];
+  ProductSum<Parts> x_s[2];
   SVGDX_UNROLL_BY(1)
   for (int k = 0; k < steps; ++k) {
     const int d = 8 * k + t;
     const float centre[2] = {tile.rows[d], tile.rows[d + 4]};
-    Split<4> row;
+    Split<4, Parts> row;
     SVGDX_UNROLL
     for (int e = 0; e < 4; ++e) {
       row.set(e, tile.rows[(row0 + g + e % 2 * 8) * kStride + d + e / 2 * 4] - centre[e / 2]);
@@ -46,8 +46,8 @@ __device__ inline void expanded_sums(FusedPairs& pairs, const FusedTile<P>& tile
     SVGDX_UNROLL
     for (int n = 0; n < 2; ++n) {
       const int at = (col0 + 8 * n + g) * kStride + d;
-      Split<2> x;
-      Split<2> score;
+      Split<2, Parts> x;
+      Split<2, Parts> score;
       SVGDX_UNROLL
       for (int e = 0; e < 2; ++e) {
         x.set(e, tile.x[at + 4 * e] - centre[e]);
@@ -101,13 +101,13 @@ struct FusedSums {
 };
 
 // z_i += sum_j kappa_ij (s_j - beta X_j)
-template <int P>
+template <int Parts, int P>
 __device__ inline void add_products(FusedSums<P>& sums, const FusedPairs& pairs, const FusedTile<P>& tile, int col0,
                                     int dim, float beta) {
   constexpr int kStride = FusedTile<P>::kStride;
   const int g = threadIdx.x % 32 / 4;
   const int t = threadIdx.x % 4;
-  Split<4> kappa[2];
+  Split<4, Parts> kappa[2];
   SVGDX_UNROLL
   for (int n = 0; n < 2; ++n) {
     SVGDX_UNROLL
@@ -121,10 +121,10 @@ __device__ inline void add_products(FusedSums<P>& sums, const FusedPairs& pairs,
     if (8 * block >= dim) continue;
     const int d = 8 * block + g;
     const float centre = tile.rows[d];
-    ProductSum product;
+    ProductSum<Parts> product;
     SVGDX_UNROLL
     for (int n = 0; n < 2; ++n) {
-      Split<2> y;
+      Split<2, Parts> y;
       SVGDX_UNROLL
       for (int e = 0; e < 2; ++e) {
         const int at = (col0 + 8 * n + 2 * t + e) * kStride + d;
@@ -173,11 +173,11 @@ __device__ inline void add_differences(FusedSums<P>& sums, const FusedPairs& pai
 
 // Adds 16 columns. `self`: the tile's column that is row 0 of the warp, if rows and columns are the same particles;
 // `count`: the columns that there are.
-template <int P>
+template <int Parts, int P>
 __device__ inline void add_pairs(FusedSums<P>& sums, const FusedTile<P>& tile, int row0, int col0, int count, int dim,
                                  float beta, bool has_self, int64_t self) {
   FusedPairs pairs;
-  expanded_sums(pairs, tile, row0, col0, (dim + 7) / 8);
+  expanded_sums<Parts>(pairs, tile, row0, col0, (dim + 7) / 8);
   unsigned skipped = 0;
   bool cancels = false;
   SVGDX_UNROLL
@@ -210,7 +210,7 @@ __device__ inline void add_pairs(FusedSums<P>& sums, const FusedTile<P>& tile, i
   if (direct) {
     add_differences(sums, pairs, tile, row0, col0, dim, beta);
   } else {
-    add_products(sums, pairs, tile, col0, dim, beta);
+    add_products<Parts>(sums, pairs, tile, col0, dim, beta);
   }
 }
 
