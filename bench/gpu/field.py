@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from gpu.work import FLOAT, Plan, Work, rows_of, small
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How particles are stored and multiplied."""
+
+    name: str
+    number: int = FLOAT  # bytes of a number of a particle
+    parts: int = 2  # of TF32: two numbers take three products, one takes one
+
+    def products(self, count: int) -> int:
+        return count if self.parts == 2 else count // 3
+
+    def copies(self, numbers: float, others: float = 0) -> tuple[tuple[str, float], ...]:
+        """Loops of the expanded kernels that copy numbers of particles, and others in float32."""
+        if self.number == FLOAT:
+            return ((r"LDGSTS\.E\.BYPASS\.128", FLOAT * (numbers + others)),)
+        floats = ((r"LDGSTS\.E\.BYPASS\.128", FLOAT * others),) if others else ()
+        return *floats, (r"LDGSTS\.E\.64", self.number * numbers), (r"STS\.128", FLOAT * numbers)
+
+
+FLOAT32, BFLOAT16, TF32 = Form("float32"), Form("bfloat16", number=2), Form("TF32", parts=1)
 
 
 def _pair_sums(plan: dict[str, Any]) -> Work:
@@ -44,7 +67,7 @@ def _product(plan: dict[str, Any]) -> Work:
     )
 
 
-def _fused(plan: dict[str, Any], rows: int, m: int, dim: int, forward: bool = True) -> list[Work]:
+def _fused(plan: dict[str, Any], rows: int, m: int, dim: int, form: Form, forward: bool = True) -> list[Work]:
     """The kernels of csrc/field/cuda/fused: an item is eight dimensions of 16 rows and 16 columns, in the backward pass
     8; up to 32 dimensions it is all dimensions of a warp's rows and eight columns in the forward pass."""
     blocks, splits, row_warps, warp_rows = plan["grid"], plan["splits"], plan["row_warps"], plan["warp_rows"]
@@ -55,16 +78,16 @@ def _fused(plan: dict[str, Any], rows: int, m: int, dim: int, forward: bool = Tr
     tiles, padded_dims = warp_rows // 16, plan["fused"] // 8
     kernel = "narrow" if narrow else "fused" if forward else "fused_backward"
     fused = Work(
-        f"field_{kernel}_kernel<{plan['fused']}{f', {tiles}' if narrow else ''}>",
+        f"field_{kernel}_kernel<{plan['fused']}{f', {tiles}' if narrow else ''}, {form.parts}>",
         1,
         blocks,
         128,
         pairs if narrow else pairs * -(-dim // 8),
         r"HMMA\.1688",
-        9 * tiles * padded_dims if narrow else 12 if forward else 21,
-        filled=FLOAT * blocks * dim * arrays * (cols + warp_rows * row_warps / (2 if forward else 1)),
+        form.products(9 * tiles * padded_dims if narrow else 12 if forward else 21),
+        filled=form.number * blocks * dim * arrays * (cols + warp_rows * row_warps / (2 if forward else 1)),
         written=FLOAT * parts,
-        least=FLOAT * (rows * dim * arrays + parts),
+        least=form.number * rows * dim * arrays + FLOAT * parts,
         rounds=-(-cols // plan["tile_cols"]),
         around=0 if narrow else pairs,
         shared=plan["shared"],
@@ -80,12 +103,12 @@ def _completed(work: Work, splits: int, rows: int, dim: int, forward: bool) -> l
     return [work] if splits == 1 else [work, rows_of(finish, rows, dim, splits, outs, outs * rows * dim)]
 
 
-def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
+def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int, form: Form = FLOAT32) -> list[Work]:
     """The kernels of csrc/field/cuda/forward.cuh and forward_large.cuh."""
     plan = {**plan_of("forward", batch, m, m, dim), "batch": batch, "dim": dim}
     rows = batch * m
     if "fused" in plan:
-        return _fused(plan, rows, m, dim)
+        return _fused(plan, rows, m, dim, form)
     if not plan["large"]:
         work = small("field_forward_kernel", plan, m, dim, 2, rows * plan["splits"] * (dim + 1))
         return _completed(work, plan["splits"], rows, dim, True)
@@ -95,7 +118,7 @@ def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
         "finish_field_kernel<float>", block_rows, dim, plan["parts"], 1, block_rows * dim, plan["launches"]
     )
     if plan["expanded"]:
-        return [*_expanded(plan), *([] if plan["parts"] == 1 else [finish])]
+        return [*_expanded(plan, form), *([] if plan["parts"] == 1 else [finish])]
     return [
         _pair_sums(plan),
         rows_of("forward_kernel_values<float>", *values),
@@ -104,38 +127,42 @@ def svgd_phi_trace(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
     ]
 
 
-def _pair_products(plan: dict[str, Any], arrays: int, tiles: tuple[int, int], launches: int) -> Work:
+def _pair_products(plan: dict[str, Any], arrays: int, tiles: tuple[int, int], launches: int, form: Form) -> Work:
     """csrc/field/cuda/expanded/product.cuh: an item is eight summands of 64 rows and 64 columns; `tiles` of both."""
     blocks = plan["batches"] * tiles[0] * tiles[1] * plan["dim_splits"] * arrays
     dims = min(plan["dims_per_split"], plan["dim"])
+    numbers = blocks * dims * 3 * 64
     return Work(
-        kernel=f"pair_products_kernel<{arrays}>",
+        kernel=f"pair_products_kernel<{arrays}, {form.parts}>",
         launches=launches,
         blocks=blocks,
         threads=128,
         items=blocks * 4 * -(-dims // 8),
         marker=r"HMMA\.1688",
-        per_item=48,
-        filled=FLOAT * blocks * dims * 3 * 64,
+        per_item=form.products(48),
+        filled=form.number * numbers,
         written=FLOAT * 2 * blocks * 64 * 64,
         rounds=1,
         shared=FLOAT * 2 * ((2 + arrays) * 64 * 36 + 32),
         overlaps=True,
+        copies=form.copies(numbers),
     )
 
 
-def _expanded(plan: dict[str, Any]) -> list[Work]:
+def _expanded(plan: dict[str, Any], form: Form) -> list[Work]:
     """The kernels of csrc/field/cuda/expanded: an item of products is eight columns of 64 rows and 64 dimensions."""
     rows, cols, dim, batches = plan["rows"], plan["cols"], plan["dim"], plan["batches"]
     products = batches * -(-rows // 64) * -(-dim // 64) * plan["parts"]
     per_part = min(cols, plan["cols_per_part"])
     common = {"launches": plan["launches"], "threads": 128, "marker": r"HMMA\.1688", "rounds": 1, "overlaps": True}
+    values, numbers = products * per_part * 64, products * per_part * 128
     value_products = Work(
-        kernel="value_products_kernel",
+        kernel=f"value_products_kernel<{form.parts}>",
         blocks=products,
         items=products * 4 * -(-per_part // 8),
-        per_item=24,
-        filled=FLOAT * products * per_part * 192,
+        per_item=form.products(24),
+        filled=FLOAT * values + form.number * numbers,
+        copies=form.copies(numbers, values),
         written=FLOAT * plan["parts"] * batches * rows * dim,
         shared=FLOAT * 2 * (64 * 36 + 2 * 32 * 72),
         **common,
@@ -158,10 +185,10 @@ def _expanded(plan: dict[str, Any]) -> list[Work]:
         rounds=pieces * (-(-splits // 4) + 1),
     )
     tiles = -(-rows // 64), -(-cols // 64)
-    return [_pair_products(plan, 1, tiles, plan["launches"]), kernel_values, value_products]
+    return [_pair_products(plan, 1, tiles, plan["launches"], form), kernel_values, value_products]
 
 
-def _expanded_backward(plan: dict[str, Any], m: int) -> list[Work]:
+def _expanded_backward(plan: dict[str, Any], m: int, form: Form) -> list[Work]:
     """The same of the backward pass, whose blocks of pairs are squares."""
     dim, batches, rows = plan["dim"], plan["batches"], min(m, plan["rows"])
     calls = -(-plan["batch"] // batches)
@@ -184,15 +211,17 @@ def _expanded_backward(plan: dict[str, Any], m: int) -> list[Work]:
     )
     blocks = batches * tiles * -(-dim // 64) * plan["parts"]
     per_part = min(rows, plan["cols_per_part"])
+    values, numbers = blocks * per_part * 64 * 2, blocks * per_part * 64 * 3
     products = Work(
-        kernel="grad_products_kernel",
+        kernel=f"grad_products_kernel<{form.parts}>",
         launches=gathers,
         blocks=blocks,
         threads=128,
         items=blocks * 4 * -(-per_part // 8),
         marker=r"HMMA\.1688",
-        per_item=72,
-        filled=FLOAT * blocks * per_part * 64 * 5,
+        per_item=form.products(72),
+        filled=FLOAT * values + form.number * numbers,
+        copies=form.copies(numbers, values),
         written=FLOAT * 2 * plan["parts"] * batches * rows * dim,
         rounds=1,
         shared=FLOAT * 2 * (2 * 64 * 20 + 3 * 16 * 72 + 16),
@@ -200,19 +229,19 @@ def _expanded_backward(plan: dict[str, Any], m: int) -> list[Work]:
     )
     all_rows = batches * m
     finish = rows_of("finish_field_backward_kernel<float>", all_rows, dim, plan["parts"], 2, 2 * all_rows * dim, calls)
-    return [_pair_products(plan, 2, (tiles, tiles), gathers), weights, products, finish]
+    return [_pair_products(plan, 2, (tiles, tiles), gathers, form), weights, products, finish]
 
 
-def svgd_phi_trace_backward(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:
+def svgd_phi_trace_backward(plan_of: Plan, batch: int, m: int, dim: int, form: Form = FLOAT32) -> list[Work]:
     """The kernels of csrc/field/cuda/backward.cuh and of its folders fused and expanded."""
     plan = {**plan_of("backward", batch, m, m, dim), "batch": batch, "dim": dim}
     rows = batch * m
     if "fused" in plan:
-        return _fused(plan, rows, m, dim, False)
+        return _fused(plan, rows, m, dim, form, False)
     if not plan["large"]:
         work = small("field_backward_kernel", plan, m, dim, 3, rows * plan["splits"] * (2 * dim + 4))
         return _completed(work, plan["splits"], rows, dim, False)
-    return _expanded_backward(plan, m)
+    return _expanded_backward(plan, m, form)
 
 
 def svgd_step(plan_of: Plan, batch: int, m: int, dim: int) -> list[Work]:

@@ -112,14 +112,25 @@ def loop_cost(gpu: Gpu, code: sass.Code, w: work.Work) -> tuple[float, str]:
             raise ValueError(f"{w.kernel} has no loop with {w.marker} around that with most of them")
         for pipe, cost in cycles(gpu, around).items():
             costs[pipe] += cost * w.around / w.items
+    for marker, moved in w.copies:
+        copy = max((a for a in code.innermost if a.count(marker)), key=lambda a: a.count(marker), default=None)
+        if copy is None:
+            raise ValueError(f"{w.kernel} has no loop with {marker}")
+        for pipe, cost in cycles(gpu, copy).items():
+            costs[pipe] += cost * moved / _moved(copy, marker.partition(r"\.")[0]) / w.items
     pipe = max(costs, key=lambda name: costs[name])
     return costs[pipe], pipe
+
+
+def _moved(loop: sass.Loop, opcode: str) -> float:
+    """Bytes that one pass of a warp moves by instructions that begin with an opcode."""
+    return 32 * sum(_width(op) * n for op, n in loop.opcodes.items() if op.startswith(opcode))
 
 
 def fill_cost(gpu: Gpu, code: sass.Code) -> float:
     """Cycles per byte and warp of the widest loop that copies from global to shared memory."""
     loops = [loop for loop in code.innermost if loop.count("LDG") and loop.count("STS") and not loop.count("MUFU")]
-    moved = [32 * sum(_width(op) * n for op, n in loop.opcodes.items() if op.startswith("LDG")) for loop in loops]
+    moved = [_moved(loop, "LDG") for loop in loops]
     best = max(range(len(loops)), key=moved.__getitem__, default=None)
     return 0.0 if best is None else max(cycles(gpu, loops[best]).values()) / moved[best]
 
@@ -138,9 +149,8 @@ def predict(gpu: Gpu, code: sass.Code, usage: Any, w: work.Work) -> Prediction:
     # A scheduler with one warp idles while that warp waits; more warps fill in for one another.
     efficiency = per_scheduler / (per_scheduler + 0.5)
     item, pipe = loop_cost(gpu, code, w)
-    compute = (
-        busy * warps * (item * w.items / (w.blocks * warps) + fill_cost(gpu, code) * w.filled / (w.blocks * warps))
-    )
+    fill = 0.0 if w.overlaps else fill_cost(gpu, code) * w.filled
+    compute = busy * warps * (item * w.items + fill) / (w.blocks * warps)
     parts = {
         "launch": LAUNCH,
         "compute": max(compute / 4, item * w.items / (w.blocks * warps)) / gpu.clock / efficiency,

@@ -35,6 +35,8 @@ class Work:
     around: float = 0  # passes of a warp through the loop around that loop, which has instructions of that kind as well
     shared: int = 0  # bytes of dynamic shared memory of a block
     overlaps: bool = False  # copies go on while the block computes
+    # Loops that copy within a block: the opcode by which each is known, and the bytes that it moves in one launch.
+    copies: tuple[tuple[str, float], ...] = ()
 
 
 Plan = Callable[..., dict[str, Any]]

@@ -220,7 +220,11 @@ def test_repulsion_alone_on_tensor_cores(distance: float) -> None:
 @pytest.mark.parametrize("cloud", list(clouds(2, 2)))
 @pytest.mark.parametrize(
     ("dim", "kernel"),
-    [(20, "field_fused_backward_kernel<P, Parts>"), (50, "field_fused_backward_kernel<P, Parts>"), (131, "grad_products_kernel<Parts>")],
+    [
+        (20, "field_fused_backward_kernel<P, Parts>"),
+        (50, "field_fused_backward_kernel<P, Parts>"),
+        (131, "grad_products_kernel<Parts>"),
+    ],
 )
 def test_gradients_by_products_on_tensor_cores(dim: int, kernel: str, cloud: str) -> None:
     """As above; that of the bandwidth, a sum over rows that may cancel, relative to the gradients of the rows."""

@@ -1,4 +1,4 @@
-"""Products in TF32 where torch permits them: the settings that do, and the bound of docs/gpu_kernels.md on the errors."""
+"""Products in TF32 if torch permits them: the settings that do, and the bounds of docs/gpu_kernels.md on the errors."""
 
 from __future__ import annotations
 
