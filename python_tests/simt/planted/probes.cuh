@@ -15,11 +15,11 @@ __global__ void indices(int* out) {
 // c (16, 8) = a (16, 8) times b (8, 8), to the accuracy of float.
 __global__ void product(const float* a, const float* b, float* c) {
   const int g = int(threadIdx.x) / 4, t = int(threadIdx.x) % 4;
-  svgdx::cuda::Split<4> left;
-  svgdx::cuda::Split<2> right;
+  svgdx::cuda::Split<4, 2> left;
+  svgdx::cuda::Split<2, 2> right;
   for (int e = 0; e < 4; ++e) left.set(e, a[(g + e % 2 * 8) * 8 + t + e / 2 * 4]);
   for (int e = 0; e < 2; ++e) right.set(e, b[(t + 4 * e) * 8 + g]);
-  svgdx::cuda::ProductSum sum;
+  svgdx::cuda::ProductSum<2> sum;
   sum.add(left, right);
   for (int e = 0; e < 4; ++e) c[(g + e / 2 * 8) * 8 + 2 * t + e % 2] = sum.total(e);
 }
