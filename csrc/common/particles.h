@@ -41,12 +41,13 @@ struct Particles {
   Tensor per_row() const { return new_empty(x, rows_shape, compute); }
   OptionalTensor per_row_if(bool needed) const { return needed ? OptionalTensor(per_row()) : std::nullopt; }
 
-  OptionalTensor dense(const char* name, const OptionalTensor& t, const Sizes& expected, const char* meaning) const {
+  OptionalTensor dense(const char* name, const OptionalTensor& t, const Sizes& expected, const char* meaning,
+                       ScalarType type) const {
     if (!t) return t;
     check_shape(op, name, *t, expected, meaning);
     check_floating(op, name, *t);
     check_device(op, name, *t, x);
-    return as_dense(*t, compute);
+    return as_dense(*t, type);
   }
   // A further input, which must have the dtype of x; upstream gradients need not.
   OptionalTensor input_like_x(const char* name, const OptionalTensor& t) const {
@@ -54,10 +55,10 @@ struct Particles {
     return like_x(name, t);
   }
   OptionalTensor like_x(const char* name, const OptionalTensor& t) const {
-    return dense(name, t, shape, "the shape of x");
+    return dense(name, t, shape, "the shape of x", x.scalar_type());
   }
   OptionalTensor per_row(const char* name, const OptionalTensor& t) const {
-    return dense(name, t, rows_shape, "the shape of x without its last dimension");
+    return dense(name, t, rows_shape, "the shape of x without its last dimension", compute);
   }
 };
 

@@ -69,7 +69,8 @@ struct FieldGradArgs {
   // (batch, rows): numbers whose sum is dL/dstep, that of grad_phi.phi - grad_trace (t + hessian_trace / M); needs
   // `self`. Null if not requested.
   T* dot = nullptr;
-  bool tf32 = false;  // products on tensor cores may be in TF32
+  Format format = Format::kFloat;  // of x, the scores, grad_phi, grad_x and grad_score
+  bool tf32 = false;               // products on tensor cores may be in TF32
 };
 
 }  // namespace svgdx

@@ -37,8 +37,14 @@ void forward(const Particles& p, FieldArgs<T> args) {
   field_forward<T>(args, memory.data(), stream(p.x));
 }
 
+// Whether the kernels read particles and their upstream gradient as they are: if these have the same type.
+inline bool reads_stored(const Tensor& x, const OptionalTensor& grad_phi) {
+  return kReadsStored && (!grad_phi || grad_phi->scalar_type() == x.scalar_type());
+}
+
 template <class T>
 void backward(const Particles& p, FieldGradArgs<T> args) {
+  args.format = format_of(p.x.scalar_type());
   args.tf32 = permits_tf32();
   const Scratch memory(p.x, field_backward_scratch<T>(args));
   field_backward<T>(args, memory.data(), stream(p.x));
@@ -63,7 +69,7 @@ inline std::tuple<Tensor, Tensor, Tensor> particle_backward(const Particles& p, 
                                                             const OptionalTensor& h, const Tensor& bandwidth,
                                                             bool needs_bandwidth) {
   if (p.empty()) return {zeros(p.x, p), zeros(p.x, p), zeros_if(needs_bandwidth, bandwidth)};
-  const Tensor grad_x = p.like_x(), grad_score = p.like_x();
+  const Tensor grad_x = p.stored_like_x(), grad_score = p.stored_like_x();
   const OptionalTensor log_sigma = row_shares_if(needs_bandwidth, p, p.rows_shape);
   Tensor grad_bandwidth = not_needed(bandwidth);
   typed(p.compute, [&](auto zero) {

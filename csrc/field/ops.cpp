@@ -38,7 +38,7 @@ static std::tuple<Tensor, Tensor, Tensor> svgd_phi_trace_backward(const Optional
                                                                   const Tensor& score, const Tensor& bandwidth,
                                                                   bool needs_bandwidth) {
   const Guard guard(x);
-  const Particles p("svgd_phi_trace_backward", x, score);
+  const Particles p("svgd_phi_trace_backward", x, score, reads_stored(x, grad_phi));
   const OptionalTensor g = p.like_x("grad_phi", grad_phi), h = p.per_row("grad_trace", grad_trace);
   return particle_backward(p, g, h, bandwidth, needs_bandwidth);
 }
@@ -90,13 +90,13 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_step_backward(const Optio
                                                                      const OptionalTensor& hessian_trace,
                                                                      bool needs_bandwidth, bool needs_step_size) {
   const Guard guard(x);
-  const Particles p("svgd_step_backward", x, score);
+  const Particles p("svgd_step_backward", x, score, reads_stored(x, grad_x_next));
   const OptionalTensor g = p.like_x("grad_x_next", grad_x_next), h = p.per_row("grad_log_q_next", grad_log_q_next);
   const OptionalTensor hessian = p.per_row("hessian_trace", hessian_trace);
   if (p.empty()) {
     return {zeros(x, p), zeros(x, p), zeros_if(needs_bandwidth, bandwidth), zeros_if(needs_step_size, step_size)};
   }
-  const Tensor grad_x = p.like_x(), grad_score = p.like_x();
+  const Tensor grad_x = p.stored_like_x(), grad_score = p.stored_like_x();
   const OptionalTensor log_sigma = row_shares_if(needs_bandwidth, p, p.rows_shape);
   const OptionalTensor dot = p.per_row_if(needs_step_size);
   Tensor grad_bandwidth = not_needed(bandwidth), grad_step = not_needed(step_size);
@@ -163,17 +163,19 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> svgd_field_backward(const Opti
                                                                       const Tensor& score, const Tensor& bandwidth,
                                                                       bool needs_bandwidth) {
   const Guard guard(x);
-  const Particles p("svgd_field_backward", x, score);
+  const Particles p("svgd_field_backward", x, score, reads_stored(x, grad_phi));
   const Sizes shape = query_shape(p, query, x);
   const int64_t rows = shape[shape.size() - 2];
   const Sizes rows_shape(shape.begin(), shape.end() - 1);
-  const Tensor points = as_dense(query, p.compute);
-  const OptionalTensor g = p.dense("grad_phi", grad_phi, shape, "the shape of query");
-  const OptionalTensor h = p.dense("grad_divergence", grad_divergence, rows_shape, "the shape of query's points");
+  const ScalarType type = p.x.scalar_type();
+  const Tensor points = as_dense(query, type);
+  const OptionalTensor g = p.dense("grad_phi", grad_phi, shape, "the shape of query", type);
+  const OptionalTensor h =
+      p.dense("grad_divergence", grad_divergence, rows_shape, "the shape of query's points", p.compute);
   if (p.empty() || rows == 0) {
     return {zeros(query, p), zeros(x, p), zeros(x, p), zeros_if(needs_bandwidth, bandwidth)};
   }
-  const Tensor grad_query = new_empty(p.x, shape, p.compute), grad_x = p.like_x(), grad_score = p.like_x();
+  const Tensor grad_query = new_empty(p.x, shape, type), grad_x = p.stored_like_x(), grad_score = p.stored_like_x();
   const OptionalTensor log_sigma_rows = row_shares_if(needs_bandwidth, p, rows_shape);
   const OptionalTensor log_sigma_cols = row_shares_if(needs_bandwidth, p, p.rows_shape);
   Tensor grad_bandwidth = not_needed(bandwidth);

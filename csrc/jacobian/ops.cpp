@@ -50,7 +50,7 @@ static OptionalTensor check_hessian(const Particles& p, const OptionalTensor& he
   SVGDX_CHECK(p.dim <= kJacobianDim, p.op, "x must have at most ", kJacobianDim,
               " dimensions for the exact log-determinant, but has ", p.dim);
   if (hessian) check_same_dtype(p.op, "hessian", *hessian, p.input);
-  return p.dense("hessian", hessian, with(p.shape, {p.dim}), "shape (..., M, D, D)");
+  return p.dense("hessian", hessian, with(p.shape, {p.dim}), "shape (..., M, D, D)", p.compute);
 }
 
 static Tensor svgd_logdet(const Tensor& x, const Tensor& score, const Tensor& bandwidth, const Tensor& step_size,

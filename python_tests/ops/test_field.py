@@ -82,6 +82,41 @@ def test_half_precision_is_converted_in_the_kernels(dtype: torch.dtype) -> None:
     assert torch.equal(outputs[1], wide[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_gradients_in_half_precision_are_converted_in_the_kernels(dtype: torch.dtype) -> None:
+    """Neither particles nor their gradients are copied to another dtype, and the values are those of such copies."""
+
+    def gradients_of(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        values = [value.to(dtype).requires_grad_() for value in (x, score)]
+        outputs = svgdx.ops.svgd_phi(*values, 4.0)
+        return torch.autograd.grad(outputs, values, grad.to(dtype))
+
+    # Kernels of registers, with columns in one part and in several, fused ones, expanded sums in one block and several.
+    for shape in [(7, 4), (300, 4), (20, 19), (20, 50), (34, 68), (9, 131), (130, 68)]:
+        x, score, grad = torch.randn(3, *shape).to(dtype)
+        x[3] = x[2] * 1.01  # a pair that leaves the products
+        limits = {"kPairElements": simt.TINY["kPairElements"]} if shape[0] == 130 else None
+        with simt.running(seed=1, limits=limits):
+            with torch.profiler.profile(record_shapes=True) as profile:
+                grads = gradients_of(dtype)
+            wide = gradients_of(torch.float32)
+        copies = [event.input_shapes[0] for event in profile.events() if event.name == "aten::_to_copy"]
+        assert all(copied == [] for copied in copies)  # the bandwidth
+        assert all(torch.equal(out, value.to(dtype)) for out, value in zip(grads, wide, strict=True))
+
+
+def test_upstream_gradients_of_another_type_are_not_rounded() -> None:
+    """An upstream gradient in float32 of particles in bfloat16 is used as it is."""
+    x, score, grad = torch.randn(3, 20, 19)
+    x, score = x.bfloat16(), score.bfloat16()
+    with simt.running(seed=1):
+        op = torch.ops.svgdx.svgd_phi_trace_backward
+        sigma = torch.tensor(4.0)
+        grads = op(grad, None, x, score, sigma, False)[:2]
+        wide = op(grad, None, x.float(), score.float(), sigma, False)[:2]
+    assert all(torch.equal(out, value.bfloat16()) for out, value in zip(grads, wide, strict=True))
+
+
 def test_step_keeps_log_q_in_full_precision(device: str) -> None:
     variant = Variant("svgd_step", ("hessian_trace",))
     inputs = sample_inputs(variant, (2,), 9, 4, torch.bfloat16, device)

@@ -42,11 +42,11 @@ struct GradTile {
     clear_padding<Rows>(g, dim);
   }
   // Loads rows [first, first + count) of arrays, all of which but the first may be null.
-  __device__ void load(const T* from_x, const T* from_s, const T* from_g, const T* from_h, int64_t first, int count,
-                       int dim, T sign, bool wide) const {
-    load_rows<Rows>(x, from_x + first * dim, count, dim, wide);
-    load_rows<Rows>(s, from_s == nullptr ? from_s : from_s + first * dim, count, dim, wide);
-    load_rows<Rows>(g, from_g == nullptr ? from_g : from_g + first * dim, count, dim, wide);
+  __device__ void load(const FieldGradArgs<T>& args, const T* from_x, const T* from_s, const T* from_g, const T* from_h,
+                       int64_t first, int count, int dim, T sign, bool wide) const {
+    load_rows<Rows>(x, stored(args, from_x) + first * dim, count, dim, wide);
+    load_rows<Rows>(s, stored_if(args, from_s, first * dim), count, dim, wide);
+    load_rows<Rows>(g, stored_if(args, from_g, first * dim), count, dim, wide);
     if (int(threadIdx.x) < count) h[threadIdx.x] = from_h == nullptr ? T(0) : sign * from_h[first + threadIdx.x];
   }
 };
@@ -113,7 +113,7 @@ __device__ inline void sum_over_lanes(FieldGradRow<T, P>& row, int lanes) {
 // Stores rows through shared memory, so that the stores are contiguous; null if not requested.
 template <class T, int P>
 __device__ inline void store_two(const GradTile<T, P>& tile, const T (&a)[P], const T (&b)[P], T* to_a, T* to_b,
-                                 int local, bool leader, int count, int dim) {
+                                 Format format, int64_t first, int local, bool leader, int count, int dim) {
   using Rows = typename GradTile<T, P>::Rows;
   __syncthreads();
   if (leader) {
@@ -121,8 +121,8 @@ __device__ inline void store_two(const GradTile<T, P>& tile, const T (&a)[P], co
     write_row<Rows>(tile.s, local, b);
   }
   __syncthreads();
-  store_rows<Rows>(tile.x, to_a, count, dim);
-  if (to_b != nullptr) store_rows<Rows>(tile.s, to_b, count, dim);
+  store_rows<Rows>(tile.x, to_a, format, first, count, dim);
+  if (to_b != nullptr) store_rows<Rows>(tile.s, to_b, format, first, count, dim);
 }
 
 template <class T, int P>
@@ -141,8 +141,8 @@ __device__ inline void field_grad_write(FieldGradRow<T, P>& row, const GradTile<
     row.score_sum[d] = finish.scale * ds;
   }
   if (leader) write_row_scalars(args, finish, row.sums, first + local, own);
-  store_two(tile, row.x_sum, row.score_sum, args.grad_x + first * dim,
-            args.grad_score == nullptr ? nullptr : args.grad_score + first * dim, local, leader, block.rows, dim);
+  store_two(tile, row.x_sum, row.score_sum, args.grad_x, args.grad_score, args.format, first * dim, local, leader,
+            block.rows, dim);
 }
 
 // The sums over one part of the columns: vectors (splits, 2, batch, rows, dim), then scalars (splits, 4, batch, rows).
@@ -160,8 +160,8 @@ __device__ inline void field_grad_partial(FieldGradRow<T, P>& row, const GradTil
     to[3 * all_rows] = row.sums.log_sigma;
   }
   T* to_x = partial + (block.split * 2 * all_rows + first) * shape.dim;
-  store_two(tile, row.x_sum, row.score_sum, to_x, to_x + all_rows * shape.dim, local, leader, block.rows,
-            static_cast<int>(shape.dim));
+  store_two(tile, row.x_sum, row.score_sum, to_x, to_x + all_rows * shape.dim, Format::kFloat, 0, local, leader,
+            block.rows, static_cast<int>(shape.dim));
 }
 
 // Occupancy is mostly below one half: a row's five vectors stay in registers, and a thread's 2 P independent sums hide
@@ -186,8 +186,8 @@ __global__ void __launch_bounds__(kBackwardThreads, P * sizeof(T) <= 16 ? 8 : 4)
   const T sign = trace_sign(args);
 
   tile.clear(dim);
-  tile.load(args.row_x, args.row_score, args.row_grad_phi, args.row_grad_trace, block.batch * shape.rows + block.row0,
-            block.rows, dim, sign, wide);
+  tile.load(args, args.row_x, args.row_score, args.row_grad_phi, args.row_grad_trace,
+            block.batch * shape.rows + block.row0, block.rows, dim, sign, wide);
   __syncthreads();
   FieldGradRow<T, P> row{};
   if (active) {
@@ -200,8 +200,8 @@ __global__ void __launch_bounds__(kBackwardThreads, P * sizeof(T) <= 16 ? 8 : 4)
   for (int64_t j0 = block.col0; j0 < block.col1; j0 += kBackwardThreads) {
     const int count = static_cast<int>(min(block.col1 - j0, int64_t(kBackwardThreads)));
     __syncthreads();
-    tile.load(args.col_x, args.col_score, args.col_grad_phi, args.col_grad_trace, block.batch * shape.cols + j0, count,
-              dim, sign, wide);
+    tile.load(args, args.col_x, args.col_score, args.col_grad_phi, args.col_grad_trace, block.batch * shape.cols + j0,
+              count, dim, sign, wide);
     __syncthreads();
     if (active) field_grad_tile(row, tile, count, lane, plan.lanes, self - j0, beta, static_cast<T>(dim));
   }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "common/cuda/columns.cuh"
+#include "common/cuda/stored.cuh"
 #include "field/args.h"
 
 namespace svgdx::cuda {
@@ -111,8 +112,8 @@ __global__ void __launch_bounds__(kRowThreads, kPackBlocks)
     }
     WidePack<T> g{};
     WidePack<T> s{};
-    if (args.row_grad_phi != nullptr) g = columns.load(args.row_grad_phi + index * dim);
-    if (args.row_score != nullptr) s = columns.load(args.row_score + index * dim);
+    if (args.row_grad_phi != nullptr) g = load_columns(columns, stored(args, args.row_grad_phi) + index * dim);
+    if (args.row_score != nullptr) s = load_columns(columns, stored(args, args.row_score) + index * dim);
     SVGDX_UNROLL
     for (int w = 0; w < kPackWidth<T>; ++w) {
       const T dx = finish.grad_x(x_sum.v[w], g.v[w], s.v[w], scalars);
@@ -120,8 +121,8 @@ __global__ void __launch_bounds__(kRowThreads, kPackBlocks)
       x_sum.v[w] = args.step ? finish.scale * dx + g.v[w] : dx;
       score_sum.v[w] = finish.scale * finish.grad_score(score_sum.v[w], g.v[w], args.self);
     }
-    columns.store(args.grad_x + index * dim, x_sum);
-    if (args.grad_score != nullptr) columns.store(args.grad_score + index * dim, score_sum);
+    store_columns(columns, args.grad_x, args.format, index * dim, x_sum);
+    if (args.grad_score != nullptr) store_columns(columns, args.grad_score, args.format, index * dim, score_sum);
   }
   own = group.combine(own, Sum<T>(), shares);
   if (active && group.lane == 0) write_row_scalars(args, finish, scalars, index, own);

@@ -79,12 +79,13 @@ void field_backward_large(const FieldGradArgs<T>& args, bool wide, T* scratch, v
   T* scalars = sums + plan.pair_elements();
   T* vectors = scalars + aligned_elements(plan.batches * plan.rows * RowScalars<T>::kCount);
   const PairInputs<T> pairs{shape,
-                            Format::kFloat,
+                            args.format,
                             {args.row_x, args.row_score, args.row_grad_phi},
                             {args.col_x, args.col_score, args.col_grad_phi},
                             wide};
   ProductInputs<T> in{};
   in.shape = shape;
+  in.format = args.format;
   in.row_x = args.row_x;
   for (int a = 0; a < 3; ++a) in.col[a] = pairs.col[a];
   in.row_h = args.row_grad_trace;

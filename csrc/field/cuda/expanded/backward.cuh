@@ -130,18 +130,10 @@ struct ExpandedBackward {
   };
   // Products of (X, G) of one side with (X, s) of the other.
   void multiply(const Side& grads, const Side& scores, const PairPlanes& planes, const PairBlock& block) const {
-    const PairProductInputs in{Format::kFloat,
-                               args.tf32,
-                               {grads.x, grads.grad_phi},
-                               scores.x,
-                               scores.score,
-                               args.col_x,
-                               grads.count,
-                               scores.count,
-                               args.shape.dim,
-                               centre_at(),
-                               args.bandwidth,
-                               planes.norms,
+    const PairProductInputs in{args.format, args.tf32,      {grads.x, grads.grad_phi},
+                               scores.x,    scores.score,   args.col_x,
+                               grads.count, scores.count,   args.shape.dim,
+                               centre_at(), args.bandwidth, planes.norms,
                                wide};
     pair_products<2>(kOp, in, block, planes.sums, stream);
   }

@@ -110,8 +110,9 @@ __device__ inline void add_rest(Pack<float, 2>& both, Pack<float, 2>& score, con
   Pack<float, 2> x{};
   Pack<float, 2> centre{};
   if (lean != 0 || kappa_h != 0) {
-    load_pack(x, args.row_x + (b * args.shape.rows + block.row0 + row) * dim + d, dim - d, in.wide);
-    load_pack(centre, in.centre + b * in.centre_at + d, dim - d, in.wide);
+    const int64_t index = (b * args.shape.rows + block.row0 + row) * dim + d;
+    load_pack(x, stored(args, args.row_x) + index, dim - d, in.wide);
+    load_pack(centre, stored(args, in.centre) + (b * in.centre_at + d), dim - d, in.wide);
   }
   Pack<float, 2> redone[2] = {};
   if (in.expansion.has_redone[local]) {
@@ -143,14 +144,14 @@ __global__ void __launch_bounds__(kExpandedThreads, 2)
   const float sign = trace_sign(args);
   const float beta = beta_of(args.bandwidth, b);
   const bool has_score = args.col_grad_phi != nullptr || args.col_grad_trace != nullptr;
-  const float* centres = in.centre + b * in.centre_at + d0;
+  const StoredFloats centres = stored(args, in.centre) + (b * in.centre_at + d0);
   const int64_t first_col = b * args.shape.cols + block.col0;
   const int64_t col_end = min(block.cols, (part + 1) * in.grid.cols_per_part);
   const int64_t matrix = batch * block.matrix() + row0 * block.padded_cols;
   const auto start = [&](AsyncCopies& copies, int64_t j, float* to) {
     const auto columns = [&](int place, const float* from) {
       start_copies<kGradChunk, kExpandedTile, kWideStride>(
-          copies, to + place, from == nullptr ? centres : from + (first_col + j) * dim + d0, dim,
+          copies, to + place, from == nullptr ? centres : stored(args, from) + ((first_col + j) * dim + d0), dim,
           from == nullptr ? 0 : col_end - j, dim - d0, in.wide);
     };
     start_copies<kExpandedTile, kGradChunk, kGradStride>(copies, to, in.expansion.kappa + matrix + j, block.padded_cols,
@@ -161,8 +162,9 @@ __global__ void __launch_bounds__(kExpandedThreads, 2)
     columns(Tile::kScore, args.col_score);
     columns(Tile::kGrad, args.col_grad_phi);
     const bool has_h = args.col_grad_trace != nullptr;
-    start_copies<1, kGradChunk, kGradChunk>(
-        copies, to + Tile::kH, has_h ? args.col_grad_trace + first_col + j : centres, 0, has_h, col_end - j, false);
+    start_copies<1, kGradChunk, kGradChunk>(copies, to + Tile::kH,
+                                            has_h ? args.col_grad_trace + first_col + j : in.expansion.kappa, 0, has_h,
+                                            col_end - j, false);
   };
   const ExpandedWarp warp;
   GradProductSums<Parts> sums;
@@ -178,12 +180,19 @@ __global__ void __launch_bounds__(kExpandedThreads, 2)
       h[m][half] = inside ? sign * args.row_grad_trace[b * args.shape.rows + block.row0 + row] : 0.0f;
     }
   }
-  for_each_chunk<kGradChunk>(
-      tiles, Tile::kSize, part * in.grid.cols_per_part, col_end, Format::kFloat, start, [](float*, auto) {},
-      [&](const float* tile, int count) {
-        SVGDX_UNROLL_BY(1)
-        for (int k = 0; k < count; k += 8) sums.add(warp, tile, k, h, centre, sign * beta, has_score);
-      });
+  const auto widen = [&](float* to, auto type) {
+    SVGDX_UNROLL_BY(1)
+    for (int place = Tile::kX; place < Tile::kH; place += Tile::kColumns) {
+      widen_rows<decltype(type), kGradChunk, kExpandedTile, kWideStride>(to + place);
+    }
+  };
+  const int64_t begin = part * in.grid.cols_per_part;
+  for_each_chunk<kGradChunk>(tiles, Tile::kSize, begin, col_end, args.format, start, widen,
+                             [&](const float* tile, int count) {
+                               SVGDX_UNROLL_BY(1)
+                               for (int k = 0; k < count; k += 8)
+                                 sums.add(warp, tile, k, h, centre, sign * beta, has_score);
+                             });
   const int64_t plane = block.batches * args.shape.rows * dim;
   float* to = out + part * 2 * plane + (batch * args.shape.rows + block.row0) * dim;
   ExpandedWarp::for_each_two([&](int m, int n, int e) {

@@ -162,13 +162,12 @@ static __global__ void __launch_bounds__(kWeightThreads, 2)
   const int64_t first_row = b * args.shape.rows + block.row0 + row0;
   const int64_t first_col = b * args.shape.cols + block.col0;
   const int count = static_cast<int>(min(block.rows - row0, int64_t(kWeightRows)));
-  const WeightPlace place{
-      GradParticles(args.row_x, args.row_score, args.row_grad_phi, args.row_grad_trace, first_row, count, dim),
-      GradParticles(args.col_x, args.col_score, args.col_grad_phi, args.col_grad_trace, first_col, 0, dim),
-      args.self ? block.row0 + row0 - block.col0 : -2 * block.padded_cols - kWeightRows,
-      dim,
-      beta_of(args.bandwidth, b),
-      trace_sign(args)};
+  const WeightPlace place{GradParticles::rows(args, first_row, count),
+                          GradParticles::cols(args, first_col, 0),
+                          args.self ? block.row0 + row0 - block.col0 : -2 * block.padded_cols - kWeightRows,
+                          dim,
+                          beta_of(args.bandwidth, b),
+                          trace_sign(args)};
   const int row = threadIdx.x / kWeightLanes;
   const int lane = threadIdx.x % kWeightLanes;
   const float h_i = row < count ? place.h(place.rows, row) : 0.0f;

@@ -106,13 +106,14 @@ __device__ inline void write_grad_rows(const StoredGradSums<P>& sums, const Fiel
       float x_sum;
       float score_sum;
       sums.vectors(x_sum, score_sum, row, d, lean, kappa_h);
-      const float g = GradParticles::read(args.row_grad_phi, index * dim + d);
-      const float s = GradParticles::read(args.row_score, index * dim + d);
+      const float g = GradParticles::read(stored(args, args.row_grad_phi), index * dim + d);
+      const float s = GradParticles::read(stored(args, args.row_score), index * dim + d);
       const float dx = finish.grad_x(x_sum, g, s, scalars);
       own += g * s;
-      args.grad_x[index * dim + d] = args.step ? finish.scale * dx + g : dx;
+      store_number(args.grad_x, args.format, index * dim + d, args.step ? finish.scale * dx + g : dx);
       if (args.grad_score == nullptr) continue;
-      args.grad_score[index * dim + d] = finish.scale * finish.grad_score(score_sum, g, args.self);
+      const float ds = finish.scale * finish.grad_score(score_sum, g, args.self);
+      store_number(args.grad_score, args.format, index * dim + d, ds);
     }
     own = lane_sum(own, 1, 32);
     if (lane == 0) write_row_scalars(args, finish, scalars, index, own);
@@ -134,29 +135,26 @@ __global__ void __launch_bounds__(kFusedThreads, P <= 32 ? 3 : 2)
   const float beta = beta_of(args.bandwidth, block.batch);
   const float sign = trace_sign(args);
   const int64_t first_row = block.batch * shape.rows + block.row0;
-  for (int d = threadIdx.x; d < P; d += kFusedThreads) tile.centre[d] = d < dim ? args.row_x[first_row * dim + d] : 0;
+  const StoredFloats centre = stored(args, args.row_x) + first_row * dim;
+  for (int d = threadIdx.x; d < P; d += kFusedThreads) tile.centre[d] = d < dim ? centre[d] : 0.0f;
   __syncthreads();
-  tile.load(
-      tile.rows,
-      GradParticles(args.row_x, args.row_score, args.row_grad_phi, args.row_grad_trace, first_row, block.rows, dim),
-      plan.rows_per_block(), dim, beta, sign, wide);
-  const GradParticles warp_rows(args.row_x, args.row_score, args.row_grad_phi, args.row_grad_trace, first_row + row0,
-                                block.rows - row0, dim);
+  tile.load(tile.rows, GradParticles::rows(args, first_row, block.rows), plan.rows_per_block(), dim, beta, sign, wide);
   FusedGradSums<P> sums;
   for (int64_t j0 = block.col0; j0 < block.col1; j0 += Tile::kCols) {
     const int count = static_cast<int>(min(block.col1 - j0, int64_t(Tile::kCols)));
-    const GradParticles columns(args.col_x, args.col_score, args.col_grad_phi, args.col_grad_trace,
-                                block.batch * shape.cols + j0, count, dim);
+    const int64_t first_col = block.batch * shape.cols + j0;
     __syncthreads();
-    tile.load(tile.cols, columns, Tile::kCols, dim, beta, sign, wide);
+    tile.load(tile.cols, GradParticles::cols(args, first_col, count), Tile::kCols, dim, beta, sign, wide);
     __syncthreads();
     if (row0 >= block.rows) continue;
-    const GradBlock pairs{warp_rows,
-                          columns,
+    const GradBlock pairs{args,
+                          first_row + row0,
+                          first_col,
+                          block.rows - row0,
+                          count,
                           row0,
                           dim,
                           (dim + 7) / 8,
-                          args.self,
                           block.row0 + row0 - j0,
                           beta,
                           P <= 32 ? kSmallNorms / (beta * float(0.5 * pair::kLog2E)) : 0.0f};

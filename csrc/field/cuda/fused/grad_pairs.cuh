@@ -24,32 +24,36 @@ struct FusedGradSums {
   float kappa_h[2] = {};
 };
 
-// Where a warp's pairs are.
+// Where a warp's pairs are. Pointers are formed where pairs by differences need them, so that they take no registers.
 struct GradBlock {
-  GradParticles rows, cols;  // from the warp's first row and the tile's first column on
+  const FieldGradArgs<float>& args;
+  int64_t first_row, first_col;  // the warp's first row and the tile's first column in global memory
+  int row_count, col_count;      // rows and columns that there are, from these on
   int row0, dim, steps;
-  bool has_self;
   int64_t self;  // the tile's column that is the warp's first row
   float beta;
   float small;  // norms up to this one may cancel, see pairs.cuh
 
-  __device__ bool skips(int i, int j) const { return j >= cols.count || (has_self && j == self + i); }
-  __device__ int64_t row(int i) const { return int64_t(max(0, min(i, rows.count - 1))) * dim; }
+  __device__ GradParticles rows() const { return GradParticles::rows(args, first_row, row_count); }
+  __device__ GradParticles cols() const { return GradParticles::cols(args, first_col, col_count); }
+  __device__ bool skips(int i, int j) const { return j >= col_count || (args.self && j == self + i); }
+  __device__ int64_t row(int i) const { return int64_t(max(0, min(i, row_count - 1))) * dim; }
 };
 
 // The five sums of a pair (pair::Sums) by differences.
 __device__ inline void direct_grad_sums(float (&sum)[5], const GradBlock& block, int i, int j) {
   SVGDX_UNROLL
   for (int s = 0; s < 5; ++s) sum[s] = 0;
-  if (j >= block.cols.count) return;
+  if (j >= block.col_count) return;
+  const GradParticles rows = block.rows();
+  const GradParticles cols = block.cols();
   SVGDX_UNROLL_BY(1)
   for (int d = 0; d < block.dim; ++d) {
     const int64_t to = block.row(i) + d;
     const int64_t from = int64_t(j) * block.dim + d;
-    const float row[3] = {block.rows.x[to], GradParticles::read(block.rows.score, to),
-                          GradParticles::read(block.rows.grad_phi, to)};
-    const float col[3] = {block.cols.x[from], GradParticles::read(block.cols.score, from),
-                          GradParticles::read(block.cols.grad_phi, from)};
+    const float row[3] = {rows.x[to], GradParticles::read(rows.score, to), GradParticles::read(rows.grad_phi, to)};
+    const float col[3] = {cols.x[from], GradParticles::read(cols.score, from),
+                          GradParticles::read(cols.grad_phi, from)};
     BackwardPairs::add(sum, row, col);
   }
 }
@@ -184,6 +188,8 @@ template <int P>
 __device__ inline void add_grad_differences(FusedGradSums<P>& sums, const GradWeights& weights,
                                             const FusedGradTile<P>& tile, const GradBlock& block, int col0) {
   const int t = threadIdx.x % 4;
+  const GradParticles rows = block.rows();
+  const GradParticles cols = block.cols();
   SVGDX_UNROLL_BY(1)
   for (int c = 0; c < 8; ++c) {
     const int j = col0 + c;
@@ -203,9 +209,9 @@ __device__ inline void add_grad_differences(FusedGradSums<P>& sums, const GradWe
       for (int m = 0; m < P / 8 * 2; ++m) {
         const int d = m / 2 * 8 + 2 * t + m % 2;
         if (d >= block.dim) continue;
-        const float r = block.rows.x[block.row(i) + d] - block.cols.x[from + d];
-        const float s = GradParticles::read(block.cols.score, from + d);
-        const float g = GradParticles::read(block.cols.grad_phi, from + d);
+        const float r = rows.x[block.row(i) + d] - cols.x[from + d];
+        const float s = GradParticles::read(cols.score, from + d);
+        const float g = GradParticles::read(cols.grad_phi, from + d);
         sums.both[m / 2][2 * half + m % 2] -= kappa_h * s + lean * r;
         sums.score[m / 2][2 * half + m % 2] += kappa * g + kappa * beta_h * r;
       }

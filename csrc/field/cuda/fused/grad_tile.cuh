@@ -18,18 +18,25 @@ inline FusedPlan plan_fused_grad(const FieldShape& shape, int padded_dim) {
 
 // Particles in global memory; null means zeros.
 struct GradParticles {
-  const float *x, *score, *grad_phi, *grad_trace;
+  StoredFloats x, score, grad_phi;
+  const float* grad_trace;
   int count;
 
   // Those from `first` on.
-  __device__ GradParticles(const float* x, const float* score, const float* grad_phi, const float* grad_trace,
-                           int64_t first, int count, int dim)
-      : x(x + first * dim),
-        score(score == nullptr ? score : score + first * dim),
-        grad_phi(grad_phi == nullptr ? grad_phi : grad_phi + first * dim),
+  __device__ GradParticles(const FieldGradArgs<float>& args, const float* x, const float* score, const float* grad_phi,
+                           const float* grad_trace, int64_t first, int count)
+      : x(stored_if(args, x, first * args.shape.dim)),
+        score(stored_if(args, score, first * args.shape.dim)),
+        grad_phi(stored_if(args, grad_phi, first * args.shape.dim)),
         grad_trace(grad_trace == nullptr ? grad_trace : grad_trace + first),
         count(count) {}
-  __device__ static float read(const float* from, int64_t at) { return from == nullptr ? 0.0f : from[at]; }
+  __device__ static GradParticles rows(const FieldGradArgs<float>& args, int64_t first, int count) {
+    return {args, args.row_x, args.row_score, args.row_grad_phi, args.row_grad_trace, first, count};
+  }
+  __device__ static GradParticles cols(const FieldGradArgs<float>& args, int64_t first, int count) {
+    return {args, args.col_x, args.col_score, args.col_grad_phi, args.col_grad_trace, first, count};
+  }
+  __device__ static float read(const StoredFloats& from, int64_t at) { return from ? from[at] : 0.0f; }
 };
 
 // P: the dimensions, padded to 16, 32 or 64 by zeros. X = x - centre, the block's first row.
@@ -101,8 +108,8 @@ struct FusedGradTile {
       float vs[4];
       float vg[4];
       FusedTile<P>::load(vx, from.x + int64_t(j) * dim, pack, dim, inside, wide);
-      FusedTile<P>::load(vs, from.score + int64_t(j) * dim, pack, dim, inside && from.score != nullptr, wide);
-      FusedTile<P>::load(vg, from.grad_phi + int64_t(j) * dim, pack, dim, inside && from.grad_phi != nullptr, wide);
+      FusedTile<P>::load(vs, from.score + int64_t(j) * dim, pack, dim, inside && bool(from.score), wide);
+      FusedTile<P>::load(vg, from.grad_phi + int64_t(j) * dim, pack, dim, inside && bool(from.grad_phi), wide);
       const float h = inside && from.grad_trace != nullptr ? sign * from.grad_trace[j] : 0.0f;
       float norm = 0;
       float x_score = 0;
