@@ -154,7 +154,7 @@ template <class Tile>
 __device__ inline void load_rows(typename Tile::Packed* tile, const StoredFloats& from, int count, int dim, bool wide) {
   if (from.format == Format::kFloat) return load_rows<Tile>(tile, from.data, count, dim, wide);
   for (RowWalk walk(threadIdx.x, blockDim.x, dim); walk.row < count; walk.advance()) {
-    Tile::element(tile, walk.row, walk.d) = from[int64_t(walk.row) * dim + walk.d];
+    Tile::element(tile, walk.row, walk.d) = from ? from[int64_t(walk.row) * dim + walk.d] : 0.0f;
   }
 }
 template <class Tile, class T>

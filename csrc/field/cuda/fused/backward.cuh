@@ -148,8 +148,8 @@ __global__ void __launch_bounds__(kFusedThreads, P <= 32 ? 3 : 2)
     __syncthreads();
     if (row0 >= block.rows) continue;
     const GradBlock pairs{args,
-                          first_row + row0,
-                          first_col,
+                          (first_row + row0) * dim,
+                          first_col * dim,
                           block.rows - row0,
                           count,
                           row0,

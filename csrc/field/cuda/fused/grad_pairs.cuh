@@ -24,20 +24,22 @@ struct FusedGradSums {
   float kappa_h[2] = {};
 };
 
-// Where a warp's pairs are. Pointers are formed where pairs by differences need them, so that they take no registers.
+// Where a warp's pairs are. Arrays are those of the arguments, so that pairs by differences take no registers of
+// others.
 struct GradBlock {
   const FieldGradArgs<float>& args;
-  int64_t first_row, first_col;  // the warp's first row and the tile's first column in global memory
-  int row_count, col_count;      // rows and columns that there are, from these on
+  int64_t row_at, col_at;    // numbers before the warp's first row and the tile's first column in global memory
+  int row_count, col_count;  // rows and columns that there are, from these on
   int row0, dim, steps;
   int64_t self;  // the tile's column that is the warp's first row
   float beta;
   float small;  // norms up to this one may cancel, see pairs.cuh
 
-  __device__ GradParticles rows() const { return GradParticles::rows(args, first_row, row_count); }
-  __device__ GradParticles cols() const { return GradParticles::cols(args, first_col, col_count); }
+  __device__ GradParticles rows() const { return GradParticles::rows(args, 0, row_count); }
+  __device__ GradParticles cols() const { return GradParticles::cols(args, 0, col_count); }
   __device__ bool skips(int i, int j) const { return j >= col_count || (args.self && j == self + i); }
-  __device__ int64_t row(int i) const { return int64_t(max(0, min(i, row_count - 1))) * dim; }
+  __device__ int64_t row(int i) const { return row_at + int64_t(max(0, min(i, row_count - 1))) * dim; }
+  __device__ int64_t col(int j) const { return col_at + int64_t(j) * dim; }
 };
 
 // The five sums of a pair (pair::Sums) by differences.
@@ -50,7 +52,7 @@ __device__ inline void direct_grad_sums(float (&sum)[5], const GradBlock& block,
   SVGDX_UNROLL_BY(1)
   for (int d = 0; d < block.dim; ++d) {
     const int64_t to = block.row(i) + d;
-    const int64_t from = int64_t(j) * block.dim + d;
+    const int64_t from = block.col(j) + d;
     const float row[3] = {rows.x[to], GradParticles::read(rows.score, to), GradParticles::read(rows.grad_phi, to)};
     const float col[3] = {cols.x[from], GradParticles::read(cols.score, from),
                           GradParticles::read(cols.grad_phi, from)};
@@ -193,7 +195,7 @@ __device__ inline void add_grad_differences(FusedGradSums<P>& sums, const GradWe
   SVGDX_UNROLL_BY(1)
   for (int c = 0; c < 8; ++c) {
     const int j = col0 + c;
-    const int64_t from = int64_t(j) * block.dim;
+    const int64_t from = block.col(j);
     const float beta_h = block.beta * tile.cols.h[j];
     SVGDX_UNROLL
     for (int half = 0; half < 2; ++half) {
