@@ -15,6 +15,8 @@ void field_forward(const FieldArgs<T>& args, void*, void*) {
     SVGDX_ISA_CALL(field_forward_batched, args);
   } else if (args.shape.dim <= kDirectDim) {
     SVGDX_ISA_CALL(field_forward_direct, args);
+  } else if (SVGDX_ISA_CALL(field_few_fits, args.shape, args.self)) {
+    SVGDX_ISA_CALL(field_forward_few, args);
   } else if (SVGDX_ISA_CALL(field_small_fits, args.shape)) {
     SVGDX_ISA_CALL(field_forward_small, args);
   } else if (args.shape.dim >= kMatmulDim) {
@@ -37,6 +39,8 @@ void field_backward(const FieldGradArgs<T>& args, void*, void*) {
     SVGDX_ISA_CALL(field_backward_batched, args);
   } else if (args.shape.dim <= kDirectDim) {
     SVGDX_ISA_CALL(field_backward_direct, args);
+  } else if (SVGDX_ISA_CALL(field_few_fits, args.shape, args.self)) {
+    SVGDX_ISA_CALL(field_backward_few, args);
   } else if (SVGDX_ISA_CALL(field_small_fits, args.shape)) {
     SVGDX_ISA_CALL(field_backward_small, args);
   } else if (args.shape.dim >= kMatmulDim) {

@@ -12,6 +12,8 @@ constexpr int64_t kDirectDim = 8;
 constexpr int64_t kMatmulDim = 192;
 // Up to this many particles, a group of problems, one per SIMD lane, fits the second-level cache.
 constexpr int64_t kBatchedParticles = 128;
+// Up to this many particles, forming the differences of all pairs costs less than products.
+constexpr int64_t kFewParticles = 8;
 // Up to this many particles, and numbers in one array, a problem is small: one thread computes it in its cache. Fewer
 // than four problems must also be little work, in multiply-adds of one product.
 constexpr int64_t kSmallParticles = 128, kSmallNumbers = int64_t(1) << 15, kSmallWork = int64_t(1) << 20;
@@ -21,6 +23,9 @@ constexpr int64_t kSmallParticles = 128, kSmallNumbers = int64_t(1) << 15, kSmal
 SVGDX_ISA_DECLARE(bool field_batched_fits(const FieldShape& shape, bool self, int64_t element_size);
                   template <class T> void field_forward_batched(const FieldArgs<T>& args);
                   template <class T> void field_backward_batched(const FieldGradArgs<T>& args);
+                  bool field_few_fits(const FieldShape& shape, bool self);
+                  template <class T> void field_forward_few(const FieldArgs<T>& args);
+                  template <class T> void field_backward_few(const FieldGradArgs<T>& args);
                   bool field_small_fits(const FieldShape& shape);
                   template <class T> void field_forward_small(const FieldArgs<T>& args);
                   template <class T> void field_backward_small(const FieldGradArgs<T>& args);

@@ -14,17 +14,6 @@ namespace svgdx::SVGDX_ISA {
 template <class C>
 constexpr int64_t kNarrowDim = kLanes<C>;
 
-// Stores lanes [0, n) to p, 0 < n < kLanes.
-template <class C>
-SVGDX_INLINE void store_some(C* p, int64_t n, Vec<C> v) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(C) == 8) return _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
-  if constexpr (sizeof(C) == 4) return _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
-#else
-  memcpy(p, &v, n * sizeof(C));
-#endif
-}
-
 // columns[c] = entry c of every row, for rows of `width` numbers.
 template <class C>
 SVGDX_INLINE void to_columns(const C* const* rows, int64_t width, Vec<C>* columns) {

@@ -8,6 +8,7 @@
 
 #include "common/half.h"
 #include "common/vec_products.h"
+#include "common/vec_rows.h"
 #include "trajectory/policy.h"
 
 namespace svgdx::SVGDX_ISA {
@@ -35,26 +36,6 @@ SVGDX_INLINE C horizontal_max(Vec<C> v) {
   } else {
     return horizontal_max<C, S / 2>(larger<C>(v, rotated<C, S>(v, std::make_index_sequence<kLanes<C>>())));
   }
-}
-
-// Loads lanes [0, n) from p, 0 < n < kLanes; the others are zero. Masked loads, because a copy to memory and a load of
-// the whole vector would wait for one another.
-template <class C>
-SVGDX_INLINE Vec<C> load_some(const C* p, int64_t n) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(C) == 8) return (Vec<C>)_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
-  if constexpr (sizeof(C) == 4) return (Vec<C>)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
-#elif defined(__AVX2__)
-  MaskVec<C> lanes;
-  for (int lane = 0; lane < kLanes<C>; ++lane) lanes[lane] = lane;
-  const __m256i inside = (__m256i)(lanes < MaskVec<C>{} + Mask<C>(n));
-  if constexpr (sizeof(C) == 8) return (Vec<C>)_mm256_maskload_pd(p, inside);
-  if constexpr (sizeof(C) == 4) return (Vec<C>)_mm256_maskload_ps(p, inside);
-#else
-  Vec<C> v{};
-  memcpy(&v, p, n * sizeof(C));
-  return v;
-#endif
 }
 
 template <class C>
