@@ -1,4 +1,4 @@
-"""svgd_phi_trace, forward and with its gradients, against every peer of field_peers.py in one run: float32.
+"""svgd_phi_trace, forward and with its gradients, against every peer of peers/field.py in one run: float32.
 
 Every entry is also timed on the GPU, or reported as skipped if there is none.
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from field_peers import PEERS, fits
 from peak_memory import peak_extra_bytes
+from peers.field import PEERS, fits
 from timing import BRIEF, DEVICES, agree, one_thread, time_calls
 
 __all__ = ["one_thread"]
@@ -51,7 +51,7 @@ def peak_bytes(device: str, peer: str, shape: tuple[int, int, int], call: Any) -
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_forward(benchmark: Any, shape: tuple[int, int, int], peer: str, device: str) -> None:
     if not fits(peer, *shape):
-        pytest.skip("too large for this peer, see field_peers.py")
+        pytest.skip("too large for this peer, see peers/field.py")
     inputs = problem(shape, device)
     form = PEERS[peer]()
     agree(form(*inputs), PEERS["svgdx"]()(*inputs))
@@ -65,7 +65,7 @@ def test_forward(benchmark: Any, shape: tuple[int, int, int], peer: str, device:
 @pytest.mark.parametrize("shape", [s for s in SHAPES if s[1] <= 4096], ids=str)
 def test_forward_backward(benchmark: Any, shape: tuple[int, int, int], peer: str, device: str) -> None:
     if not fits(peer, *shape):
-        pytest.skip("too large for this peer, see field_peers.py")
+        pytest.skip("too large for this peer, see peers/field.py")
     inputs = [t.requires_grad_() for t in problem(shape, device)]
     upstream = [torch.randn(shape, device=device), torch.randn(shape[:2], device=device)]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlp_peers
 import pytest
-import score_matching_peers
+from peers import mlp as mlp_peers
+from peers import score_matching as score_matching_peers
 from timing import agree, one_thread, time_calls
 
 __all__ = ["one_thread"]

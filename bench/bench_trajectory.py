@@ -1,4 +1,4 @@
-"""gfn_trajectory_log_prob with its gradient against the peers of trajectory_peers.py in one run: float32.
+"""gfn_trajectory_log_prob with its gradient against the peers of peers/trajectory.py in one run: float32.
 
 The entries `copy` and `copy, new tensor` read and write the logits once; the share of the machine's copy bandwidth is
 relative to them (forward and backward read the logits twice and write their gradient once).
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-import trajectory_peers
+from peers import trajectory as trajectory_peers
 from timing import DEVICES, agree, one_thread, time_calls
 
 __all__ = ["one_thread"]

@@ -6,7 +6,7 @@
 
 draws shapes log-uniformly and times svgdx and every peer in turn. OUT.csv gets all times, row by row, so that --resume
 continues an interrupted run; OUT.md gets the least, the lowest decile and the median of svgdx's speed-up over the best
-peer, and OUT.png the picture. The peers are the forms of map_peers.py in eager mode, under torch.compile (with sizes
+peer, and OUT.png the picture. The peers are the forms of peers/map.py in eager mode, under torch.compile (with sizes
 as variables, or each shape would take seconds to compile; again with fixed sizes if svgdx is less than 1.5 times as
 fast) and under jax.jit. Beside them stands torch's floor for a call with gradients: torch.autograd.grad through the
 fewest built-in ops on single numbers, with as many inputs and outputs.
@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from map_peers import OPS, Sizes, shapes_of
+from peers.map import OPS, Sizes, shapes_of
 
 from svgdx import _library
 

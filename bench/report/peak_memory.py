@@ -28,7 +28,7 @@ def status(key: str) -> int:
 
 def measure(peer: str, batch: int, particles: int, dim: int) -> int:
     import torch
-    from field_peers import PEERS
+    from peers.field import PEERS
 
     torch.set_num_threads(1)
     form = PEERS[peer]()

@@ -9,8 +9,8 @@
 
 namespace svgdx::SVGDX_BACKEND {
 
-// The hidden layers' arguments. Layers above the first have dim + 2 rows for each point: of values, of Laplacians, and
-// of derivatives, which are those of a point together.
+// The hidden layers' arguments. Above the first layer they have dim + 2 rows for each point: first the values of all
+// points, then their Laplacians, then the dim derivatives of each point.
 template <class C>
 class LaplacianLayers {
  public:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from peers.trajectory import problem as trajectories
 from torch import Tensor
-from trajectory_peers import problem as trajectories
 
 import svgdx
 
@@ -37,7 +37,7 @@ class Mapped(NamedTuple):
 
 
 def field(xp: Any, x: Any, score: Any, bandwidth: Any) -> Results:
-    """phi and trace, as field_peers.matmul."""
+    """phi and trace, as peers.field.matmul."""
     m, d = x.shape[-2:]
     beta = (bandwidth**-2)[:, None, None]
     norm = (x * x).sum(-1, keepdims=True)
