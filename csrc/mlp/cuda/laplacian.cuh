@@ -97,8 +97,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks)
   if (group.lane + 32 < layer.dim) args.score[r * layer.dim + group.lane + 32] = further;
 }
 
-// One pack of a row's units. Its activations with three derivatives stay in registers through the loop over d, so that
-// fewer blocks are resident than of the other kernels.
+// One pack of a row's units. Occupancy is below one half: its activations with three derivatives stay in registers
+// through the loop over d.
 template <class C>
 __global__ void __launch_bounds__(kRowThreads, kRowBlocks / 2)
     laplacian_reverse_kernel(MlpLaplacianReverse<C> args, ColumnPlan plan, Divider by_group, int64_t first_block) {
