@@ -8,7 +8,7 @@ DIST ?= dist
 RUN ?= runs/demo
 PYTEST_ARGS ?=
 # PYTHON:TORCH of the bare environments that a wheel is tried in: the oldest and the newest of each.
-BARE ?= 3.10:2.10.0 3.12:2.13.0 3.13:2.14.1
+BARE ?= 3.10:2.10.0 3.13:2.14.1
 # Test processes, each with one thread. The threads of tests that start more sleep while they wait, or they would keep
 # those of the others from the cores.
 JOBS ?= $(shell nproc)
