@@ -125,6 +125,10 @@ def test_signs_and_noise_of_each_point() -> None:
     normal = Stream(2).normal(x)
     score = -(x + rows[:, None] * normal) / VARIANCES
     torch.testing.assert_close(whole, 0.5 * (rows[:, None] * score + normal).square().sum(-1).mean())
+    whole = losses.energy_discrepancy(density, x[:2], rows[[0, 63]], 4, generator=Stream(2))
+    normal = Stream(2).normal((5, 2, 3), x.dtype)
+    ratios = density(x[:2] + rows[[0, 63], None] * (normal[0] + normal[1:])) - density(x[:2])
+    torch.testing.assert_close(whole, ((1 + ratios.exp().sum(0)) / 4).log().mean())
     with torch.no_grad():
         stable, plain = (losses.energy_discrepancy(density, x, 0.3, 4, w, Stream(1)) for w in (1.0, 0.0))
     assert stable > plain

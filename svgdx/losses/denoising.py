@@ -10,7 +10,7 @@ from torch import Tensor
 
 from svgdx import _checks
 from svgdx.densities.base import as_log_density
-from svgdx.losses.energy import Target, positive
+from svgdx.losses.energy import Target, scale_of
 from svgdx.losses.score import half_square
 from svgdx.streams import Source, stream_of
 
@@ -36,11 +36,10 @@ def denoising_score_matching(target: Target, x: Tensor, noise: float | Tensor, g
     """
     log_density = as_log_density(target)
     x = _checks.features("denoising_score_matching", "x", x)
-    scale = positive("denoising_score_matching", "noise", noise)
+    scale = scale_of("denoising_score_matching", noise)
     normal = stream_of("denoising_score_matching", generator, x.device).normal(x)
-    factor = scale.unsqueeze(-1) if isinstance(scale, Tensor) else scale
     with torch.enable_grad():
-        noisy = (x + factor * normal).detach().requires_grad_()
+        noisy = (x + scale * normal).detach().requires_grad_()
         value = _checks.returned("denoising_score_matching", "target", log_density(noisy), noisy)
         (score,) = torch.autograd.grad(value, noisy, torch.ones_like(value), create_graph=True)
-    return half_square(factor * score + normal).mean()
+    return half_square(scale * score + normal).mean()

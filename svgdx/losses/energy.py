@@ -35,7 +35,8 @@ def energy_discrepancy(
     Args:
         target: a LogDensity, an Energy or a callable log density.
         x: data, (..., D).
-        noise: standard deviation of z and of z_j in units of x, the square root of [E23]'s t; positive.
+        noise: factor of z and of z_j in units of x, the square root of [E23]'s t, positive: a number, or a tensor that
+            broadcasts to (...).
         samples: M, the number of z_j for each point.
         stabiliser: w, not negative; with w = 0 a point whose samples all have low density dominates the gradient.
         generator: as for :func:`sliced_score_matching`.
@@ -47,7 +48,7 @@ def energy_discrepancy(
     """
     log_density = as_log_density(target)
     x = _checks.features("energy_discrepancy", "x", x)
-    scale = positive("energy_discrepancy", "noise", noise)
+    scale = scale_of("energy_discrepancy", noise)
     (count,) = _checks.sizes("energy_discrepancy", samples=samples)
     if not 0 <= stabiliser < math.inf:
         raise ValueError(f"energy_discrepancy: stabiliser must not be negative, but is {stabiliser}")
@@ -82,11 +83,10 @@ def contrastive_divergence(target: Target, x: Tensor, samples: Tensor) -> Tensor
     return of_samples - of_data
 
 
-def positive(function: str, name: str, value: float | Tensor) -> float | Tensor:
-    """The value, if it is positive and finite; a tensor on a GPU is not asked."""
-    if isinstance(value, Tensor) and value.device.type != "cpu":
-        return value
-    least, most = (value.min(), value.max()) if isinstance(value, Tensor) else (value, value)
-    if not 0 < float(least) <= float(most) < math.inf:
-        raise ValueError(f"{function}: {name} must be positive and finite, but is {value}")
-    return value
+def scale_of(function: str, noise: float | Tensor) -> float | Tensor:
+    """The noise as a factor of vectors, if it is positive and finite; a tensor on a GPU is not asked."""
+    if not isinstance(noise, Tensor) or noise.device.type == "cpu":
+        least, most = (noise.min(), noise.max()) if isinstance(noise, Tensor) else (noise, noise)
+        if not 0 < float(least) <= float(most) < math.inf:
+            raise ValueError(f"{function}: noise must be positive and finite, but is {noise}")
+    return noise.unsqueeze(-1) if isinstance(noise, Tensor) else noise
